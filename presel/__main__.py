@@ -1,0 +1,7 @@
+"""`python -m presel`."""
+
+import sys
+
+from presel.cli import main
+
+sys.exit(main())
