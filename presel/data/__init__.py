@@ -1,0 +1,1 @@
+"""Reading pools and benchmarks: LLaVA-format records, images, prompts."""

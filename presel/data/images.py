@@ -1,0 +1,255 @@
+"""Image files: opened into one form, checked before any work, and fingerprinted."""
+
+import hashlib
+import multiprocessing
+import os
+import stat
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from presel.errors import PreselError
+
+# Above what cameras in wide use give (61 megapixels); at Pillow's four bytes a pixel, 320 MB in every
+# process that opens one. A file of a few kilobytes can claim far more.
+MAX_PIXELS = 80_000_000
+
+# A closed list, because Pillow's full one runs other programs on some files (Ghostscript on EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+# How a picture is put upright, by its EXIF orientation. Not `ImageOps.exif_transpose`: that also writes
+# the EXIF block anew, which fails on the odd blocks that some cameras leave.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Images a worker takes at once: long enough to hide the hand-over, short enough for smooth progress.
+_CHUNK = 64
+
+
+class BrokenImage(PreselError):
+    """An image that cannot be used.
+
+    Attributes:
+        reason: What is wrong, in a few words, without the path.
+    """
+
+    def __init__(self, reason: str, path: Path | None = None) -> None:
+        """Tells what is wrong with which file.
+
+        Args:
+            reason: What is wrong, in a few words.
+            path: The file; None only where the error is rebuilt from its message (pickling).
+        """
+        remedy = "replace the file or remove its records"
+        super().__init__(reason if path is None else f"{path}: {reason}; {remedy}")
+        self.reason = reason
+
+
+def open_image(path: Path) -> Image.Image:
+    """Opens an image as upright 8-bit RGB, fully decoded.
+
+    EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, CMYK and
+    palettes are converted; of an animation the first frame is taken.
+
+    Args:
+        path: The image file.
+
+    Returns:
+        The picture, without the file's metadata, so that nothing rotates it again.
+
+    Raises:
+        BrokenImage: If the file is missing, empty, not an image, truncated, larger than `MAX_PIXELS`,
+            or in a form without a brightness scale of its own.
+    """
+    try:
+        _check_file(path)
+        # Pillow warns of odd metadata and of sizes that the limit here already judges.
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BrokenImage(f"too large: {_size(image)}")
+            image.load()
+            picture = _to_rgb(_upright(image))
+    except BrokenImage as error:
+        raise BrokenImage(error.reason, path) from None
+    except Image.DecompressionBombError:
+        raise BrokenImage(f"too large: over {MAX_PIXELS:,} pixels", path) from None
+    except FileNotFoundError:
+        raise BrokenImage("missing", path) from None
+    except UnidentifiedImageError:
+        raise BrokenImage("not an image of a known format", path) from None
+    except MemoryError:
+        raise
+    # Pillow's decoders raise whatever the broken bytes lead them to, not OSError alone.
+    except Exception as error:
+        raise BrokenImage(_short(error), path) from error
+    picture.info.clear()
+    return picture
+
+
+def check_images(
+    root: Path,
+    images: Sequence[str],
+    workers: int,
+    min_side: int = 2,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[str | None]:
+    """Decodes every image and tells which cannot be used.
+
+    Args:
+        root: The image folder.
+        images: Paths relative to it; one that occurs several times is decoded once.
+        workers: Processes to share the work; 0 does it in this one. The result does not depend on it.
+        min_side: Smallest width and height that is usable, in pixels.
+        on_progress: Called with the number of `images` settled since the last call.
+
+    Returns:
+        For each image None if it is usable, else the reason it is not.
+
+    Raises:
+        PreselError: If there is no such folder, or a worker process dies.
+    """
+    _check_root(root)
+    times = Counter(images)
+    distinct = list(times)
+    chunks = [distinct[start : start + _CHUNK] for start in range(0, len(distinct), _CHUNK)]
+    check = partial(_check_chunk, Path(os.path.realpath(root)), min_side=min_side)
+    reasons: dict[str, str | None] = {}
+    for chunk, found in zip(chunks, _map(check, chunks, workers), strict=True):
+        reasons.update(zip(chunk, found, strict=True))
+        if on_progress is not None:
+            on_progress(sum(times[image] for image in chunk))
+    return [reasons[image] for image in images]
+
+
+def image_fingerprint(root: Path, images: Sequence[str]) -> str:
+    """Sums up the files behind a pool without reading them.
+
+    Args:
+        root: The image folder; where it lies does not matter.
+        images: Paths relative to it, in any order.
+
+    Returns:
+        SHA-256, in hexadecimal, over each path with its file's size and time of change, or its absence.
+
+    Raises:
+        PreselError: If there is no such folder.
+    """
+    _check_root(root)
+    digest = hashlib.sha256()
+    for image in sorted(set(images)):
+        digest.update(f"{image}\0{_state(root, image)}\n".encode())
+    return digest.hexdigest()
+
+
+def _state(root: Path, image: str) -> str:
+    try:
+        status = (root / image).stat()
+    except OSError:
+        return "absent"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        raise PreselError(f"{root}: there is no such image folder; give the one 'image' paths start from")
+
+
+def _check_file(path: Path) -> None:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise BrokenImage("a folder, not a file")
+    # Opening a pipe would wait for ever.
+    if not stat.S_ISREG(status.st_mode):
+        raise BrokenImage("not an ordinary file")
+    if not status.st_size:
+        raise BrokenImage("empty file")
+
+
+def _short(error: Exception) -> str:
+    if "truncated" in str(error).lower():
+        return "truncated"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be opened ({error.strerror})"
+    return f"cannot be decoded ({error or type(error).__name__})"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    # A garbled EXIF block can raise anything; the picture itself is fine, and has no known rotation.
+    except Exception:
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise BrokenImage("floating-point pixels, which have no agreed white")
+    if image.mode.startswith("I"):
+        return _grey_16_to_8(image).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_16_to_8(image: Image.Image) -> Image.Image:
+    """Keeps the high byte, as Pillow does with 16-bit colour; `convert` would clip at 255 instead."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise BrokenImage("32-bit pixels, which have no agreed white")
+    grey = (values >> 8).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
+
+
+def _map(
+    check: Callable[[list[str]], list[str | None]], chunks: list[list[str]], workers: int
+) -> Iterator[list[str | None]]:
+    """Maps in order, in this process or in others."""
+    if workers == 0 or not chunks:
+        yield from map(check, chunks)
+        return
+    # Spawned, because a fork of a process that runs threads (torch, a progress bar) can lock up.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as executor:
+        try:
+            yield from executor.map(check, chunks)
+        except BrokenProcessPool as error:
+            raise PreselError(
+                "a worker process died while it checked images, perhaps for want of memory; use fewer workers"
+            ) from error
+
+
+def _check_chunk(root: Path, images: list[str], min_side: int) -> list[str | None]:
+    return [_fault(root, image, min_side) for image in images]
+
+
+def _fault(root: Path, image: str, min_side: int) -> str | None:
+    path = Path(os.path.realpath(root / image))
+    if not path.is_relative_to(root):
+        return "leaves the image folder"
+    try:
+        picture = open_image(path)
+    except BrokenImage as error:
+        return error.reason
+    return f"too small: {_size(picture)}" if min(picture.size) < min_side else None
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width}×{image.height} pixels"

@@ -1,0 +1,409 @@
+"""LLaVA-format annotation files: a JSON list (or JSON Lines) of records, read and written."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TextIO, TypeGuard, cast
+
+from presel.data.prompts import IMAGE_TOKEN, Turn
+from presel.errors import PreselError
+from presel.files import atomic
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One annotated image.
+
+    Attributes:
+        id: Unique within its file.
+        image: Posix path relative to the image folder.
+        task: The task whose budget the record is chosen from.
+        conversations: Questions and answers, alternating, one image token among the questions.
+    """
+
+    id: str
+    image: str
+    task: str
+    conversations: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class TaskRule:
+    """Where a record's task is found.
+
+    Attributes:
+        field: The key that names the task; not read where `image_patterns` is given.
+        image_patterns: Regular expression searched for in the image path -> task; the first that is
+            found decides, so the order matters.
+    """
+
+    field: str = "task"
+    image_patterns: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the patterns before any file is read.
+
+        Raises:
+            PreselError: If there is no pattern, or one is not a regular expression, or names no task.
+        """
+        if self.image_patterns is None:
+            return
+        if not self.image_patterns:
+            raise PreselError("task patterns: there are none; give at least one, or name a field instead")
+        for pattern, task in self.image_patterns.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise PreselError(
+                    f"task patterns: {pattern!r} is not a regular expression ({error}); mend it"
+                ) from None
+            _check_text(task, f"task patterns: the task of {pattern!r}", "name it")
+
+    def task_of(self, fields: Mapping[str, object], image: str) -> str:
+        """Tells a record's task.
+
+        Args:
+            fields: The record as it stands in the file.
+            image: Its image path.
+
+        Returns:
+            The task's name.
+
+        Raises:
+            PreselError: If the field is missing or blank, or no pattern matches.
+        """
+        if self.image_patterns is None:
+            remedy = "name the record's task there, or give patterns that derive it from the image path"
+            return _check_text(fields.get(self.field), f"'{self.field}'", remedy)
+        for pattern, task in self.image_patterns.items():
+            if re.search(pattern, image):
+                return task
+        raise PreselError(
+            f"'image' is {image!r}, which none of the task patterns matches; add a pattern for it"
+        )
+
+
+def read_records(annotations: Path, rule: TaskRule) -> list[Record]:
+    """Reads a LLaVA-format file and checks every record.
+
+    The file is parsed record by record, so memory holds the records but never the whole text besides.
+    Keys that a `Record` does not have are dropped.
+
+    Args:
+        annotations: A JSON list, or JSON Lines if the name ends in `.jsonl`; UTF-8.
+        rule: Where a record's task is found.
+
+    Returns:
+        The records, in the file's order.
+
+    Raises:
+        PreselError: If the file cannot be read or parsed, holds no records, or a record is not usable;
+            the message counts records and turns from 0.
+    """
+    records: list[Record] = []
+    positions: dict[str, int] = {}
+    for position, fields in enumerate(_elements(annotations)):
+        try:
+            record = _record(fields, rule)
+        except PreselError as error:
+            raise PreselError(f"{annotations}: {_name(position, fields)}: {error}") from None
+        first = positions.setdefault(record.id, position)
+        if first != position:
+            raise PreselError(
+                f"{annotations}: {_name(position, fields)}: 'id' is already that of record {first}; "
+                "give every record an id of its own"
+            )
+        records.append(record)
+    if not records:
+        raise PreselError(f"{annotations}: the file holds no records; give one with at least one record")
+    return records
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Writes a LLaVA-format training file, under a temporary name until it is complete.
+
+    The folder is made if need be.
+
+    Args:
+        path: The file to write, JSON Lines if its name ends in `.jsonl`; replaced if it exists.
+        records: What to write, in this order.
+
+    Raises:
+        PreselError: If the file cannot be written.
+    """
+    opening, separator, closing = ("", "\n", "\n") if _is_json_lines(path) else ("[\n", ",\n", "\n]\n")
+    try:
+        with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(opening)
+            for position, record in enumerate(records):
+                stream.write((separator if position else "") + _as_json(record))
+            stream.write(closing)
+    except OSError as error:
+        raise PreselError(
+            f"{path}: the file cannot be written ({error.strerror}); check the folder and the space left"
+        ) from error
+
+
+def _as_json(record: Record) -> str:
+    fields = {
+        "id": record.id,
+        "image": record.image,
+        "task": record.task,
+        "conversations": record.conversations,
+    }
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _is_json_lines(path: Path) -> bool:
+    return path.suffix.lower() == ".jsonl"
+
+
+# Records. These checks tell what is wrong; `read_records` adds the file and the record.
+
+
+def _record(fields: object, rule: TaskRule) -> Record:
+    if not isinstance(fields, dict):
+        raise PreselError(f"the record is {_kind(fields)}, not an object; remove it or write it as one")
+    identifier = _identifier(fields.get("id"))
+    image = _image(fields.get("image"))
+    task = rule.task_of(fields, image)
+    return Record(identifier, image, task, _conversations(fields.get("conversations")))
+
+
+def _name(position: int, fields: object) -> str:
+    identifier = fields.get("id") if isinstance(fields, dict) else None
+    return f"record {position}" if identifier is None else f"record {position} (id {identifier!r})"
+
+
+def _identifier(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _check_text(value, "'id'", "give every record an id of its own")
+
+
+def _image(value: object) -> str:
+    image = _check_text(value, "'image'", "name one image file, and remove text-only records")
+    remedy = "write it relative to the image folder, with forward slashes"
+    if image.startswith("/") or re.match("[A-Za-z]:", image):
+        raise PreselError(f"'image' is {image!r}, an absolute path; {remedy}")
+    if ".." in image.split("/"):
+        raise PreselError(f"'image' is {image!r}, which may leave the image folder through '..'; {remedy}")
+    if "\\" in image or "\0" in image:
+        raise PreselError(f"'image' is {image!r}, with a character no image path may have; {remedy}")
+    return image
+
+
+def _conversations(value: object) -> tuple[Turn, ...]:
+    if value is None:
+        raise PreselError("'conversations' is missing; give the record a question and an answer")
+    if not isinstance(value, list):
+        raise PreselError(f"'conversations' is {_kind(value)}; write a list of turns")
+    if not value:
+        raise PreselError("'conversations' is empty; give the record a question and an answer")
+    turns = tuple(_turn(position, fields) for position, fields in enumerate(value))
+    if turns[-1]["from"] != "gpt":
+        raise PreselError("'conversations' has no answer at its end; add a 'gpt' turn or remove the record")
+    _check_image_tokens(turns)
+    return turns
+
+
+def _turn(position: int, fields: object) -> Turn:
+    if not isinstance(fields, dict):
+        raise PreselError(f"'conversations' turn {position} is {_kind(fields)}; write an object")
+    role = fields.get("from")
+    if role != "human" and role != "gpt":
+        raise PreselError(
+            f"'conversations' turn {position} has the unknown role {role!r}; "
+            "write 'from': 'human' for a question, 'gpt' for an answer"
+        )
+    expected: Literal["human", "gpt"] = "gpt" if position % 2 else "human"
+    if role != expected:
+        raise PreselError(
+            f"'conversations' turn {position} is from {role!r}, where {expected!r} was due; "
+            "let the turns alternate, a human turn first"
+        )
+    name = "question" if role == "human" else "answer"
+    value = fields.get("value")
+    # Asked first, so that the message is only built where it is needed: there are millions of turns.
+    if not _is_text(value):
+        value = _check_text(value, f"'conversations' turn {position} 'value'", f"write the {name} there")
+    # Literals, not the file's strings: millions of turns then share their keys and roles.
+    return {"from": expected, "value": value}
+
+
+def _check_image_tokens(turns: tuple[Turn, ...]) -> None:
+    remedy = f"put {IMAGE_TOKEN} once into one question, as LLaVA does"
+    in_questions = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns[::2])
+    in_answers = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns[1::2])
+    if not in_questions:
+        raise PreselError(f"'conversations' has no {IMAGE_TOKEN} in any question; {remedy}")
+    if in_questions + in_answers > 1:
+        raise PreselError(f"'conversations' has {in_questions + in_answers} {IMAGE_TOKEN}; {remedy}")
+
+
+def _check_text(value: object, name: str, remedy: str) -> str:
+    if value is None:
+        raise PreselError(f"{name} is missing; {remedy}")
+    if not isinstance(value, str):
+        raise PreselError(f"{name} is {_kind(value)}, not text; {remedy}")
+    if not value.strip():
+        raise PreselError(f"{name} is blank; {remedy}")
+    if not _is_text(value):
+        raise PreselError(f"{name} has half of a surrogate pair, which is no character; {remedy}")
+    return value
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """Tells whether this is a string with something in it that UTF-8 can write down."""
+    if not isinstance(value, str) or not value or value.isspace():
+        return False
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    names: dict[type, str] = {dict: "an object", list: "a list", str: "text"}
+    return names.get(type(value), "a number")
+
+
+# Parsing.
+
+
+def _elements(annotations: Path) -> Iterator[object]:
+    """Yields what the file's list holds, adding the file's name to whatever goes wrong."""
+    try:
+        with annotations.open(encoding="utf-8-sig") as stream:
+            yield from _json_lines(stream) if _is_json_lines(annotations) else _json_list(stream)
+    except FileNotFoundError:
+        reason = "there is no such file; check the path of the annotations"
+    except IsADirectoryError:
+        reason = "this is a folder; give the annotation file inside it"
+    except OSError as error:
+        reason = f"the file cannot be read ({error.strerror}); check the path and its permissions"
+    except UnicodeDecodeError:
+        reason = "the file is not UTF-8; convert it"
+    except PreselError as error:
+        reason = str(error)
+    else:
+        return
+    raise PreselError(f"{annotations}: {reason}")
+
+
+def _json_lines(stream: TextIO) -> Iterator[object]:
+    for number, line in enumerate(stream, start=1):
+        if line.isspace():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise _malformed(number, error.colno, error.msg) from None
+        except (RecursionError, ValueError) as error:
+            raise _malformed(number, 1, str(error)) from None
+        yield value
+
+
+def _json_list(stream: TextIO) -> Iterator[object]:
+    window = _Window(stream)
+    opening = window.peek()
+    if not opening:
+        raise PreselError("the file is empty; give one with at least one record")
+    if opening != "[":
+        raise PreselError("the top level is not a list; write the records as one, or name JSON Lines .jsonl")
+    window.take()
+    mark = ","
+    if window.peek() == "]":
+        mark = window.take()
+    while mark == ",":
+        yield window.value()
+        mark = window.peek()
+        if mark not in (",", "]"):
+            raise window.malformed("Expecting ',' delimiter")
+        window.take()
+    if window.peek():
+        raise window.malformed("Extra data")
+
+
+def _malformed(line: int, column: int, message: str) -> PreselError:
+    return PreselError(
+        f"the JSON breaks off or is malformed at line {line} column {column} ({message}); "
+        "mend the file or export it again"
+    )
+
+
+class _Window:
+    """The part of a JSON text that is being parsed; it slides on as the parser asks for more."""
+
+    _CHUNK = 1 << 20  # Characters read at once; a record that is cut at the edge is parsed twice.
+    _NOT_SPACE = re.compile(r"[^ \t\n\r]")
+    _DECODER = json.JSONDecoder()
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._text = ""
+        self._at = 0
+        # Where the window begins: line breaks before it, and characters since the last of them.
+        self._lines = 0
+        self._columns = 0
+
+    def peek(self) -> str:
+        """Goes on to the next character that is not white space; '' at the end of the file."""
+        while True:
+            found = self._NOT_SPACE.search(self._text, self._at)
+            if found:
+                self._at = found.start()
+                return found.group()
+            self._at = len(self._text)
+            if not self._slide():
+                return ""
+
+    def take(self) -> str:
+        """Goes past the character that was peeked at."""
+        self._at += 1
+        return self._text[self._at - 1]
+
+    def value(self) -> object:
+        """Parses the next value."""
+        self.peek()
+        while True:
+            try:
+                value, self._at = self._DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                # The value may only be cut off by the window's edge: try again with more of it.
+                if not self._slide():
+                    raise self.malformed(error.msg, error.pos) from None
+            except (RecursionError, ValueError) as error:
+                raise self.malformed(str(error)) from None
+            else:
+                return cast(object, value)
+
+    def malformed(self, message: str, at: int | None = None) -> PreselError:
+        """The error for a place in the window, the present one by default."""
+        line, column = self._place(self._at if at is None else at)
+        return _malformed(line + 1, column + 1, message)
+
+    def _slide(self) -> bool:
+        """Drops what was parsed and reads on; False at the end of the file."""
+        rest = len(self._text) - self._at
+        # At least as much as is held, so that a long value is parsed anew only a few times.
+        more = self._stream.read(max(self._CHUNK, rest))
+        if not more:
+            return False
+        self._lines, self._columns = self._place(self._at)
+        self._text = self._text[self._at :] + more
+        self._at = 0
+        return True
+
+    def _place(self, at: int) -> tuple[int, int]:
+        breaks = self._text.count("\n", 0, at)
+        if not breaks:
+            return self._lines, self._columns + at
+        return self._lines + breaks, at - self._text.rfind("\n", 0, at) - 1

@@ -1,0 +1,96 @@
+"""Conversations as prompt text, with the responses marked for the loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+IMAGE_TOKEN = "<image>"
+
+
+# The functional syntax, because "from" is a keyword.
+Turn = TypedDict("Turn", {"from": Literal["human", "gpt"], "value": str})
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a chat model writes a conversation down.
+
+    Attributes:
+        system: Text before the first turn.
+        user: Opens a question.
+        assistant: Opens a response; the model generates from here, so it carries no trailing space.
+        end: Closes a response, and is supervised with it.
+    """
+
+    system: str
+    user: str
+    assistant: str
+    end: str
+
+
+TEMPLATES = {
+    "vicuna_v1": Template(
+        system="A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. ",
+        user="USER: ",
+        assistant=" ASSISTANT:",
+        end="</s>",
+    ),
+    # For models too small to make use of a system prompt.
+    "plain": Template(system="", user="USER: ", assistant=" ASSISTANT:", end="</s>"),
+}
+
+
+def render(
+    conversations: Sequence[Turn], template: str = "vicuna_v1", question: bool = True
+) -> list[tuple[str, bool]]:
+    """Writes a conversation down as LLaVA does.
+
+    The image token moves to the front of its question, on a line of its own. A conversation that
+    ends with a question yields the prompt to generate the next response from.
+
+    Args:
+        conversations: LLaVA-format turns, `{"from": "human" | "gpt", "value": text}`, alternating,
+            a human turn first.
+        template: A key of `TEMPLATES`.
+        question: False drops every question, keeps the image token, and joins all responses by one
+            space into one: the text behind the loss without the question (eq. 2; the joining is the
+            released code's).
+
+    Returns:
+        Pieces `(text, supervised)`; the texts joined are the whole prompt, and `supervised` marks the
+        responses, each with the end-of-sequence token that closes it.
+
+    Raises:
+        ValueError: If the template is unknown, the turns do not alternate, or `question=False` is
+            asked of a conversation without an image.
+    """
+    if template not in TEMPLATES:
+        raise ValueError(f"unknown prompt template {template!r}; choose one of {', '.join(TEMPLATES)}")
+    style = TEMPLATES[template]
+    if not question:
+        conversations = _without_question(conversations)
+    pieces = [(style.system, False)] if style.system else []
+    for position, turn in enumerate(conversations):
+        expected = "gpt" if position % 2 else "human"
+        if turn["from"] != expected:
+            raise ValueError(f"turn {position} is from {turn['from']!r}, where {expected!r} was due")
+        if expected == "human":
+            pieces.append((f"{style.user}{_image_first(turn['value'])}{style.assistant}", False))
+        else:
+            pieces += [(" ", False), (f"{turn['value']}{style.end}", True)]
+    return pieces
+
+
+def _image_first(text: str) -> str:
+    if IMAGE_TOKEN not in text:
+        return text
+    return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()
+
+
+def _without_question(conversations: Sequence[Turn]) -> list[Turn]:
+    if not any(IMAGE_TOKEN in turn["value"] for turn in conversations if turn["from"] == "human"):
+        raise ValueError("a conversation without an image has nothing left once its questions are dropped")
+    responses = [turn["value"] for turn in conversations if turn["from"] == "gpt"]
+    prompt: Turn = {"from": "human", "value": IMAGE_TOKEN}
+    return [prompt, {"from": "gpt", "value": " ".join(responses)}] if responses else [prompt]

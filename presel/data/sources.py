@@ -1,0 +1,122 @@
+"""Sources: where the records of a pool or a benchmark set come from."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.images import image_fingerprint
+from presel.data.llava import Record, TaskRule, read_records
+from presel.files import sha256
+from presel.stages.scenes import ScenesStage
+from presel.store import Stage, Store
+
+
+class LlavaFiles(NamedTuple):
+    """A LLaVA-format annotation file, the folder its image paths are relative to, the rule for tasks."""
+
+    annotations: Path
+    images: Path
+    tasks: TaskRule
+
+    def records(self) -> list[Record]:
+        """Every record of the file.
+
+        Raises:
+            PreselError: If the file or one of its records is not as it should be.
+        """
+        return read_records(self.annotations, self.tasks)
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Source:
+    """Base of all sources.
+
+    Attributes:
+        max_rejected_share: Largest share of unusable images that is put up with; above it the run stops.
+        min_side: Images with a side shorter than this, in pixels, are unusable.
+    """
+
+    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    min_side: Annotated[int, Field(ge=1)] = 2
+
+    @property
+    def stages(self) -> tuple[Stage[Any], ...]:
+        """The stages that make the files, if they are made here."""
+        return ()
+
+    def files(self, store: Store) -> LlavaFiles:
+        """The files, made first if need be."""
+        raise NotImplementedError
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class LlavaJson(Source):
+    """A LLaVA-format annotation file and a folder of images that both exist already.
+
+    Attributes:
+        annotations: JSON list of records, or JSON Lines if the name ends in `.jsonl`.
+        images: Folder that the records' image paths are relative to.
+        task_field: The field of a record that names its task.
+        task_patterns: Used instead of the field if given: regular expression on the image path → task,
+            the first match counts.
+    """
+
+    annotations: Path
+    images: Path
+    task_field: str = "task"
+    task_patterns: dict[str, str] | None = None
+
+    def files(self, store: Store) -> LlavaFiles:
+        """The two paths as given."""
+        return self._files
+
+    def identity(self) -> dict[str, Any]:
+        """Content of the annotation file; names, sizes and dates of the images; the rules."""
+        return self._identity
+
+    @cached_property
+    def _files(self) -> LlavaFiles:
+        rule = TaskRule(field=self.task_field, image_patterns=self.task_patterns)
+        return LlavaFiles(self.annotations.absolute(), self.images.absolute(), rule)
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        records = self._files.records()
+        return {
+            "class": "LlavaJson",
+            "annotations": sha256(self.annotations),
+            "images": image_fingerprint(self.images, [record.image for record in records]),
+            # The first matching pattern counts, so their order is part of the rule.
+            "tasks": [self.task_field, list((self.task_patterns or {}).items())],
+            "limits": [self.max_rejected_share, self.min_side],
+        }
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class DigitScenes(Source):
+    """The built-in digit scenes, drawn on first use.
+
+    Attributes:
+        split: `pool`, or the held-out `benchmarks`.
+        size: Number of images of the pool, or of each benchmark.
+        seed: Decides every scene.
+    """
+
+    split: Literal["pool", "benchmarks"]
+    size: Annotated[int, Field(ge=1)]
+    seed: int = 0
+    _tasks: ClassVar[TaskRule] = TaskRule()
+
+    @property
+    def stages(self) -> tuple[Stage[Any], ...]:
+        """The stage that draws the scenes."""
+        return (ScenesStage(self.split, self.size, self.seed),)
+
+    def files(self, store: Store) -> LlavaFiles:
+        """The drawn scenes, in LLaVA format."""
+        folder = store.ensure(self.stages[0])
+        return LlavaFiles(folder / "annotations.json", folder / "images", self._tasks)

@@ -1,0 +1,440 @@
+"""Image files: the form they are opened in, what is refused, and fingerprints. All files are real."""
+
+import contextlib
+import os
+import pickle
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from presel.data.images import (
+    FORMATS,
+    MAX_PIXELS,
+    BrokenImage,
+    check_images,
+    image_fingerprint,
+    open_image,
+)
+from presel.errors import PreselError
+
+Transpose = Image.Transpose
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def saved(picture: Image.Image, path: Path, **options: Any) -> Path:
+    """Writes a picture in the format of the name's ending."""
+    picture.save(path, **options)
+    return path
+
+
+def pixel(path: Path, x: int = 0, y: int = 0) -> tuple[int, ...]:
+    """Opens a file and looks at one pixel."""
+    picture = open_image(path)
+    assert picture.mode == "RGB"
+    value = picture.getpixel((x, y))
+    assert isinstance(value, tuple)
+    return value
+
+
+def quarters() -> Image.Image:
+    """A picture whose corners tell every rotation and mirroring apart; JPEG keeps it nearly."""
+    picture = Image.new("RGB", (64, 32), RED)
+    picture.paste(GREEN, (32, 0, 64, 16))
+    picture.paste(BLUE, (0, 16, 32, 32))
+    picture.paste(WHITE, (32, 16, 64, 32))
+    return picture
+
+
+def noise(side: int = 64) -> Image.Image:
+    """A picture that does not compress, so that cutting its file cuts its pixels."""
+    values = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, rows: bytes, depth: int = 8, extra: bytes = b"") -> bytes:
+    """A grey PNG file with this header and these rows, whether they agree or not."""
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    chunks = png_chunk(b"IHDR", header) + extra
+    chunks += png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+# Opening.
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "gif", "webp", "tif", "ppm", "jp2"])
+def test_formats(tmp_path: Path, ending: str) -> None:
+    options = {"lossless": True} if ending == "webp" else {}
+    path = saved(quarters(), tmp_path / f"a.{ending}", **options)
+    np.testing.assert_array_equal(np.asarray(open_image(path)), np.asarray(quarters()))
+
+
+def test_format_is_told_from_the_content(tmp_path: Path) -> None:
+    assert pixel(saved(quarters(), tmp_path / "a.jpg", format="PNG")) == RED
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [
+        (1, None),
+        (2, Transpose.FLIP_LEFT_RIGHT),
+        (3, Transpose.ROTATE_180),
+        (4, Transpose.FLIP_TOP_BOTTOM),
+        (5, Transpose.TRANSPOSE),
+        (6, Transpose.ROTATE_90),
+        (7, Transpose.TRANSVERSE),
+        (8, Transpose.ROTATE_270),
+    ],
+)
+def test_exif_rotation(tmp_path: Path, orientation: int, stored: Transpose | None) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = quarters() if stored is None else quarters().transpose(stored)
+    opened = open_image(saved(picture, tmp_path / "a.jpg", exif=exif, quality=95))
+    assert opened.size == (64, 32)
+    difference = np.abs(np.asarray(opened, dtype=int) - np.asarray(quarters(), dtype=int))
+    assert difference[4:12, 4:28].max() < 10
+    assert difference[4:12, 36:60].max() < 10
+    assert difference[20:28, 4:28].max() < 10
+    assert not opened.getexif(), "rotated already: nobody may do it again"
+
+
+@pytest.mark.parametrize("block", [b"Exif\0\0", b"Exif\0\0rubbish", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\0"])
+def test_garbled_exif_does_not_cost_the_picture(tmp_path: Path, block: bytes) -> None:
+    path = saved(quarters(), tmp_path / "a.jpg", exif=block, quality=95)
+    assert open_image(path).size == (64, 32)
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    picture = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    np.testing.assert_allclose(pixel(saved(picture, tmp_path / "a.jpg", quality=95), 8, 8), RED, atol=6)
+
+
+@pytest.mark.parametrize("ending", ["png", "gif"])
+def test_palette_with_transparency_lies_on_white(tmp_path: Path, ending: str) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([0, 0, 0, 255, 0, 0])
+    picture.putpixel((1, 0), 1)
+    path = saved(picture, tmp_path / f"a.{ending}", transparency=0)
+    assert [pixel(path, 0), pixel(path, 1)] == [WHITE, RED]
+
+
+def test_palette_with_an_alpha_for_every_colour(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([0, 0, 0, 255, 0, 0])
+    picture.putpixel((1, 0), 1)
+    path = saved(picture, tmp_path / "a.png", transparency=bytes([0, 51]))
+    assert [pixel(path, 0), pixel(path, 1)] == [WHITE, (255, 204, 204)]
+
+
+def test_alpha_lies_on_white(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    picture.putpixel((1, 0), (0, 0, 255, 51))
+    path = saved(picture, tmp_path / "a.png")
+    assert [pixel(path, 0), pixel(path, 1)] == [WHITE, (204, 204, 255)]
+
+
+def test_grey_with_alpha(tmp_path: Path) -> None:
+    picture = Image.new("LA", (2, 1), (0, 0))
+    picture.putpixel((1, 0), (100, 255))
+    path = saved(picture, tmp_path / "a.png")
+    assert [pixel(path, 0), pixel(path, 1)] == [WHITE, (100, 100, 100)]
+
+
+def test_colour_key_lies_on_white(tmp_path: Path) -> None:
+    path = saved(quarters(), tmp_path / "a.png", transparency=RED)
+    assert [pixel(path, 0), pixel(path, 40)] == [WHITE, GREEN]
+
+
+@pytest.mark.parametrize(("mode", "value"), [("1", 1), ("L", 255)])
+def test_grey_and_one_bit(tmp_path: Path, mode: str, value: int) -> None:
+    picture = Image.new(mode, (2, 1))
+    picture.putpixel((1, 0), value)
+    path = saved(picture, tmp_path / "a.png")
+    assert [pixel(path, 0), pixel(path, 1)] == [(0, 0, 0), WHITE]
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, ending: str) -> None:
+    values = np.array([[0, 255, 256, 0x8000, 0xFFFF]], dtype=np.uint16)
+    path = saved(Image.fromarray(values), tmp_path / f"a.{ending}")
+    assert [pixel(path, x)[0] for x in range(5)] == [0, 0, 1, 128, 255]
+
+
+def test_16_bit_big_endian_tiff(tmp_path: Path) -> None:
+    picture = Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 0x8000, 0xFFFF))
+    path = saved(picture, tmp_path / "a.tif")
+    assert [pixel(path, x)[0] for x in range(2)] == [128, 255]
+
+
+def test_16_bit_grey_with_a_transparent_value(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    rows = b"\0" + struct.pack(">HH", 1000, 0x4000)
+    path.write_bytes(png(2, 1, rows, depth=16, extra=png_chunk(b"tRNS", struct.pack(">H", 1000))))
+    assert [pixel(path, x)[0] for x in range(2)] == [255, 64]
+
+
+def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, GREEN, BLUE)]
+    path = saved(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with Image.open(path) as animation:
+        assert len(list(ImageSequence.Iterator(animation))) == 3
+    assert pixel(path) == RED
+
+
+def test_file_is_closed_and_picture_lives_on(tmp_path: Path) -> None:
+    path = saved(quarters(), tmp_path / "a.png")
+    picture = open_image(path)
+    path.unlink()
+    assert picture.getpixel((0, 0)) == RED
+
+
+# Refusals: how the file is made, and the reason that is given.
+
+
+def make_missing(path: Path) -> None:
+    """Makes nothing."""
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder of the image's name."""
+    path.mkdir()
+
+
+def make_pipe(path: Path) -> None:
+    """Makes a pipe, which a careless reader would wait for."""
+    os.mkfifo(path)
+
+
+def make_loop(path: Path) -> None:
+    """Makes a link to itself."""
+    path.symlink_to(path)
+
+
+def make_empty(path: Path) -> None:
+    """Makes a file of no bytes."""
+    path.touch()
+
+
+def make_text(path: Path) -> None:
+    """Makes a text file."""
+    path.write_text("<html>404 Not Found</html>")
+
+
+def make_truncated(kind: str, share: float) -> Callable[[Path], None]:
+    """Makes an image and cuts its end off."""
+
+    def make(path: Path) -> None:
+        data = saved(noise(), path, format=kind).read_bytes()
+        path.write_bytes(data[: int(len(data) * share)])
+
+    return make
+
+
+def make_bomb(path: Path) -> None:
+    """Makes a header that claims 2.5 gigapixels."""
+    path.write_bytes(png(50_000, 50_000, b"\0"))
+
+
+def make_large(path: Path) -> None:
+    """Makes a complete, valid picture of few kilobytes, a little above the limit."""
+    width, height = 10_000, MAX_PIXELS // 10_000 + 1
+    path.write_bytes(png(width, height, bytes((1 + width // 8) * height), depth=1))
+
+
+def make_above_warning(path: Path) -> None:
+    """Makes a header in the range where Pillow itself would only warn."""
+    path.write_bytes(png(10_000, 10_000, b"\0"))
+
+
+def make_eps(path: Path) -> None:
+    """Makes a file that Pillow would hand to another program."""
+    saved(quarters(), path, format="EPS")
+
+
+def make_float(path: Path) -> None:
+    """Makes a TIFF of floating-point numbers."""
+    saved(Image.new("F", (4, 4), 0.5), path, format="TIFF")
+
+
+def make_32_bit(path: Path) -> None:
+    """Makes a TIFF of numbers beyond 16 bits."""
+    saved(Image.new("I", (4, 4), 1 << 20), path, format="TIFF")
+
+
+def make_damaged(path: Path) -> None:
+    """Makes a PNG whose pixels are not what its header says."""
+    data = png(4, 4, bytes(20))
+    path.write_bytes(data.replace(zlib.compress(bytes(20)), b"x" * len(zlib.compress(bytes(20)))))
+
+
+REFUSALS = [
+    (make_missing, "missing"),
+    (make_folder, "a folder, not a file"),
+    (make_pipe, "not an ordinary file"),
+    (make_loop, "cannot be opened (Too many levels of symbolic links)"),
+    (make_empty, "empty file"),
+    (make_text, "not an image of a known format"),
+    (make_truncated("JPEG", 0.5), "truncated"),
+    (make_truncated("JPEG", 0.97), "truncated"),
+    (make_truncated("PNG", 0.5), "truncated"),
+    (make_truncated("PNG", 0.97), "truncated"),
+    (make_bomb, "too large: over 80,000,000 pixels"),
+    (make_above_warning, "too large: 10000×10000 pixels"),
+    (make_large, "too large: 10000×8001 pixels"),
+    (make_eps, "not an image of a known format"),
+    (make_float, "floating-point pixels, which have no agreed white"),
+    (make_32_bit, "32-bit pixels, which have no agreed white"),
+    (make_damaged, "cannot be decoded ("),
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("make", "reason"), REFUSALS)
+def test_refusals(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
+    path = tmp_path / "a.jpg"
+    make(path)
+    with pytest.raises(BrokenImage) as caught:
+        open_image(path)
+    assert caught.value.reason.startswith(reason)
+    assert str(caught.value) == f"{path}: {caught.value.reason}; replace the file or remove its records"
+
+
+def test_every_cut_of_a_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    data = saved(noise(16), path, quality=90).read_bytes()
+    for length in range(0, len(data) - 2, 7):
+        path.write_bytes(data[:length])
+        with pytest.raises(BrokenImage):
+            open_image(path)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_garbled_bytes_never_do_worse_than_a_refusal(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.jpg"
+    data = saved(noise(12), path, format=kind).read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        garbled = bytearray(data)
+        for position in random.integers(0, len(data), 3):
+            garbled[position] = random.integers(256)
+        path.write_bytes(garbled)
+        with contextlib.suppress(BrokenImage):
+            assert open_image(path).mode == "RGB"
+
+
+def test_picture_at_the_limit_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    width, height = 10_000, MAX_PIXELS // 10_000
+    path.write_bytes(png(width, height, bytes((1 + width // 8) * height), depth=1))
+    assert open_image(path).size == (width, height)
+
+
+def test_error_crosses_processes(tmp_path: Path) -> None:
+    error = BrokenImage("truncated", tmp_path / "a.jpg")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.reason) == (str(error), "truncated")
+
+
+# Checking many.
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An image folder with good and bad files, reached through a link, beside a file outside it."""
+    real = tmp_path / "real"
+    (real / "sub").mkdir(parents=True)
+    saved(quarters(), real / "good.png")
+    saved(Image.new("RGB", (2, 2)), real / "sub" / "smallest.png")
+    saved(Image.new("RGB", (1, 1)), real / "dot.png")
+    saved(Image.new("RGB", (9, 1)), real / "line.png")
+    make_empty(real / "empty.png")
+    saved(quarters(), tmp_path / "outside.png")
+    (real / "inside_link.png").symlink_to("sub/smallest.png")
+    (real / "outside_link.png").symlink_to("../outside.png")
+    (real / "outside_folder").symlink_to(tmp_path)
+    (tmp_path / "images").symlink_to(real)
+    return tmp_path / "images"
+
+
+EXPECTED = {
+    "good.png": None,
+    "sub/smallest.png": None,
+    "dot.png": "too small: 1×1 pixels",
+    "line.png": "too small: 9×1 pixels",
+    "empty.png": "empty file",
+    "missing.png": "missing",
+    "inside_link.png": None,
+    "outside_link.png": "leaves the image folder",
+    "outside_folder/outside.png": "leaves the image folder",
+    "../outside.png": "leaves the image folder",
+    "sub": "a folder, not a file",
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_reasons_and_progress_for_any_number_of_workers(folder: Path, workers: int) -> None:
+    images = list(EXPECTED) * 2
+    # More than one chunk, so that chunks may end in any order.
+    images += [f"absent/{number}.png" for number in range(200)]
+    progress: list[int] = []
+    reasons = check_images(folder, images, workers, on_progress=progress.append)
+    assert reasons == list(EXPECTED.values()) * 2 + ["missing"] * 200
+    assert sum(progress) == len(images)
+    assert len(progress) > 2
+
+
+def test_smallest_side_can_be_chosen(folder: Path) -> None:
+    images = ["good.png", "dot.png", "line.png"]
+    assert check_images(folder, images, 0, min_side=1) == [None, None, None]
+    assert check_images(folder, images, 0, min_side=33)[0] == "too small: 64×32 pixels"
+
+
+def test_no_images(folder: Path) -> None:
+    assert check_images(folder, [], 2) == []
+
+
+# Fingerprints.
+
+
+def test_fingerprint_depends_on_neither_order_nor_place(folder: Path) -> None:
+    images = ["good.png", "dot.png", "missing.png"]
+    fingerprint = image_fingerprint(folder, images)
+    assert fingerprint == image_fingerprint(folder, images[::-1] + images)
+    moved = folder.resolve().rename(folder.parent / "moved")
+    assert fingerprint == image_fingerprint(moved, images)
+
+
+def test_fingerprint_sees_every_change(folder: Path) -> None:
+    images = ["good.png", "dot.png", "missing.png"]
+    seen = [image_fingerprint(folder, images), image_fingerprint(folder, images[:2])]
+    os.utime(folder / "good.png", ns=(0, 1))
+    seen.append(image_fingerprint(folder, images))
+    (folder / "good.png").write_bytes(b"other")
+    os.utime(folder / "good.png", ns=(0, 1))
+    seen.append(image_fingerprint(folder, images))
+    (folder / "dot.png").unlink()
+    seen.append(image_fingerprint(folder, images))
+    (folder / "missing.png").touch()
+    seen.append(image_fingerprint(folder, images))
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("make", [make_missing, make_empty])
+def test_missing_image_folder(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    root = tmp_path / "images"
+    make(root)
+    for call in (lambda: check_images(root, ["a.jpg"], 0), lambda: image_fingerprint(root, ["a.jpg"])):
+        with pytest.raises(PreselError, match="there is no such image folder"):
+            call()

@@ -1,0 +1,389 @@
+"""LLaVA-format files: what is read, what is written, and what each bad input says."""
+
+import json
+import re
+import resource
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from presel.data.llava import Record, TaskRule, read_records, write_records
+from presel.data.prompts import Turn
+from presel.errors import PreselError
+
+FIELD = TaskRule()
+QUESTION = {"from": "human", "value": "<image>\nWhat is it?"}
+ANSWER = {"from": "gpt", "value": "A cat."}
+MISSING = object()
+
+
+def fields(**changes: Any) -> dict[str, Any]:
+    """A record as a file holds it, with some keys changed or, if `MISSING`, left out."""
+    record = {"id": "abc", "image": "coco/1.jpg", "task": "vqa", "conversations": [QUESTION, ANSWER]}
+    record |= changes
+    return {key: value for key, value in record.items() if value is not MISSING}
+
+
+def written(folder: Path, content: Any, name: str = "pool.json") -> Path:
+    """Writes a file: text and bytes as they are, anything else as JSON."""
+    path = folder / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def failure(path: Path, rule: TaskRule = FIELD) -> str:
+    """Reads a bad file; returns what the error says after the file's name."""
+    with pytest.raises(PreselError) as caught:
+        read_records(path, rule)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+# Reading.
+
+
+def test_reads_a_list(tmp_path: Path) -> None:
+    path = written(tmp_path, [fields(), fields(id=7, task="ocr", source="left out")])
+    turns: tuple[Turn, ...] = (
+        {"from": "human", "value": "<image>\nWhat is it?"},
+        {"from": "gpt", "value": "A cat."},
+    )
+    assert read_records(path, FIELD) == [
+        Record("abc", "coco/1.jpg", "vqa", turns),
+        Record("7", "coco/1.jpg", "ocr", turns),
+    ]
+
+
+@pytest.mark.parametrize("name", ["pool.jsonl", "pool.JSONL"])
+def test_reads_json_lines(tmp_path: Path, name: str) -> None:
+    lines = "\n\n".join(json.dumps(fields(id=number)) for number in range(3))
+    records = read_records(written(tmp_path, lines + "\n", name), FIELD)
+    assert [record.id for record in records] == ["0", "1", "2"]
+
+
+def test_reads_what_windows_tools_write(tmp_path: Path) -> None:
+    text = json.dumps([fields(task="日本語")], indent=1, ensure_ascii=False).replace("\n", "\r\n")
+    assert read_records(written(tmp_path, text.encode("utf-8-sig")), FIELD)[0].task == "日本語"
+
+
+def test_image_token_may_stand_in_a_later_question(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Ready?"}, {"from": "gpt", "value": "Yes."}, QUESTION, ANSWER]
+    assert len(read_records(written(tmp_path, [fields(conversations=turns)]), FIELD)[0].conversations) == 4
+
+
+def test_file_and_record_larger_than_what_is_read_at_once(tmp_path: Path) -> None:
+    long_answer = {"from": "gpt", "value": "Ein Kätzchen 🐈. " * 200_000}
+    records = [fields(id=number, task=f"task {number % 7}") for number in range(10_000)]
+    records.insert(5_000, fields(id="long", conversations=[QUESTION, long_answer]))
+    path = written(tmp_path, json.dumps(records, ensure_ascii=False, indent=1))
+    read = read_records(path, FIELD)
+    assert [(record.id, record.task) for record in read] == [(str(r["id"]), r["task"]) for r in records]
+    assert read[5_000].conversations[1]["value"] == long_answer["value"]
+
+
+# The task.
+
+
+def test_task_from_another_field(tmp_path: Path) -> None:
+    path = written(tmp_path, [fields(task=MISSING, source="gqa")])
+    assert read_records(path, TaskRule(field="source"))[0].task == "gqa"
+
+
+def test_task_from_the_first_pattern_that_is_found(tmp_path: Path) -> None:
+    rule = TaskRule(image_patterns={r"^coco/train": "caption", r"^coco/": "vqa", r"\.png$": "chart"})
+    images = ["coco/train/1.png", "coco/val/1.png", "plots/1.png"]
+    path = written(tmp_path, [fields(id=n, image=image, task=MISSING) for n, image in enumerate(images)])
+    assert [record.task for record in read_records(path, rule)] == ["caption", "vqa", "chart"]
+
+
+def test_no_pattern_matches(tmp_path: Path) -> None:
+    rule = TaskRule(image_patterns={"^gqa/": "gqa"})
+    message = failure(written(tmp_path, [fields()]), rule)
+    assert message.startswith("record 0 (id 'abc'): 'image' is 'coco/1.jpg', which none of the task patterns")
+
+
+def test_task_field_that_is_missing_is_named(tmp_path: Path) -> None:
+    message = failure(written(tmp_path, [fields()]), TaskRule(field="source"))
+    assert message.startswith("record 0 (id 'abc'): 'source' is missing; ")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        ({}, "there are none; "),
+        ({"coco/(": "vqa"}, r"'coco/\(' is not a regular expression \(.*; "),
+        ({"coco": " "}, "the task of 'coco' is blank; "),
+    ],
+)
+def test_task_rule_is_checked_before_any_file(patterns: dict[str, str], said: str) -> None:
+    with pytest.raises(PreselError, match=f"^task patterns: {said}"):
+        TaskRule(image_patterns=patterns)
+
+
+# Files that are no list of records.
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert failure(tmp_path / "pool.json").startswith("there is no such file; ")
+
+
+def test_file_in_a_file(tmp_path: Path) -> None:
+    path = written(tmp_path, [fields()]) / "pool.json"
+    assert failure(path).startswith("the file cannot be read (Not a directory); ")
+
+
+def test_folder_in_place_of_the_file(tmp_path: Path) -> None:
+    assert failure(tmp_path).startswith("this is a folder; ")
+
+
+@pytest.mark.parametrize("name", ["pool.json", "pool.jsonl"])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_not_utf8(tmp_path: Path, name: str, encoding: str) -> None:
+    record = json.dumps(fields(task="prüfen"), ensure_ascii=False)
+    assert failure(written(tmp_path, record.encode(encoding), name)).startswith("the file is not UTF-8; ")
+
+
+GOOD = json.dumps(fields())
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("[\n" + GOOD + ",\n" + GOOD.replace("abc", "b")[:30], "line 3 column"),
+        ("[\n" + GOOD, f"line 2 column {len(GOOD) + 1} "),
+        ("[\n" + GOOD + ",", f"line 2 column {len(GOOD) + 2} "),
+        ("[\n" + GOOD + ",\n]", "line 3 column 1 "),
+        ("[\n  " + GOOD + "\n  " + GOOD + "]", "line 3 column 3 "),
+        ("[" + GOOD + "] [", f"line 1 column {len(GOOD) + 4} "),
+        ('[{"id": tru}]', "line 1 column 9 "),
+        ("[", "line 1 column 2 "),
+        ('[{"id": ' + "9" * 5000 + "}]", "line 1 column 2 "),
+        ("[" * 200_000, "line 1 column 2 "),
+    ],
+)
+def test_json_that_breaks_off(tmp_path: Path, text: str, place: str) -> None:
+    assert f"the JSON breaks off or is malformed at {place}" in failure(written(tmp_path, text))
+
+
+def test_json_that_breaks_off_far_into_the_file(tmp_path: Path) -> None:
+    lines = [json.dumps(fields(id=number), ensure_ascii=False) for number in range(20_000)]
+    text = "[" + ",\n".join(lines)
+    place = f"line {len(lines)} column {len(lines[-1]) - 10} (Unterminated string"
+    assert place in failure(written(tmp_path, text[:-4]))
+    on_one_line = "[" + ",".join(lines)
+    assert f"line 1 column {len(on_one_line) + 1} " in failure(written(tmp_path, on_one_line))
+
+
+@pytest.mark.parametrize(
+    ("line", "column"), [('{"id": ', "8"), (GOOD + ",", str(len(GOOD) + 1)), ("[" * 200_000, "1")]
+)
+def test_json_lines_that_break_off(tmp_path: Path, line: str, column: str) -> None:
+    message = failure(written(tmp_path, f"{GOOD}\n\n{line}", "pool.jsonl"))
+    assert f"line 3 column {column} " in message
+
+
+@pytest.mark.parametrize("text", ['{"a": []}', '"text"', "12", GOOD + "\n" + GOOD])
+def test_top_level_is_not_a_list(tmp_path: Path, text: str) -> None:
+    assert failure(written(tmp_path, text)).startswith("the top level is not a list; ")
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_empty_file(tmp_path: Path, text: str) -> None:
+    assert failure(written(tmp_path, text)).startswith("the file is empty; ")
+
+
+@pytest.mark.parametrize(("text", "name"), [("[]", "p.json"), (" [\n] ", "p.json"), ("\n", "p.jsonl")])
+def test_no_records(tmp_path: Path, text: str, name: str) -> None:
+    assert failure(written(tmp_path, text, name)).startswith("the file holds no records; ")
+
+
+# Records that cannot be used. The second is the bad one, so that the position is tested too.
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [([1], "a list"), ("x", "text"), (1.5, "a number"), (None, "null"), (True, "true")],
+)
+def test_record_is_not_an_object(tmp_path: Path, record: Any, kind: str) -> None:
+    path = written(tmp_path, [fields(), record])
+    assert failure(path).startswith(f"record 1: the record is {kind}, not an object; ")
+
+
+@pytest.mark.parametrize(
+    ("identifier", "said"),
+    [
+        (MISSING, "record 1: 'id' is missing; "),
+        (None, "record 1: 'id' is missing; "),
+        (" ", "record 1 (id ' '): 'id' is blank; "),
+        (True, "record 1 (id True): 'id' is true, not text; "),
+        (1.5, "record 1 (id 1.5): 'id' is a number, not text; "),
+        ({}, "record 1 (id {}): 'id' is an object, not text; "),
+    ],
+)
+def test_record_without_id(tmp_path: Path, identifier: Any, said: str) -> None:
+    assert failure(written(tmp_path, [fields(), fields(id=identifier)])).startswith(said)
+
+
+@pytest.mark.parametrize(("first", "second"), [("1", "1"), (1, "1"), (1, 1)])
+def test_duplicate_ids(tmp_path: Path, first: Any, second: Any) -> None:
+    path = written(tmp_path, [fields(id="a"), fields(id=first), fields(id="b"), fields(id=second)])
+    assert failure(path).startswith(f"record 3 (id {second!r}): 'id' is already that of record 1; ")
+
+
+def in_second(changes: dict[str, Any]) -> list[dict[str, Any]]:
+    """A good record, and one with changes."""
+    return [fields(), fields(id="bad", **changes)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image": MISSING}, "'image' is missing; .*remove text-only records"),
+        ({"image": None}, "'image' is missing; .*remove text-only records"),
+        ({"image": ""}, "'image' is blank; "),
+        ({"image": ["a.jpg", "b.jpg"]}, "'image' is a list, not text; name one image file"),
+        ({"image": "/etc/passwd"}, "'image' is '/etc/passwd', an absolute path; "),
+        ({"image": "C:/a.jpg"}, "'image' is 'C:/a.jpg', an absolute path; "),
+        ({"image": "../a.jpg"}, "'image' is '../a.jpg', which may leave the image folder"),
+        ({"image": "a/../../b.jpg"}, "'image' is 'a/../../b.jpg', which may leave the image folder"),
+        ({"image": "a\\b.jpg"}, "'image' is .*no image path may have; .*forward slashes"),
+        ({"image": "a\0.jpg"}, "'image' is .*no image path may have; "),
+        ({"image": "a\ud800.jpg"}, "'image' has half of a surrogate pair"),
+        ({"task": MISSING}, "'task' is missing; .*give patterns"),
+        ({"task": " \n"}, "'task' is blank; "),
+        ({"task": 3}, "'task' is a number, not text; "),
+    ],
+)
+def test_image_and_task(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    message = failure(written(tmp_path, in_second(changes)))
+    assert re.match(rf"record 1 \(id 'bad'\): {said}", message), message
+
+
+def turn(role: Any, value: Any) -> dict[str, Any]:
+    """A turn, as a file holds it."""
+    return {"from": role, "value": value}
+
+
+@pytest.mark.parametrize(
+    ("turns", "said"),
+    [
+        (MISSING, "is missing; "),
+        ("What is it?", "is text; write a list"),
+        ({"human": "What is it?"}, "is an object; write a list"),
+        ([], "is empty; "),
+        (["What is it?", ANSWER], "turn 0 is text; write an object"),
+        ([turn("user", "<image>"), ANSWER], "turn 0 has the unknown role 'user'; .*'human'.*'gpt'"),
+        ([QUESTION, turn("assistant", "A cat.")], "turn 1 has the unknown role 'assistant'; "),
+        ([QUESTION, {"value": "A cat."}], "turn 1 has the unknown role None; "),
+        ([turn([], "<image>"), ANSWER], r"turn 0 has the unknown role \[\]; "),
+        ([ANSWER, QUESTION], "turn 0 is from 'gpt', where 'human' was due; "),
+        ([QUESTION, QUESTION], "turn 1 is from 'human', where 'gpt' was due; "),
+        ([QUESTION, ANSWER, ANSWER], "turn 2 is from 'gpt', where 'human' was due; "),
+        ([{"from": "human"}, ANSWER], "turn 0 'value' is missing; write the question there"),
+        ([turn("human", ["<image>"]), ANSWER], "turn 0 'value' is a list, not text; "),
+        ([turn("human", " "), ANSWER], "turn 0 'value' is blank; "),
+        ([QUESTION, turn("gpt", "\ud83d")], "turn 1 'value' has half of a surrogate pair"),
+        ([QUESTION], "has no answer at its end; "),
+        ([QUESTION, ANSWER, turn("human", "Sure?")], "has no answer at its end; "),
+        ([QUESTION, turn("gpt", "")], "turn 1 'value' is blank; write the answer there"),
+        ([QUESTION, turn("gpt", " \n")], "turn 1 'value' is blank; write the answer there"),
+        ([QUESTION, turn("gpt", None)], "turn 1 'value' is missing; write the answer there"),
+        ([turn("human", "What is it?"), ANSWER], "has no <image> in any question; put <image> once"),
+        ([turn("human", "What is it?"), turn("gpt", "<image>")], "has no <image> in any question; "),
+        ([turn("human", "<image> <image>"), ANSWER], "has 2 <image>; put <image> once"),
+        ([QUESTION, ANSWER, QUESTION, ANSWER], "has 2 <image>; "),
+        ([QUESTION, turn("gpt", "See <image>.")], "has 2 <image>; "),
+    ],
+)
+def test_conversations(tmp_path: Path, turns: Any, said: str) -> None:
+    message = failure(written(tmp_path, in_second({"conversations": turns})))
+    assert re.match(rf"record 1 \(id 'bad'\): 'conversations' {said}", message), message
+
+
+# Writing.
+
+text = st.text(min_size=1).filter(lambda value: bool(value.strip()) and "<image>" not in value)
+segment = st.text(st.characters(exclude_characters="/\\\0:", exclude_categories=["Cs"]), min_size=1).filter(
+    lambda value: value != ".." and bool(value.strip())
+)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[Turn, ...]:
+    """Rounds of question and answer, the image token in one question."""
+    rounds = draw(st.lists(st.tuples(text, text), min_size=1, max_size=4))
+    with_image = draw(st.integers(0, len(rounds) - 1))
+    turns: list[Turn] = []
+    for position, (question, answer) in enumerate(rounds):
+        asked = f"<image>\n{question}" if position == with_image else question
+        turns += [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
+    return tuple(turns)
+
+
+images = st.lists(segment, min_size=1, max_size=3).map("/".join)
+record_lists = st.lists(
+    st.builds(Record, text, images, text, conversations()), min_size=1, unique_by=lambda record: record.id
+)
+
+
+# No time limits: a busy machine is no fault of the code.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(record_lists, st.sampled_from(["training.json", "training.jsonl"]))
+def test_what_is_written_is_read_back(records: list[Record], name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        write_records(path, iter(records))
+        assert read_records(path, FIELD) == records
+        assert list(Path(folder).iterdir()) == [path]
+
+
+def test_written_file_is_plain_llava_format(tmp_path: Path) -> None:
+    record = read_records(written(tmp_path, [fields(id=7, task="日本語")]), FIELD)[0]
+    path = tmp_path / "training.json"
+    write_records(path, [record])
+    assert json.loads(path.read_text(encoding="utf-8")) == [fields(id="7", task="日本語")]
+    assert "日本語" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["training.json", "training.jsonl"])
+def test_failure_while_writing_leaves_the_old_file(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, "old", name)
+
+    def records() -> Any:
+        yield Record("a", "a.jpg", "vqa", ())
+        raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write_records(path, records())
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_space_left(tmp_path: Path) -> None:
+    path = written(tmp_path, "old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(PreselError, match=r"cannot be written .*; check the folder and the space left"):
+            write_records(path, [Record("a", "a.jpg", "vqa" * 100_000, ())])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("folder", ["file", "file/folder"])
+def test_folder_that_cannot_be_made(tmp_path: Path, folder: str) -> None:
+    written(tmp_path, "in the way", "file")
+    path = tmp_path / folder / "training.json"
+    with pytest.raises(PreselError, match=f"^{re.escape(str(path))}: the file cannot be written"):
+        write_records(path, [])

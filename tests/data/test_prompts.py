@@ -1,0 +1,89 @@
+"""Prompts: equal to what the released code writes, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from presel.data.prompts import Turn, render
+
+GOLDEN: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "parity" / "conversation.json").read_text(encoding="utf-8")
+)
+ROWS: list[dict[str, Any]] = GOLDEN["rows"]
+WITH_IMAGE = [row for row in ROWS if "prompt_without_question" in row]
+
+QUESTION: Turn = {"from": "human", "value": "<image>\nWhat is it?"}
+ANSWER: Turn = {"from": "gpt", "value": "A cat."}
+
+
+def prompt(pieces: list[tuple[str, bool]]) -> str:
+    """Joins all pieces."""
+    return "".join(text for text, _ in pieces)
+
+
+def supervised(pieces: list[tuple[str, bool]]) -> list[str]:
+    """Keeps the pieces that the loss is taken on."""
+    return [text for text, is_supervised in pieces if is_supervised]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_renders_as_the_released_code(row: dict[str, Any]) -> None:
+    pieces = render(row["conversations"], GOLDEN["template"])
+    assert prompt(pieces) == row["prompt"]
+    assert supervised(pieces) == row["supervised"]
+
+
+@pytest.mark.parametrize("row", WITH_IMAGE)
+def test_renders_without_question_as_the_released_code(row: dict[str, Any]) -> None:
+    pieces = render(row["conversations"], GOLDEN["template"], question=False)
+    assert prompt(pieces) == row["prompt_without_question"]
+    assert supervised(pieces) == row["supervised_without_question"]
+
+
+def test_golden_file_covers_both_forms() -> None:
+    assert 0 < len(WITH_IMAGE) < len(ROWS)
+
+
+def test_plain_template_has_no_system_prompt() -> None:
+    assert render([QUESTION, ANSWER], "plain") == [
+        ("USER: <image>\nWhat is it? ASSISTANT:", False),
+        (" ", False),
+        ("A cat.</s>", True),
+    ]
+
+
+def test_open_question_ends_where_the_model_goes_on() -> None:
+    pieces = render([QUESTION])
+    assert prompt(pieces).endswith("USER: <image>\nWhat is it? ASSISTANT:")
+    assert supervised(pieces) == []
+
+
+def test_open_question_without_its_text_keeps_the_image() -> None:
+    pieces = render([QUESTION], "plain", question=False)
+    assert pieces == [("USER: <image> ASSISTANT:", False)]
+
+
+def test_unknown_template_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'vicuna_v2'; choose one of vicuna_v1, plain"):
+        render([QUESTION, ANSWER], "vicuna_v2")
+
+
+@pytest.mark.parametrize(
+    ("conversations", "message"),
+    [
+        ([ANSWER, QUESTION], r"turn 0 is from 'gpt', where 'human' was due"),
+        ([QUESTION, QUESTION], r"turn 1 is from 'human', where 'gpt' was due"),
+        ([QUESTION, ANSWER, ANSWER], r"turn 2 is from 'gpt', where 'human' was due"),
+        ([{"from": "system", "value": "Be kind."}, QUESTION], r"turn 0 is from 'system'"),
+    ],
+)
+def test_turns_that_do_not_alternate(conversations: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        render(cast(list[Turn], conversations))
+
+
+def test_nothing_is_left_of_a_text_only_conversation_without_its_question() -> None:
+    with pytest.raises(ValueError, match="without an image"):
+        render([{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}], question=False)
