@@ -1,0 +1,121 @@
+"""The short way: choose images in Python, without a configuration."""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from presel.selection import (
+    FeatureRows,
+    allocate_tasks,
+    cluster,
+    id_order,
+    number_of_clusters,
+    select_from_task,
+)
+
+Image = TypeVar("Image", bound=Hashable)
+
+
+def select(
+    images: Sequence[Image],
+    tasks: Sequence[Hashable],
+    *,
+    weights: Mapping[Any, float] | None = None,
+    features: npt.ArrayLike | None = None,
+    budget: int,
+    k: int = 5,
+    seed: int = 0,
+) -> list[Image]:
+    """Chooses the images of a pool whose instructions are worth buying.
+
+    The budget is split among tasks by weight (eq. 5 and 6), each task is clustered by k-means into one
+    cluster per hundred images, and every cluster gives its most central images (eq. 7). All in mode `exact`:
+    see `presel.selection`. The order of the arguments' rows does not change the selection.
+
+    Args:
+        images: Ids or paths, n of them, all different.
+        tasks: The task of every image, length n.
+        weights: Task to weight, for all tasks and no others; of any positive sum. None: in proportion to the
+            tasks' sizes, the only neutral choice before any instruction was seen. With a reference set at
+            hand, take `presel.importance.task_weights`.
+        features: One vector per image, shape (n, d), float32 or float16; a memory map stays on disk; lengths
+            do not matter. None: `images` are paths, and the built-in encoder reads them.
+        budget: Images to choose, from 0 to n.
+        k: Neighbors of eq. 7.
+        seed: Decides every draw.
+
+    Returns:
+        The chosen images, exactly `budget`: tasks in the order of their names; inside a task clusters in the
+        order of their labels; inside a cluster the most central image first.
+
+    Raises:
+        ValueError: If there is no image, one occurs twice, the lengths differ, a feature vector has a NaN or
+            is zero (the image is named), the budget is no whole number from 0 to n, `k` is below 1, a task
+            has no weight or a weight no images, or a weight is negative or not finite.
+    """
+    n = len(images)
+    if not n:
+        raise ValueError("there is no image to choose from")
+    if len(tasks) != n:
+        raise ValueError(f"there are {len(tasks)} tasks for {n} images; one per image is needed")
+    if isinstance(budget, bool) or budget != int(budget) or not 0 <= budget <= n:
+        raise ValueError(f"the budget is {budget}; it must be a whole number from 0 to the pool's {n} images")
+    if k < 1:
+        raise ValueError(f"k is {k}; at least 1 neighbor is needed")
+    order = id_order(images, n)
+    vectors = _features(images, features)
+    if vectors.ndim != 2 or len(vectors) != n:
+        raise ValueError(
+            f"features have shape {vectors.shape} for {n} images; one vector per image is needed"
+        )
+    sizes = Counter(tasks)
+    names = sorted(sizes, key=lambda task: (str(task), repr(task)))
+    shares = _weights(weights, sizes, names)
+    budgets = allocate_tasks(shares, [sizes[name] for name in names], int(budget))
+    number = {name: place for place, name in enumerate(names)}
+    task_of = np.array([number[task] for task in tasks])
+    by_task = order[np.argsort(task_of[order], kind="stable")]
+    chosen: list[Image] = []
+    for members, task_budget in zip(
+        np.split(by_task, np.cumsum([sizes[name] for name in names])[:-1]), budgets.tolist(), strict=True
+    ):
+        rows = FeatureRows(vectors, index=members, normalise=True, ids=images)
+        if not task_budget:
+            continue
+        labels, _ = cluster(rows, number_of_clusters(len(members)), seed=seed)
+        picks = select_from_task(rows, labels, np.ones(len(members), dtype=np.bool_), task_budget, k=k)
+        chosen.extend(images[row] for row in members[picks])
+    return chosen
+
+
+def _features(images: Sequence[Any], features: npt.ArrayLike | None) -> npt.NDArray[Any]:
+    if features is not None:
+        return features if isinstance(features, np.ndarray) else np.asarray(features)
+    from presel.models.encoder import encode_images
+
+    return np.asarray(encode_images([Path(image) for image in images]))
+
+
+def _weights(
+    weights: Mapping[Any, float] | None, sizes: Mapping[Any, int], names: Sequence[Any]
+) -> list[float]:
+    if weights is None:
+        return [float(sizes[name]) for name in names]
+    missing = [name for name in names if name not in weights]
+    if missing:
+        raise ValueError(f"task {missing[0]!r} has images and no weight; give every task one")
+    unknown = [name for name in weights if name not in sizes]
+    if unknown:
+        raise ValueError(
+            f"task {unknown[0]!r} has a weight and no images, so it has no features; leave it out"
+        )
+    bad = [name for name in names if not (np.isfinite(weights[name]) and weights[name] >= 0)]
+    if bad:
+        raise ValueError(
+            f"the weight of task {bad[0]!r} is {weights[bad[0]]}; it must be finite and at least 0"
+        )
+    return [float(weights[name]) for name in names]

@@ -1,0 +1,105 @@
+"""Task importance: how much the questions of a task matter (eq. 3 to 5 of the paper)."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Task = TypeVar("Task", bound=Hashable)
+
+
+def instruction_relevance(
+    loss_with_question: npt.ArrayLike, loss_without_question: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
+    """Computes the instruction relevance score of every sample (eq. 3): L_{R|Q,I} / L_{R|I}.
+
+    A low score says that the question helps much to predict the response.
+
+    Args:
+        loss_with_question: Mean response loss given image and question (eq. 1), shape (n,), at least 0.
+        loss_without_question: Mean response loss given the image alone (eq. 2), shape (n,), above 0.
+
+    Returns:
+        Scores, shape (n,).
+
+    Raises:
+        ValueError: If an argument is empty or not one-dimensional, the lengths differ, a loss is not
+            finite or negative, or a loss without question is 0.
+    """
+    numerator = _finite_vector(loss_with_question, "loss_with_question")
+    denominator = _finite_vector(loss_without_question, "loss_without_question")
+    if len(numerator) != len(denominator):
+        raise ValueError(
+            f"loss_with_question has {len(numerator)} values and loss_without_question {len(denominator)}; "
+            "both need one per sample"
+        )
+    _refuse(numerator < 0, numerator, "loss_with_question", "a mean loss is never negative")
+    _refuse(
+        denominator <= 0, denominator, "loss_without_question", "eq. 3 divides by it, so it must be above 0"
+    )
+    return numerator / denominator
+
+
+def task_scores(irs: npt.ArrayLike, tasks: Sequence[Task]) -> dict[Task, float]:
+    """Averages the relevance scores of each task (eq. 4).
+
+    Args:
+        irs: Instruction relevance scores of the reference samples, shape (n,).
+        tasks: The task of every sample, length n.
+
+    Returns:
+        Task to mean score, tasks in the order of their first sample. The sums are exact (`math.fsum`), so
+        the order of the samples does not change a score.
+
+    Raises:
+        ValueError: If `irs` is empty, not one-dimensional or not finite, or the lengths differ.
+    """
+    scores = _finite_vector(irs, "irs")
+    if len(scores) != len(tasks):
+        raise ValueError(f"irs has {len(scores)} values and tasks {len(tasks)}; both need one per sample")
+    by_task: dict[Task, list[float]] = {}
+    for task, score in zip(tasks, scores.tolist(), strict=True):
+        by_task.setdefault(task, []).append(score)
+    return {task: math.fsum(values) / len(values) for task, values in by_task.items()}
+
+
+def task_weights(scores: Mapping[Task, float], tau: float | None = None) -> dict[Task, float]:
+    """Turns task scores into the tasks' shares of the budget (eq. 5): softmax(-s / tau).
+
+    Args:
+        scores: Task to score s(T), M of them.
+        tau: Temperature; None for the paper's 1 / sqrt(M).
+
+    Returns:
+        Task to weight, in the order of `scores`; the weights sum to 1.
+
+    Raises:
+        ValueError: If there is no task, a score is not finite, or `tau` is not finite and above 0.
+    """
+    values = _finite_vector(list(scores.values()), "scores")
+    if tau is None:
+        tau = 1 / math.sqrt(len(values))
+    if not (math.isfinite(tau) and tau > 0):
+        raise ValueError(f"tau is {tau}; a softmax temperature must be finite and above 0")
+    # The best task's exponent is 0, so that no temperature, however low, overflows.
+    exponentials = np.exp((values.min() - values) / tau)
+    total = math.fsum(exponentials.tolist())
+    return dict(zip(scores, (exponentials / total).tolist(), strict=True))
+
+
+def _finite_vector(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.ndim != 1:
+        raise ValueError(f"{name} has shape {vector.shape}; it must be one-dimensional")
+    if not len(vector):
+        raise ValueError(f"{name} is empty; at least one value is needed")
+    _refuse(~np.isfinite(vector), vector, name, "every value must be finite")
+    return vector
+
+
+def _refuse(bad: npt.NDArray[np.bool_], values: npt.NDArray[np.float64], name: str, why: str) -> None:
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise ValueError(f"{name}[{first}] is {values[first]}; {why}")

@@ -1,0 +1,23 @@
+"""Which images of a pool to annotate: allocation, clustering, centrality and choice, on NumPy arrays."""
+
+from presel.selection.allocation import ClusterMode, TaskMode, allocate_clusters, allocate_tasks
+from presel.selection.centrality import neighbor_centrality
+from presel.selection.clustering import ClusterBackend, cluster, number_of_clusters
+from presel.selection.picking import Scope, id_order, select_from_task, task_centrality
+from presel.selection.rows import FeatureRows
+
+__all__ = [
+    "ClusterBackend",
+    "ClusterMode",
+    "FeatureRows",
+    "Scope",
+    "TaskMode",
+    "allocate_clusters",
+    "allocate_tasks",
+    "cluster",
+    "id_order",
+    "neighbor_centrality",
+    "number_of_clusters",
+    "select_from_task",
+    "task_centrality",
+]

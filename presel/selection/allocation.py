@@ -1,0 +1,204 @@
+"""How many images each task, and inside a task each cluster, gives (eq. 6)."""
+
+import math
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from presel.selection.apportionment import apportion
+
+TaskMode: TypeAlias = Literal["exact", "paper", "released_llava", "released_vision_flan"]
+ClusterMode: TypeAlias = Literal["exact", "paper", "released"]
+
+IntVector: TypeAlias = npt.NDArray[np.int64]
+FloatVector: TypeAlias = npt.NDArray[np.float64]
+
+
+def allocate_tasks(
+    weights: npt.ArrayLike, sizes: npt.ArrayLike, budget: int, mode: TaskMode = "exact"
+) -> IntVector:
+    """Splits a budget of images among tasks.
+
+    Modes:
+        exact: Shares proportional to the weights, capped at the sizes; the sum is exactly
+            `min(budget, sizes.sum())`, every cap holds, and no task loses an image when the budget grows.
+            The rule and its tie-break are `presel.selection.apportionment.apportion`'s. Weights of any
+            positive sum are accepted. Tasks of weight 0 receive images, in proportion to their sizes, only
+            once all others are full.
+        paper: floor(w * budget) and nothing else: eq. 6 summed over a task's clusters reaches at most that.
+            The sum falls short of the budget and no cap applies. Eq. 6 itself floors only once, per cluster:
+            for it give the real number `w * budget` to `allocate_clusters(..., mode="paper")`.
+        released_llava: The released code for LLaVA-1.5: floor(w * budget), the whole remainder to the task of
+            largest weight (the first of several), no cap.
+        released_vision_flan: The released code for Vision-FLAN: floor(w * budget) capped at the size; the
+            remainder one each by largest fraction over tasks with room; what the caps cut off round-robin, in
+            the order of the tasks, over tasks with room.
+
+    Args:
+        weights: The tasks' weights w(T) (eq. 5), shape (M,); must sum to 1 in all modes but `exact`.
+        sizes: The tasks' images that can be chosen, shape (M,).
+        budget: Images to choose in all, at least 0.
+        mode: One of the above.
+
+    Returns:
+        Images per task, shape (M,).
+
+    Raises:
+        ValueError: If a weight is negative or not finite, all weights are 0, a size or the budget is not a
+            whole number of at least 0, the lengths differ, there is no task, or the mode is unknown.
+    """
+    _check_mode(mode, TaskMode)
+    caps = _whole_numbers(sizes, "sizes")
+    shares = _weights(weights)
+    if len(shares) != len(caps):
+        raise ValueError(f"weights has {len(shares)} values and sizes {len(caps)}; both need one per task")
+    total = _whole_budget(budget)
+    if mode == "exact":
+        return apportion(shares, caps, total)
+    weight_sum = math.fsum(shares.tolist())
+    if abs(weight_sum - 1) > 1e-6:
+        raise ValueError(
+            f"the weights sum to {weight_sum:g}; mode '{mode}' is defined for weights that sum to 1, "
+            "as presel.importance.task_weights returns them"
+        )
+    ideal = shares * total
+    floors = np.floor(ideal).astype(np.int64)
+    if mode == "paper":
+        return floors
+    if mode == "released_llava":
+        floors[np.argmax(shares)] += total - floors.sum()
+        return floors
+    return _released_vision_flan(ideal, floors, caps, total)
+
+
+def allocate_clusters(
+    available: npt.ArrayLike,
+    budget: float,
+    mode: ClusterMode = "exact",
+    totals: npt.ArrayLike | None = None,
+) -> IntVector:
+    """Splits a task's budget among its clusters.
+
+    Modes:
+        exact: Shares proportional to `available`, by the rule of `allocate_tasks`' exact mode: the sum is
+            `min(budget, available.sum())`, no cluster gives more than it has, none loses an image when the
+            budget grows.
+        paper: Eq. 6, floor(|A_c| / |T| * budget), with |A_c| the cluster's full size where `totals` is given
+            and `available` otherwise. No cap applies, and the sum falls a little short.
+        released: The released code: round(available / sum * budget), halves to even, capped at `available`;
+            if short, one more each over clusters with room by descending total size; if over, one less each
+            by ascending total size. One round only, as released: what it leaves missing is drawn at random
+            from the whole pool by whoever runs the published procedure.
+
+    Args:
+        available: Images of each cluster that can be chosen (outside the reference set), shape (C,).
+        budget: The task's budget, a whole number; in mode `paper` also a real number, w(T) * |D_S|, which
+            makes eq. 6 exact.
+        mode: One of the above.
+        totals: The clusters' full sizes, reference images counted, shape (C,); None: as `available`.
+
+    Returns:
+        Images per cluster, shape (C,).
+
+    Raises:
+        ValueError: If a count is not a whole number of at least 0, the lengths differ, a total is below its
+            `available`, there is no cluster, the budget is negative, not finite or not whole where it has to
+            be, or the mode is unknown.
+    """
+    _check_mode(mode, ClusterMode)
+    caps = _whole_numbers(available, "available")
+    full = caps if totals is None else _whole_numbers(totals, "totals")
+    if len(full) != len(caps):
+        raise ValueError(
+            f"available has {len(caps)} values and totals {len(full)}; both need one per cluster"
+        )
+    if (full < caps).any():
+        first = int(np.argmax(full < caps))
+        raise ValueError(
+            f"cluster {first} has {caps[first]} available images, more than its total of {full[first]}"
+        )
+    if mode == "paper":
+        return _floor_of_equation_6(full, budget)
+    total = _whole_budget(budget)
+    if not caps.any():
+        return np.zeros_like(caps)
+    if mode == "exact":
+        return apportion(caps.astype(np.float64), caps, total)
+    return _released_clusters(caps, full, total)
+
+
+def _released_vision_flan(ideal: FloatVector, floors: IntVector, caps: IntVector, budget: int) -> IntVector:
+    allocation = np.minimum(floors, caps)
+    remainder = budget - int(floors.sum())
+    for task in np.argsort(-(ideal - floors), kind="stable"):
+        if remainder > 0 and allocation[task] < caps[task]:
+            allocation[task] += 1
+            remainder -= 1
+    surplus = min(budget, int(caps.sum())) - int(allocation.sum())
+    while surplus > 0:
+        with_room = np.flatnonzero(allocation < caps)[:surplus]
+        allocation[with_room] += 1
+        surplus -= len(with_room)
+    return allocation
+
+
+def _released_clusters(caps: IntVector, full: IntVector, budget: int) -> IntVector:
+    # Python's float round(), not np.round, and in the released order of operations: x.5 must go the same way.
+    task_size = int(caps.sum())
+    rounded = [round(cap / task_size * budget) for cap in caps.tolist()]
+    allocation = np.minimum(np.array(rounded, dtype=np.int64), caps)
+    difference = budget - int(allocation.sum())
+    order = np.argsort(-full if difference > 0 else full, kind="stable")
+    changeable = allocation < caps if difference > 0 else allocation > 0
+    order = order[changeable[order]]
+    allocation[order[: abs(difference)]] += np.sign(difference)
+    return allocation
+
+
+def _floor_of_equation_6(sizes: IntVector, budget: float) -> IntVector:
+    if not (math.isfinite(budget) and budget >= 0):
+        raise ValueError(f"the budget is {budget}; it must be finite and at least 0")
+    task_size = int(sizes.sum())
+    if not task_size:
+        return np.zeros_like(sizes)
+    if float(budget).is_integer():
+        # Whole numbers allow the exact floor: 29 / 100 * 100 is 28.999… in floating point.
+        whole = int(budget)
+        return np.array([size * whole // task_size for size in sizes.tolist()], dtype=np.int64)
+    return np.floor(budget * sizes / task_size).astype(np.int64)
+
+
+def _check_mode(mode: str, allowed: object) -> None:
+    if mode not in get_args(allowed):
+        raise ValueError(f"mode '{mode}' is unknown; choose one of {', '.join(get_args(allowed))}")
+
+
+def _weights(values: npt.ArrayLike) -> FloatVector:
+    weights = np.asarray(values, dtype=np.float64)
+    if weights.ndim != 1 or not len(weights):
+        raise ValueError(f"weights has shape {weights.shape}; one weight per task is needed")
+    bad = ~np.isfinite(weights) | (weights < 0)
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise ValueError(f"weights[{first}] is {weights[first]}; a weight must be finite and at least 0")
+    if not weights.any():
+        raise ValueError("all weights are 0; at least one task needs a weight above 0")
+    return weights
+
+
+def _whole_numbers(values: npt.ArrayLike, name: str) -> IntVector:
+    numbers = np.asarray(values)
+    if numbers.ndim != 1 or not len(numbers):
+        raise ValueError(f"{name} has shape {numbers.shape}; a non-empty vector of image counts is needed")
+    bad = ~((numbers >= 0) & (numbers == np.floor(numbers)) & np.isfinite(numbers))
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise ValueError(f"{name}[{first}] is {numbers[first]}; it must be a whole number of at least 0")
+    return numbers.astype(np.int64)
+
+
+def _whole_budget(budget: float) -> int:
+    if not (math.isfinite(budget) and budget >= 0 and float(budget).is_integer()):
+        raise ValueError(f"the budget is {budget}; it must be a whole number of images of at least 0")
+    return int(budget)

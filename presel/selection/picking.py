@@ -1,0 +1,183 @@
+"""Choosing the images of one task."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from presel.selection.allocation import ClusterMode, allocate_clusters
+from presel.selection.centrality import FloatVector, centrality_of, check_neighbors
+from presel.selection.rows import FeatureRows, IntVector
+
+Scope: TypeAlias = Literal["cluster", "task"]
+
+# Scores nearer to each other than this are a tie: equal images differ in the last bits of their dot products.
+_TIE_DECIMALS = 9
+
+
+def select_from_task(
+    features: "npt.ArrayLike | FeatureRows",
+    labels: npt.ArrayLike,
+    available: npt.ArrayLike,
+    budget: float,
+    k: int = 5,
+    mode: ClusterMode = "exact",
+    *,
+    scope: Scope = "cluster",
+    ids: Sequence[Any] | None = None,
+    centrality: npt.ArrayLike | None = None,
+) -> IntVector:
+    """Chooses the most central images of each cluster of a task (eq. 6 and 7).
+
+    Args:
+        features: L2-normalised features of all images of the task, shape (n, d).
+        labels: Cluster of every image, whole numbers of at least 0, shape (n,).
+        available: Which images can be chosen (False for the reference set), shape (n,), bool.
+        budget: Images to choose; in mode `paper` also a real number, see `allocate_clusters`. More than there
+            are available chooses them all.
+        k: Neighbors of eq. 7; a cluster with k available images or fewer uses all others.
+        mode: How clusters share the budget, see `allocate_clusters`.
+        scope: Where neighbors are searched, see `task_centrality`.
+        ids: Names of the rows, all different, shape (n,). They break ties, the smaller id first, so that any
+            order of the rows gives the same selection; None: row numbers do.
+        centrality: The result of `task_centrality`, if at hand; None: computed here, for chosen clusters
+            only.
+
+    Returns:
+        Row numbers: clusters in ascending order of label, inside a cluster by descending centrality. Scores
+        that differ by less than 1e-9 are ties.
+
+    Raises:
+        ValueError: If lengths differ, a label is negative or not whole, `available` is not bool, an id occurs
+            twice, `k` is below 1, an option is unknown, or a feature vector is refused.
+    """
+    rows, clusters, free = _checked(features, labels, available, k=k, scope=scope, ids=ids)
+    order = id_order(ids, len(rows))
+    names, position = np.unique(clusters, return_inverse=True)
+    counts = np.bincount(position[free], minlength=len(names))
+    quotas = allocate_clusters(counts, budget, mode, np.bincount(position, minlength=len(names)))
+    if centrality is None:
+        wanted = free if scope == "task" else free & (quotas[position] > 0)
+        scores = _scores(rows, position, wanted, order, k=k, scope=scope)
+    else:
+        scores = np.asarray(centrality, dtype=np.float64)
+        if scores.shape != (len(rows),) or np.isnan(scores[free]).any():
+            raise ValueError(
+                f"centrality has shape {scores.shape} for {len(rows)} images, or no score for an available "
+                "one; give the result of task_centrality for the same images"
+            )
+    candidates = order[free[order]]
+    # Sorted by label, then centrality; candidates stand in the order of their ids, which stable sorts keep.
+    ranking = np.lexsort((-np.round(scores[candidates], _TIE_DECIMALS), position[candidates]))
+    ranked = candidates[ranking]
+    place = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return ranked[place < np.repeat(quotas, counts)]
+
+
+def task_centrality(
+    features: "npt.ArrayLike | FeatureRows",
+    labels: npt.ArrayLike,
+    available: npt.ArrayLike,
+    k: int = 5,
+    *,
+    scope: Scope = "cluster",
+    ids: Sequence[Any] | None = None,
+) -> FloatVector:
+    """Scores the available images of a task (eq. 7).
+
+    Args:
+        features: Shape (n, d).
+        labels: Cluster of every image, shape (n,).
+        available: Which images can be chosen, shape (n,), bool.
+        k: Neighbors.
+        scope: Where neighbors are searched: among the available images of the image's cluster, as released,
+            or of the whole task, which costs the square of the task's size.
+        ids: See `select_from_task`.
+
+    Returns:
+        Scores, shape (n,); NaN for images that are not available, 1.0 for the only one of a cluster.
+
+    Raises:
+        ValueError: As in `select_from_task`.
+    """
+    rows, clusters, free = _checked(features, labels, available, k=k, scope=scope, ids=ids)
+    return _scores(rows, clusters, free, id_order(ids, len(rows)), k=k, scope=scope)
+
+
+def id_order(ids: Sequence[Any] | None, n_rows: int) -> IntVector:
+    """Sorts rows by id: whole numbers by value, everything else by its text.
+
+    Args:
+        ids: One per row, all different; None for row numbers.
+        n_rows: Rows.
+
+    Raises:
+        ValueError: If the number of ids differs from `n_rows`, or an id occurs twice.
+    """
+    if ids is None:
+        return np.arange(n_rows)
+    if len(ids) != n_rows:
+        raise ValueError(f"there are {len(ids)} ids for {n_rows} images; one per image is needed")
+    names = np.asarray(ids)
+    if not np.issubdtype(names.dtype, np.integer):
+        names = np.array([str(name) for name in ids])
+    order = np.argsort(names, kind="stable")
+    twice = names[order[1:]] == names[order[:-1]]
+    if twice.any():
+        raise ValueError(f"the id {names[order[int(np.argmax(twice))]]} occurs twice; ids must be unique")
+    return order
+
+
+def _scores(
+    rows: FeatureRows,
+    labels: IntVector,
+    wanted: npt.NDArray[np.bool_],
+    order: IntVector,
+    *,
+    k: int,
+    scope: Scope,
+) -> FloatVector:
+    scores = np.full(len(rows), np.nan)
+    members = order[wanted[order]]
+    if not len(members):
+        return scores
+    if scope == "task":
+        scores[members] = centrality_of(rows.subset(members), k)
+        return scores
+    # By id inside a cluster: the order of the rows then cannot change even the last bit.
+    members = members[np.argsort(labels[members], kind="stable")]
+    for group in np.split(members, np.flatnonzero(np.diff(labels[members])) + 1):
+        scores[group] = centrality_of(rows.subset(group), k)
+    return scores
+
+
+def _checked(
+    features: "npt.ArrayLike | FeatureRows",
+    labels: npt.ArrayLike,
+    available: npt.ArrayLike,
+    *,
+    k: int,
+    scope: Scope,
+    ids: Sequence[Any] | None,
+) -> tuple[FeatureRows, IntVector, npt.NDArray[np.bool_]]:
+    check_neighbors(k)
+    if scope not in get_args(Scope):
+        raise ValueError(f"scope '{scope}' is unknown; choose one of {', '.join(get_args(Scope))}")
+    rows = FeatureRows.of(features, ids)
+    clusters = np.asarray(labels)
+    free = np.asarray(available)
+    for name, values in (("labels", clusters), ("available", free)):
+        if values.shape != (len(rows),):
+            raise ValueError(
+                f"{name} has shape {values.shape} for {len(rows)} feature vectors; one each is needed"
+            )
+    if not np.issubdtype(clusters.dtype, np.integer) or clusters.min() < 0:
+        raise ValueError(
+            "labels must be whole numbers of at least 0, as presel.selection.cluster returns them"
+        )
+    if free.dtype != np.bool_:
+        raise ValueError(
+            f"available has type {free.dtype}; it must be bool, True where an image can be chosen"
+        )
+    return rows, clusters.astype(np.int64), free

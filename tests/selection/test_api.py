@@ -1,0 +1,80 @@
+"""`presel.select`, the short way."""
+
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+import presel
+from tests.selection.mixtures import mixture
+
+IMAGES = [f"image_{i:04d}.jpg" for i in range(900)]
+TASKS = ["count" if i % 3 else "read" for i in range(900)]
+
+
+@pytest.fixture(scope="module")
+def features() -> np.ndarray:
+    return mixture(900, 40, 12)
+
+
+def test_the_budget_is_met_and_weights_count(features: np.ndarray) -> None:
+    chosen = presel.select(IMAGES, TASKS, features=features, budget=90)
+    assert len(set(chosen)) == 90
+    tasks = Counter(TASKS[IMAGES.index(image)] for image in chosen)
+    assert tasks == {"count": 60, "read": 30}
+    weighted = presel.select(IMAGES, TASKS, features=features, budget=90, weights={"count": 1, "read": 2})
+    assert Counter(TASKS[IMAGES.index(image)] for image in weighted) == {"count": 30, "read": 60}
+    # Tasks in the order of their names.
+    assert [TASKS[IMAGES.index(image)] for image in weighted] == ["count"] * 30 + ["read"] * 60
+
+
+def test_any_order_and_any_precision_of_rows(features: np.ndarray) -> None:
+    order = np.random.default_rng(0).permutation(900)
+    chosen = presel.select(IMAGES, TASKS, features=features, budget=45)
+    again = presel.select(
+        [IMAGES[i] for i in order], [TASKS[i] for i in order], features=features[order], budget=45
+    )
+    assert chosen == again
+    assert presel.select(IMAGES, TASKS, features=5 * features, budget=45) == chosen
+    assert len(presel.select(IMAGES, TASKS, features=features.astype(np.float16), budget=45)) == 45
+
+
+def test_all_and_nothing(features: np.ndarray) -> None:
+    assert presel.select(IMAGES, TASKS, features=features, budget=0) == []
+    assert sorted(presel.select(IMAGES, TASKS, features=features, budget=900)) == IMAGES
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": [], "tasks": []}, "no image"),
+        ({"images": ["a"] * 900}, "the id a occurs twice"),
+        ({"tasks": ["a"]}, "1 tasks for 900 images"),
+        ({"features": np.ones((899, 4), np.float32)}, r"shape \(899, 4\) for 900 images"),
+        ({"features": np.zeros((900, 4), np.float32)}, "row 'image_0001.jpg' is all zeros"),
+        ({"budget": 901}, "budget is 901"),
+        ({"budget": -1}, "budget is -1"),
+        ({"budget": 1.5}, "budget is 1.5"),
+        ({"k": 0}, "k is 0"),
+        ({"weights": {"count": 1}}, "task 'read' has images and no weight"),
+        ({"weights": {"count": 1, "read": 1, "sing": 1}}, "task 'sing' has a weight and no images"),
+        ({"weights": {"count": 1, "read": -1}}, "weight of task 'read' is -1"),
+        ({"weights": {"count": 1, "read": float("nan")}}, "weight of task 'read' is nan"),
+    ],
+)
+def test_refusals(features: np.ndarray, change: dict[str, Any], message: str) -> None:
+    given = {"images": IMAGES, "tasks": TASKS, "features": features, "budget": 10}
+    with pytest.raises(ValueError, match=message):
+        presel.select(**(given | change))
+
+
+def test_importing_is_light() -> None:
+    code = (
+        "import sys, presel, presel.selection, presel.importance;"
+        "print({'torch', 'hydra', 'faiss', 'sklearn', 'omegaconf'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

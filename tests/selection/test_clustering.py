@@ -1,0 +1,120 @@
+"""The contract that all k-means backends share."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+
+from presel.selection import cluster, number_of_clusters
+from presel.selection.backends import load
+from tests.selection.mixtures import mixture
+
+BACKENDS = ["auto", "faiss", "torch", "sklearn", "numpy", "hierarchical", "released"]
+
+
+def inertia(vectors: np.ndarray, labels: np.ndarray) -> float:
+    means = np.array([vectors[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+    return float(np.square(vectors - means[labels]).sum())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_contract(backend: str, dtype: type) -> None:
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    vectors = mixture(3000, 160, 40).astype(dtype)
+    labels, centroids = cluster(vectors, 30, seed=3, backend=backend)  # type: ignore[arg-type]
+    again, _ = cluster(vectors, 30, seed=3, backend=backend)  # type: ignore[arg-type]
+    assert (labels == again).all()
+    assert labels.shape == (3000,)
+    assert centroids.shape == (30, 160)
+    assert centroids.dtype == np.float32
+    assert (np.bincount(labels, minlength=30) > 0).all()
+    nearest = np.square(vectors.astype(np.float32)[:, None] - centroids).sum(-1).argmin(1)
+    # scikit-learn's own last step can leave a few rows behind.
+    assert (labels == nearest).mean() > 0.99
+
+
+@pytest.mark.parametrize("backend", ["auto", "numpy"])
+def test_inertia_is_that_of_scikit_learn(backend: str) -> None:
+    vectors = mixture(4000, 200, 60, seed=1)
+    plain = KMeans(40, random_state=0).fit(vectors).inertia_
+    labels, _ = cluster(vectors, 40, backend=backend)  # type: ignore[arg-type]
+    assert inertia(vectors, labels) <= 1.01 * plain
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_cluster_is_empty_even_among_equal_vectors(backend: str) -> None:
+    vectors = np.repeat(np.eye(3, 8, dtype=np.float32), 20, axis=0)
+    labels, _ = cluster(vectors, 7, backend=backend)  # type: ignore[arg-type]
+    assert sorted(set(labels)) == list(range(7))
+
+
+def test_as_many_clusters_as_vectors() -> None:
+    labels, _ = cluster(mixture(12, 8, 3), 12)
+    assert sorted(labels) == list(range(12))
+    assert cluster(mixture(12, 8, 3), 1)[0].tolist() == [0] * 12
+
+
+def test_hierarchical_makes_all_clusters_and_stays_near_plain() -> None:
+    vectors = mixture(6000, 32, 200, seed=2, spread=1.0)
+    plain, _ = cluster(vectors, 300, backend="numpy")
+    labels, centroids = cluster(vectors, 300, backend="hierarchical")
+    assert centroids.shape == (300, 32)
+    assert (np.bincount(labels, minlength=300) > 0).all()
+    assert inertia(vectors, labels) <= 1.1 * inertia(vectors, plain)
+
+
+@pytest.mark.parametrize("backend", ["faiss", "torch", "numpy"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_mapped_file_is_not_copied(tmp_path: Path, backend: str, dtype: type) -> None:
+    load(backend)
+    path = tmp_path / "features.npy"
+    # Above what is worth a working copy.
+    vectors = mixture(16_000, 768, 10).astype(dtype)
+    np.save(path, vectors)
+    size = vectors.nbytes
+    del vectors
+    mapped = np.load(path, mmap_mode="r")
+    tracemalloc.start()
+    cluster(mapped, 4, backend=backend, max_iterations=2)  # type: ignore[arg-type]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * 8192 * 768 * 4 + 16_000 * 128 * 4 + 2**23
+    assert dtype == np.float16 or peak < 1.3 * size
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bad_vectors_are_named(backend: str) -> None:
+    vectors = mixture(20, 8, 2)
+    vectors[7, 3] = np.nan
+    with pytest.raises(ValueError, match="row 7 has NaN"):
+        cluster(vectors, 2, backend=backend)  # type: ignore[arg-type]
+    vectors[7] = 0
+    with pytest.raises(ValueError, match="row 'image_7' is all zeros"):
+        cluster(vectors, 2, backend=backend, ids=[f"image_{i}" for i in range(20)])  # type: ignore[arg-type]
+
+
+def test_other_refusals() -> None:
+    vectors = mixture(20, 8, 2)
+    with pytest.raises(ValueError, match="n_clusters is 21 for 20 vectors"):
+        cluster(vectors, 21)
+    with pytest.raises(ValueError, match="n_clusters is 0"):
+        cluster(vectors, 0)
+    with pytest.raises(ValueError, match="backend 'magic' is unknown"):
+        cluster(vectors, 2, backend="magic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="shape"):
+        cluster(vectors[0], 1)
+    with pytest.raises(ValueError, match="shape"):
+        cluster(vectors[:0], 1)
+    with pytest.raises(ValueError, match="type int64"):
+        cluster(np.ones((4, 4), dtype=np.int64), 1)
+
+
+def test_number_of_clusters() -> None:
+    assert [number_of_clusters(n) for n in (1, 99, 100, 250)] == [1, 1, 1, 2]
+    assert number_of_clusters(250, images_per_cluster=50) == 5
+    with pytest.raises(ValueError, match="at least 1"):
+        number_of_clusters(0)
