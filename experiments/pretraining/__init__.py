@@ -1,0 +1,1 @@
+"""Pretraining of the two models that ship with the package."""

@@ -1,0 +1,100 @@
+"""Phase 2 of the small LLaVA: its language model answers questions about scenes that are given in words."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from experiments.pretraining.common import process_rank, scene_batches, train
+from experiments.pretraining.texts import encode, text_conversation
+
+_QUESTIONS = 4
+_GROUPED = 8
+
+
+def language_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """A Llama of 1.4 million parameters."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=160,
+        intermediate_size=448,
+        num_hidden_layers=4,
+        num_attention_heads=5,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def text_batches(
+    tokenizer: PreTrainedTokenizerFast, seed: int, size: int, restate: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of text-only conversations of similar length, as token ids and labels."""
+    rng = np.random.default_rng([seed + 1000, process_rank()])
+    # The same in all processes: they wait for each other, so their batches had better be of like length.
+    order = np.random.default_rng(seed)
+    for scenes in scene_batches(seed, size * _GROUPED):
+        conversations = [text_conversation(rng, view, _QUESTIONS, restate) for view in scenes.views()]
+        conversations.sort(key=lambda turns: sum(len(turn["value"]) for turn in turns))
+        for group in order.permutation(_GROUPED):
+            yield encode(tokenizer, conversations[group * size : (group + 1) * size], image_tokens=0)
+
+
+def response_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy on the supervised positions alone, which spares most of the logits.
+
+    Args:
+        hidden: Last states, (n, length, d).
+        weight: Output embedding, (vocabulary, d).
+        labels: (n, length), -100 where no response stands.
+    """
+    target = labels[:, 1:]
+    kept = target >= 0
+    return F.cross_entropy(hidden[:, :-1][kept] @ weight.T, target[kept])
+
+
+@torch.no_grad()
+def exact_turns(logits: Callable[[Tensor], Tensor], ids: Tensor, labels: Tensor) -> float:
+    """Share of text-only answers whose every token is the likeliest one."""
+    likeliest = logits(ids)[:, :-1].argmax(-1)
+    right, answers = 0, 0
+    for guess, target in zip(likeliest, labels[:, 1:], strict=True):
+        kept = target >= 0
+        starts = (kept & ~torch.roll(kept, 1)).cumsum(0)
+        wrong = {int(turn) for turn in starts[kept & (guess != target)]}
+        turns = int(starts.max())
+        answers += turns
+        right += turns - len(wrong)
+    return right / answers
+
+
+def learn_language(
+    tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int, learning_rate: float, seed: int
+) -> LlamaForCausalLM:
+    """Trains a language model on text alone."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(language_config(tokenizer))
+    batches = text_batches(tokenizer, seed, batch_size)
+    held_out = next(text_batches(tokenizer, seed + 1, 100))
+
+    def step_loss() -> Tensor:
+        ids, labels = next(batches)
+        with torch.autocast("cpu", torch.bfloat16):
+            # No attention mask: the padding lies to the right, where a causal model cannot look.
+            hidden = model.model(ids, use_cache=False).last_hidden_state
+        return response_loss(hidden.float(), model.lm_head.weight, labels)
+
+    model.train()
+    train(
+        model,
+        step_loss,
+        steps=steps,
+        learning_rate=learning_rate,
+        report=lambda: f"exact {exact_turns(lambda ids: model(ids).logits, *held_out):.3f}",
+    )
+    return model

@@ -1,0 +1,137 @@
+"""Pretraining of the small LLaVA that ships as `presel/assets/digit_llava`, in six phases.
+
+Command: `torchrun --nproc-per-node 2 -m experiments.pretraining.llava --out presel/assets/digit_llava`.
+
+Each phase leaves a folder under `--work` and is skipped where that exists, so a phase that failed, or
+whose settings changed, is rerun by deleting its folder and the later ones.
+"""
+
+import argparse
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    CLIPVisionModel,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from experiments.pretraining.captions import CaptionRound, align_projector, assemble, learn_captions
+from experiments.pretraining.common import PIXEL_MEAN, PIXEL_STD, log, log_to, process_rank, scene_batches
+from experiments.pretraining.eyes import PATCH, learn_to_see
+from experiments.pretraining.language import learn_language
+from experiments.pretraining.texts import build_tokenizer
+from presel.data.prompts import IMAGE_TOKEN
+from presel.digits.scenes import IMAGE_SIZE
+
+_TOKENIZER_SCENES = 3000
+FIRST_ROUND = CaptionRound(steps=900, pictures=24, texts=12, restate=False, learning_rate=1.5e-3)
+# More language: restating scenes teaches to look things up.
+SECOND_ROUND = CaptionRound(steps=700, pictures=8, texts=16, restate=True, learning_rate=2e-3)
+
+
+def pretrain(work: Path, out: Path, seed: int) -> None:
+    """Runs the phases that are still to do, and writes the finished model's folder."""
+    tokenizer_folder, eyes, language, aligned, captions, restated = (
+        work / name for name in ("tokenizer", "eyes", "language", "aligned", "captions", "restated")
+    )
+    _phase(tokenizer_folder, lambda: _tokenizer(seed))
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    _phase(eyes, lambda: learn_to_see(steps=1500, batch_size=64, learning_rate=2e-3, seed=seed))
+    _phase(
+        language,
+        lambda: learn_language(tokenizer, steps=1300, batch_size=16, learning_rate=2.5e-3, seed=seed),
+    )
+
+    def tie() -> LlavaForConditionalGeneration:
+        tower = CLIPVisionModel.from_pretrained(eyes)
+        model = assemble(tower, LlamaForCausalLM.from_pretrained(language), tokenizer)
+        align_projector(model, tokenizer, steps=150, batch_size=64, learning_rate=3e-3, seed=seed)
+        return model
+
+    _phase(aligned, tie)
+    _phase(captions, lambda: _caption(aligned, captions, tokenizer, FIRST_ROUND, seed))
+    _phase(restated, lambda: _caption(captions, restated, tokenizer, SECOND_ROUND, seed + 100))
+    if not process_rank():
+        export(restated, tokenizer, out)
+
+
+def export(folder: Path, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Writes weights in float16 together with tokenizer and image processor."""
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    model.half().save_pretrained(out)
+    images = CLIPImageProcessorPil(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        do_center_crop=False,
+        image_mean=[PIXEL_MEAN] * 3,
+        image_std=[PIXEL_STD] * 3,
+    )
+    LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=IMAGE_TOKEN,
+    ).save_pretrained(out)
+
+
+def _caption(
+    start: Path,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: CaptionRound,
+    seed: int,
+) -> LlavaForConditionalGeneration:
+    model = LlavaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+    model.model.vision_tower.requires_grad_(False)
+    partial = folder.with_name(f"{folder.name}-partial")
+    learn_captions(model, tokenizer, settings, seed, save=lambda: model.save_pretrained(partial))
+    return model
+
+
+def _tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    return build_tokenizer(list(next(scene_batches(seed, _TOKENIZER_SCENES)).views()), seed)
+
+
+def _phase(folder: Path, make: Callable[[], PreTrainedModel | PreTrainedTokenizerFast]) -> None:
+    """Makes and saves what a folder holds, unless it is there; the folder appears only when complete."""
+    if not folder.exists():
+        log.info("phase %s", folder.name)
+        made = make()
+        if not process_rank():
+            unfinished = folder.with_name(f"{folder.name}-unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            made.save_pretrained(unfinished)
+            unfinished.rename(folder)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def main() -> None:
+    """Reads the command line; several processes under torchrun share each batch."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--work", type=Path, default=Path("outputs/pretraining/llava"), help="folder of the phases"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("gloo")
+    log_to(arguments.work / f"log-{process_rank()}.txt")
+    pretrain(arguments.work, arguments.out, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Digit scenes: the built-in pictures, questions and answers."""
