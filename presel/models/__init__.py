@@ -1,0 +1,1 @@
+"""The models: loading, encoding, tuning, scoring, generating. Nothing here knows of stages."""

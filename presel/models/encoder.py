@@ -1,0 +1,99 @@
+"""Image encoders, DINOv2 above all: one feature vector an image."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.images import open_image
+from presel.models.lvlm import BUILTIN, locate, model_fingerprint
+from presel.shards import chunks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Encoder:
+    """A vision model of transformers; its feature is the [CLS] token of the last hidden state.
+
+    Attributes:
+        path: Folder, hub name, or `builtin:NAME`.
+        batch_size: Images encoded at once.
+        pooling: `cls`, token 0 of the last hidden state (paper), or `mean` over all its tokens.
+        revision: Revision on the hub.
+    """
+
+    path: str
+    batch_size: Annotated[int, Field(gt=0)] = 64
+    pooling: Literal["cls", "mean"] = "cls"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that a local model is there."""
+        if self.path.startswith((BUILTIN, "/", ".")) and not Path(locate(self.path), "config.json").exists():
+            raise ValueError(f"no model in {locate(self.path)}: it has no config.json")
+
+    def identity(self) -> dict[str, Any]:
+        """The model's content and the kind of feature."""
+        return {"model": model_fingerprint(self.path, self.revision), "pooling": self.pooling}
+
+    def encode(
+        self, batches: Sequence[Sequence[Path]], workers: int, accelerator: str = "auto"
+    ) -> Iterator[NDArray[np.float16]]:
+        """Encodes images batch by batch, decoding them in worker processes ahead of the model.
+
+        Args:
+            batches: Paths of the images of each batch.
+            workers: Worker processes; 0 decodes in this one. The result does not depend on it.
+            accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
+
+        Yields:
+            Features of the next batch, (n, d), not normalised.
+        """
+        import torch
+        from torch.utils.data import DataLoader
+        from transformers import AutoImageProcessor, AutoModel
+
+        from presel.models.hardware import device_for
+
+        name = locate(self.path)
+        device = device_for(accelerator)
+        processor = AutoImageProcessor.from_pretrained(name, revision=self.revision, backend="pil")
+        model = AutoModel.from_pretrained(name, revision=self.revision, dtype=torch.float32)
+        model = getattr(model, "vision_model", model).to(device).eval()
+        loader: DataLoader[Any] = DataLoader(
+            batches,  # type: ignore[arg-type]
+            batch_size=None,  # the items are batches already
+            num_workers=workers,
+            collate_fn=_Preprocess(processor),
+        )
+        with torch.inference_mode():
+            for pixels in loader:
+                hidden: Tensor = model(pixels.to(device)).last_hidden_state
+                features = hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)
+                yield features.half().cpu().numpy()
+
+
+class _Preprocess:
+    """Decodes and resizes a batch, in a worker; a class, because workers may be spawned."""
+
+    def __init__(self, processor: Callable[..., Any]) -> None:
+        self._processor = processor
+
+    def __call__(self, images: Sequence[Path]) -> "Tensor":
+        opened = [open_image(image) for image in images]
+        pixels: Tensor = self._processor(images=opened, return_tensors="pt")["pixel_values"]
+        return pixels
+
+
+def encode_images(images: Sequence[Path]) -> NDArray[np.float32]:
+    """Features of images by the built-in encoder, (n, d), not normalised."""
+    encoder = Encoder(path=f"{BUILTIN}digit_dinov2")
+    batches = list(chunks(images, encoder.batch_size))
+    return np.concatenate(list(encoder.encode(batches, workers=0))).astype(np.float32)

@@ -1,0 +1,49 @@
+"""Where training metrics go."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
+
+
+class LoggerFactory(Protocol):
+    """Makes the logger of one fine-tune."""
+
+    def create(self, folder: Path, name: str) -> "Logger":
+        """A logger that writes into `folder` and calls the run `name`."""
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Csv:
+    """A file `metrics.csv` beside the adapter."""
+
+    def create(self, folder: Path, name: str) -> "Logger":
+        """Writes `metrics.csv` straight into the folder."""
+        from pytorch_lightning.loggers import CSVLogger
+
+        return CSVLogger(folder, name="", version="")
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Wandb:
+    """Weights & Biases; offline, to be synchronised later, unless `WANDB_API_KEY` is set.
+
+    Attributes:
+        project: Project the runs are filed under.
+    """
+
+    project: str = "presel"
+
+    def create(self, folder: Path, name: str) -> "Logger":
+        """Starts a run."""
+        from pytorch_lightning.loggers import WandbLogger
+
+        return WandbLogger(
+            project=self.project, name=name, save_dir=folder, offline="WANDB_API_KEY" not in os.environ
+        )

@@ -1,0 +1,125 @@
+"""Large vision-language models of the LLaVA family: where one lies, how it is spoken to, loading it."""
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.prompts import TEMPLATES
+from presel.errors import PreselError
+from presel.files import sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+BUILTIN = "builtin:"
+_HASHED_WHOLE_BELOW_BYTES = 64 * 2**20
+
+
+def locate(path: str) -> str:
+    """Turns `builtin:NAME` into the folder of a model that comes with the package."""
+    if not path.startswith(BUILTIN):
+        return path
+    return str(files("presel") / "assets" / path.removeprefix(BUILTIN))
+
+
+def model_fingerprint(path: str, revision: str | None) -> str:
+    """Names a model's content: a hub model by name and revision, a folder by its files.
+
+    Weight files above 64 MiB count by name, size and date, since reading them all would take longer
+    than some stages.
+    """
+    folder = Path(locate(path))
+    if not folder.is_dir():
+        return f"{path}@{revision}"
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in {".json", ".safetensors", ".model", ".txt", ".jinja"}:
+            status = file.stat()
+            whole = status.st_size < _HASHED_WHOLE_BELOW_BYTES
+            content = sha256(file) if whole else f"{status.st_size} {status.st_mtime_ns}"
+            digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Lvlm:
+    """A vision-language model that transformers loads as an image-text-to-text model.
+
+    Attributes:
+        path: Folder, hub name, or `builtin:NAME`.
+        template: How it is spoken to, a key of `presel.data.prompts.TEMPLATES`.
+        max_length: Longest prompt in tokens, image tokens included; longer ones are cut at the end.
+        language_model: Part of the module names under which the language model lies.
+        projector: Name of the module between vision tower and language model.
+        pad_to_square: Pad images with the processor's mean colour first, as LLaVA-1.5 does.
+        dtype: Precision the weights are loaded in.
+        revision: Revision on the hub.
+    """
+
+    path: str
+    template: str = "vicuna_v1"
+    max_length: Annotated[int, Field(gt=0)] = 2048
+    language_model: str = "language_model"
+    projector: str = "multi_modal_projector"
+    pad_to_square: bool = True
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what its type cannot say."""
+        if self.template not in TEMPLATES:
+            raise ValueError(f"unknown template {self.template!r}; choose one of {', '.join(TEMPLATES)}")
+        if self.path.startswith((BUILTIN, "/", ".")) and not Path(locate(self.path), "config.json").exists():
+            raise ValueError(f"no model in {locate(self.path)}: it has no config.json")
+
+    def identity(self) -> dict[str, Any]:
+        """The model's content and how it is used; not where it lies."""
+        return {
+            "model": model_fingerprint(self.path, self.revision),
+            "template": self.template,
+            "max_length": self.max_length,
+            "pad_to_square": self.pad_to_square,
+            "dtype": self.dtype,
+        }
+
+    def load_processor(self) -> "ProcessorMixin":
+        """The model's processor: tokenizer and image processor."""
+        from transformers import AutoProcessor
+
+        # Results must not depend on whether torchvision is installed.
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(
+            locate(self.path), revision=self.revision, backend="pil"
+        )
+        return processor
+
+    def load_model(self, adapter: Path | None = None) -> "PreTrainedModel":
+        """The model, in eval mode.
+
+        Args:
+            adapter: Folder of a PEFT adapter to merge into the weights.
+
+        Raises:
+            PreselError: If the model lacks the projector named in the config.
+        """
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForImageTextToText
+
+        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
+            locate(self.path), revision=self.revision, dtype=getattr(torch, self.dtype)
+        )
+        names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        for key, wanted in (("projector", self.projector), ("language_model", self.language_model)):
+            if wanted not in names:
+                raise PreselError(
+                    f"lvlm.{key}: {self.path} has no module named '{wanted}'; name the right one "
+                    f"(it has {', '.join(name for name, _ in model.base_model.named_children())})"
+                )
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        return model.eval()

@@ -1,0 +1,71 @@
+"""The settings of a fine-tune and of the machine it runs on."""
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Tune:
+    """A LoRA fine-tune of the language model, the projector trained in full beside it.
+
+    Attributes:
+        lr: Peak learning rate of the LoRA weights.
+        projector_lr: Peak learning rate of the projector.
+        batch_size: Samples an optimizer step.
+        micro_batch_size: Samples a forward pass; gradients accumulate over `batch_size / micro_batch_size`.
+        epochs: Passes over the training set.
+        lora_rank: Rank of the LoRA matrices.
+        lora_alpha: LoRA's scale is `lora_alpha / lora_rank`.
+        lora_dropout: Dropout in front of the LoRA matrices.
+        weight_decay: AdamW's weight decay.
+        warmup_share: Share of the steps in which the rate rises linearly, before it falls as a cosine.
+        max_grad_norm: Gradients are clipped to this norm.
+        group_by_length: Whether batches hold samples of similar length.
+        gradient_checkpointing: Recompute activations in the backward pass, to save memory.
+        checkpoint_steps: Optimizer steps between two checkpoints to resume from.
+    """
+
+    lr: Positive
+    projector_lr: Positive
+    batch_size: Annotated[int, Field(gt=0)]
+    micro_batch_size: Annotated[int, Field(gt=0)]
+    epochs: Annotated[int, Field(gt=0)] = 1
+    lora_rank: Annotated[int, Field(gt=0)]
+    lora_alpha: Positive
+    lora_dropout: Share = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_share: Share = 0.03
+    max_grad_norm: Positive = 1.0
+    group_by_length: bool = True
+    gradient_checkpointing: bool = field(default=False, compare=False)
+    checkpoint_steps: Annotated[int, Field(gt=0)] = field(default=200, compare=False)
+
+    def __post_init__(self) -> None:
+        """Checks what a single field cannot say."""
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size "
+                f"({self.micro_batch_size})"
+            )
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Hardware:
+    """Where models run.
+
+    Attributes:
+        accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
+        precision: Lightning's name of the training precision, or `auto` for bf16 where the device
+            computes it natively, else float32.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = field(default="auto", compare=False)
+    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
