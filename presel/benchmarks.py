@@ -1,0 +1,50 @@
+"""Benchmarks: held-out records, scored by generation; one benchmark per task of the source."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.sources import DigitScenes, LlavaJson, Source
+from presel.metrics import METRICS
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Benchmarks(Source):
+    """How a source's records are scored.
+
+    Attributes:
+        metric: Metric of every benchmark that `metrics` does not name.
+        metrics: Metric by benchmark; keys of `presel.metrics.METRICS`.
+        max_new_tokens: Length at which answers are cut.
+        batch_size: Answers generated at once.
+    """
+
+    metric: str = "exact_match"
+    metrics: dict[str, str] = Field(default_factory=dict)
+    max_new_tokens: Annotated[int, Field(gt=0)] = 64
+    # Padding moves the last bits of the logits, and with them an answer now and then.
+    batch_size: Annotated[int, Field(gt=0)] = 64
+    # A benchmark with holes is another benchmark.
+    max_rejected_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the metrics' names."""
+        for name in [self.metric, *self.metrics.values()]:
+            if name not in METRICS:
+                raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")
+
+    def metric_of(self, benchmark: str) -> str:
+        """The name of a benchmark's metric."""
+        return self.metrics.get(benchmark, self.metric)
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class LlavaBenchmarks(Benchmarks, LlavaJson):
+    """Benchmarks in a LLaVA-format file."""
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class DigitBenchmarks(Benchmarks, DigitScenes):
+    """The built-in benchmarks."""

@@ -1,0 +1,1 @@
+"""The steps of the method, one a file; `presel.pipeline` strings them together."""

@@ -1,0 +1,75 @@
+"""Stage `clusters`: k-means on the features of each task."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.console import progress
+from presel.files import write_array, write_table
+from presel.selection import ClusterBackend, FeatureRows, cluster, number_of_clusters
+from presel.stages.features import FeaturesStage
+from presel.store import Stage, Store
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Clustering:
+    """How the images of a task are clustered.
+
+    Attributes:
+        images_per_cluster: A task T gets C = max(1, ⌊|T| / images_per_cluster⌋) clusters (paper: 100).
+        backend: A backend of `presel.selection.cluster`, or `auto`.
+        seed: Decides the start of k-means (released code: 12345).
+    """
+
+    images_per_cluster: Annotated[int, Field(ge=1)] = 100
+    backend: ClusterBackend = "auto"
+    seed: int = 12345
+
+
+@dataclass(frozen=True)
+class ClustersStage(Stage[pd.DataFrame]):
+    """Clusters over all images of each task, reference ones included.
+
+    Leaves `clusters.parquet` (id, task, cluster) and per task `centroids/<number>.npy`, (C, d).
+
+    Attributes:
+        features: The images' features; L2-normalised here.
+        clustering: How many clusters, and by which k-means.
+    """
+
+    name: ClassVar[str] = "clusters"
+
+    features: FeaturesStage
+    clustering: Clustering
+
+    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Clusters task by task, rows in the order of their ids, so that the pool's order has no say."""
+        ids, array = store.load(self.features)
+        pool = store.load(self.features.pool)
+        rows = pd.Series(np.arange(len(ids)), index=ids)
+        tasks = {task: np.sort(group.to_numpy(dtype=str)) for task, group in pool.groupby("task")["id"]}
+        tables = []
+        with progress("clustering tasks", len(tasks)) as advance:
+            for number, (task, members) in enumerate(sorted(tasks.items())):
+                count = number_of_clusters(len(members), self.clustering.images_per_cluster)
+                labels, centroids = cluster(
+                    FeatureRows(array, index=rows[members].to_numpy(), normalise=True, ids=ids.tolist()),
+                    count,
+                    seed=self.clustering.seed,
+                    backend=self.clustering.backend,
+                )
+                write_array(folder / "centroids" / f"{number:03}.npy", centroids)
+                tables.append(pd.DataFrame({"id": members, "task": task, "cluster": labels}))
+                advance(1)
+        write_table(folder / "clusters.parquet", pd.concat(tables, ignore_index=True))
+        return {"clusters": int(sum(table["cluster"].nunique() for table in tables))}
+
+    def load(self, folder: Path) -> pd.DataFrame:
+        """Table of all images: id, task, cluster (counted from 0 in each task)."""
+        return pd.read_parquet(folder / "clusters.parquet")

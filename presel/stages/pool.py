@@ -1,0 +1,83 @@
+"""Stage `pool`: ids, images and tasks of a source, every image checked, all instructions dropped."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+
+from presel.console import progress
+from presel.data.images import check_images
+from presel.data.sources import Source
+from presel.errors import PreselError
+from presel.files import write_table
+from presel.store import Stage, Store
+
+
+@dataclass(frozen=True)
+class PoolStage(Stage[pd.DataFrame]):
+    """The usable images of a source.
+
+    Leaves `pool.parquet` (id, image, task) and `rejected.parquet` (id, image, why). No text of any
+    instruction gets past here.
+
+    Attributes:
+        source: Where the records come from.
+        workers: Processes that decode images.
+        what: `pool` or `benchmarks`, for the stage line.
+    """
+
+    name: ClassVar[str] = "pool"
+
+    source: Source
+    workers: int = field(compare=False)
+    what: str = field(default="pool", compare=False)
+
+    @property
+    def label(self) -> str:
+        """Says whose images these are."""
+        return self.what
+
+    @property
+    def inputs(self) -> tuple[Stage[object], ...]:
+        """What draws the source, if it is drawn here."""
+        return self.source.stages
+
+    def compute(self, store: Store, folder: Path) -> dict[str, int]:
+        """Reads the records, checks the images.
+
+        Raises:
+            PreselError: If too many images are unusable.
+        """
+        files = self.source.files(store)
+        records = [(record.id, record.image, record.task) for record in files.records()]
+        with progress(f"checking {len(records):,} images", len(records)) as advance:
+            images = [image for _, image, _ in records]
+            reasons = check_images(files.images, images, self.workers, self.source.min_side, advance)
+        table = pd.DataFrame(records, columns=["id", "image", "task"])
+        table["why"] = pd.Series(reasons, dtype=object)
+        rejected = table[table["why"].notna()]
+        write_table(folder / "rejected.parquet", rejected)
+        self._check_rejected(rejected, len(table), folder)
+        pool = table.loc[table["why"].isna(), ["id", "image", "task"]].reset_index(drop=True)
+        write_table(folder / "pool.parquet", pool)
+        return {"images": len(pool), "rejected": len(rejected), "tasks": pool["task"].nunique()}
+
+    def load(self, folder: Path) -> pd.DataFrame:
+        """Table of the usable images: id, image (relative path), task."""
+        return pd.read_parquet(folder / "pool.parquet")
+
+    def image_paths(self, store: Store, images: pd.Series) -> list[Path]:
+        """Full paths of images that are named relative to the source's folder."""
+        root = self.source.files(store).images
+        return [root / image for image in images]
+
+    def _check_rejected(self, rejected: pd.DataFrame, total: int, folder: Path) -> None:
+        if len(rejected) > self.source.max_rejected_share * total:
+            first = rejected.iloc[0]
+            raise PreselError(
+                f"{len(rejected)} of {total} images are unusable, more than max_rejected_share="
+                f"{self.source.max_rejected_share:g} allows (first: record '{first['id']}', "
+                f"{first['image']}: {first['why']}); all are listed in {folder / 'rejected.parquet'}; "
+                f"mend them or raise {self.what.replace('benchmarks', 'evaluation')}.max_rejected_share"
+            )

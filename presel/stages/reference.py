@@ -1,0 +1,53 @@
+"""Stage `reference`: the random few per cent of each task whose instructions are bought first."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from presel.errors import PreselError
+from presel.files import write_table
+from presel.stages.pool import PoolStage
+from presel.store import Stage, Store
+
+
+@dataclass(frozen=True)
+class ReferenceStage(Stage[pd.DataFrame]):
+    """D_ref: uniform random `share` of each task, at least one image of each (paper, section 3.1).
+
+    Attributes:
+        pool: The pool to draw from.
+        share: Share of each task, 0 to 1.
+        seed: Decides the draw; the order of the pool's rows does not.
+    """
+
+    name: ClassVar[str] = "reference"
+
+    pool: PoolStage
+    share: float
+    seed: int
+
+    def compute(self, store: Store, folder: Path) -> dict[str, int]:
+        """Draws the reference set.
+
+        Raises:
+            PreselError: If a task has a single image, which cannot be reference and choice at once.
+        """
+        generator = np.random.default_rng(self.seed)
+        chosen: list[str] = []
+        for task, ids in store.load(self.pool).groupby("task", sort=True)["id"]:
+            if len(ids) == 1:
+                raise PreselError(
+                    f"task '{task}' has a single usable image ('{ids.iloc[0]}'), too few to take a reference "
+                    "set and to select from; merge it into another task or remove its record"
+                )
+            size = max(1, round(self.share * len(ids)))
+            chosen += sorted(generator.choice(np.sort(ids.to_numpy(dtype=str)), size, replace=False))
+        write_table(folder / "reference.parquet", pd.DataFrame({"id": chosen}))
+        return {"images": len(chosen)}
+
+    def load(self, folder: Path) -> pd.DataFrame:
+        """Table of the reference set: id."""
+        return pd.read_parquet(folder / "reference.parquet")

@@ -1,0 +1,61 @@
+"""Stage `model`: fine-tunes the vision-language model on instructions, reference or final."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from presel.models.loggers import LoggerFactory
+from presel.models.lvlm import Lvlm
+from presel.models.tune import Hardware, Tune
+from presel.stages.instructions import InstructionsStage
+from presel.store import Stage, Store
+
+
+@dataclass(frozen=True)
+class TuningStage(Stage[Path]):
+    """A PEFT adapter in `adapter/`.
+
+    Attributes:
+        instructions: The training set.
+        lvlm: The base model.
+        tune: How it is tuned.
+        hardware: Where.
+        seed: Decides initial weights, batches and dropout.
+        workers: Processes that prepare batches.
+        logger: Where training metrics go.
+    """
+
+    name: ClassVar[str] = "model"
+
+    instructions: InstructionsStage
+    lvlm: Lvlm
+    tune: Tune
+    hardware: Hardware
+    seed: int
+    workers: int = field(compare=False)
+    logger: LoggerFactory = field(compare=False)
+
+    @property
+    def label(self) -> str:
+        """Says on which instructions the model is tuned."""
+        return f"{self.name} ({self.instructions.what_for})"
+
+    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Tunes the model, from the last checkpoint on if there is one."""
+        from presel.models.tuner import tune
+
+        return tune(
+            self.lvlm,
+            self.tune,
+            self.hardware,
+            store.load(self.instructions),
+            self.instructions.pool.source.files(store).images,
+            folder,
+            self.seed,
+            self.workers,
+            self.logger.create(folder, f"{self.label} {self.key}"),
+        )
+
+    def load(self, folder: Path) -> Path:
+        """The adapter's folder."""
+        return folder / "adapter"

@@ -1,0 +1,309 @@
+"""Content-addressed results: every stage computed once, found again by a key, safe to interrupt."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from filelock import FileLock, Timeout
+
+from presel.errors import PreselError
+from presel.files import read_json, write_json
+
+# A stage only ever hands results out.
+T_co = TypeVar("T_co", covariant=True)
+
+MANIFEST = "manifest.json"
+_REPORTED_PACKAGES = [
+    "presel",
+    "torch",
+    "transformers",
+    "peft",
+    "pytorch-lightning",
+    "numpy",
+    "scikit-learn",
+    "faiss-cpu",
+    "pandas",
+    "pillow",
+]
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+_FULL_BELOW_BYTES = 1_000_000
+
+
+def identity(value: Any) -> Any:
+    """Reduces a stage, a component or a plain value to what decides its result, as JSON-ready data.
+
+    A stage stands for its key. A dataclass stands for its class and its fields, except the fields
+    declared with `compare=False`: those say how a result is computed, not what it is. An object with
+    an `identity()` method speaks for itself.
+    """
+    if isinstance(value, Stage):
+        return {"stage": value.name, "key": value.key}
+    if hasattr(value, "identity"):
+        return value.identity()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"class": type(value).__qualname__} | fields_identity(value)
+    if isinstance(value, Mapping):
+        return {str(key): identity(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [identity(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{type(value).__qualname__} cannot be part of a stage's key")
+
+
+def fields_identity(value: Any) -> dict[str, Any]:
+    """The identity of a dataclass's fields, without those declared with `compare=False`."""
+    return {
+        field.name: identity(getattr(value, field.name))
+        for field in dataclasses.fields(value)
+        if field.compare
+    }
+
+
+class Stage(ABC, Generic[T_co]):
+    """One step of the method. Subclasses are frozen dataclasses: their fields are all they depend on.
+
+    Attributes:
+        name: The step's name, and its folder in the store.
+        version: Raised when the step's code comes to give other results.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    @property
+    def label(self) -> str:
+        """What the stage line calls this step."""
+        return self.name
+
+    @abstractmethod
+    def compute(self, store: "Store", folder: Path) -> dict[str, Any] | None:
+        """Writes the step's files into `folder`, going on from what an interrupted run left there.
+
+        Returns:
+            Measurements worth keeping in the manifest, if there are any.
+        """
+
+    @abstractmethod
+    def load(self, folder: Path) -> T_co:
+        """Reads the step's result back from its finished folder."""
+
+    @property
+    def inputs(self) -> tuple["Stage[Any]", ...]:
+        """The stages this one reads."""
+        return tuple(_stages_in([getattr(self, field.name) for field in dataclasses.fields(self)]))  # type: ignore[arg-type]
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the stage's name, version, own settings and inputs' keys."""
+        text = json.dumps([self.name, self.version, fields_identity(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stages_in(value: Any) -> Iterator[Stage[Any]]:
+    if isinstance(value, Stage):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _stages_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _stages_in(item)
+
+
+def upstream(stage: Stage[Any]) -> list[Stage[Any]]:
+    """The stage and everything it rests on, inputs first, each once."""
+    found: dict[str, Stage[Any]] = {}
+
+    def visit(step: Stage[Any]) -> None:
+        if f"{step.name}/{step.key}" not in found:
+            for source in step.inputs:
+                visit(source)
+            found[f"{step.name}/{step.key}"] = step
+
+    visit(stage)
+    return list(found.values())
+
+
+class Reporter(Protocol):
+    """Whoever tells the user what becomes of each stage."""
+
+    def started(self, label: str) -> None:
+        """A stage begins to compute."""
+
+    def waiting(self, label: str) -> None:
+        """Another process computes this stage; we wait for it."""
+
+    def finished(self, label: str, key: str, seconds: float | None) -> None:
+        """A stage's result is at hand; `seconds` is None where it was reused."""
+
+
+class Store:
+    """The folder `<root>/<stage>/<key>/` of every result; one without a manifest is unfinished."""
+
+    def __init__(self, root: Path, reporter: Reporter, min_free_gb: float = 0.0) -> None:
+        """Opens a store.
+
+        Args:
+            root: Its folder, made if missing.
+            reporter: Told of every stage.
+            min_free_gb: Refuse to compute anything with less free disk space than this, in GB.
+        """
+        self.root = root.absolute()
+        self._reporter = reporter
+        self._min_free_gb = min_free_gb
+        self._reported: set[Path] = set()
+
+    def folder(self, stage: Stage[Any]) -> Path:
+        """Where the stage's result lies, or would."""
+        return self.root / stage.name / stage.key
+
+    def has(self, stage: Stage[Any]) -> bool:
+        """Whether the stage's result is finished."""
+        return (self.folder(stage) / MANIFEST).exists()
+
+    def load(self, stage: Stage[T_co]) -> T_co:
+        """The stage's result, computed now if need be."""
+        return stage.load(self.ensure(stage))
+
+    def manifest(self, stage: Stage[Any]) -> dict[str, Any]:
+        """The manifest of a finished stage."""
+        manifest: dict[str, Any] = read_json(self.folder(stage) / MANIFEST)
+        return manifest
+
+    def ensure(self, stage: Stage[Any]) -> Path:
+        """Computes the stage, and first whatever it reads, unless its result is there already.
+
+        Returns:
+            The finished folder.
+
+        Raises:
+            PreselError: If the disk is, or becomes, too full to go on.
+        """
+        folder = self.folder(stage)
+        if self.has(stage):
+            for finished in upstream(stage):
+                if self.has(finished):
+                    self._report(finished, None)
+            return folder
+        for source in stage.inputs:
+            self.ensure(source)
+        try:
+            self._check_space()
+            with self._lock(stage):
+                if self.has(stage):
+                    self._report(stage, None)
+                else:
+                    self._compute(stage, folder)
+        except Exception as error:
+            # Not every library raises OSError for a full disk, so the disk itself is asked too.
+            if getattr(error, "errno", None) in _DISK_ERRORS or _free_bytes(self.root) < _FULL_BELOW_BYTES:
+                raise PreselError(
+                    f"{stage.label}: cannot write to {self.root} ({error}); make room or set paths.store to "
+                    "another disk, then run the same command again: finished work is kept"
+                ) from error
+            raise
+        return folder
+
+    def _compute(self, stage: Stage[Any], folder: Path) -> None:
+        self._reporter.started(stage.label)
+        started = time.time()
+        folder.mkdir(parents=True, exist_ok=True)
+        measured = stage.compute(self, folder) or {}
+        seconds = time.time() - started
+        write_json(folder / MANIFEST, _manifest(stage, seconds, measured))
+        self._report(stage, seconds)
+
+    def _report(self, stage: Stage[Any], seconds: float | None) -> None:
+        folder = self.folder(stage)
+        if folder not in self._reported:
+            self._reported.add(folder)
+            self._reporter.finished(stage.label, stage.key, seconds)
+
+    @contextmanager
+    def _lock(self, stage: Stage[Any]) -> Iterator[None]:
+        path = self.folder(stage).with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            self._reporter.waiting(stage.label)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _check_space(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        free_gb = _free_bytes(self.root) / 1e9
+        if free_gb < self._min_free_gb:
+            raise PreselError(
+                f"{self.root}: {free_gb:.1f} GB free on this disk, but paths.min_free_gb asks for "
+                f"{self._min_free_gb:g}; make room or set paths.store to another disk"
+            )
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that results may depend on."""
+    found = {"python": platform.python_version()}
+    for package in _REPORTED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit this code was run from, or None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return answer.stdout.strip() or None
+
+
+def _manifest(stage: Stage[Any], seconds: float, measured: dict[str, Any]) -> dict[str, Any]:
+    # ru_maxrss counts kilobytes on Linux, bytes on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return {
+        "stage": stage.name,
+        "label": stage.label,
+        "version": stage.version,
+        "key": stage.key,
+        "settings": fields_identity(stage),
+        "inputs": {f"{source.name}/{source.key}": source.label for source in stage.inputs},
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "wall_seconds": round(seconds, 3),
+        "peak_memory_mb": round(peak, 1),
+        "processors": os.cpu_count(),
+        "measured": measured,
+    }

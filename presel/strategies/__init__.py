@@ -1,0 +1,1 @@
+"""Selection strategies: each one class here and one YAML in `conf/strategy`."""

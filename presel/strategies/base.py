@@ -1,0 +1,86 @@
+"""What a strategy is given, and what it gives back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from presel.errors import PreselError
+from presel.stages.features import Features
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Given:
+    """All that a strategy can see: the pool without its text, and the results it declared in `needs`.
+
+    Attributes:
+        pool: Table of all images: id, image, task.
+        budget: How many images may be chosen, the reference set included.
+        random: The only source of chance.
+    """
+
+    pool: pd.DataFrame
+    budget: int
+    random: np.random.Generator
+    _results: Mapping[str, Any]
+
+    @property
+    def reference(self) -> pd.DataFrame:
+        """Table of the reference set: id. Its instructions are paid for; they count in the budget."""
+        return self._declared("reference", pd.DataFrame)
+
+    @property
+    def relevance(self) -> pd.DataFrame:
+        """Losses of the reference samples: id, loss_with_question, loss_without_question, n_tokens."""
+        return self._declared("relevance", pd.DataFrame)
+
+    @property
+    def features(self) -> Features:
+        """Image features: `ids`, and `array` (n, d) float16 in the order of the ids."""
+        return self._declared("features", Features)
+
+    @property
+    def clusters(self) -> pd.DataFrame:
+        """Clusters of each task's images: id, task, cluster (counted from 0 in each task)."""
+        return self._declared("clusters", pd.DataFrame)
+
+    def _declared(self, name: str, kind: type[T]) -> T:
+        if name not in self._results:
+            raise PreselError(
+                f"the strategy reads '{name}' without declaring it; "
+                f'add "{name}" to its class attribute `needs`'
+            )
+        result = self._results[name]
+        assert isinstance(result, kind)
+        return result
+
+
+class Strategy(ABC):
+    """A way to choose images. Subclasses are dataclasses whose fields are the strategy's settings.
+
+    Attributes:
+        needs: Results to be computed first, out of `reference`, `relevance`, `features`, `clusters`.
+        whole_pool: Whether the strategy takes every image, whatever the budget.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    whole_pool: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """The strategy's name in tables: its class name in lower case."""
+        return type(self).__name__.lower()
+
+    @abstractmethod
+    def select(self, given: Given) -> pd.DataFrame:
+        """Chooses images.
+
+        Returns:
+            Table with the column `id`, the chosen images, and any further columns worth keeping
+            about them or about images not chosen (then with a boolean column `selected`).
+        """

@@ -1,0 +1,116 @@
+"""PreSel: task budgets by how much the question helps, then the most central images of each cluster."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.importance import instruction_relevance, task_scores, task_weights
+from presel.selection import FeatureRows, allocate_tasks, select_from_task, task_centrality
+from presel.stages.features import Features
+from presel.strategies.base import Given, Strategy
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class PreSel(Strategy):
+    """Pre-instruction data selection (Safaei et al., CVPR 2025, section 3).
+
+    Attributes:
+        score: `ratio` (eq. 3), or `difference`, the loss with the question minus the loss without.
+        tau: Temperature of the task weights (eq. 5); None for 1/sqrt(number of tasks).
+        k: Neighbours behind neighbor centrality (eq. 7).
+        scope: Whether neighbours are looked for in the `cluster` or in the whole `task`.
+        task_allocation: How the budget is split over tasks, a mode of `allocate_tasks`.
+        cluster_allocation: How a task's budget is split over clusters, a mode of `allocate_clusters`.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("reference", "relevance", "features", "clusters")
+
+    score: Literal["ratio", "difference"] = "ratio"
+    tau: Annotated[float, Field(gt=0)] | None = None
+    k: Annotated[int, Field(ge=1)] = 5
+    scope: Literal["cluster", "task"] = "cluster"
+    task_allocation: Literal["exact", "paper", "released_llava", "released_vision_flan"] = "exact"
+    cluster_allocation: Literal["exact", "paper", "released"] = "exact"
+
+    def select(self, given: Given) -> pd.DataFrame:
+        """Chooses the reference set and, beside it, the most central images of every cluster.
+
+        Returns:
+            One row an image: id, task, cluster, selected, why (`reference` or `central`), the task's
+            weight and budget, centrality, and rank (from 1 by centrality in the cluster).
+        """
+        images = given.clusters.assign(
+            reference=given.clusters["id"].isin(given.reference["id"]),
+            row=pd.Index(given.features.ids).get_indexer(given.clusters["id"]),
+        )
+        weights = self.weights(given)
+        table = pd.concat(
+            self._select_from(images[images["task"] == task], given.features, budget).assign(
+                task_weight=weights[task], task_budget=budget
+            )
+            for task, budget in self._task_budgets(images, weights, given.budget).items()
+        )
+        if self.cluster_allocation == "released":
+            _fill_at_random(table, given)
+        return table.drop(columns=["row", "reference"])
+
+    def _task_budgets(
+        self, images: pd.DataFrame, weights: Mapping[str, float], budget: int
+    ) -> dict[str, float]:
+        """Images that each task gives, beside its part of the reference set, which is bought already."""
+        left = budget - int(images["reference"].sum())
+        if self.task_allocation == self.cluster_allocation == "paper":
+            # Eq. 6 rounds once, in the clusters.
+            return {task: weight * left for task, weight in weights.items()}
+        available = images.groupby("task")["reference"].agg(lambda reference: int((~reference).sum()))
+        budgets = allocate_tasks(
+            list(weights.values()), [available[task] for task in weights], left, mode=self.task_allocation
+        )
+        return dict(zip(weights, budgets.tolist(), strict=True))
+
+    def _select_from(self, images: pd.DataFrame, features: Features, budget: float) -> pd.DataFrame:
+        """Scores one task's images and marks the chosen ones."""
+        images = images.sort_values("id", ignore_index=True)
+        index, ids = images["row"].to_numpy(), features.ids.tolist()
+        rows = FeatureRows(features.array, index=index, normalise=True, ids=ids)
+        labels, free = images["cluster"].to_numpy(), ~images["reference"].to_numpy()
+        images["centrality"] = task_centrality(rows, labels, free, self.k, scope=self.scope)
+        chosen = select_from_task(
+            rows,
+            labels,
+            free,
+            budget,
+            self.k,
+            self.cluster_allocation,
+            scope=self.scope,
+            centrality=images["centrality"].to_numpy(),
+        )
+        images["why"] = pd.Series("reference", index=images.index).where(images["reference"])
+        images.loc[chosen, "why"] = "central"
+        images["rank"] = images.groupby("cluster")["centrality"].rank(method="first", ascending=False)
+        return images.assign(selected=images["why"].notna())
+
+    def weights(self, given: Given) -> dict[str, float]:
+        """Importance of each task (eq. 3 to 5)."""
+        table = given.relevance.merge(given.pool[["id", "task"]], on="id")
+        with_question, without_question = table["loss_with_question"], table["loss_without_question"]
+        if self.score == "ratio":
+            relevance = instruction_relevance(with_question.to_numpy(), without_question.to_numpy())
+        else:
+            relevance = (with_question - without_question).to_numpy()
+        weights = task_weights(task_scores(relevance, table["task"].tolist()), self.tau)
+        return dict(sorted(weights.items()))
+
+
+def _fill_at_random(table: pd.DataFrame, given: Given) -> None:
+    """Spends what rounding left of the budget on images drawn from the whole pool, as released."""
+    missing = given.budget - int(table["selected"].sum())
+    left = np.sort(table.loc[~table["selected"], "id"].to_numpy(dtype=str))
+    drawn = table["id"].isin(given.random.choice(left, min(max(missing, 0), len(left)), replace=False))
+    table.loc[drawn, "why"] = "random fill"
+    table.loc[drawn, "selected"] = True

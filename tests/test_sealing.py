@@ -1,0 +1,136 @@
+"""Instructions are sealed: a strategy sees none that was not paid for, and the ledger counts every one."""
+
+import gc
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.sources import LlavaJson
+from presel.errors import PreselError
+from presel.ledger import LEDGER, Annotations, requested_ids
+from presel.stages.instructions import InstructionsStage
+from presel.stages.pool import PoolStage
+from presel.stages.selection import SelectionStage
+from presel.store import Store
+from presel.strategies.base import Given, Strategy
+from presel.strategies.full import Full
+from presel.strategies.random import Random
+
+SECRET = "There are"
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Greedy(Strategy):
+    """Tries to read what it never declared."""
+
+    wanted: str
+
+    def select(self, given: Given) -> pd.DataFrame:
+        return pd.DataFrame({"id": getattr(given, self.wanted)["id"]})
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Searching(Strategy):
+    """Searches every object within its reach for the text of an instruction."""
+
+    def select(self, given: Given) -> pd.DataFrame:
+        found = [text for text in _reachable_texts(given) if SECRET in text]
+        assert not found
+        return given.pool[["id"]].head(given.budget)
+
+
+@pytest.fixture
+def pool(pool_folder: Path) -> PoolStage:
+    source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
+    return PoolStage(source, workers=0)
+
+
+def select(strategy: Strategy, pool: PoolStage, budget: float = 0.5) -> SelectionStage:
+    return SelectionStage(strategy, pool, budget, seed=0, needed={})
+
+
+def test_the_pool_holds_no_text(store: Store, pool: PoolStage) -> None:
+    assert list(store.load(pool)) == ["id", "image", "task"]
+    assert not any(SECRET.encode() in file.read_bytes() for file in store.folder(pool).iterdir())
+
+
+@pytest.mark.parametrize("wanted", ["reference", "relevance", "features", "clusters"])
+def test_an_undeclared_result_is_refused(store: Store, pool: PoolStage, wanted: str) -> None:
+    with pytest.raises(PreselError, match=f"reads '{wanted}' without declaring it"):
+        store.ensure(select(Greedy(wanted=wanted), pool))
+
+
+@pytest.mark.parametrize("wanted", ["instructions", "conversations", "source", "annotations", "store"])
+def test_there_is_no_name_to_ask_for_instructions_by(store: Store, pool: PoolStage, wanted: str) -> None:
+    with pytest.raises(AttributeError):
+        store.ensure(select(Greedy(wanted=wanted), pool))
+
+
+def test_no_instruction_is_within_a_strategys_reach(store: Store, pool: PoolStage) -> None:
+    store.ensure(select(Searching(), pool))
+
+
+def test_the_ledger_names_what_was_revealed_and_nothing_else(store: Store, pool: PoolStage) -> None:
+    stage = InstructionsStage(pool, select(Random(), pool), Annotations(), "selection")
+    records = store.load(stage)
+    ledger = pd.read_parquet(store.folder(stage) / LEDGER)
+    assert len(records) == 30
+    assert ledger["id"].tolist() == [record.id for record in records]
+    assert set(ledger["stage"]) == {"selection"}
+    assert requested_ids(store, stage) == {record.id for record in records}
+
+
+def test_the_full_pool_requests_everything(store: Store, pool: PoolStage) -> None:
+    stage = InstructionsStage(pool, select(Full(), pool), Annotations(), "selection")
+    store.ensure(stage)
+    assert len(requested_ids(store, stage)) == 60
+
+
+def test_the_ledger_is_written_before_any_text_is_handed_out(
+    tmp_path: Path, pool: PoolStage, store: Store
+) -> None:
+    ledger = tmp_path / LEDGER
+    with pytest.raises(PreselError, match="no record with id 'nobody'"):
+        Annotations().reveal(["0001", "nobody"], pool.source.files(store), ledger, "selection")
+    assert pd.read_parquet(ledger)["id"].tolist() == ["0001", "nobody"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["0001", "0001"], "chose image '0001' twice"),
+        (["nobody"], "chose 'nobody', which is not in the pool"),
+        ([f"{number:04}" for number in range(60)], "chose 60 images where the budget is 30"),
+        ([], "chose 0 images"),
+    ],
+)
+def test_a_choice_that_breaks_the_rules_is_refused(
+    store: Store, pool: PoolStage, ids: list[str], message: str
+) -> None:
+    @component(frozen=True, kw_only=True, config=STRICT)
+    class Wrong(Strategy):
+        def select(self, given: Given) -> pd.DataFrame:
+            return pd.DataFrame({"id": pd.Series(ids, dtype=str)})
+
+    with pytest.raises(PreselError, match=message):
+        store.ensure(select(Wrong(), pool))
+
+
+def _reachable_texts(start: Any) -> Iterator[str]:
+    """Every string that can be reached from an object, without going through code."""
+    seen: set[int] = set()
+    queue = [start]
+    while queue:
+        value = queue.pop()
+        if id(value) in seen or isinstance(value, type | types.ModuleType | types.FunctionType):
+            continue
+        seen.add(id(value))
+        if isinstance(value, str):
+            yield value
+        queue += gc.get_referents(value)
