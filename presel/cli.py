@@ -1,0 +1,76 @@
+"""The command line: `presel run` and its companions."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+COMMANDS = {
+    "run": "choose images, buy their instructions, tune, evaluate (Hydra; see `presel run --help`)",
+    "store": "list, verify or clean stored results",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the program `presel`.
+
+    Returns:
+        0 if all went well, 2 for a mistake the user can mend, 130 after Ctrl-C.
+    """
+    listing = "\n".join(f"  {name:<8}{purpose}" for name, purpose in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="presel",
+        description="Pre-instruction data selection: choose the images worth instructing, first.",
+        epilog=f"commands:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="its own arguments")
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    chosen = parser.parse_args(arguments[:1] or ["--help"])
+    rest = arguments[1:]
+    if chosen.command == "store":
+        from presel.store_command import store_command
+
+        return store_command(rest)
+    return _run(rest)
+
+
+def _run(overrides: list[str]) -> int:
+    _quieten()
+    from hydra import main as hydra_main
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from presel.config import register
+    from presel.errors import PreselError
+    from presel.explain import explain
+    from presel.paths import config_folder
+    from presel.run import run
+
+    register()
+    # Otherwise Hydra prints errors its own way and exits.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # A strategy of one's own may lie in the working directory, as with `python -m`.
+    sys.path.append(str(Path.cwd()))
+    sys.argv = ["presel run", *overrides]
+    try:
+        hydra_main(config_path=str(config_folder()), config_name="config", version_base="1.3")(run)()
+    except (PreselError, HydraException, OmegaConfBaseException) as error:
+        print(f"presel: error: {explain(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("presel: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _quieten() -> None:
+    """Silences what libraries say about themselves, so that what this program says stands out."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.utils\.data")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

@@ -1,0 +1,101 @@
+"""Errors of the configuration, told in one sentence with the nearest valid name."""
+
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from pydantic import ValidationError as ArgumentError
+
+from presel.paths import config_folder
+
+
+def explain(error: BaseException) -> str:
+    """Says what is wrong with the configuration, and the remedy, in one sentence.
+
+    Args:
+        error: What Hydra, OmegaConf or a component raised; any other error speaks for itself.
+    """
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, ArgumentError):
+            return _argument(link, _full_key(chain))
+        if isinstance(link, MissingConfigException):
+            return _option(link)
+        if isinstance(link, ConfigAttributeError | ConfigKeyError):
+            return _key(_full_key(chain))
+        if isinstance(link, ValidationError):
+            return f"{_full_key(chain)}: {_first_line(link)}"
+        if isinstance(link, OverrideParseException):
+            return f"cannot read the override '{link.override}' ({_first_line(link)}); write key=value"
+    if isinstance(error, InstantiationException):
+        return f"{_full_key(chain)}: {_first_line(chain[-1])}"
+    if isinstance(error, OmegaConfBaseException):
+        return f"{_full_key(chain)}: {_first_line(error)}"
+    return " ".join(str(error).split())
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _full_key(chain: Iterable[BaseException]) -> str:
+    for link in chain:
+        key = getattr(link, "full_key", None) or next(iter(re.findall(r"full_key: (\S+)", str(link))), None)
+        if key:
+            return str(key)
+    return "the configuration"
+
+
+def _argument(error: ArgumentError, group: str) -> str:
+    first = error.errors()[0]
+    key = ".".join([group, *map(str, first["loc"])])
+    if first["type"] == "unexpected_keyword_argument":
+        return _key(key)
+    given = "" if isinstance(first["input"], dict) or not first["loc"] else f" (it is {first['input']!r})"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[0].lower()}{message[1:]}{given}"
+
+
+def _option(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    options = [str(option) for option in error.options or []]
+    hint = _nearest(name, options)
+    return f"{group}={name}: there is no such option{hint}; choose one of {', '.join(options)}"
+
+
+def _key(key: str) -> str:
+    return f"there is no setting '{key}'{_nearest(key, _settings())}; `presel run --help` lists them all"
+
+
+def _settings() -> list[str]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return list(_leaves(OmegaConf.to_container(compose("config"))))
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[str]:
+    if not isinstance(node, dict):
+        yield path
+        return
+    if path:
+        yield path
+    for key, value in node.items():
+        if key not in ("_target_", "hydra"):
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    found = get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,185 @@
+"""The method from top to bottom: every step is a property, and rests on the steps above it.
+
+Nothing runs when a step is named. `Store.ensure` computes a step when its result is asked for, and
+first what it rests on: a random selection never fine-tunes a reference model.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from presel.benchmarks import Benchmarks
+from presel.data.sources import Source
+from presel.errors import PreselError
+from presel.ledger import InstructionProvider
+from presel.models.encoder import Encoder
+from presel.models.loggers import LoggerFactory
+from presel.models.lvlm import Lvlm
+from presel.models.tune import Hardware, Tune
+from presel.stages.clusters import Clustering, ClustersStage
+from presel.stages.evaluation import EvaluationStage, MostFrequentStage
+from presel.stages.features import FeaturesStage
+from presel.stages.instructions import InstructionsStage
+from presel.stages.pool import PoolStage
+from presel.stages.reference import ReferenceStage
+from presel.stages.relevance import RelevanceStage
+from presel.stages.selection import SelectionStage, images_in_budget
+from presel.stages.tuning import TuningStage
+from presel.store import Store
+from presel.strategies.base import Strategy
+from presel.strategies.full import Full
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """One run of the method.
+
+    Attributes:
+        source: The pool's source.
+        benchmark_source: The held-out benchmarks; None for a run that ends before the evaluation.
+        lvlm: The vision-language model before visual instruction tuning.
+        tuning: How it is tuned, on the reference set and on the selection.
+        encoder: Image encoder behind the clusters.
+        clustering: How the images of a task are clustered.
+        provider: Who writes instructions.
+        strategy: Who chooses images.
+        reference_share: Share of each task that is instructed first, to measure relevance on.
+        budget: Up to 1 a share of the pool, above 1 a number of images; the reference set counts.
+        seed: Decides the reference set, the selection, and the tuning.
+        relevance_batch_size: Reference samples scored at once.
+        hardware: Where models run.
+        workers: Processes that decode images and prepare batches.
+        logger: Where training metrics go.
+    """
+
+    source: Source
+    benchmark_source: Benchmarks | None
+    lvlm: Lvlm
+    tuning: Tune
+    encoder: Encoder
+    clustering: Clustering
+    provider: InstructionProvider
+    strategy: Strategy
+    reference_share: float
+    budget: float
+    seed: int
+    relevance_batch_size: int
+    hardware: Hardware
+    workers: int
+    logger: LoggerFactory
+
+    # Images without instructions.
+
+    @cached_property
+    def pool(self) -> PoolStage:
+        """The usable images, each in one task."""
+        return PoolStage(self.source, self.workers)
+
+    # Which tasks matter: instructions for a random few per cent, and a model tuned on them.
+
+    @cached_property
+    def reference(self) -> ReferenceStage:
+        """D_ref: a random few per cent of each task."""
+        return ReferenceStage(self.pool, self.reference_share, self.seed)
+
+    @cached_property
+    def reference_instructions(self) -> InstructionsStage:
+        """The only instructions paid for before selection."""
+        return InstructionsStage(self.pool, self.reference, self.provider, "reference")
+
+    @cached_property
+    def reference_model(self) -> TuningStage:
+        """The model after one epoch on the reference set."""
+        return self._tuned_on(self.reference_instructions)
+
+    @cached_property
+    def relevance(self) -> RelevanceStage:
+        """How much the question helps the answer, for each reference sample."""
+        return RelevanceStage(self.reference_model, self.reference_instructions, self.relevance_batch_size)
+
+    # Which images of a task stand for it.
+
+    @cached_property
+    def features(self) -> FeaturesStage:
+        """One vector an image."""
+        return FeaturesStage(self.pool, self.encoder, self.workers, self.hardware.accelerator)
+
+    @cached_property
+    def clusters(self) -> ClustersStage:
+        """Groups of like images in each task."""
+        return ClustersStage(self.features, self.clustering)
+
+    # Choose, buy instructions for the chosen images alone, tune, evaluate.
+
+    @cached_property
+    def selection(self) -> SelectionStage:
+        """D_S, chosen by the strategy from what it declares to need."""
+        needed = {name: getattr(self, name) for name in self.strategy.needs}
+        return SelectionStage(self.strategy, self.pool, self.budget, self.seed, needed)
+
+    @cached_property
+    def instructions(self) -> InstructionsStage:
+        """The training set."""
+        return InstructionsStage(self.pool, self.selection, self.provider, "selection")
+
+    @cached_property
+    def model(self) -> TuningStage:
+        """The final model."""
+        return self._tuned_on(self.instructions)
+
+    @cached_property
+    def benchmarks(self) -> PoolStage:
+        """The benchmarks' images, checked as the pool's are."""
+        if self.benchmark_source is None:
+            raise PreselError(
+                "there are no benchmarks to evaluate on; choose some, as in evaluation=llava_json"
+            )
+        return PoolStage(self.benchmark_source, self.workers, "benchmarks")
+
+    @cached_property
+    def evaluation(self) -> EvaluationStage:
+        """Scores of the final model."""
+        return self._evaluated(self.model, self.strategy.name)
+
+    # What the scores are held against.
+
+    @cached_property
+    def base_evaluation(self) -> EvaluationStage:
+        """Scores of the model before any tuning."""
+        return self._evaluated(None, "base")
+
+    @cached_property
+    def most_frequent(self) -> MostFrequentStage:
+        """Scores of the best constant answers."""
+        return MostFrequentStage(self.benchmarks)
+
+    @cached_property
+    def full(self) -> "Pipeline":
+        """The same run with all instructions bought: the 100 % that Rel. is a share of."""
+        return replace(self, strategy=Full())
+
+    def check(self, store: Store) -> None:
+        """Reads the pool and the benchmarks, and checks what can only be checked against them.
+
+        Raises:
+            PreselError: If anything about the pool, the benchmarks or the budget is wrong.
+        """
+        pool = store.load(self.pool)
+        if self.benchmark_source is not None:
+            store.ensure(self.benchmarks)
+        images = images_in_budget(self.budget, len(pool))
+        if "reference" in self.strategy.needs and not self.strategy.whole_pool:
+            reference = len(store.load(self.reference))
+            if reference > images:
+                raise PreselError(
+                    f"budget={self.budget:g} is {images} images, fewer than the {reference} of the reference "
+                    f"set (reference.share={self.reference_share:g} of each task); raise the one or lower "
+                    "the other"
+                )
+
+    def _tuned_on(self, instructions: InstructionsStage) -> TuningStage:
+        return TuningStage(
+            instructions, self.lvlm, self.tuning, self.hardware, self.seed, self.workers, self.logger
+        )
+
+    def _evaluated(self, model: TuningStage | None, who: str) -> EvaluationStage:
+        return EvaluationStage(self.benchmarks, self.lvlm, model, self.hardware, who)

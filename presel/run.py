@@ -1,0 +1,133 @@
+"""One run of the pipeline, and the summary of a sweep."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from presel.config import build
+from presel.console import ConsoleReporter, console
+from presel.errors import PreselError
+from presel.files import read_json, write_json
+from presel.ledger import requested_ids
+from presel.pipeline import Pipeline
+from presel.store import Store, git_commit, upstream, versions
+from presel.summary import Row, print_table, relative_score, write_csv
+
+# The steps a run can end with, and what each leaves for the user.
+STEPS = {
+    "selection": ("selection", "selection.parquet"),
+    "instructions": ("training file", "train.json"),
+    "model": ("adapter", "adapter"),
+    "evaluation": ("predictions", "predictions.parquet"),
+}
+
+
+def run(config: DictConfig) -> None:
+    """Runs one configuration and leaves `run.json`, and with an evaluation `summary.csv`, in its folder.
+
+    Raises:
+        PreselError: If the configuration or the data is not as it should be.
+    """
+    if config.until not in STEPS:
+        raise PreselError(f"until={config.until}: no such step; choose one of {', '.join(STEPS)}")
+    pipeline = build(config)
+    store = Store(Path(config.paths.store), ConsoleReporter(), config.paths.min_free_gb)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweeping:
+        console.rule(" ".join(HydraConfig.get().overrides.task), align="left")
+
+    pipeline.check(store)
+    target = getattr(pipeline, config.until)
+    store.ensure(target)
+    evaluated = config.until == "evaluation"
+    rows = _rows(pipeline, store) if evaluated else []
+    report: dict[str, Any] = {
+        "strategy": pipeline.strategy.name,
+        "overrides": list(HydraConfig.get().overrides.task),
+        "seed": config.seed,
+        "stages": {step.label: str(store.folder(step)) for step in upstream(target)},
+        "full_evaluation": str(store.folder(pipeline.full.evaluation)) if evaluated else None,
+        "rows": [asdict(row) for row in rows],
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    write_json(folder / "run.json", report)
+    if rows:
+        rows = _with_relative(rows, store.folder(pipeline.full.evaluation))
+        write_csv(folder / "summary.csv", rows)
+    if rows and not sweeping:
+        print_table(rows)
+    _print_paths(pipeline, store, config.until, folder)
+
+
+class SweepSummary(Callback):
+    """Hydra callback: one table over all jobs of a sweep, as `summary.csv` in the sweep's folder too."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Collects what the jobs left."""
+        folder = Path(config.hydra.sweep.dir)
+        files = sorted(folder.glob("*/run.json"), key=lambda file: int(file.parent.name))
+        reports = [report for report in map(read_json, files) if report["rows"]]
+        if not reports:
+            return
+        rows: dict[str, Row] = {}
+        names = _labels(reports)
+        for report, name in zip(reports, names, strict=True):
+            found = _with_relative([Row(**row) for row in report["rows"]], Path(report["full_evaluation"]))
+            for row in found[:-1]:
+                rows.setdefault(row.name, row)
+            rows[name] = replace(found[-1], name=name)
+        write_csv(folder / "summary.csv", list(rows.values()))
+        print_table(list(rows.values()))
+        console.print(f"summary of the sweep          {folder / 'summary.csv'}")
+
+
+def _rows(pipeline: Pipeline, store: Store) -> list[Row]:
+    pool_size = len(store.load(pipeline.pool))
+    tuned = Row(
+        pipeline.strategy.name,
+        store.load(pipeline.evaluation),
+        requested=len(requested_ids(store, pipeline.evaluation)) / pool_size,
+        seconds=sum(store.manifest(step)["wall_seconds"] for step in upstream(pipeline.evaluation)),
+    )
+    base = Row("base", store.load(pipeline.base_evaluation), requested=0.0)
+    return [base, Row("most frequent", store.load(pipeline.most_frequent)), tuned]
+
+
+def _with_relative(rows: list[Row], full_evaluation: Path) -> list[Row]:
+    """Fills in Rel., if the same run with all instructions is in the store."""
+    scores = full_evaluation / "scores.json"
+    if not scores.exists():
+        return rows
+    full = read_json(scores)
+    return [replace(row, relative=relative_score(row.scores, full)) for row in rows]
+
+
+def _labels(reports: list[dict[str, Any]]) -> list[str]:
+    """Names jobs by their strategy and whatever else differs between them."""
+    common = set.intersection(*(set(report["overrides"]) for report in reports))
+    return [
+        " ".join(
+            [report["strategy"]]
+            + [
+                override
+                for override in report["overrides"]
+                if override not in common and not override.startswith("strategy=")
+            ]
+        )
+        for report in reports
+    ]
+
+
+def _print_paths(pipeline: Pipeline, store: Store, until: str, folder: Path) -> None:
+    for step, (what, file) in STEPS.items():
+        console.print(f"{what:<29} {store.folder(getattr(pipeline, step)) / file}")
+        if step == until:
+            break
+    console.print(f"{'run, its config and manifest':<29} {folder}")

@@ -1,0 +1,159 @@
+"""Mistakes at the real command line: one clear error, no traceback, exit code 2, before any training."""
+
+import json
+import resource
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import TINY, Program, command, environment, on_folder, record
+
+Spoil = Callable[[Path], None]
+
+
+def rewrite(change: Callable[[list[dict[str, object]]], object]) -> Spoil:
+    """Changes the records of the annotation file."""
+
+    def spoil(folder: Path) -> None:
+        records = json.loads((folder / "pool.json").read_text())
+        change(records)
+        (folder / "pool.json").write_text(json.dumps(records))
+
+    return spoil
+
+
+def truncate(folder: Path) -> None:
+    text = (folder / "pool.json").read_text()
+    (folder / "pool.json").write_text(text[: len(text) // 2])
+
+
+def one_image_task(folder: Path) -> None:
+    rewrite(lambda records: records[0].update(task="lonely"))(folder)
+
+
+CASES: dict[str, tuple[Spoil, list[str]]] = {
+    "missing file": (lambda folder: (folder / "pool.json").unlink(), ["pool.json"]),
+    "broken JSON": (truncate, ["pool.json", "line"]),
+    "no image": (rewrite(lambda records: records[3].pop("image")), ["record 3", "image"]),
+    "unknown role": (
+        rewrite(lambda records: records[3]["conversations"][0].update({"from": "robot"})),  # type: ignore[index]
+        ["record 3", "robot"],
+    ),
+    "no answer": (
+        rewrite(lambda records: records[3].update(conversations=records[3]["conversations"][:1])),  # type: ignore[index]
+        ["record 3", "conversations"],
+    ),
+    "duplicate ids": (rewrite(lambda records: records[3].update(id="0001")), ["'0001'", "record 3"]),
+    "path out of the folder": (
+        rewrite(lambda records: records[3].update(image="../secret.png")),
+        ["record 3", "../secret.png"],
+    ),
+    "task of one image": (one_image_task, ["task 'lonely' has a single usable image"]),
+}
+
+
+def refused(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    assert result.returncode == 2, result.stdout + result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("presel: error: ")
+    for word in words:
+        assert word in last
+    assert "Traceback" not in result.stderr
+    assert "model (" not in result.stdout
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_annotation_file_is_refused(case: str, program: Program, pool_folder: Path) -> None:
+    spoil, words = CASES[case]
+    spoil(pool_folder)
+    refused(program("run", *on_folder(pool_folder)), *words)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["budget=0"], ["budget=0 buys no instruction"]),
+        (["budget=61"], ["budget=61 is above the pool's 60 images"]),
+        (["budget=2"], ["fewer than the 3 of the reference set"]),
+        (["until=report"], ["until=report: no such step"]),
+        (["pool.images=nowhere"], ["nowhere"]),
+        (["paths.min_free_gb=1e9"], ["make room or set paths.store to another disk"]),
+        (["budgett=1"], ["did you mean 'budget'?"]),
+        (["tau=none"], ["choose one of auto, fixed"]),
+        (["tune.lr=fast"], ["tune.lr"]),
+    ],
+)
+def test_a_bad_setting_is_refused(
+    overrides: list[str], words: list[str], program: Program, pool_folder: Path
+) -> None:
+    refused(program("run", *on_folder(pool_folder), *overrides), *words)
+
+
+def test_a_disk_that_fills_up_is_one_error_and_nothing_is_lost(tmp_path: Path) -> None:
+    def limit() -> None:
+        # Stands in for a full disk: no file may grow beyond 40 kB.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+
+    arguments = command("run", *TINY, "until=selection", "strategy=random")
+    full = subprocess.run(
+        arguments,
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+        check=False,
+    )
+    refused(full, "cannot write", "run the same command again")
+    again = subprocess.run(
+        arguments, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+
+
+def test_odd_images_are_read_rightly_and_broken_ones_counted(program: Program, pool_folder: Path) -> None:
+    images = pool_folder / "images"
+    Image.new("CMYK", (30, 30), (0, 255, 255, 0)).save(images / "cmyk.jpg")
+    Image.new("I;16", (30, 30), 40_000).save(images / "deep.png")
+    Image.new("RGB", (1, 1)).save(images / "dot.png")
+    (images / "empty.png").touch()
+    (images / "cut.png").write_bytes((images / "0001.png").read_bytes()[:300])
+    records = json.loads((pool_folder / "pool.json").read_text())
+    for number, name in enumerate(["cmyk.jpg", "deep.png", "dot.png", "empty.png", "cut.png", "gone.png"]):
+        records.append(record(100 + number, image=name))
+    (pool_folder / "pool.json").write_text(json.dumps(records))
+    refused(
+        program("run", *on_folder(pool_folder), "until=selection"),
+        "4 of 66 images are unusable",
+        "record '0102', dot.png: too small",
+    )
+
+
+def test_help_lists_groups_and_commands(program: Program) -> None:
+    overview = program("--help")
+    assert overview.returncode == 0
+    assert "run" in overview.stdout
+    details = program("run", "--help")
+    assert details.returncode == 0
+    for word in ("strategy: full, presel, random", "tau: auto, fixed", "budget: 0.15", "-m sweeps"):
+        assert word in details.stdout
+    unknown = program("rum")
+    assert unknown.returncode == 2
+    assert "invalid choice: 'rum'" in unknown.stderr
+
+
+def test_the_store_command_lists_verifies_and_cleans(program: Program, tmp_path: Path) -> None:
+    assert program("run", *TINY, "until=selection", "strategy=random").returncode == 0
+    store = tmp_path / "outputs" / "store"
+    assert "selection" in program("store", "list").stdout
+    assert "0 problems" in program("store", "verify").stdout
+    (store / "features" / "halfway").mkdir(parents=True)
+    found = program("store", "verify")
+    assert found.returncode == 1
+    assert "features/halfway: unfinished" in found.stdout
+    assert "1 unfinished results deleted" in program("store", "clean").stdout
+    assert not (store / "features" / "halfway").exists()
+    assert "is no folder" in program("store", "list", "--store", "nowhere").stderr

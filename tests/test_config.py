@@ -1,0 +1,129 @@
+"""The configuration: every option composes and builds; every mistake gets one clear sentence."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from presel.config import build, register
+from presel.errors import PreselError
+from presel.explain import explain
+from presel.paths import config_folder
+from presel.pipeline import Pipeline
+
+GROUPS = [
+    "pool",
+    "reference",
+    "lvlm",
+    "tune",
+    "irs",
+    "tau",
+    "encoder",
+    "cluster",
+    "neighbors",
+    "allocation",
+    "strategy",
+    "instructions",
+    "evaluation",
+    "trainer",
+    "logger",
+    "paths",
+    "executor",
+]
+# What an option leaves to the user.
+REQUIRED = {
+    "pool=llava_json": ["pool.annotations=pool.json", "pool.images=images"],
+    "lvlm=hf": ["lvlm.path=hub/model"],
+    "tau=fixed": ["tau.value=0.5"],
+    "evaluation=llava_json": ["evaluation.annotations=eval.json", "evaluation.images=images"],
+}
+
+
+@pytest.fixture(autouse=True)
+def hydra() -> Iterator[None]:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield
+
+
+def configured(*overrides: str) -> DictConfig:
+    return compose("config", overrides=list(overrides))
+
+
+def mistake(*overrides: str) -> str:
+    with pytest.raises(Exception) as caught:
+        build(configured(*overrides))
+    return explain(caught.value)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_of_every_group_builds(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRESEL_OUTPUTS", "elsewhere")
+    options = sorted(file.stem for file in (config_folder() / group).glob("*.yaml"))
+    assert options
+    for option in options:
+        choice = f"{group}={option}"
+        assert isinstance(build(configured(choice, *REQUIRED.get(choice, []))), Pipeline)
+
+
+def test_every_experiment_composes_and_opens_with_its_command() -> None:
+    for file in (config_folder() / "experiment").glob("*.yaml"):
+        first, second = file.read_text().splitlines()[:2]
+        assert first == "# @package _global_"
+        assert second.startswith(f"# presel run experiment={file.stem}")
+        configured(f"experiment={file.stem}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["tua=fixed"], "there is no setting 'tua' (did you mean 'tau'?)"),
+        (["seeed=1"], "there is no setting 'seeed' (did you mean 'seed'?)"),
+        (["tau.valeu=3"], "there is no setting 'tau.valeu' (did you mean 'tau.value'?)"),
+        (["tune.lrr=1"], "there is no setting 'tune.lrr' (did you mean 'tune.lr'?)"),
+        (["+tune.lrr=1"], "there is no setting 'tune.lrr' (did you mean 'tune.lr'?)"),
+        (
+            ["tau=fixd"],
+            "tau=fixd: there is no such option (did you mean 'fixed'?); choose one of auto, fixed",
+        ),
+        (["experiment=nope"], "experiment=nope: there is no such option; choose one of quickstart, realpool"),
+        (["budget=abc"], "budget: Value 'abc' of type 'str' could not be converted to Float"),
+        (["neighbors.k=x"], "neighbors.k: Value 'x' of type 'str' could not be converted to Integer"),
+        (["tune.lr=abc"], "tune.lr: input should be a valid number"),
+        (["tune.lr=-1"], "tune.lr: input should be greater than 0 (it is -1)"),
+        (["tune.micro_batch_size=7"], "batch_size (32) must be a multiple of micro_batch_size (7)"),
+        (["irs.score=foo"], "input should be 'ratio' or 'difference' (it is 'foo')"),
+        (["lvlm.template=foo"], "unknown template 'foo'; choose one of vicuna_v1, plain"),
+        (["lvlm=hf", "lvlm.path=/nowhere"], "no model in /nowhere: it has no config.json"),
+        (["evaluation.metric=bleu"], "unknown metric 'bleu'; choose one of exact_match, box_accuracy, cider"),
+        (["pool=llava_json"], "pool.annotations has no value; set it, as in pool.annotations=…"),
+        (["tau=fixed"], "tau.value has no value; set it, as in tau.value=…"),
+        (
+            ["experiment=realpool", "pool.annotations=a", "pool.images=b"],
+            "evaluation.annotations has no value; set it, as in evaluation.annotations=…",
+        ),
+        (["budget"], "cannot read the override 'budget'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(overrides: list[str], sentence: str) -> None:
+    told = mistake(*overrides)
+    assert sentence in told
+    assert "\n" not in told
+
+
+def test_a_run_that_ends_early_needs_no_benchmarks() -> None:
+    pool = ["pool.annotations=pool.json", "pool.images=images"]
+    pipeline = build(configured("experiment=realpool", *pool, "until=selection"))
+    assert pipeline.benchmark_source is None
+    with pytest.raises(PreselError, match="no benchmarks to evaluate on"):
+        _ = pipeline.evaluation
+
+
+def test_conf_is_found_beside_the_package() -> None:
+    assert (config_folder() / "config.yaml").exists()
+    assert config_folder().name == "conf"
+    assert Path(config_folder()).is_absolute()

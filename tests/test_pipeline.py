@@ -1,0 +1,205 @@
+"""The real command line, end to end, on small pools."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from presel.data.llava import TaskRule, read_records
+from presel.store import MANIFEST
+from tests.conftest import TINY, Program, command, environment, on_folder, stage_lines
+
+STAGES = [
+    "scenes",
+    "pool",
+    "reference",
+    "instructions",
+    "model",
+    "relevance",
+    "features",
+    "clusters",
+    "selection",
+    "evaluation",
+]
+
+
+def summary(folder: Path) -> pd.DataFrame:
+    """The scores of the last run or sweep."""
+    file = max(folder.glob("outputs/runs/*/*/summary.csv"), key=lambda path: path.stat().st_mtime)
+    return pd.read_csv(file).set_index("strategy")
+
+
+def only(folder: Path, stage: str, name: str) -> list[Path]:
+    return sorted(folder.glob(f"outputs/store/{stage}/*/{name}"))
+
+
+def test_the_quickstart_compares_strategies_and_then_reuses_everything(
+    program: Program, tmp_path: Path
+) -> None:
+    first = program("run", "experiment=quickstart", *TINY)
+    assert first.returncode == 0, first.stderr
+    table = summary(tmp_path)
+    assert list(table.index) == ["base", "most frequent", "random", "presel", "full"]
+    assert table.loc[["random", "presel", "full"], "requested"].tolist() == [0.15, 0.15, 1.0]
+    full = table.loc["full"]
+    assert pd.isna(full["relative"]) or full["relative"] == 1
+    assert "requested %" in first.stdout
+    assert "summary.csv" in first.stdout
+
+    second = program("run", "experiment=quickstart", *TINY)
+    assert second.returncode == 0
+    assert set(stage_lines(second.stdout).values()) == {"reused"}
+    pd.testing.assert_frame_equal(summary(tmp_path), table)
+
+    other_tau = program("run", "tau.value=0.01", *TINY)
+    assert other_tau.returncode == 0, other_tau.stderr
+    computed = {label for label, how in stage_lines(other_tau.stdout).items() if how == "computed"}
+    assert computed == {
+        "selection (presel)",
+        "instructions (selection)",
+        "model (selection)",
+        "evaluation (presel)",
+    }
+
+
+def test_a_sweep_shares_stages_and_ends_with_one_table(program: Program, tmp_path: Path) -> None:
+    result = program("run", "-m", "strategy=presel,random", "seed=1,2", *TINY)
+    assert result.returncode == 0, result.stderr
+    assert list(summary(tmp_path).index)[2:] == [
+        "presel seed=1",
+        "presel seed=2",
+        "random seed=1",
+        "random seed=2",
+    ]
+    for stage, times in {
+        "features": 1,
+        "clusters": 1,
+        "most_frequent": 1,
+        "relevance": 2,
+        "selection": 4,
+    }.items():
+        assert len(only(tmp_path, stage, MANIFEST)) == times
+    assert result.stdout.count("Scores (%)") == 1
+
+
+def test_neither_workers_nor_a_fresh_store_change_the_selection(program: Program, tmp_path: Path) -> None:
+    for name, workers in (("a", 0), ("b", 2)):
+        result = program(
+            "run", *TINY, "until=selection", f"executor.workers={workers}", f"paths.store={tmp_path}/{name}"
+        )
+        assert result.returncode == 0, result.stderr
+    (one,), (other,) = (list(tmp_path.glob(f"{name}/selection/*/selection.parquet")) for name in "ab")
+    assert one.parent.name == other.parent.name
+    pd.testing.assert_frame_equal(pd.read_parquet(one), pd.read_parquet(other))
+
+
+def test_a_pool_of_ones_own_ends_with_a_training_file_and_scores(program: Program, pool_folder: Path) -> None:
+    result = program("run", *on_folder(pool_folder), "budget=12")
+    assert result.returncode == 0, result.stderr
+    training_file = max(
+        only(pool_folder, "instructions", "train.json"), key=lambda path: path.stat().st_mtime
+    )
+    records = read_records(training_file, TaskRule())
+    originals = {record.id: record for record in read_records(pool_folder / "pool.json", TaskRule())}
+    assert len(records) == 12
+    assert all(originals[record.id] == record for record in records)
+    (selection,) = only(pool_folder, "selection", "selection.parquet")
+    table = pd.read_parquet(selection)
+    assert len(table) == 60
+    assert set(table.loc[table["selected"], "id"]) == {record.id for record in records}
+    assert table.loc[table["selected"], "why"].value_counts().to_dict() == {"central": 9, "reference": 3}
+    assert {"base", "most frequent", "presel"} == set(summary(pool_folder).index)
+    report = json.loads(next(pool_folder.glob("outputs/runs/*/*/run.json")).read_text())
+    assert report["versions"]["torch"]
+    assert next(pool_folder.glob("outputs/runs/*/*/.hydra/config.yaml")).exists()
+
+
+def test_broken_images_are_listed_and_put_up_with_up_to_a_share(program: Program, pool_folder: Path) -> None:
+    (pool_folder / "images" / "0007.png").write_bytes(b"no image")
+    overrides = [*on_folder(pool_folder), "strategy=random"]
+    refused = program("run", *overrides, "until=selection")
+    assert refused.returncode == 2
+    assert "1 of 60 images are unusable, more than max_rejected_share=0.01 allows" in refused.stderr
+    assert "0007.png" in refused.stderr
+    accepted = program("run", *overrides, "until=selection", "pool.max_rejected_share=0.1")
+    assert accepted.returncode == 0, accepted.stderr
+    # The benchmarks hold the same image, and a benchmark with holes is another benchmark.
+    refused = program("run", *overrides, "pool.max_rejected_share=0.1")
+    assert refused.returncode == 2
+    assert "evaluation.max_rejected_share" in refused.stderr
+    rejected = pd.concat(pd.read_parquet(file) for file in only(pool_folder, "pool", "rejected.parquet"))
+    assert set(rejected["id"]) == {"0007"}
+
+
+@pytest.mark.slow
+def test_kill_9_in_every_stage_changes_nothing(tmp_path: Path) -> None:
+    """Each attempt is killed once the next stage has begun; the last one ends like an undisturbed run."""
+    overrides = [*TINY, "tune.checkpoint_steps=1"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    done = subprocess.run(
+        command("run", *overrides), cwd=whole, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    killed = [stage for stage in STAGES if _killed_in(stage, cut, overrides)]
+    # A stage of milliseconds may be over before the signal arrives; the long ones must not be.
+    assert {"model", "evaluation"} <= set(killed)
+    done = subprocess.run(
+        command("run", *overrides), cwd=cut, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(
+        summary(cut).drop(columns="seconds"), summary(whole).drop(columns="seconds")
+    )
+    for stage, name in (
+        ("selection", "selection.parquet"),
+        ("relevance", "relevance.parquet"),
+        ("features", "features.npy"),
+        ("model", "adapter/adapter_model.safetensors"),
+    ):
+        ours, theirs = only(cut, stage, name), only(whole, stage, name)
+        assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
+
+
+def _killed_in(stage: str, folder: Path, overrides: list[str]) -> bool:
+    """Starts a run, kills it as soon as `stage` has begun, and says whether it was unfinished then."""
+    store = folder / "outputs" / "store" / stage
+    before = set(store.glob("*"))
+    run = subprocess.Popen(
+        command("run", *overrides),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while run.poll() is None:
+        begun = [path for path in set(store.glob("*")) - before if path.is_dir()]
+        if begun and any(path.is_file() for path in begun[0].rglob("*")):
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+            return not (begun[0] / MANIFEST).exists()
+        time.sleep(0.005)
+    return False
+
+
+@pytest.mark.parametrize("size", [0.05, 0.15, 40])
+def test_presel_spends_the_budget_exactly(program: Program, tmp_path: Path, size: float) -> None:
+    result = program("run", *TINY, "until=selection", f"budget={size}")
+    assert result.returncode == 0, result.stderr
+    (selection,) = only(tmp_path, "selection", "selection.parquet")
+    table = pd.read_parquet(selection)
+    assert table["selected"].sum() == (size if size > 1 else round(size * 400))
+    chosen = table[table["why"] == "central"]
+    # In each cluster the chosen ones are the most central.
+    for _, cluster in table[table["why"] != "reference"].groupby(["task", "cluster"]):
+        best = np.sort(cluster["centrality"])[::-1][: cluster["selected"].sum()]
+        assert np.allclose(np.sort(cluster.loc[cluster["selected"], "centrality"])[::-1], best)
+    assert len(chosen) == table["selected"].sum() - (table["why"] == "reference").sum()
