@@ -22,8 +22,9 @@ def allocate_tasks(
 
     Modes:
         exact: Shares proportional to the weights, capped at the sizes; the sum is exactly
-            `min(budget, sizes.sum())`, every cap holds, and no task loses an image when the budget grows.
-            The rule and its tie-break are `presel.selection.apportionment.apportion`'s. Weights of any
+            `min(budget, sizes.sum())`, every cap holds, and no task loses an image when the budget grows,
+            which largest remainder does not grant. The rule, near to largest remainder, and its tie-break
+            are `presel.selection.apportionment.apportion`'s. Weights of any
             positive sum are accepted. Tasks of weight 0 receive images, in proportion to their sizes, only
             once all others are full.
         paper: floor(w * budget) and nothing else: eq. 6 summed over a task's clusters reaches at most that.
