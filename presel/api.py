@@ -11,11 +11,12 @@ import numpy.typing as npt
 from presel.selection import (
     FeatureRows,
     allocate_tasks,
-    cluster,
+    cluster_task,
     id_order,
-    number_of_clusters,
     select_from_task,
 )
+from presel.selection.checks import check_whole
+from presel.selection.clustering import IMAGES_PER_CLUSTER
 
 Image = TypeVar("Image", bound=Hashable)
 
@@ -34,7 +35,8 @@ def select(
 
     The budget is split among tasks by weight (eq. 5 and 6), each task is clustered by k-means into one
     cluster per hundred images, and every cluster gives its most central images (eq. 7). All in mode `exact`:
-    see `presel.selection`. The order of the arguments' rows does not change the selection.
+    see `presel.selection`. Neither the order of the rows nor the names of the images change the selection,
+    except for which of several equal images is taken.
 
     Args:
         images: Ids or paths, n of them, all different.
@@ -57,15 +59,17 @@ def select(
             is zero (the image is named), the budget is no whole number from 0 to n, `k` is below 1, a task
             has no weight or a weight no images, or a weight is negative or not finite.
     """
+    # Lists, because a pandas Series would be asked by label.
+    images, tasks = list(images), list(tasks)
     n = len(images)
     if not n:
         raise ValueError("there is no image to choose from")
     if len(tasks) != n:
         raise ValueError(f"there are {len(tasks)} tasks for {n} images; one per image is needed")
-    if isinstance(budget, bool) or budget != int(budget) or not 0 <= budget <= n:
-        raise ValueError(f"the budget is {budget}; it must be a whole number from 0 to the pool's {n} images")
-    if k < 1:
-        raise ValueError(f"k is {k}; at least 1 neighbor is needed")
+    check_whole(budget, "the budget", least=0)
+    if budget > n:
+        raise ValueError(f"the budget is {budget}; there are only {n} images")
+    check_whole(k, "k")
     order = id_order(images, n)
     vectors = _features(images, features)
     if vectors.ndim != 2 or len(vectors) != n:
@@ -86,7 +90,7 @@ def select(
         rows = FeatureRows(vectors, index=members, normalise=True, ids=images)
         if not task_budget:
             continue
-        labels, _ = cluster(rows, number_of_clusters(len(members)), seed=seed)
+        labels, _ = cluster_task(rows, IMAGES_PER_CLUSTER, seed, "auto")
         picks = select_from_task(rows, labels, np.ones(len(members), dtype=np.bool_), task_budget, k=k)
         chosen.extend(images[row] for row in members[picks])
     return chosen

@@ -2,8 +2,8 @@
 
 from presel.selection.allocation import ClusterMode, TaskMode, allocate_clusters, allocate_tasks
 from presel.selection.centrality import neighbor_centrality
-from presel.selection.clustering import ClusterBackend, cluster, number_of_clusters
-from presel.selection.picking import Scope, id_order, select_from_task, task_centrality
+from presel.selection.clustering import ClusterBackend, cluster, cluster_task, number_of_clusters
+from presel.selection.picking import Scope, comparable, id_order, select_from_task, task_centrality
 from presel.selection.rows import FeatureRows
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     "allocate_clusters",
     "allocate_tasks",
     "cluster",
+    "cluster_task",
+    "comparable",
     "id_order",
     "neighbor_centrality",
     "number_of_clusters",

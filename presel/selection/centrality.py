@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from presel.selection.checks import check_whole
 from presel.selection.rows import FeatureRows, IntVector
 
 FloatVector = npt.NDArray[np.float64]
@@ -30,14 +31,8 @@ def neighbor_centrality(features: "npt.ArrayLike | FeatureRows", k: int = 5) -> 
     Raises:
         ValueError: If `k` is below 1, the shape is not (n, d), or a vector has a NaN or is zero.
     """
-    check_neighbors(k)
-    return centrality_of(FeatureRows.of(features), k)
-
-
-def check_neighbors(k: int) -> None:
-    """Refuses a k below 1."""
-    if k < 1:
-        raise ValueError(f"k is {k}; at least 1 neighbor is needed")
+    check_whole(k, "k")
+    return centrality_of(FeatureRows.of(features), int(k))
 
 
 def centrality_of(rows: FeatureRows, k: int) -> FloatVector:

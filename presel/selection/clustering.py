@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from presel.selection.backends import load, load_best
+from presel.selection.checks import check_whole
 from presel.selection.hierarchical import hierarchical, plain
 from presel.selection.kmeans import Clustering, Settings, refill_empty
 from presel.selection.rows import FeatureRows, Float32Matrix, IntVector
@@ -18,7 +19,11 @@ ClusterBackend: TypeAlias = Literal["auto", "faiss", "torch", "sklearn", "numpy"
 HIERARCHICAL_ABOVE = 1000
 
 
-def number_of_clusters(task_size: int, images_per_cluster: int = 100) -> int:
+# The paper's: C = |T| / 100.
+IMAGES_PER_CLUSTER = 100
+
+
+def number_of_clusters(task_size: int, images_per_cluster: int = IMAGES_PER_CLUSTER) -> int:
     """Sets the number of clusters of a task: C = max(1, floor(|T| / 100)).
 
     Args:
@@ -48,9 +53,9 @@ def cluster(
     """Divides vectors into clusters by k-means (Euclidean; give L2-normalised vectors to follow the paper).
 
     Every backend but `released` shares one algorithm and one contract: the result depends on the vectors,
-    their order and the seed only; no cluster is empty; the features are read in blocks and never copied as a
-    whole, so that a memory-mapped file in float32 or float16 stays on disk; the start is k-means++ mended by
-    swaps (`presel.selection.start`). Two backends agree but for rounding.
+    their order and the seed only; no cluster is empty; the features are read in blocks and copied only where
+    they take less than 32 MB in float32, so that a memory-mapped file stays on disk; the start is k-means++
+    mended by swaps (`presel.selection.start`). Two backends agree but for rounding.
 
     Backends:
         auto: `hierarchical` above 1,000 clusters, else faiss, or numpy where faiss is not installed.
@@ -86,6 +91,7 @@ def cluster(
             f"max_iterations is {max_iterations} and tolerance {tolerance}; they must be at least 1 and 0"
         )
     rows = FeatureRows.of(features, ids)
+    check_whole(n_clusters, "n_clusters")
     if not 1 <= n_clusters <= len(rows):
         raise ValueError(
             f"n_clusters is {n_clusters} for {len(rows)} vectors; it must lie between 1 and that"
@@ -99,6 +105,27 @@ def cluster(
         settings = Settings(engine, np.random.default_rng(seed), max_iterations, tolerance)
         result = method(rows, n_clusters, settings)
     return result.labels, result.centroids
+
+
+def cluster_task(
+    rows: FeatureRows, images_per_cluster: int, seed: int, backend: ClusterBackend
+) -> tuple[IntVector, Float32Matrix]:
+    """Clusters the images of a task, whatever their order and their names.
+
+    Args:
+        rows: The task's features, n vectors.
+        images_per_cluster: See `number_of_clusters`.
+        seed: See `cluster`.
+        backend: See `cluster`.
+
+    Returns:
+        Labels, shape (n,), and centroids, as `cluster` gives them for the rows in the order of their content.
+    """
+    order = rows.content_order()
+    labels = np.empty(len(rows), dtype=np.int64)
+    count = number_of_clusters(len(rows), images_per_cluster)
+    labels[order], centroids = cluster(rows.subset(order), count, seed, backend)
+    return labels, centroids
 
 
 def _released(rows: FeatureRows, n_clusters: int, seed: int) -> Clustering:

@@ -1,19 +1,23 @@
 """Choosing the images of one task."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from presel.selection.allocation import ClusterMode, allocate_clusters
-from presel.selection.centrality import FloatVector, centrality_of, check_neighbors
+from presel.selection.centrality import FloatVector, centrality_of
+from presel.selection.checks import check_whole
 from presel.selection.rows import FeatureRows, IntVector
 
 Scope: TypeAlias = Literal["cluster", "task"]
 
-# Scores nearer to each other than this are a tie: equal images differ in the last bits of their dot products.
-_TIE_DECIMALS = 9
+
+def comparable(centrality: FloatVector) -> FloatVector:
+    """Centrality rounded to nine decimals: equal images differ in the last bits of their dot products."""
+    return np.round(centrality, 9)
 
 
 def select_from_task(
@@ -46,7 +50,7 @@ def select_from_task(
 
     Returns:
         Row numbers: clusters in ascending order of label, inside a cluster by descending centrality. Scores
-        that differ by less than 1e-9 are ties.
+        are compared rounded to nine decimals, and ties go by id.
 
     Raises:
         ValueError: If lengths differ, a label is negative or not whole, `available` is not bool, an id occurs
@@ -69,7 +73,7 @@ def select_from_task(
             )
     candidates = order[free[order]]
     # Sorted by label, then centrality; candidates stand in the order of their ids, which stable sorts keep.
-    ranking = np.lexsort((-np.round(scores[candidates], _TIE_DECIMALS), position[candidates]))
+    ranking = np.lexsort((-comparable(scores[candidates]), position[candidates]))
     ranked = candidates[ranking]
     place = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts)
     return ranked[place < np.repeat(quotas, counts)]
@@ -119,14 +123,13 @@ def id_order(ids: Sequence[Any] | None, n_rows: int) -> IntVector:
         return np.arange(n_rows)
     if len(ids) != n_rows:
         raise ValueError(f"there are {len(ids)} ids for {n_rows} images; one per image is needed")
-    names = np.asarray(ids)
-    if not np.issubdtype(names.dtype, np.integer):
-        names = np.array([str(name) for name in ids])
-    order = np.argsort(names, kind="stable")
-    twice = names[order[1:]] == names[order[:-1]]
-    if twice.any():
-        raise ValueError(f"the id {names[order[int(np.argmax(twice))]]} occurs twice; ids must be unique")
-    return order
+    numbers = all(isinstance(name, int | np.integer) for name in ids)
+    names = list(ids) if numbers else [str(name) for name in ids]
+    order = sorted(range(n_rows), key=names.__getitem__)
+    for first, second in pairwise(order):
+        if names[first] == names[second]:
+            raise ValueError(f"the id {names[first]} occurs twice; ids must be unique")
+    return np.array(order, dtype=np.int64)
 
 
 def _scores(
@@ -161,7 +164,7 @@ def _checked(
     scope: Scope,
     ids: Sequence[Any] | None,
 ) -> tuple[FeatureRows, IntVector, npt.NDArray[np.bool_]]:
-    check_neighbors(k)
+    check_whole(k, "k")
     if scope not in get_args(Scope):
         raise ValueError(f"scope '{scope}' is unknown; choose one of {', '.join(get_args(Scope))}")
     rows = FeatureRows.of(features, ids)

@@ -31,11 +31,9 @@ def refine(rows: FeatureRows, current: Clustering, settings: Settings) -> Cluste
         As many clusters, none empty, of no higher inertia.
     """
     for _ in range(_ROUNDS):
-        swapped = swap(rows, current)
-        if swapped is None:
+        centroids = swap(rows, current)
+        if centroids is None:
             centroids = cluster_means(rows, current.labels, len(current.centroids))
-        else:
-            centroids = swapped.centroids
         better = _assign(rows, centroids, settings)
         before, after = (float(c.distances.sum(dtype=np.float64)) for c in (current, better))
         if after < before:

@@ -13,10 +13,12 @@ IntVector = npt.NDArray[np.int64]
 BLOCK = 8192
 # Below this, a float32 working copy is cheaper than converting or gathering the rows on every pass.
 _WORKING_COPY_BYTES = 32 * 2**20
+# Lengths whose squares, and sums of many such squares, float32 holds.
+_SHORTEST, _LONGEST = 1e-16, 1e16
 
 
 class FeatureRows:
-    """Feature vectors in float32 or float16, in memory or memory-mapped, never copied as a whole.
+    """Feature vectors of any floating point, in memory or memory-mapped; only small ones are ever copied.
 
     Blocks are converted to float32, picked by row and, if asked, L2-normalised as they are read; float32 rows
     that need none of that are passed on as views.
@@ -46,20 +48,21 @@ class FeatureRows:
             ids: Names of the rows of `features` for error messages; None for row numbers.
 
         Raises:
-            ValueError: If the array has another shape or no row, or a vector has a NaN, an infinite value or
-                length zero.
+            ValueError: If the array has another shape or no row, `index` or `ids` do not fit it, or a vector
+                has a NaN, an infinite value or length zero, or is so long or short that its square is no
+                float32.
         """
         array = features if isinstance(features, np.ndarray) else np.asarray(features)
         if array.ndim != 2 or not array.shape[0] or not array.shape[1]:
             raise ValueError(f"features have shape {array.shape}; one vector per image, (n, d), is needed")
         if not np.issubdtype(array.dtype, np.floating):
-            raise ValueError(f"features have type {array.dtype}; float16 or float32 is needed")
+            raise ValueError(f"features have type {array.dtype}; floating point is needed")
+        if ids is not None and len(ids) != len(array):
+            raise ValueError(f"there are {len(ids)} ids for {len(array)} vectors; one per vector is needed")
+        if index is not None and not (len(index) and index.min() >= 0 and index.max() < len(array)):
+            raise ValueError(f"index must name one or more of the {len(array)} rows")
         offset = 0
-        if (
-            index is not None
-            and len(index)
-            and np.array_equal(index, np.arange(index[0], index[0] + len(index)))
-        ):
+        if index is not None and np.array_equal(index, np.arange(index[0], index[0] + len(index))):
             offset = int(index[0])
             array, index = array[offset : offset + len(index)], None
         self._set(array, index, None)
@@ -119,6 +122,19 @@ class FeatureRows:
         index = positions if self._index is None else self._index[positions]
         return self.trusted(self._array, index, None if self._scale is None else self._scale[positions])
 
+    def content_order(self) -> IntVector:
+        """Sorts rows by what they hold, so that neither their order nor their names matter to what follows.
+
+        The key is the cosine to a fixed random direction; its rounding swaps next to no distinct rows. Equal
+        rows keep their order.
+        """
+        direction = np.random.default_rng(0).standard_normal(self.dimension)
+        keys = np.empty(len(self))
+        for place, block in self.blocks():
+            squares = np.einsum("ij,ij->i", block, block, dtype=np.float64)
+            keys[place] = np.einsum("ij,j->i", block, direction, dtype=np.float64) / np.sqrt(squares)
+        return np.argsort(np.round(keys, 9), kind="stable")
+
     def for_many_passes(self) -> Self:
         """Holds a small task in float32, so that passes cost no conversion; a large one stays as it is."""
         plain = self._index is None and self._scale is None and self._array.dtype == np.float32
@@ -134,13 +150,17 @@ class FeatureRows:
     def _checked_norms(self, offset: int, ids: Sequence[Any] | None) -> npt.NDArray[np.float64]:
         norms = np.empty(len(self))
         for place, block in self.blocks():
-            norms[place] = np.sqrt(np.einsum("ij,ij->i", block, block))
-        bad = ~np.isfinite(norms) | (norms == 0)
+            norms[place] = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
+        bad = ~((norms > _SHORTEST) & (norms < _LONGEST))
         if bad.any():
             first = int(np.argmax(bad))
             row = first + offset if self._index is None else int(self._index[first])
-            name = row if ids is None else ids[row]
-            what = "is all zeros" if norms[first] == 0 else "has NaN or infinite values"
+            name = row if ids is None else list(ids)[row]
+            what = f"has the length {norms[first]:g}, which float32 cannot square; scale it"
+            if norms[first] == 0:
+                what = "is all zeros"
+            elif not np.isfinite(norms[first]):
+                what = "has NaN or infinite values"
             raise ValueError(
                 f"the feature vector of row {name!r} {what} ({int(bad.sum())} such rows in all); "
                 "remove these images or compute their features again"

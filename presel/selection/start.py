@@ -53,7 +53,7 @@ def starting_centroids(rows: FeatureRows, n_clusters: int, settings: Settings) -
         swapped = swap(sketch, result)
         if swapped is None:
             break
-        result = lloyd(sketch, swapped.centroids, short)
+        result = lloyd(sketch, swapped, short)
     return cluster_means(rows, result.labels, n_clusters)
 
 

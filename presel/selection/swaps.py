@@ -5,8 +5,6 @@ groups elsewhere share one, stays where it is. Comparing what a merge costs with
 cases.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
@@ -14,20 +12,7 @@ from presel.selection.kmeans import Clustering, cluster_means, grouped
 from presel.selection.rows import FeatureRows, Float32Matrix, IntVector
 
 
-class Swapped(NamedTuple):
-    """Centroids after some have moved.
-
-    Attributes:
-        centroids: Shape (C, d).
-        labels: Where the rows belong until they are assigned again, shape (n,): those of a cluster that gave
-            its centroid away are now its partner's.
-    """
-
-    centroids: Float32Matrix
-    labels: IntVector
-
-
-def swap(points: FeatureRows, current: Clustering) -> Swapped | None:
+def swap(points: FeatureRows, current: Clustering) -> Float32Matrix | None:
     """Moves centroids from pairs that are cheap to merge to clusters that gain from a split.
 
     Args:
@@ -35,7 +20,7 @@ def swap(points: FeatureRows, current: Clustering) -> Swapped | None:
         current: Their clusters, none empty.
 
     Returns:
-        The moved centroids, or None where no move pays.
+        The centroids after some have moved, shape (C, d), or None where no move pays.
     """
     n_clusters = len(current.centroids)
     counts = np.bincount(current.labels, minlength=n_clusters).astype(np.float64)
@@ -43,7 +28,6 @@ def swap(points: FeatureRows, current: Clustering) -> Swapped | None:
     gains, halves = _split_gains(points, current.labels, centroids)
     partner, costs = _merge_costs(centroids, counts)
     moved = centroids.copy()
-    heir = np.arange(n_clusters)
     touched = np.zeros(n_clusters, dtype=np.bool_)
     splits = iter(np.argsort(-gains, kind="stable"))
     for giver in np.argsort(costs, kind="stable"):
@@ -56,9 +40,8 @@ def swap(points: FeatureRows, current: Clustering) -> Swapped | None:
             break
         moved[other] = np.average(centroids[[giver, other]], axis=0, weights=counts[[giver, other]])
         moved[giver], moved[split] = halves[split]
-        heir[giver] = other
         touched[[giver, other, split]] = True
-    return Swapped(moved, heir[current.labels]) if touched.any() else None
+    return moved if touched.any() else None
 
 
 def _merge_costs(

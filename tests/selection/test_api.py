@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import presel
@@ -42,6 +43,24 @@ def test_any_order_and_any_precision_of_rows(features: np.ndarray) -> None:
     assert len(presel.select(IMAGES, TASKS, features=features.astype(np.float16), budget=45)) == 45
 
 
+def test_names_do_not_matter(features: np.ndarray) -> None:
+    names = [f"z{(i * 37) % 900}" for i in range(900)]
+    chosen = presel.select(IMAGES, TASKS, features=features, budget=45)
+    renamed = presel.select(names, TASKS, features=features, budget=45)
+    assert {IMAGES.index(image) for image in chosen} == {names.index(name) for name in renamed}
+
+
+def test_columns_of_a_table_are_read_by_position(features: np.ndarray) -> None:
+    table = pd.DataFrame({"image": IMAGES, "task": TASKS}).iloc[::-1]
+    chosen = presel.select(table["image"], table["task"], features=features[::-1], budget=45)
+    assert chosen == presel.select(IMAGES, TASKS, features=features, budget=45)
+
+
+def test_any_hashable_is_an_id(features: np.ndarray) -> None:
+    pairs = [(i // 30, i % 30) for i in range(900)]
+    assert len(set(presel.select(pairs, TASKS, features=features, budget=45))) == 45
+
+
 def test_all_and_nothing(features: np.ndarray) -> None:
     assert presel.select(IMAGES, TASKS, features=features, budget=0) == []
     assert sorted(presel.select(IMAGES, TASKS, features=features, budget=900)) == IMAGES
@@ -58,6 +77,10 @@ def test_all_and_nothing(features: np.ndarray) -> None:
         ({"budget": 901}, "budget is 901"),
         ({"budget": -1}, "budget is -1"),
         ({"budget": 1.5}, "budget is 1.5"),
+        ({"budget": float("nan")}, "budget is nan"),
+        ({"budget": float("inf")}, "budget is inf"),
+        ({"k": 2.5}, "k is 2.5"),
+        ({"features": mixture(900, 4, 3) * np.float32(1e25)}, "which float32 cannot square"),
         ({"k": 0}, "k is 0"),
         ({"weights": {"count": 1}}, "task 'read' has images and no weight"),
         ({"weights": {"count": 1, "read": 1, "sing": 1}}, "task 'sing' has a weight and no images"),

@@ -108,7 +108,7 @@ def test_more_than_available_takes_all() -> None:
         ({"scope": "world"}, "scope 'world' is unknown"),
         ({"mode": "fair"}, "mode 'fair' is unknown"),
         ({"ids": ["a"] * 80}, "the id a occurs twice"),
-        ({"ids": ["a"]}, "1 ids for 80 images"),
+        ({"ids": ["a"]}, "1 ids for 80 vectors"),
         ({"centrality": np.full(80, np.nan)}, "centrality has shape"),
     ],
 )
