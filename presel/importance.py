@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,39 @@ def instruction_relevance(
         denominator <= 0, denominator, "loss_without_question", "eq. 3 divides by it, so it must be above 0"
     )
     return numerator / denominator
+
+
+Relevance: TypeAlias = Literal["ratio", "difference", "perplexity_ratio", "response_loss"]
+
+
+def relevance_scores(
+    loss_with_question: npt.ArrayLike, loss_without_question: npt.ArrayLike, score: Relevance = "ratio"
+) -> npt.NDArray[np.float64]:
+    """Computes the score of eq. 3 or one of its ablations; in all of them, low makes a task matter.
+
+    Args:
+        loss_with_question: As in `instruction_relevance`.
+        loss_without_question: As in `instruction_relevance`.
+        score: `ratio` is eq. 3; `difference` subtracts the losses; `perplexity_ratio` divides their
+            exponentials; `response_loss` is the loss with the question alone.
+
+    Returns:
+        Scores, shape (n,).
+
+    Raises:
+        ValueError: As in `instruction_relevance`, or if the score is unknown.
+    """
+    if score not in get_args(Relevance):
+        raise ValueError(f"score '{score}' is unknown; choose one of {', '.join(get_args(Relevance))}")
+    ratio = instruction_relevance(loss_with_question, loss_without_question)
+    with_question = np.asarray(loss_with_question, dtype=np.float64)
+    difference = with_question - np.asarray(loss_without_question, dtype=np.float64)
+    return {
+        "ratio": ratio,
+        "difference": difference,
+        "perplexity_ratio": np.exp(difference),
+        "response_loss": with_question,
+    }[score]
 
 
 def task_scores(irs: npt.ArrayLike, tasks: Sequence[Task]) -> dict[Task, float]:

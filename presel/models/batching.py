@@ -43,6 +43,25 @@ def _chunks(values: np.ndarray, size: int) -> list[np.ndarray]:
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 
+def fill_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Fills batches up to a number of tokens, padding counted.
+
+    Args:
+        lengths: Length of each sample in tokens, (n,), longest first.
+        tokens: Tokens a batch; a longer sample gets a batch of its own.
+
+    Returns:
+        Row numbers, batch by batch, in order.
+    """
+    batches: list[list[int]] = []
+    start = 0
+    while start < len(lengths):
+        size = max(1, tokens // lengths[start])
+        batches.append(list(range(start, min(start + size, len(lengths)))))
+        start += size
+    return batches
+
+
 class BatchPlan(Sampler[list[int]]):
     """The planned batches of every epoch, going on after those that are done.
 
@@ -61,7 +80,9 @@ class BatchPlan(Sampler[list[int]]):
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        """The batches still to come in this epoch."""
+        """The batches still to come in this epoch; none, where only the end of the last one was missed."""
+        if self._epoch == len(self._epochs):
+            return iter(())
         first = self._resumed_batch if self._epoch == self._resumed_epoch else 0
         return iter(self._epochs[self._epoch][first:])
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
@@ -24,6 +24,20 @@ class Example:
     conversations: Sequence[Turn]
 
 
+class Encoded(NamedTuple):
+    """A prompt as tokens; a label is `IGNORED` where no response stands.
+
+    Attributes:
+        ids: Token ids.
+        labels: As many labels.
+        truncated: Whether it was cut to the model's maximal length.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    truncated: bool
+
+
 class ConversationEncoder:
     """Encodes examples for one model.
 
@@ -35,6 +49,7 @@ class ConversationEncoder:
         processor = lvlm.load_processor()
         self._image_processor = processor.image_processor
         self.tokenizer = processor.tokenizer
+        self.image_token: int = processor.image_token_id
         self._lvlm = lvlm
         mean = self._image_processor.image_mean
         self._padding_colour = tuple(int(255 * channel) for channel in mean)
@@ -44,12 +59,10 @@ class ConversationEncoder:
         probe = processor(images=self._open(Image.new("RGB", (64, 64))), text=IMAGE_TOKEN)
         return int(sum(token == processor.image_token_id for token in probe["input_ids"][0]))
 
-    def tokens(self, conversations: Sequence[Turn], question: bool = True) -> tuple[list[int], list[int]]:
-        """Token ids and labels of a rendered conversation, cut to the model's maximal length.
+    def tokens(self, conversations: Sequence[Turn], question: bool = True) -> Encoded:
+        """Tokens of a rendered conversation, cut to the model's maximal length.
 
-        Returns:
-            Ids and labels, both of the prompt's length; a label is `IGNORED` where no response stands.
-            A token that reaches into a response counts as part of it.
+        A token that reaches into a response counts as part of it.
         """
         pieces = render(conversations, self._lvlm.template, question)
         text, spans = "", []
@@ -58,15 +71,15 @@ class ConversationEncoder:
             if supervised:
                 spans.append((len(text), len(text) + len(expanded)))
             text += expanded
-        encoding = self.tokenizer(
-            text, return_offsets_mapping=True, truncation=True, max_length=self._lvlm.max_length
-        )
-        ids: list[int] = encoding["input_ids"]
+        # Not verbose: the length is cut below.
+        encoding = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        limit = self._lvlm.max_length
+        ids: list[int] = encoding["input_ids"][:limit]
         labels = [
             token if any(start < last and end > first for first, last in spans) else IGNORED
-            for token, (start, end) in zip(ids, encoding["offset_mapping"], strict=True)
+            for token, (start, end) in zip(ids, encoding["offset_mapping"], strict=False)
         ]
-        return ids, labels
+        return Encoded(ids, labels, len(encoding["input_ids"]) > limit)
 
     def pixels(self, images: Sequence[Path]) -> Tensor:
         """Preprocessed images, (n, 3, height, width)."""
@@ -90,8 +103,8 @@ class ConversationEncoder:
     ) -> dict[str, Tensor]:
         """A padded batch: input_ids, attention_mask, labels (n, length) and pixel_values."""
         encoded = [self.tokens(example.conversations, question) for example in examples]
-        length = max(len(ids) for ids, _ in encoded)
-        rows = [_pad(ids, labels, length, self.tokenizer.pad_token_id, padding) for ids, labels in encoded]
+        length = max(len(prompt.ids) for prompt in encoded)
+        rows = [_pad(prompt, length, self.tokenizer.pad_token_id, padding) for prompt in encoded]
         input_ids, attention_mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
         return {
             "input_ids": input_ids,
@@ -101,11 +114,9 @@ class ConversationEncoder:
         }
 
 
-def _pad(
-    ids: list[int], labels: list[int], length: int, pad: int, side: str
-) -> tuple[list[int], list[int], list[int]]:
-    gap = length - len(ids)
-    row = (ids, [1] * len(ids), labels)
+def _pad(prompt: Encoded, length: int, pad: int, side: str) -> tuple[list[int], list[int], list[int]]:
+    gap = length - len(prompt.ids)
+    row = (prompt.ids, [1] * len(prompt.ids), prompt.labels)
     filler = ([pad] * gap, [0] * gap, [IGNORED] * gap)
     first, second = (filler, row) if side == "left" else (row, filler)
     return tuple(a + b for a, b in zip(first, second, strict=True))  # type: ignore[return-value]

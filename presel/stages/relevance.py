@@ -1,19 +1,27 @@
 """Stage `relevance`: both losses of every reference sample, the terms of its IRS."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 
-from presel.data.llava import Record
+from presel.console import console, progress
 from presel.errors import PreselError
 from presel.files import write_table
-from presel.shards import chunks, table_in_shards
+from presel.shards import Batches, table_in_shards
 from presel.stages.instructions import InstructionsStage
 from presel.stages.tuning import TuningStage
 from presel.store import Stage, Store
+
+
+class _Sample(NamedTuple):
+    """A reference sample by its row, and how many tokens both its prompts take together."""
+
+    row: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -25,58 +33,90 @@ class RelevanceStage(Stage[pd.DataFrame]):
     Attributes:
         model: The reference model.
         instructions: The reference set's instructions.
-        batch_size: Samples a forward pass.
+        batch_tokens: Tokens a forward pass, padding counted.
+        workers: Processes that prepare batches.
     """
 
     name: ClassVar[str] = "relevance"
+    version: ClassVar[int] = 2
 
     model: TuningStage
     instructions: InstructionsStage
-    batch_size: int = field(compare=False)
+    batch_tokens: int = field(compare=False)
+    workers: int = field(compare=False)
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Scores the reference set, two passes a batch.
+        """Scores the reference set in one pass, the longest samples first.
 
         Raises:
-            PreselError: If a sample's responses lie beyond the model's maximal length.
+            PreselError: If a sample's responses lie beyond the model's maximal length, or it does not fit
+                into memory.
         """
+        from presel.models.batching import fill_batches
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
-        from presel.models.losses import response_losses
+        from presel.models.loading import prepared
+        from presel.models.losses import Scorer, pair, pair_batch
 
         lvlm = self.model.lvlm
         encoder = ConversationEncoder(lvlm)
-        model = lvlm.load_model(store.load(self.model)).to(device_for(self.model.hardware.accelerator))
-        images = self.instructions.pool.source.files(store).images
-
-        def score(records: Sequence[Record]) -> pd.DataFrame:
-            parts = []
-            for batch in chunks(records, self.batch_size):
-                examples = [Example(images / record.image, record.conversations) for record in batch]
-                with_question, _ = response_losses(model, encoder, examples, question=True)
-                without_question, tokens = response_losses(model, encoder, examples, question=False)
-                parts.append(
-                    pd.DataFrame(
-                        {
-                            "id": [record.id for record in batch],
-                            "loss_with_question": with_question.double().numpy(),
-                            "loss_without_question": without_question.double().numpy(),
-                            "n_tokens": tokens.numpy(),
-                        }
-                    )
-                )
-            return pd.concat(parts)
-
         records = store.load(self.instructions)
-        table = table_in_shards(folder / "shards", records, "scoring the reference set", score)
+        images = self.instructions.pool.source.files(store).images
+        examples = [Example(images / record.image, record.conversations) for record in records]
+        pairs = []
+        with progress("measuring the reference set", len(examples)) as advance:
+            for example in examples:
+                encoded = pair(encoder, example)
+                pairs.append((len(encoded.ids), encoded.truncated))
+                advance(1)
+        samples = [_Sample(row, length) for row, (length, _) in enumerate(pairs)]
+        samples.sort(key=lambda sample: (-sample.length, sample.row))
+
+        def cut(shard: Sequence[_Sample]) -> Batches[_Sample]:
+            batches = fill_batches([sample.length for sample in shard], self.batch_tokens)
+            return [[shard[place] for place in batch] for batch in batches]
+
+        def score(batches: Batches[_Sample]) -> Iterator[pd.DataFrame]:
+            model = lvlm.load_model(store.load(self.model)).to(device_for(self.model.hardware.accelerator))
+            scorer = Scorer(model)
+            chosen = [[examples[sample.row] for sample in batch] for batch in batches]
+            for batch, encoded in zip(
+                batches, prepared(chosen, partial(pair_batch, encoder), self.workers), strict=True
+            ):
+                losses = scorer.losses(encoded)
+                yield pd.DataFrame(
+                    {
+                        "row": [sample.row for sample in batch],
+                        "loss_with_question": losses.with_question.double().numpy(),
+                        "loss_without_question": losses.without_question.double().numpy(),
+                        "n_tokens": losses.n_tokens.numpy(),
+                        "passes": 1 if scorer.single_pass else 2,
+                    }
+                )
+
+        scored = table_in_shards(folder / "shards", samples, "scoring the reference set", cut, score)
+        scored = scored.sort_values("row", ignore_index=True)
+        table = scored.drop(columns=["row", "passes"])
+        table.insert(0, "id", [record.id for record in records])
         unscored = table[table.isna().any(axis=1)]
         if len(unscored):
             raise PreselError(
                 f"record '{unscored['id'].iloc[0]}': none of its responses lies within lvlm.max_length="
                 f"{lvlm.max_length} tokens, so it has no relevance score; raise lvlm.max_length"
             )
+        truncated = sum(cut_off for _, cut_off in pairs)
+        if truncated:
+            console.print(
+                f"  {truncated} of {len(records)} reference samples are longer than "
+                f"lvlm.max_length={lvlm.max_length} tokens; their ends were cut off, as in training"
+            )
         write_table(folder / "relevance.parquet", table)
-        return {"samples": len(table), "tokens": int(table["n_tokens"].sum())}
+        return {
+            "samples": len(table),
+            "tokens": int(table["n_tokens"].sum()),
+            "truncated": truncated,
+            "passes": int(scored["passes"].max()),
+        }
 
     def load(self, folder: Path) -> pd.DataFrame:
         """The table of losses, one row a reference sample."""

@@ -9,8 +9,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.importance import instruction_relevance, task_scores, task_weights
-from presel.selection import FeatureRows, allocate_tasks, select_from_task, task_centrality
+from presel.importance import Relevance, relevance_scores, task_scores, task_weights
+from presel.selection import FeatureRows, allocate_tasks, comparable, select_from_task, task_centrality
 from presel.stages.features import Features
 from presel.strategies.base import Given, Strategy
 
@@ -20,7 +20,7 @@ class PreSel(Strategy):
     """Pre-instruction data selection (Safaei et al., CVPR 2025, section 3).
 
     Attributes:
-        score: `ratio` (eq. 3), or `difference`, the loss with the question minus the loss without.
+        score: `ratio` (eq. 3) or an ablation, see `presel.importance.relevance_scores`.
         tau: Temperature of the task weights (eq. 5); None for 1/sqrt(number of tasks).
         k: Neighbours behind neighbor centrality (eq. 7).
         scope: Whether neighbours are looked for in the `cluster` or in the whole `task`.
@@ -30,7 +30,7 @@ class PreSel(Strategy):
 
     needs: ClassVar[tuple[str, ...]] = ("reference", "relevance", "features", "clusters")
 
-    score: Literal["ratio", "difference"] = "ratio"
+    score: Relevance = "ratio"
     tau: Annotated[float, Field(gt=0)] | None = None
     k: Annotated[int, Field(ge=1)] = 5
     scope: Literal["cluster", "task"] = "cluster"
@@ -92,17 +92,16 @@ class PreSel(Strategy):
         )
         images["why"] = pd.Series("reference", index=images.index).where(images["reference"])
         images.loc[chosen, "why"] = "central"
-        images["rank"] = images.groupby("cluster")["centrality"].rank(method="first", ascending=False)
+        compared = pd.Series(comparable(images["centrality"].to_numpy()))
+        images["rank"] = compared.groupby(images["cluster"]).rank(method="first", ascending=False)
         return images.assign(selected=images["why"].notna())
 
     def weights(self, given: Given) -> dict[str, float]:
         """Importance of each task (eq. 3 to 5)."""
         table = given.relevance.merge(given.pool[["id", "task"]], on="id")
-        with_question, without_question = table["loss_with_question"], table["loss_without_question"]
-        if self.score == "ratio":
-            relevance = instruction_relevance(with_question.to_numpy(), without_question.to_numpy())
-        else:
-            relevance = (with_question - without_question).to_numpy()
+        relevance = relevance_scores(
+            table["loss_with_question"].to_numpy(), table["loss_without_question"].to_numpy(), self.score
+        )
         weights = task_weights(task_scores(relevance, table["task"].tolist()), self.tau)
         return dict(sorted(weights.items()))
 

@@ -1,0 +1,161 @@
+"""Both losses of a sample from one pass equal those of two plain calls of the model."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedModel
+
+from presel.data.prompts import Turn
+from presel.errors import PreselError
+from presel.importance import instruction_relevance, relevance_scores
+from presel.models.batching import fill_batches
+from presel.models.conversations import IGNORED, ConversationEncoder, Example
+from presel.models.losses import Scorer, one_pass, pair, pair_batch, two_passes
+from presel.models.lvlm import Lvlm
+
+LVLM = Lvlm(path="builtin:digit_llava", template="plain", max_length=160)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ConversationEncoder:
+    return ConversationEncoder(LVLM)
+
+
+@pytest.fixture
+def model() -> PreTrainedModel:
+    return LVLM.load_model()
+
+
+def conversation(generator: np.random.Generator) -> list[Turn]:
+    """One to three turns of one to thirty words, the image in any question; some too long for the model."""
+    turns: list[Turn] = []
+    count = int(generator.integers(1, 4))
+    shown = int(generator.integers(count)) if generator.random() < 0.2 else 0
+    for turn in range(count):
+        question, answer = (
+            " ".join(
+                generator.choice(["red", "7", "where is", "yes", "circle"], size=generator.integers(1, 31))
+            )
+            for _ in range(2)
+        )
+        prefix = "<image>\n" if turn == shown else ""
+        turns += [{"from": "human", "value": prefix + question}, {"from": "gpt", "value": answer}]
+    return turns
+
+
+@pytest.fixture
+def mixed(pool_folder: Path) -> list[Example]:
+    generator = np.random.default_rng(0)
+    return [
+        Example(pool_folder / "images" / f"{number:04}.png", conversation(generator)) for number in range(60)
+    ]
+
+
+def plain(model: PreTrainedModel, encoder: ConversationEncoder, example: Example, question: bool) -> float:
+    with torch.inference_mode():
+        return float(model(**encoder.batch([example], question)).loss)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_losses_equal_the_models_own_sample_by_sample(
+    attention: str, model: PreTrainedModel, encoder: ConversationEncoder, mixed: list[Example]
+) -> None:
+    model.set_attn_implementation(attention)
+    scorer = Scorer(model)
+    for start in range(0, 60, 15):
+        examples = mixed[start : start + 15]
+        losses = scorer.losses(pair_batch(encoder, examples))
+        for row, example in enumerate(examples):
+            assert losses.with_question[row] == pytest.approx(plain(model, encoder, example, True), abs=1e-5)
+            assert losses.without_question[row] == pytest.approx(
+                plain(model, encoder, example, False), abs=1e-5
+            )
+            labels = encoder.batch([example])["labels"]
+            assert losses.n_tokens[row] == (labels != IGNORED).sum()
+    assert scorer.single_pass
+
+
+def test_the_mixture_holds_every_odd_case(encoder: ConversationEncoder, mixed: list[Example]) -> None:
+    pairs = [pair(encoder, example) for example in mixed]
+    assert {one.shares_image for one in pairs} == {one.truncated for one in pairs} == {True, False}
+    assert {len(example.conversations) for example in mixed} == {2, 4, 6}
+
+
+@torch.inference_mode()
+def test_one_pass_and_two_agree(
+    model: PreTrainedModel, encoder: ConversationEncoder, mixed: list[Example]
+) -> None:
+    sharing = [example for example in mixed if pair(encoder, example).shares_image]
+    batch = pair_batch(encoder, sharing[:20])
+    for one, two in zip(one_pass(model, batch), two_passes(model, batch), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+
+
+def test_a_batch_too_large_for_memory_is_halved(
+    model: PreTrainedModel, encoder: ConversationEncoder, mixed: list[Example]
+) -> None:
+    batch = pair_batch(encoder, mixed[:15])
+    scorer = Scorer(model)
+    whole = scorer.losses(batch)
+    room = 4
+
+    def fill_up(_: torch.nn.Module, __: tuple[()], named: dict[str, Any]) -> None:
+        if len(named["inputs_embeds"]) > room:
+            raise torch.OutOfMemoryError
+
+    model.model.language_model.register_forward_pre_hook(fill_up, with_kwargs=True)
+    for one, other in zip(whole, scorer.losses(batch), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    room = 0
+    with pytest.raises(PreselError, match="does not fit into the device's memory"):
+        scorer.losses(batch)
+
+
+def test_a_model_that_takes_no_mask_gets_two_passes(
+    model: PreTrainedModel,
+    encoder: ConversationEncoder,
+    mixed: list[Example],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sharing = [example for example in mixed if pair(encoder, example).shares_image][:8]
+    whole = Scorer(model).losses(pair_batch(encoder, sharing))
+
+    def drop(_: torch.nn.Module, __: tuple[()], named: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        mask = named["attention_mask"]
+        return (), named | {"attention_mask": mask if mask.ndim == 2 else None}
+
+    model.model.language_model.register_forward_pre_hook(drop, with_kwargs=True)
+    scorer = Scorer(model)
+    losses = scorer.losses(pair_batch(encoder, sharing))
+    assert scorer.single_pass is False
+    assert "it takes two" in capsys.readouterr().out
+    for one, other in zip(whole, losses, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(1, 1000))
+def test_batches_are_filled_in_order_up_to_the_tokens(lengths: list[int], tokens: int) -> None:
+    lengths.sort(reverse=True)
+    batches = fill_batches(lengths, tokens)
+    assert [row for batch in batches for row in batch] == list(range(len(lengths)))
+    for batch in batches:
+        padded = len(batch) * lengths[batch[0]]
+        assert padded <= tokens or len(batch) == 1
+        assert padded + lengths[batch[0]] > tokens or batch is batches[-1]
+
+
+def test_variants_of_the_score() -> None:
+    losses = np.array([0.2, 1.0, 3.0]), np.array([0.4, 1.0, 2.0])
+    assert (relevance_scores(*losses) == instruction_relevance(*losses)).all()
+    assert relevance_scores(*losses, "difference").tolist() == pytest.approx([-0.2, 0.0, 1.0])
+    assert relevance_scores(*losses, "perplexity_ratio").tolist() == pytest.approx(
+        [np.exp(0.2) / np.exp(0.4), 1.0, np.exp(3.0) / np.exp(2.0)]
+    )
+    assert relevance_scores(*losses, "response_loss").tolist() == [0.2, 1.0, 3.0]
+    with pytest.raises(ValueError, match="score 'product' is unknown"):
+        relevance_scores(*losses, "product")  # type: ignore[arg-type]
