@@ -18,16 +18,22 @@ class LoggerFactory(Protocol):
     def create(self, folder: Path, name: str) -> "Logger":
         """A logger that writes into `folder` and calls the run `name`."""
 
+    def close(self) -> None:
+        """Ends the run that `create` began."""
+
 
 @component(frozen=True, kw_only=True, config=STRICT)
 class Csv:
-    """A file `metrics.csv` beside the adapter."""
+    """A file `metrics.csv` beside the adapter, one for each time the fine-tune was started."""
 
     def create(self, folder: Path, name: str) -> "Logger":
-        """Writes `metrics.csv` straight into the folder."""
+        """Writes `metrics/version_<n>/metrics.csv` in the folder."""
         from pytorch_lightning.loggers import CSVLogger
 
-        return CSVLogger(folder, name="", version="")
+        return CSVLogger(folder, name="metrics")
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
@@ -47,3 +53,9 @@ class Wandb:
         return WandbLogger(
             project=self.project, name=name, save_dir=folder, offline="WANDB_API_KEY" not in os.environ
         )
+
+    def close(self) -> None:
+        """Ends the run; otherwise the next fine-tune of this process would go into it."""
+        import wandb
+
+        wandb.finish()

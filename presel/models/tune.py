@@ -30,6 +30,7 @@ class Tune:
         max_grad_norm: Gradients are clipped to this norm.
         group_by_length: Whether batches hold samples of similar length.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
+        compile: Compile the model first (torch.compile): minutes at the start, faster steps on a GPU.
         checkpoint_steps: Optimizer steps between two checkpoints to resume from.
     """
 
@@ -46,6 +47,7 @@ class Tune:
     max_grad_norm: Positive = 1.0
     group_by_length: bool = True
     gradient_checkpointing: bool = field(default=False, compare=False)
+    compile: bool = field(default=False, compare=False)
     checkpoint_steps: Annotated[int, Field(gt=0)] = field(default=200, compare=False)
 
     def __post_init__(self) -> None:

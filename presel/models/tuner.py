@@ -13,19 +13,23 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
-from presel.console import console
+from presel.console import console, progress
 from presel.data.llava import Record
 from presel.errors import PreselError
+from presel.files import atomic
 from presel.models.batching import BatchPlan, plan_batches
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.hardware import precision_for
+from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
+from presel.models.throughput import Throughput
 from presel.models.tune import Hardware, Tune
 
 # Importing Lightning sets this level to INFO, on which it advertises.
@@ -58,7 +62,8 @@ class Tuner(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy over the batch's response tokens."""
-        loss: Tensor = self.model(**batch, use_cache=False).loss
+        losses, _ = token_losses(self.model, **batch)
+        loss: Tensor = losses.sum() / (batch["labels"] != IGNORED).sum()
         self.log("train/loss", loss, batch_size=len(batch["input_ids"]), prog_bar=True)
         return loss
 
@@ -73,7 +78,8 @@ class Tuner(pl.LightningModule):
             },
         ]
         optimizer = AdamW(groups, weight_decay=self._settings.weight_decay)
-        warmup = math.ceil(self._settings.warmup_share * self._steps)
+        # At least one step at the full rate: the first one of a warm-up has none.
+        warmup = min(math.ceil(self._settings.warmup_share * self._steps), self._steps - 1)
         schedule = LambdaLR(optimizer, lambda step: cosine_with_warmup(step, warmup, self._steps))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
@@ -103,7 +109,7 @@ def add_lora(model: PreTrainedModel, lvlm: Lvlm, settings: Tune) -> PeftModel:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and inside.search(name)
     ]
-    return get_peft_model(
+    tuned = get_peft_model(
         model,
         LoraConfig(
             r=settings.lora_rank,
@@ -114,6 +120,11 @@ def add_lora(model: PreTrainedModel, lvlm: Lvlm, settings: Tune) -> PeftModel:
             modules_to_save=[lvlm.projector],
         ),
     )
+    # In half precision most steps of a small learning rate would be rounded away. PEFT sees to LoRA only.
+    for weight in tuned.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return tuned
 
 
 def tune(
@@ -141,7 +152,7 @@ def tune(
         logger: Lightning logger.
 
     Returns:
-        Optimizer steps, samples and last training loss.
+        Optimizer steps, samples, last training loss, and throughput.
 
     Raises:
         PreselError: If a record has no response within the model's maximal length.
@@ -156,7 +167,11 @@ def tune(
     ]
     accumulate = settings.batch_size // settings.micro_batch_size
     steps = settings.epochs * math.ceil(len(epochs[0]) / accumulate)
-    model = add_lora(lvlm.load_model(), lvlm, settings)
+    base = lvlm.load_model()
+    throughput = Throughput(base, encoder.image_token)
+    model = add_lora(base, lvlm, settings)
+    if settings.compile:
+        model.compile(dynamic=True)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -171,14 +186,15 @@ def tune(
     trainer = pl.Trainer(
         accelerator=hardware.accelerator,
         devices=1,
-        precision=precision_for(hardware.accelerator)  # type: ignore[arg-type]
+        precision=precision_for(hardware.accelerator, lvlm.dtype)  # type: ignore[arg-type]
         if hardware.precision == "auto"
         else hardware.precision,
         max_epochs=settings.epochs,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=settings.max_grad_norm,
         logger=logger,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, steps),
+        plugins=[_Checkpoints()],
         callbacks=[
             ModelCheckpoint(
                 dirpath=last.parent,
@@ -187,6 +203,7 @@ def tune(
                 save_last=True,
                 enable_version_counter=False,
             ),
+            throughput,
             *([RichProgressBar(leave=False)] if console.is_terminal else []),
         ],
         enable_progress_bar=console.is_terminal,
@@ -202,7 +219,16 @@ def tune(
         "steps": trainer.global_step,
         "samples": len(records),
         "loss": float(loss) if loss is not None else None,
-    }
+    } | throughput.measured(trainer)
+
+
+class _Checkpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole, also where the folder for temporary files is on another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes beside the file, then renames."""
+        with atomic(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 class _Batches(Dataset[Batch]):
@@ -218,14 +244,16 @@ class _Batches(Dataset[Batch]):
 
 def _lengths(encoder: ConversationEncoder, records: Sequence[Record]) -> list[int]:
     lengths = []
-    for record in records:
-        ids, labels = encoder.tokens(record.conversations)
-        if all(label == IGNORED for label in labels):
-            raise PreselError(
-                f"record '{record.id}': none of its responses lies within the first {len(ids)} tokens; "
-                "shorten the question or raise lvlm.max_length"
-            )
-        lengths.append(len(ids))
+    with progress("measuring the training set", len(records)) as advance:
+        for record in records:
+            prompt = encoder.tokens(record.conversations)
+            if all(label == IGNORED for label in prompt.labels):
+                raise PreselError(
+                    f"record '{record.id}': none of its responses lies within the first {len(prompt.ids)} "
+                    "tokens; shorten the question or raise lvlm.max_length"
+                )
+            lengths.append(len(prompt.ids))
+            advance(1)
     return lengths
 
 

@@ -26,6 +26,7 @@ class TuningStage(Stage[Path]):
     """
 
     name: ClassVar[str] = "model"
+    version: ClassVar[int] = 2
 
     instructions: InstructionsStage
     lvlm: Lvlm
@@ -44,17 +45,20 @@ class TuningStage(Stage[Path]):
         """Tunes the model, from the last checkpoint on if there is one."""
         from presel.models.tuner import tune
 
-        return tune(
-            self.lvlm,
-            self.tune,
-            self.hardware,
-            store.load(self.instructions),
-            self.instructions.pool.source.files(store).images,
-            folder,
-            self.seed,
-            self.workers,
-            self.logger.create(folder, f"{self.label} {self.key}"),
-        )
+        try:
+            return tune(
+                self.lvlm,
+                self.tune,
+                self.hardware,
+                store.load(self.instructions),
+                self.instructions.pool.source.files(store).images,
+                folder,
+                self.seed,
+                self.workers,
+                self.logger.create(folder, f"{self.label} {self.key}"),
+            )
+        finally:
+            self.logger.close()
 
     def load(self, folder: Path) -> Path:
         """The adapter's folder."""
