@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,24 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
     """Writes an array as `.npy` without pickle, atomically."""
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
+
+
+def map_array(path: Path) -> NDArray[Any]:
+    """Maps an `.npy` file into memory, read-only.
+
+    Unlike `np.load(path, mmap_mode="r")`, the array does not carry the name of its file: whoever is handed
+    image features must not find the way to the instructions by it.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, fortran_order, dtype = read_header(file)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        order: Literal["F", "C"] = "F" if fortran_order else "C"
+        return np.ndarray(shape, dtype, buffer=mapped, offset=file.tell(), order=order)
 
 
 def sha256(path: Path) -> str:

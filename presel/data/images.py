@@ -11,11 +11,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from presel.errors import PreselError
+from presel.files import sha256
 
 # Above what cameras in wide use give (61 megapixels); at Pillow's four bytes a pixel, 320 MB in every
 # process that opens one. A file of a few kilobytes can claim far more.
@@ -38,6 +40,18 @@ _UPRIGHT = {
 
 # Images a worker takes at once: long enough to hide the hand-over, short enough for smooth progress.
 _CHUNK = 64
+
+
+class Checked(NamedTuple):
+    """What the check of an image file found.
+
+    Attributes:
+        fault: Why it cannot be used, or None.
+        content: Digest of the file's bytes, the same for copies; None where there is a fault.
+    """
+
+    fault: str | None
+    content: str | None
 
 
 class BrokenImage(PreselError):
@@ -106,8 +120,8 @@ def check_images(
     workers: int,
     min_side: int = 2,
     on_progress: Callable[[int], None] | None = None,
-) -> list[str | None]:
-    """Decodes every image and tells which cannot be used.
+) -> list[Checked]:
+    """Decodes every image, tells which cannot be used, and which are copies.
 
     Args:
         root: The image folder.
@@ -117,7 +131,7 @@ def check_images(
         on_progress: Called with the number of `images` settled since the last call.
 
     Returns:
-        For each image None if it is usable, else the reason it is not.
+        What was found of each image.
 
     Raises:
         PreselError: If there is no such folder, or a worker process dies.
@@ -127,12 +141,12 @@ def check_images(
     distinct = list(times)
     chunks = [distinct[start : start + _CHUNK] for start in range(0, len(distinct), _CHUNK)]
     check = partial(_check_chunk, Path(os.path.realpath(root)), min_side=min_side)
-    reasons: dict[str, str | None] = {}
+    checked: dict[str, Checked] = {}
     for chunk, found in zip(chunks, _map(check, chunks, workers), strict=True):
-        reasons.update(zip(chunk, found, strict=True))
+        checked.update(zip(chunk, found, strict=True))
         if on_progress is not None:
             on_progress(sum(times[image] for image in chunk))
-    return [reasons[image] for image in images]
+    return [checked[image] for image in images]
 
 
 def image_fingerprint(root: Path, images: Sequence[str]) -> str:
@@ -219,8 +233,8 @@ def _grey_16_to_8(image: Image.Image) -> Image.Image:
 
 
 def _map(
-    check: Callable[[list[str]], list[str | None]], chunks: list[list[str]], workers: int
-) -> Iterator[list[str | None]]:
+    check: Callable[[list[str]], list[Checked]], chunks: list[list[str]], workers: int
+) -> Iterator[list[Checked]]:
     """Maps in order, in this process or in others."""
     if workers == 0 or not chunks:
         yield from map(check, chunks)
@@ -236,19 +250,21 @@ def _map(
             ) from error
 
 
-def _check_chunk(root: Path, images: list[str], min_side: int) -> list[str | None]:
-    return [_fault(root, image, min_side) for image in images]
+def _check_chunk(root: Path, images: list[str], min_side: int) -> list[Checked]:
+    return [_check(root, image, min_side) for image in images]
 
 
-def _fault(root: Path, image: str, min_side: int) -> str | None:
+def _check(root: Path, image: str, min_side: int) -> Checked:
     path = Path(os.path.realpath(root / image))
     if not path.is_relative_to(root):
-        return "leaves the image folder"
+        return Checked("leaves the image folder", None)
     try:
         picture = open_image(path)
     except BrokenImage as error:
-        return error.reason
-    return f"too small: {_size(picture)}" if min(picture.size) < min_side else None
+        return Checked(error.reason, None)
+    if min(picture.size) < min_side:
+        return Checked(f"too small: {_size(picture)}", None)
+    return Checked(None, sha256(path))
 
 
 def _size(image: Image.Image) -> str:

@@ -43,6 +43,10 @@ class Source:
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     min_side: Annotated[int, Field(ge=1)] = 2
 
+    def identity(self) -> dict[str, Any]:
+        """What decides the usable images."""
+        raise NotImplementedError
+
     @property
     def stages(self) -> tuple[Stage[Any], ...]:
         """The stages that make the files, if they are made here."""
@@ -75,7 +79,10 @@ class LlavaJson(Source):
         return self._files
 
     def identity(self) -> dict[str, Any]:
-        """Content of the annotation file; names, sizes and dates of the images; the rules."""
+        """Content of the annotation file; names, sizes and dates of the images; the rules.
+
+        Not `max_rejected_share`, which decides whether a pool will do and not what it holds.
+        """
         return self._identity
 
     @cached_property
@@ -92,7 +99,7 @@ class LlavaJson(Source):
             "images": image_fingerprint(self.images, [record.image for record in records]),
             # The first matching pattern counts, so their order is part of the rule.
             "tasks": [self.task_field, list((self.task_patterns or {}).items())],
-            "limits": [self.max_rejected_share, self.min_side],
+            "min_side": self.min_side,
         }
 
 
@@ -110,6 +117,16 @@ class DigitScenes(Source):
     size: Annotated[int, Field(ge=1)]
     seed: int = 0
     _tasks: ClassVar[TaskRule] = TaskRule()
+
+    def identity(self) -> dict[str, Any]:
+        """What is drawn, and what is put up with."""
+        return {
+            "class": "DigitScenes",
+            "split": self.split,
+            "size": self.size,
+            "seed": self.seed,
+            "min_side": self.min_side,
+        }
 
     @property
     def stages(self) -> tuple[Stage[Any], ...]:

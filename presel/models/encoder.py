@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.data.images import open_image
-from presel.models.lvlm import BUILTIN, locate, model_fingerprint
+from presel.models.lvlm import BUILTIN, check_model, locate, model_fingerprint
 from presel.shards import chunks
 
 if TYPE_CHECKING:
@@ -34,10 +34,13 @@ class Encoder:
     pooling: Literal["cls", "mean"] = "cls"
     revision: str | None = None
 
-    def __post_init__(self) -> None:
-        """Checks that a local model is there."""
-        if self.path.startswith((BUILTIN, "/", ".")) and not Path(locate(self.path), "config.json").exists():
-            raise ValueError(f"no model in {locate(self.path)}: it has no config.json")
+    def check(self) -> None:
+        """Makes sure that there is such a model.
+
+        Raises:
+            PreselError: If `path` is neither a folder with a model nor a name known to the hub or its cache.
+        """
+        check_model(self.path, self.revision, "encoder")
 
     def identity(self) -> dict[str, Any]:
         """The model's content and the kind of feature."""
@@ -57,24 +60,18 @@ class Encoder:
             Features of the next batch, (n, d), not normalised.
         """
         import torch
-        from torch.utils.data import DataLoader
         from transformers import AutoImageProcessor, AutoModel
 
         from presel.models.hardware import device_for
+        from presel.models.loading import prepared
 
         name = locate(self.path)
         device = device_for(accelerator)
         processor = AutoImageProcessor.from_pretrained(name, revision=self.revision, backend="pil")
         model = AutoModel.from_pretrained(name, revision=self.revision, dtype=torch.float32)
         model = getattr(model, "vision_model", model).to(device).eval()
-        loader: DataLoader[Any] = DataLoader(
-            batches,  # type: ignore[arg-type]
-            batch_size=None,  # the items are batches already
-            num_workers=workers,
-            collate_fn=_Preprocess(processor),
-        )
         with torch.inference_mode():
-            for pixels in loader:
+            for pixels in prepared(batches, _Preprocess(processor), workers):
                 hidden: Tensor = model(pixels.to(device)).last_hidden_state
                 features = hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)
                 yield features.half().cpu().numpy()

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from presel.console import progress
-from presel.files import atomic, write_array, write_table
+from presel.files import atomic, map_array, write_array, write_table
 from presel.models.encoder import Encoder
-from presel.shards import SHARD_SIZE, chunks
+from presel.shards import chunks, compute_shards
 from presel.stages.pool import PoolStage
 from presel.store import Stage, Store
 
@@ -35,6 +34,7 @@ class FeaturesStage(Stage[Features]):
     """
 
     name: ClassVar[str] = "features"
+    version: ClassVar[int] = 2
 
     pool: PoolStage
     encoder: Encoder
@@ -42,47 +42,39 @@ class FeaturesStage(Stage[Features]):
     accelerator: str = field(compare=False)
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Encodes the images in shards, then joins the shards into one file."""
+        """Encodes the different images in shards, then joins the shards into one file."""
         pool = store.load(self.pool)
-        shards = list(chunks(self.pool.image_paths(store, pool["image"]), SHARD_SIZE))
-        files = [folder / "shards" / f"part-{number:05}.npy" for number in range(len(shards))]
-        with progress("encoding images", len(pool)) as advance:
-            missing = []
-            for shard, file in zip(shards, files, strict=True):
-                if file.exists():
-                    advance(len(shard))
-                else:
-                    missing.append((list(chunks(shard, self.encoder.batch_size)), file))
-            encoded = self.encoder.encode(
-                [batch for batches, _ in missing for batch in batches], self.workers, self.accelerator
-            )
-            for batches, file in missing:
-                rows = []
-                for batch in batches:
-                    rows.append(next(encoded))
-                    advance(len(batch))
-                write_array(file, np.concatenate(rows))
-        dimensions = _join(files, folder / "features.npy")
+        # Copies are encoded once: `rows` says which of the different images each record shows.
+        rows, contents = pd.factorize(self.pool.contents(store))
+        first = pool["image"].groupby(rows).first()
+        files = compute_shards(
+            lambda number: folder / "shards" / f"part-{number:05}.npy",
+            self.pool.image_paths(store, first),
+            "encoding images",
+            lambda shard: list(chunks(shard, self.encoder.batch_size)),
+            lambda batches: self.encoder.encode(batches, self.workers, self.accelerator),
+            lambda file, rows: write_array(file, np.concatenate(rows)),
+        )
+        dimensions = _join(files, rows, folder / "features.npy")
         write_table(folder / "ids.parquet", pool[["id"]])
-        return {"images": len(pool), "dimensions": dimensions}
+        return {"images": len(pool), "different_images": len(contents), "dimensions": dimensions}
 
     def load(self, folder: Path) -> Features:
         """The features, memory-mapped."""
-        array = np.load(folder / "features.npy", mmap_mode="r")
+        array = map_array(folder / "features.npy")
         return Features(pd.read_parquet(folder / "ids.parquet")["id"], array)
 
 
-def _join(files: list[Path], target: Path) -> int:
-    """Puts the shards into one file, one in memory at a time; returns the number of columns."""
-    shapes = [np.load(file, mmap_mode="r").shape for file in files]
-    columns = int(shapes[0][1])
+def _join(files: list[Path], rows: NDArray[np.intp], target: Path) -> int:
+    """Puts row `rows[i]` of the shards together into row i of one file; returns the number of columns."""
+    shards = [map_array(file) for file in files]
+    columns = int(shards[0].shape[1])
+    start = 0
     with atomic(target) as temporary:
-        joined = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.float16, shape=(sum(rows for rows, _ in shapes), columns)
-        )
-        start = 0
-        for file, (rows, _) in zip(files, shapes, strict=True):
-            joined[start : start + rows] = np.load(file)
-            start += rows
+        joined = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=(len(rows), columns))
+        for shard in shards:
+            wanted = np.flatnonzero((rows >= start) & (rows < start + len(shard)))
+            joined[wanted] = shard[rows[wanted] - start]
+            start += len(shard)
         joined.flush()
     return columns

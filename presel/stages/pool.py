@@ -18,8 +18,8 @@ from presel.store import Stage, Store
 class PoolStage(Stage[pd.DataFrame]):
     """The usable images of a source.
 
-    Leaves `pool.parquet` (id, image, task) and `rejected.parquet` (id, image, why). No text of any
-    instruction gets past here.
+    Leaves `pool.parquet` (id, image, task, content) and `rejected.parquet` (id, image, task, why). No text of
+    any instruction gets past here.
 
     Attributes:
         source: Where the records come from.
@@ -28,6 +28,7 @@ class PoolStage(Stage[pd.DataFrame]):
     """
 
     name: ClassVar[str] = "pool"
+    version: ClassVar[int] = 2
 
     source: Source
     workers: int = field(compare=False)
@@ -44,28 +45,40 @@ class PoolStage(Stage[pd.DataFrame]):
         return self.source.stages
 
     def compute(self, store: Store, folder: Path) -> dict[str, int]:
-        """Reads the records, checks the images.
-
-        Raises:
-            PreselError: If too many images are unusable.
-        """
+        """Reads the records, checks the images."""
         files = self.source.files(store)
         records = [(record.id, record.image, record.task) for record in files.records()]
         with progress(f"checking {len(records):,} images", len(records)) as advance:
             images = [image for _, image, _ in records]
-            reasons = check_images(files.images, images, self.workers, self.source.min_side, advance)
+            checked = check_images(files.images, images, self.workers, self.source.min_side, advance)
         table = pd.DataFrame(records, columns=["id", "image", "task"])
-        table["why"] = pd.Series(reasons, dtype=object)
-        rejected = table[table["why"].notna()]
+        table["why"] = pd.Series([one.fault for one in checked], dtype=object)
+        table["content"] = pd.Series([one.content for one in checked], dtype=object)
+        rejected = table[table["why"].notna()].drop(columns="content")
+        pool = table[table["why"].isna()].drop(columns="why").reset_index(drop=True)
         write_table(folder / "rejected.parquet", rejected)
-        self._check_rejected(rejected, len(table), folder)
-        pool = table.loc[table["why"].isna(), ["id", "image", "task"]].reset_index(drop=True)
         write_table(folder / "pool.parquet", pool)
-        return {"images": len(pool), "rejected": len(rejected), "tasks": pool["task"].nunique()}
+        return {
+            "images": len(pool),
+            "rejected": len(rejected),
+            "tasks": pool["task"].nunique(),
+            "different_images": pool["content"].nunique(),
+        }
 
     def load(self, folder: Path) -> pd.DataFrame:
-        """Table of the usable images: id, image (relative path), task."""
-        return pd.read_parquet(folder / "pool.parquet")
+        """Table of the usable images: id, image (relative path), task.
+
+        Raises:
+            PreselError: If too many images are unusable.
+        """
+        pool = pd.read_parquet(folder / "pool.parquet", columns=["id", "image", "task"])
+        rejected = pd.read_parquet(folder / "rejected.parquet")
+        self._check_rejected(rejected, len(pool) + len(rejected), folder)
+        return pool
+
+    def contents(self, store: Store) -> pd.Series:
+        """A digest of each usable image's file, in the order of the table; copies share theirs."""
+        return pd.read_parquet(store.ensure(self) / "pool.parquet", columns=["content"])["content"]
 
     def image_paths(self, store: Store, images: pd.Series) -> list[Path]:
         """Full paths of images that are named relative to the source's folder."""

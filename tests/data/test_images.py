@@ -389,7 +389,8 @@ def test_reasons_and_progress_for_any_number_of_workers(folder: Path, workers: i
     # More than one chunk, so that chunks may end in any order.
     images += [f"absent/{number}.png" for number in range(200)]
     progress: list[int] = []
-    reasons = check_images(folder, images, workers, on_progress=progress.append)
+    checked = check_images(folder, images, workers, on_progress=progress.append)
+    reasons = [one.fault for one in checked]
     assert reasons == list(EXPECTED.values()) * 2 + ["missing"] * 200
     assert sum(progress) == len(images)
     assert len(progress) > 2
@@ -397,8 +398,8 @@ def test_reasons_and_progress_for_any_number_of_workers(folder: Path, workers: i
 
 def test_smallest_side_can_be_chosen(folder: Path) -> None:
     images = ["good.png", "dot.png", "line.png"]
-    assert check_images(folder, images, 0, min_side=1) == [None, None, None]
-    assert check_images(folder, images, 0, min_side=33)[0] == "too small: 64×32 pixels"
+    assert [one.fault for one in check_images(folder, images, 0, min_side=1)] == [None, None, None]
+    assert check_images(folder, images, 0, min_side=33)[0].fault == "too small: 64×32 pixels"
 
 
 def test_no_images(folder: Path) -> None:
