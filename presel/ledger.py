@@ -18,16 +18,14 @@ LEDGER = "ledger.parquet"
 
 
 class InstructionProvider(Protocol):
-    """Whoever turns chosen images into instructions."""
+    """Whoever turns chosen images into instructions; called once they stand in the ledger."""
 
-    def reveal(self, ids: Sequence[str], files: LlavaFiles, ledger: Path, stage: str) -> list[Record]:
+    def reveal(self, ids: Sequence[str], files: LlavaFiles) -> list[Record]:
         """Gives the instructions of the named images, in that order, and of no others.
 
         Args:
             ids: The chosen images.
             files: The pool's files.
-            ledger: Where each id and the asking stage are written, before any text is handed out.
-            stage: Who asks.
         """
 
 
@@ -35,13 +33,12 @@ class InstructionProvider(Protocol):
 class Annotations:
     """Instructions that the pool's annotation file holds already."""
 
-    def reveal(self, ids: Sequence[str], files: LlavaFiles, ledger: Path, stage: str) -> list[Record]:
+    def reveal(self, ids: Sequence[str], files: LlavaFiles) -> list[Record]:
         """Looks the instructions up.
 
         Raises:
             PreselError: If the annotation file has no record of that id.
         """
-        write_table(ledger, pd.DataFrame({"id": ids, "stage": stage}))
         wanted = set(ids)
         records = {record.id: record for record in files.records() if record.id in wanted}
         missing = sorted(wanted - records.keys())
@@ -53,7 +50,25 @@ class Annotations:
         return [records[name] for name in ids]
 
 
+def request(
+    ids: Sequence[str], provider: InstructionProvider, files: LlavaFiles, ledger: Path, stage: str
+) -> list[Record]:
+    """Writes every id and the asking stage into the ledger, then asks for the instructions.
+
+    Raises:
+        PreselError: If the provider gives other instructions than those asked for.
+    """
+    write_table(ledger, pd.DataFrame({"id": ids, "stage": stage}))
+    records = provider.reveal(ids, files)
+    if [record.id for record in records] != list(ids):
+        raise PreselError(
+            f"{type(provider).__name__} gave {len(records)} instructions, not those of the {len(ids)} images "
+            "asked for, in their order"
+        )
+    return records
+
+
 def requested_ids(store: Store, stage: Stage[Any]) -> set[str]:
     """The images whose instructions were requested on the way to a stage, by the ledgers on that way."""
-    ledgers = [store.folder(step) / LEDGER for step in upstream(stage)]
-    return {name for ledger in ledgers if ledger.exists() for name in pd.read_parquet(ledger)["id"]}
+    ledgers = [store.folder(step) / LEDGER for step in upstream(stage) if step.name == "instructions"]
+    return {name for ledger in ledgers for name in pd.read_parquet(ledger)["id"]}

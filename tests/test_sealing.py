@@ -2,20 +2,24 @@
 
 import gc
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.data.sources import LlavaJson
+from presel.data.llava import Record
+from presel.data.sources import LlavaFiles, LlavaJson
 from presel.errors import PreselError
-from presel.ledger import LEDGER, Annotations, requested_ids
+from presel.ledger import LEDGER, Annotations, request, requested_ids
+from presel.models.encoder import Encoder
+from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
+from presel.stages.reference import ReferenceStage
 from presel.stages.selection import SelectionStage
 from presel.store import Store
 from presel.strategies.base import Given, Strategy
@@ -23,6 +27,7 @@ from presel.strategies.full import Full
 from presel.strategies.random import Random
 
 SECRET = "There are"
+ENCODER = Encoder(path="builtin:digit_dinov2")
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
@@ -37,12 +42,15 @@ class Greedy(Strategy):
 
 @component(frozen=True, kw_only=True, config=STRICT)
 class Searching(Strategy):
-    """Searches every object within its reach for the text of an instruction."""
+    """Searches every object within its reach for the text of an instruction, or the way to one."""
+
+    needs: ClassVar[tuple[str, ...]] = ("features", "reference")
 
     def select(self, given: Given) -> pd.DataFrame:
-        found = [text for text in _reachable_texts(given) if SECRET in text]
+        assert given.features.array.shape == (60, 128)
+        found = [text for text in _reachable_texts(given) if SECRET in text or "/store/" in text]
         assert not found
-        return given.pool[["id"]].head(given.budget)
+        return given.reference
 
 
 @pytest.fixture
@@ -73,7 +81,8 @@ def test_there_is_no_name_to_ask_for_instructions_by(store: Store, pool: PoolSta
 
 
 def test_no_instruction_is_within_a_strategys_reach(store: Store, pool: PoolStage) -> None:
-    store.ensure(select(Searching(), pool))
+    needed = {"features": FeaturesStage(pool, ENCODER, 0, "cpu"), "reference": ReferenceStage(pool, 0.05, 0)}
+    store.ensure(SelectionStage(Searching(), pool, 0.5, seed=0, needed=needed))
 
 
 def test_the_ledger_names_what_was_revealed_and_nothing_else(store: Store, pool: PoolStage) -> None:
@@ -97,8 +106,38 @@ def test_the_ledger_is_written_before_any_text_is_handed_out(
 ) -> None:
     ledger = tmp_path / LEDGER
     with pytest.raises(PreselError, match="no record with id 'nobody'"):
-        Annotations().reveal(["0001", "nobody"], pool.source.files(store), ledger, "selection")
+        request(["0001", "nobody"], Annotations(), pool.source.files(store), ledger, "selection")
     assert pd.read_parquet(ledger)["id"].tolist() == ["0001", "nobody"]
+
+
+class Generous(Annotations):
+    """Gives one instruction more than was asked for."""
+
+    def reveal(self, ids: Sequence[str], files: LlavaFiles) -> list[Record]:
+        return files.records()[: len(ids) + 1]
+
+
+def test_a_provider_gives_what_was_asked_for_and_nothing_else(
+    tmp_path: Path, pool: PoolStage, store: Store
+) -> None:
+    with pytest.raises(PreselError, match="Generous gave 2 instructions, not those of the 1 images"):
+        request(["0001"], Generous(), pool.source.files(store), tmp_path / LEDGER, "selection")
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Spendthrift(Strategy):
+    """Spends the whole budget beside the reference set."""
+
+    needs: ClassVar[tuple[str, ...]] = ("reference",)
+
+    def select(self, given: Given) -> pd.DataFrame:
+        return given.pool[~given.pool["id"].isin(given.reference["id"])][["id"]].head(given.budget)
+
+
+def test_the_reference_set_counts_in_the_budget(store: Store, pool: PoolStage) -> None:
+    stage = SelectionStage(Spendthrift(), pool, 0.5, 0, {"reference": ReferenceStage(pool, 0.05, 0)})
+    with pytest.raises(PreselError, match="chose 30 images beside the reference set, 33 in all"):
+        store.ensure(stage)
 
 
 @pytest.mark.parametrize(

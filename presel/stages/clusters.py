@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass as component
 from presel.component import STRICT
 from presel.console import progress
 from presel.files import write_array, write_table
-from presel.selection import ClusterBackend, FeatureRows, cluster, number_of_clusters
+from presel.selection import ClusterBackend, FeatureRows, cluster_task
 from presel.stages.features import FeaturesStage
 from presel.store import Stage, Store
 
@@ -44,12 +44,13 @@ class ClustersStage(Stage[pd.DataFrame]):
     """
 
     name: ClassVar[str] = "clusters"
+    version: ClassVar[int] = 2
 
     features: FeaturesStage
     clustering: Clustering
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Clusters task by task, rows in the order of their ids, so that the pool's order has no say."""
+        """Clusters task by task; neither the pool's order nor the ids' names have a say."""
         ids, array = store.load(self.features)
         pool = store.load(self.features.pool)
         rows = pd.Series(np.arange(len(ids)), index=ids)
@@ -57,12 +58,11 @@ class ClustersStage(Stage[pd.DataFrame]):
         tables = []
         with progress("clustering tasks", len(tasks)) as advance:
             for number, (task, members) in enumerate(sorted(tasks.items())):
-                count = number_of_clusters(len(members), self.clustering.images_per_cluster)
-                labels, centroids = cluster(
+                labels, centroids = cluster_task(
                     FeatureRows(array, index=rows[members].to_numpy(), normalise=True, ids=ids.tolist()),
-                    count,
-                    seed=self.clustering.seed,
-                    backend=self.clustering.backend,
+                    self.clustering.images_per_cluster,
+                    self.clustering.seed,
+                    self.clustering.backend,
                 )
                 write_array(folder / "centroids" / f"{number:03}.npy", centroids)
                 tables.append(pd.DataFrame({"id": members, "task": task, "cluster": labels}))

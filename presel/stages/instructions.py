@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from presel.data.llava import Record, TaskRule, read_records, write_records
-from presel.ledger import LEDGER, InstructionProvider
+from presel.ledger import LEDGER, InstructionProvider, request
 from presel.stages.pool import PoolStage
 from presel.store import Stage, Store
 
@@ -39,7 +39,7 @@ class InstructionsStage(Stage[list[Record]]):
         """Requests the instructions of the chosen images."""
         ids = store.load(self.chosen)["id"].tolist()
         files = self.pool.source.files(store)
-        records = self.provider.reveal(ids, files, folder / LEDGER, self.what_for)
+        records = request(ids, self.provider, files, folder / LEDGER, self.what_for)
         write_records(folder / "train.json", records)
         return {"requested": len(ids)}
 

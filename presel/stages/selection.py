@@ -15,6 +15,9 @@ from presel.stages.pool import PoolStage
 from presel.store import Stage, Store
 from presel.strategies.base import Given, Strategy
 
+# What a strategy can need that rests on the reference set's instructions.
+PAID = frozenset({"reference", "relevance"})
+
 
 @dataclass(frozen=True)
 class SelectionStage(Stage[pd.DataFrame]):
@@ -59,7 +62,8 @@ class SelectionStage(Stage[pd.DataFrame]):
         seconds = time.perf_counter() - started
         if "selected" not in choice:
             choice = choice.assign(selected=True)
-        self._check(choice.loc[choice["selected"], "id"], pool["id"], budget)
+        paid = {name for need in PAID & results.keys() for name in results[need]["id"]}
+        self._check(choice.loc[choice["selected"], "id"], pool["id"], paid, budget)
         table = pool[["id", "task"]].merge(choice.drop(columns="task", errors="ignore"), on="id", how="left")
         table["selected"] = table["selected"].eq(True)
         write_table(folder / "selection.parquet", table)
@@ -70,12 +74,18 @@ class SelectionStage(Stage[pd.DataFrame]):
         table = pd.read_parquet(folder / "selection.parquet")
         return table[table["selected"]].reset_index(drop=True)
 
-    def _check(self, chosen: pd.Series, pool: pd.Series, budget: int) -> None:
+    def _check(self, chosen: pd.Series, pool: pd.Series, paid: set[str], budget: int) -> None:
         name = type(self.strategy).__name__
         if not 1 <= len(chosen) <= budget:
             raise PreselError(
                 f"strategy {name} chose {len(chosen)} images where the budget is {budget}; "
                 "`select` must choose from 1 to `given.budget` images"
+            )
+        requested = len(paid.union(chosen))
+        if requested > budget:
+            raise PreselError(
+                f"strategy {name} chose {len(chosen)} images beside the reference set, {requested} in all, "
+                f"where the budget is {budget}; the reference set counts in it"
             )
         if chosen.duplicated().any():
             raise PreselError(f"strategy {name} chose image '{chosen[chosen.duplicated()].iloc[0]}' twice")
@@ -94,7 +104,12 @@ def images_in_budget(budget: float, pool_size: int) -> int:
     Raises:
         PreselError: If that is no image at all, or more than there are.
     """
-    images = round(budget * pool_size) if budget <= 1 else round(budget)
+    if budget > 1 and budget != int(budget):
+        raise PreselError(
+            f"budget={budget:g} is neither a share of the pool nor a whole number of images; set a share up "
+            "to 1 (0.15) or a number of images (500)"
+        )
+    images = round(budget * pool_size) if budget <= 1 else int(budget)
     if images < 1:
         raise PreselError(
             f"budget={budget:g} buys no instruction: the pool has {pool_size} images; set a share above 0 "

@@ -66,7 +66,11 @@ class Strategy(ABC):
     Attributes:
         needs: Results to be computed first, out of `reference`, `relevance`, `features`, `clusters`.
         whole_pool: Whether the strategy takes every image, whatever the budget.
+        version: Raised when the code of a strategy of this package comes to choose otherwise; one from
+            elsewhere is told apart by its module's text.
     """
+
+    version: ClassVar[int] = 1
 
     needs: ClassVar[tuple[str, ...]] = ()
     whole_pool: ClassVar[bool] = False
