@@ -1,5 +1,7 @@
 """Benchmarks: held-out records, scored by generation; one benchmark per task of the source."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -10,9 +12,23 @@ from presel.data.sources import DigitScenes, LlavaJson, Source
 from presel.metrics import METRICS
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How answers come about and are scored; see `Benchmarks` for the fields."""
+
+    metric: str
+    metrics: Mapping[str, str]
+    max_new_tokens: int
+    batch_size: int
+
+    def metric_of(self, benchmark: str) -> str:
+        """The name of a benchmark's metric."""
+        return self.metrics.get(benchmark, self.metric)
+
+
 @component(frozen=True, kw_only=True, config=STRICT)
 class Benchmarks(Source):
-    """How a source's records are scored.
+    """A source of held-out records, and how they are scored.
 
     Attributes:
         metric: Metric of every benchmark that `metrics` does not name.
@@ -35,9 +51,10 @@ class Benchmarks(Source):
             if name not in METRICS:
                 raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")
 
-    def metric_of(self, benchmark: str) -> str:
-        """The name of a benchmark's metric."""
-        return self.metrics.get(benchmark, self.metric)
+    @property
+    def scoring(self) -> Scoring:
+        """How the records are scored."""
+        return Scoring(self.metric, self.metrics, self.max_new_tokens, self.batch_size)
 
 
 @component(frozen=True, kw_only=True, config=STRICT)

@@ -61,6 +61,11 @@ def _run(overrides: list[str]) -> int:
     except (PreselError, HydraException, OmegaConfBaseException) as error:
         print(f"presel: error: {explain(error)}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"presel: error: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("presel: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130

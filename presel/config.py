@@ -1,7 +1,8 @@
 """The typed root of the configuration, and how it becomes a pipeline."""
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class Irs:
     """Group `irs`: the instruction relevance score."""
 
     score: str = MISSING
-    batch_size: int = MISSING
+    batch_tokens: int = MISSING
 
 
 @dataclass
@@ -104,7 +105,7 @@ def build(config: DictConfig) -> Pipeline:
     Group `evaluation` counts only where the run goes that far.
 
     Raises:
-        PreselError: If a required setting has no value.
+        PreselError: If a required setting has no value, or one is out of range.
     """
     evaluated = config.until == "evaluation"
     settings = OmegaConf.to_container(config, resolve=False)
@@ -114,6 +115,7 @@ def build(config: DictConfig) -> Pipeline:
         {group: value for group, value in settings.items() if group != "evaluation" or evaluated}
     ):
         raise PreselError(f"{key} has no value; set it, as in {key}=…")
+    _check_ranges(config)
 
     def make(group: str) -> Any:
         return instantiate(config[group], _convert_="all")
@@ -131,11 +133,34 @@ def build(config: DictConfig) -> Pipeline:
         reference_share=config.reference.share,
         budget=config.budget,
         seed=config.seed,
-        relevance_batch_size=config.irs.batch_size,
+        relevance_batch_tokens=config.irs.batch_tokens,
         hardware=make("trainer"),
-        workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+        workers=_cores() if workers is None else workers,
         logger=make("logger"),
     )
+
+
+# Ranges of the settings that belong to no component.
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "seed": ("a whole number of at least 0", lambda value: value >= 0),
+    "budget": ("a share up to 1, or a number of images", lambda value: 0 <= value < math.inf),
+    "reference.share": ("above 0 and below 1", lambda value: 0 < value < 1),
+    "irs.batch_tokens": ("at least 1", lambda value: value >= 1),
+    "executor.workers": ("at least 0, or null for one a core", lambda value: value is None or value >= 0),
+    "paths.min_free_gb": ("at least 0", lambda value: value >= 0),
+}
+
+
+def _check_ranges(config: DictConfig) -> None:
+    for key, (range_, holds) in _RANGES.items():
+        value = OmegaConf.select(config, key)
+        if not holds(value):
+            raise PreselError(f"{key} is {value}; it must be {range_}")
+
+
+def _cores() -> int:
+    # Only where the system tells which ones this process may use.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _missing(settings: dict[Any, Any], prefix: str = "") -> Iterator[str]:

@@ -44,7 +44,7 @@ def box_accuracy(answers: Sequence[str], references: Sequence[str]) -> Scores:
 
 
 def cider(answers: Sequence[str], references: Sequence[str]) -> Scores:
-    """CIDEr-D with one reference each, divided by 10, so that an answer equal to its reference scores 1.
+    """CIDEr-D with one reference each, divided by 10: a right answer of four words or more scores 1.
 
     Document frequencies come from the references, as in the COCO caption evaluation.
     """

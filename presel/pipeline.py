@@ -6,6 +6,7 @@ first what it rests on: a random selection never fine-tunes a reference model.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from presel.benchmarks import Benchmarks
 from presel.data.sources import Source
@@ -16,15 +17,15 @@ from presel.models.loggers import LoggerFactory
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Hardware, Tune
 from presel.stages.clusters import Clustering, ClustersStage
-from presel.stages.evaluation import EvaluationStage, MostFrequentStage
+from presel.stages.evaluation import EvaluationStage, MostFrequentStage, check_scoring
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.relevance import RelevanceStage
-from presel.stages.selection import SelectionStage, images_in_budget
+from presel.stages.selection import PAID, SelectionStage, images_in_budget
 from presel.stages.tuning import TuningStage
-from presel.store import Store
+from presel.store import Stage, Store, upstream
 from presel.strategies.base import Strategy
 from presel.strategies.full import Full
 
@@ -45,7 +46,7 @@ class Pipeline:
         reference_share: Share of each task that is instructed first, to measure relevance on.
         budget: Up to 1 a share of the pool, above 1 a number of images; the reference set counts.
         seed: Decides the reference set, the selection, and the tuning.
-        relevance_batch_size: Reference samples scored at once.
+        relevance_batch_tokens: Tokens of reference samples scored at once.
         hardware: Where models run.
         workers: Processes that decode images and prepare batches.
         logger: Where training metrics go.
@@ -62,7 +63,7 @@ class Pipeline:
     reference_share: float
     budget: float
     seed: int
-    relevance_batch_size: int
+    relevance_batch_tokens: int
     hardware: Hardware
     workers: int
     logger: LoggerFactory
@@ -94,7 +95,9 @@ class Pipeline:
     @cached_property
     def relevance(self) -> RelevanceStage:
         """How much the question helps the answer, for each reference sample."""
-        return RelevanceStage(self.reference_model, self.reference_instructions, self.relevance_batch_size)
+        return RelevanceStage(
+            self.reference_model, self.reference_instructions, self.relevance_batch_tokens, self.workers
+        )
 
     # Which images of a task stand for it.
 
@@ -114,7 +117,9 @@ class Pipeline:
     def selection(self) -> SelectionStage:
         """D_S, chosen by the strategy from what it declares to need."""
         needed = {name: getattr(self, name) for name in self.strategy.needs}
-        return SelectionStage(self.strategy, self.pool, self.budget, self.seed, needed)
+        # The budget does not count where all is taken, so that it must not make another full model.
+        budget = 1.0 if self.strategy.whole_pool else self.budget
+        return SelectionStage(self.strategy, self.pool, budget, self.seed, needed)
 
     @cached_property
     def instructions(self) -> InstructionsStage:
@@ -126,14 +131,18 @@ class Pipeline:
         """The final model."""
         return self._tuned_on(self.instructions)
 
-    @cached_property
-    def benchmarks(self) -> PoolStage:
-        """The benchmarks' images, checked as the pool's are."""
+    @property
+    def _benchmark_source(self) -> Benchmarks:
         if self.benchmark_source is None:
             raise PreselError(
                 "there are no benchmarks to evaluate on; choose some, as in evaluation=llava_json"
             )
-        return PoolStage(self.benchmark_source, self.workers, "benchmarks")
+        return self.benchmark_source
+
+    @cached_property
+    def benchmarks(self) -> PoolStage:
+        """The benchmarks' images, checked as the pool's are."""
+        return PoolStage(self._benchmark_source, self.workers, "benchmarks")
 
     @cached_property
     def evaluation(self) -> EvaluationStage:
@@ -150,24 +159,33 @@ class Pipeline:
     @cached_property
     def most_frequent(self) -> MostFrequentStage:
         """Scores of the best constant answers."""
-        return MostFrequentStage(self.benchmarks)
+        return MostFrequentStage(self.benchmarks, self._benchmark_source.scoring)
 
     @cached_property
     def full(self) -> "Pipeline":
         """The same run with all instructions bought: the 100 % that Rel. is a share of."""
         return replace(self, strategy=Full())
 
-    def check(self, store: Store) -> None:
+    def check(self, store: Store, target: Stage[Any]) -> None:
         """Reads the pool and the benchmarks, and checks what can only be checked against them.
 
+        Args:
+            store: Where they are kept.
+            target: The step that the run is to end with.
+
         Raises:
-            PreselError: If anything about the pool, the benchmarks or the budget is wrong.
+            PreselError: If anything about the models, the pool, the benchmarks or the budget is wrong.
         """
+        for step in upstream(target):
+            if isinstance(step, TuningStage | EvaluationStage):
+                step.lvlm.check()
+            if isinstance(step, FeaturesStage):
+                step.encoder.check()
         pool = store.load(self.pool)
         if self.benchmark_source is not None:
-            store.ensure(self.benchmarks)
+            check_scoring(store, self.benchmarks, self.benchmark_source.scoring)
         images = images_in_budget(self.budget, len(pool))
-        if "reference" in self.strategy.needs and not self.strategy.whole_pool:
+        if PAID.intersection(self.strategy.needs):
             reference = len(store.load(self.reference))
             if reference > images:
                 raise PreselError(
@@ -182,4 +200,12 @@ class Pipeline:
         )
 
     def _evaluated(self, model: TuningStage | None, who: str) -> EvaluationStage:
-        return EvaluationStage(self.benchmarks, self.lvlm, model, self.hardware, who)
+        return EvaluationStage(
+            self.benchmarks,
+            self._benchmark_source.scoring,
+            self.lvlm,
+            model,
+            self.hardware.accelerator,
+            who,
+            self.workers,
+        )

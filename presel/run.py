@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from presel.config import build
 from presel.console import ConsoleReporter, console
 from presel.errors import PreselError
+from presel.explain import explain
 from presel.files import read_json, write_json
 from presel.ledger import requested_ids
 from presel.pipeline import Pipeline
@@ -35,15 +38,19 @@ def run(config: DictConfig) -> None:
     """
     if config.until not in STEPS:
         raise PreselError(f"until={config.until}: no such step; choose one of {', '.join(STEPS)}")
-    pipeline = build(config)
+    try:
+        pipeline = build(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        # Told here, because a sweep's worker process hands on the message and not what lies behind it.
+        raise PreselError(explain(error)) from error
     store = Store(Path(config.paths.store), ConsoleReporter(), config.paths.min_free_gb)
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     if sweeping:
-        console.rule(" ".join(HydraConfig.get().overrides.task), align="left")
+        console.print(f"\n[bold]{' '.join(HydraConfig.get().overrides.task)}[/bold]")
 
-    pipeline.check(store)
     target = getattr(pipeline, config.until)
+    pipeline.check(store, target)
     store.ensure(target)
     evaluated = config.until == "evaluation"
     rows = _rows(pipeline, store) if evaluated else []
@@ -81,7 +88,9 @@ class SweepSummary(Callback):
         for report, name in zip(reports, names, strict=True):
             found = _with_relative([Row(**row) for row in report["rows"]], Path(report["full_evaluation"]))
             for row in found[:-1]:
-                rows.setdefault(row.name, row)
+                # The base differs between jobs that sweep over models.
+                same = rows.get(row.name, row).scores == row.scores
+                rows.setdefault(row.name if same else f"{row.name} ({name})", row)
             rows[name] = replace(found[-1], name=name)
         write_csv(folder / "summary.csv", list(rows.values()))
         print_table(list(rows.values()))

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from presel.errors import PreselError
-from presel.files import read_json, write_json
+from presel.files import read_json, sha256, write_json
 
 # A stage only ever hands results out.
 T_co = TypeVar("T_co", covariant=True)
@@ -49,15 +49,16 @@ def identity(value: Any) -> Any:
     """Reduces a stage, a component or a plain value to what decides its result, as JSON-ready data.
 
     A stage stands for its key. A dataclass stands for its class and its fields, except the fields
-    declared with `compare=False`: those say how a result is computed, not what it is. An object with
-    an `identity()` method speaks for itself.
+    declared with `compare=False`: those say how a result is computed, not what it is. A class from outside
+    this package stands for its module's text as well. An object with an `identity()` method speaks for
+    itself.
     """
     if isinstance(value, Stage):
         return {"stage": value.name, "key": value.key}
     if hasattr(value, "identity"):
         return value.identity()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"class": type(value).__qualname__} | fields_identity(value)
+        return _code(type(value)) | fields_identity(value)
     if isinstance(value, Mapping):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -67,6 +68,14 @@ def identity(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{type(value).__qualname__} cannot be part of a stage's key")
+
+
+def _code(kind: type) -> dict[str, Any]:
+    identified: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}"}
+    if kind.__module__.startswith("presel."):
+        return identified | {"version": getattr(kind, "version", 1)}
+    source = getattr(sys.modules[kind.__module__], "__file__", None)
+    return identified | ({"source": sha256(Path(source))} if source else {})
 
 
 def fields_identity(value: Any) -> dict[str, Any]:

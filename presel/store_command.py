@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from rich.table import Table
 
 from presel.console import console
@@ -77,8 +78,15 @@ def _verify(store: Path) -> int:
 
 def _clean(store: Path) -> int:
     unfinished = [folder for folder in _results(store) if not (folder / MANIFEST).exists()]
+    deleted = 0
     for folder in unfinished:
-        shutil.rmtree(folder)
+        try:
+            with FileLock(folder.with_suffix(".lock"), blocking=False):
+                shutil.rmtree(folder)
+        except Timeout:
+            console.print(f"kept {folder}, which a run is computing")
+            continue
         console.print(f"deleted {folder}")
-    console.print(f"{len(unfinished)} unfinished results deleted")
+        deleted += 1
+    console.print(f"{deleted} unfinished results deleted")
     return 0

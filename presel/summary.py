@@ -57,12 +57,13 @@ def print_table(rows: Sequence[Row]) -> None:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    benchmarks = list(rows[0].scores)
+    # In the order in which the rows name them; a sweep over benchmarks has rows without some.
+    benchmarks = list(dict.fromkeys(name for row in rows for name in row.scores))
     table.add_column("strategy", no_wrap=True)
     for name in [*benchmarks, "mean", "Rel. %", "requested %", "time"]:
         table.add_column(name, justify="right")
     for row in rows:
-        scores = [f"{100 * row.scores[name]:.1f}" for name in benchmarks]
+        scores = [_percent(row.scores.get(name)) for name in benchmarks]
         time = "–" if row.seconds is None else f"{row.seconds:.0f} s"
         table.add_row(
             row.name, *scores, f"{100 * row.mean:.1f}", _percent(row.relative), _percent(row.requested), time

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from tests.conftest import TINY, Program, command, environment, on_folder, record
@@ -84,6 +85,12 @@ def test_a_bad_annotation_file_is_refused(case: str, program: Program, pool_fold
         (["budgett=1"], ["did you mean 'budget'?"]),
         (["tau=none"], ["choose one of auto, fixed"]),
         (["tune.lr=fast"], ["tune.lr"]),
+        (["budget=30.5"], ["budget=30.5 is neither a share of the pool nor a whole number"]),
+        (["lvlm=hf", "lvlm.path=/nowhere"], ["no model in /nowhere: it has no config.json"]),
+        (["encoder.path=models/dinoo"], ["'models/dinoo' is no folder, and the hub gives no model"]),
+        (["evaluation.metrics={QA: cider}"], ["names 'QA', which is no benchmark; there are ocr, vqa"]),
+        (["evaluation.metric=box_accuracy"], ["record '0000' of benchmark 'ocr'", "holds no box"]),
+        (["pool=digit_scenes", "pool.size=5"], ["pool.size=5 leaves a task fewer than two images"]),
     ],
 )
 def test_a_bad_setting_is_refused(
@@ -156,4 +163,8 @@ def test_the_store_command_lists_verifies_and_cleans(program: Program, tmp_path:
     assert "features/halfway: unfinished" in found.stdout
     assert "1 unfinished results deleted" in program("store", "clean").stdout
     assert not (store / "features" / "halfway").exists()
+    (store / "features" / "running").mkdir()
+    with FileLock(store / "features" / "running.lock"):
+        assert "which a run is computing" in program("store", "clean").stdout
+    assert (store / "features" / "running").exists()
     assert "is no folder" in program("store", "list", "--store", "nowhere").stderr

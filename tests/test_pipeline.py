@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -135,6 +136,37 @@ def test_broken_images_are_listed_and_put_up_with_up_to_a_share(program: Program
     assert "evaluation.max_rejected_share" in refused.stderr
     rejected = pd.concat(pd.read_parquet(file) for file in only(pool_folder, "pool", "rejected.parquet"))
     assert set(rejected["id"]) == {"0007"}
+
+
+def test_copies_are_encoded_once_and_a_strategy_of_all_ignores_the_budget(
+    program: Program, pool_folder: Path
+) -> None:
+    for number in (11, 12):
+        shutil.copy(pool_folder / "images" / "0010.png", pool_folder / "images" / f"00{number}.png")
+    for budget in (6, 12):
+        result = program("run", *on_folder(pool_folder), "until=selection", f"budget={budget}")
+        assert result.returncode == 0, result.stderr
+    (folder,) = {path.parent for path in only(pool_folder, "features", MANIFEST)}
+    assert json.loads((folder / MANIFEST).read_text())["measured"]["different_images"] == 58
+    features = dict(
+        zip(pd.read_parquet(folder / "ids.parquet")["id"], np.load(folder / "features.npy"), strict=True)
+    )
+    assert len(features) == 60
+    assert (features["0010"] == features["0011"]).all()
+    assert not (features["0010"] == features["0013"]).all()
+    for budget in (6, 12):
+        arguments = (*on_folder(pool_folder), "until=selection", "strategy=full", f"budget={budget}")
+        result = program("run", *arguments)
+        assert stage_lines(result.stdout)["selection (full)"] == ("computed" if budget == 6 else "reused")
+
+
+def test_another_metric_is_another_evaluation(program: Program, pool_folder: Path) -> None:
+    for metric in ("exact_match", "cider"):
+        result = program("run", *on_folder(pool_folder), "strategy=random", f"evaluation.metric={metric}")
+        assert result.returncode == 0, result.stderr
+        lines = stage_lines(result.stdout)
+        assert lines["evaluation (random)"] == lines["most_frequent"] == "computed"
+    assert lines["benchmarks"] == lines["model (selection)"] == "reused"
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """The store: keys, reuse, resume, locks, a full disk."""
 
 import errno
+import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from presel.errors import PreselError
 from presel.files import atomic, read_json, write_json
-from presel.store import MANIFEST, Stage, Store, fields_identity, upstream
+from presel.store import MANIFEST, Stage, Store, fields_identity, identity, upstream
 from tests.conftest import SilentReporter
 
 
@@ -90,6 +92,20 @@ def test_the_key_hashes_settings_and_inputs_and_nothing_else() -> None:
     assert key != Sum({"a": Number(2)}).key
     assert key != Sum({"a": Number(1)}, offset=1).key
     assert fields_identity(Number(3)) == {"value": 3}
+
+
+def test_a_class_from_elsewhere_counts_with_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = set()
+    for name, text in (("one", "head"), ("other", "head"), ("one", "tail")):
+        (tmp_path / f"{name}.py").write_text(
+            "from dataclasses import dataclass\n@dataclass\nclass Mine:\n    size: int = 1\n"
+            f"    def select(self, table):\n        return table.{text}(self.size)\n"
+        )
+        sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        keys.add(str(identity(importlib.import_module(name).Mine())))
+    assert len(keys) == 3
 
 
 def test_upstream_lists_inputs_first_and_each_once() -> None:

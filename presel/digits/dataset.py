@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from presel.console import progress
 from presel.digits.scenes import Contents, Scenes, Split, near_duplicates, render, sample
 from presel.digits.tasks import TASKS, Task, Turns
+from presel.errors import PreselError
 from presel.files import write_json
 
 _DUPLICATE_SHARE = 1 / 3
@@ -27,13 +29,24 @@ def write_pool(folder: Path, size: int, seed: int) -> None:
         folder: Receives `images/` and, last, `annotations.json`.
         size: Pictures, over all tasks.
         seed: Decides everything.
+
+    Raises:
+        PreselError: If the size leaves a task fewer than two pictures.
     """
     generators = np.random.default_rng(seed).spawn(len(TASKS) + 1)
     skewed = Contents.zipf(generators.pop(), _SKEW)
+    sizes = _sizes(size)
+    if min(sizes) < 2:
+        raise PreselError(
+            f"pool.size={size} leaves a task fewer than two images; "
+            f"{2 / min(task.share for task in TASKS.values()):.0f} is the least"
+        )
     records: list[dict[str, object]] = []
-    for (name, task), count in zip(TASKS.items(), _sizes(size), strict=True):
-        scenes, turns = _pool_samples(generators.pop(), task, count, skewed)
-        records += _write_task(folder / "images", name, scenes, turns)
+    with progress("drawing the pool", size) as advance:
+        for (name, task), count in zip(TASKS.items(), sizes, strict=True):
+            scenes, turns = _pool_samples(generators.pop(), task, count, skewed)
+            records += _write_task(folder / "images", name, scenes, turns)
+            advance(count)
     write_json(folder / "annotations.json", records)
 
 
@@ -47,9 +60,11 @@ def write_benchmarks(folder: Path, size: int, seed: int) -> None:
     """
     generators = np.random.default_rng([seed, 1]).spawn(len(TASKS))
     records: list[dict[str, object]] = []
-    for name, task in TASKS.items():
-        scenes, turns = _eval_samples(generators.pop(), task, size, Contents.zipf(None, 0.0))
-        records += _write_task(folder / "images", name, scenes, turns)
+    with progress("drawing the benchmarks", size * len(TASKS)) as advance:
+        for name, task in TASKS.items():
+            scenes, turns = _eval_samples(generators.pop(), task, size, Contents.zipf(None, 0.0))
+            records += _write_task(folder / "images", name, scenes, turns)
+            advance(size)
     write_json(folder / "annotations.json", records)
 
 

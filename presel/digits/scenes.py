@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 
 from presel.digits.glyphs import GLYPHS, SHAPES, STENCIL, stencils
 
+# One word each, as on a map: a small language model looks one word up much sooner than two.
 CELLS = (
-    "top left",
-    "top center",
-    "top right",
-    "middle left",
+    "northwest",
+    "north",
+    "northeast",
+    "west",
     "center",
-    "middle right",
-    "bottom left",
-    "bottom center",
-    "bottom right",
+    "east",
+    "southwest",
+    "south",
+    "southeast",
 )
 COLORS = ("red", "green", "blue", "yellow", "purple", "white")
 TINTS = ("black", "gray", "navy", "brown", "teal")

@@ -1,41 +1,46 @@
 """Answers by greedy generation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from presel.models.conversations import ConversationEncoder, Example
 
 
+def prompt_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Conversations that end with a question, padded on the left, so that answers follow at once."""
+    batch = encoder.batch(examples, padding="left")
+    del batch["labels"]
+    return batch
+
+
 @torch.inference_mode()
 def generate_answers(
-    model: PreTrainedModel, encoder: ConversationEncoder, examples: Sequence[Example], max_new_tokens: int
+    model: PreTrainedModel, encoder: ConversationEncoder, batch: Mapping[str, Tensor], max_new_tokens: int
 ) -> list[str]:
-    """Greedy answers to the last question of each example.
+    """Greedy answers to the last question of each conversation.
 
     Args:
         model: The model, in eval mode.
         encoder: Its encoder.
-        examples: One batch of conversations that end with a question.
+        batch: The result of `prompt_batch`.
         max_new_tokens: Length at which an answer is cut.
 
     Returns:
-        One text an example, without special tokens and surrounding space.
+        One text a conversation, without special tokens and surrounding space.
     """
-    batch = encoder.batch(examples, padding="left")
-    del batch["labels"]
-    prompt_length = batch["input_ids"].shape[1]
-    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     tokenizer = encoder.tokenizer
     output = model.generate(
-        **batch,
+        **inputs,
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    answers = tokenizer.batch_decode(output[:, prompt_length:], skip_special_tokens=True)
+    answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [answer.strip() for answer in answers]

@@ -21,10 +21,32 @@ _HASHED_WHOLE_BELOW_BYTES = 64 * 2**20
 
 
 def locate(path: str) -> str:
-    """Turns `builtin:NAME` into the folder of a model that comes with the package."""
+    """Turns `builtin:NAME` into the folder of a model that comes with the package, and `~` into home."""
     if not path.startswith(BUILTIN):
-        return path
+        return str(Path(path).expanduser()) if path.startswith("~") else path
     return str(files("presel") / "assets" / path.removeprefix(BUILTIN))
+
+
+def check_model(path: str, revision: str | None, group: str) -> None:
+    """Makes sure that a model's configuration can be read.
+
+    Raises:
+        PreselError: If it cannot.
+    """
+    folder = Path(locate(path))
+    if (folder / "config.json").exists():
+        return
+    if folder.exists() or path.startswith((BUILTIN, "/", ".")):
+        raise PreselError(f"{group}.path: no model in {folder}: it has no config.json; name a model's folder")
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise PreselError(
+            f"{group}.path: '{path}' is no folder, and the hub gives no model of that name "
+            f"({str(error).splitlines()[0]}); check the path or the name"
+        ) from error
 
 
 def model_fingerprint(path: str, revision: str | None) -> str:
@@ -38,7 +60,7 @@ def model_fingerprint(path: str, revision: str | None) -> str:
         return f"{path}@{revision}"
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in {".json", ".safetensors", ".model", ".txt", ".jinja"}:
+        if file.suffix in {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}:
             status = file.stat()
             whole = status.st_size < _HASHED_WHOLE_BELOW_BYTES
             content = sha256(file) if whole else f"{status.st_size} {status.st_mtime_ns}"
@@ -74,8 +96,14 @@ class Lvlm:
         """Checks what its type cannot say."""
         if self.template not in TEMPLATES:
             raise ValueError(f"unknown template {self.template!r}; choose one of {', '.join(TEMPLATES)}")
-        if self.path.startswith((BUILTIN, "/", ".")) and not Path(locate(self.path), "config.json").exists():
-            raise ValueError(f"no model in {locate(self.path)}: it has no config.json")
+
+    def check(self) -> None:
+        """Makes sure that there is such a model.
+
+        Raises:
+            PreselError: If `path` is neither a folder with a model nor a name known to the hub or its cache.
+        """
+        check_model(self.path, self.revision, "lvlm")
 
     def identity(self) -> dict[str, Any]:
         """The model's content and how it is used; not where it lies."""
@@ -83,6 +111,8 @@ class Lvlm:
             "model": model_fingerprint(self.path, self.revision),
             "template": self.template,
             "max_length": self.max_length,
+            "language_model": self.language_model,
+            "projector": self.projector,
             "pad_to_square": self.pad_to_square,
             "dtype": self.dtype,
         }

@@ -1,21 +1,22 @@
 """Stage `evaluation`: a model's generated answers on the benchmarks, and their scores."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 
-from presel.benchmarks import Benchmarks
+from presel.benchmarks import Scoring
 from presel.data.llava import Record
-from presel.data.prompts import Turn
+from presel.data.prompts import IMAGE_TOKEN, Turn
+from presel.errors import PreselError
 from presel.files import read_json, write_json, write_table
 from presel.metrics import METRICS
 from presel.models.lvlm import Lvlm
-from presel.models.tune import Hardware
-from presel.shards import chunks, table_in_shards
+from presel.shards import Batches, chunks, table_in_shards
 from presel.stages.pool import PoolStage
 from presel.stages.tuning import TuningStage
 from presel.store import Stage, Store
@@ -43,18 +44,25 @@ class Question(NamedTuple):
         return self.record.conversations[: self.turn]
 
     @property
+    def shows_image(self) -> bool:
+        """Whether the image came up in the prompt."""
+        return any(IMAGE_TOKEN in turn["value"] for turn in self.prompt)
+
+    @property
     def reference(self) -> str:
         """The right answer."""
         return self.record.conversations[self.turn]["value"]
 
 
-def questions(records: Sequence[Record]) -> list[Question]:
-    """Every answer that a benchmark's records ask for, prompts of like length side by side."""
+def questions(store: Store, benchmarks: PoolStage) -> list[Question]:
+    """Every answer that the usable records ask for once the image was shown, by the length of the prompt."""
+    usable = set(store.load(benchmarks)["id"])
     found = [
-        Question(record, turn)
-        for record in records
+        question
+        for record in benchmarks.source.files(store).records()
+        if record.id in usable
         for turn, said in enumerate(record.conversations)
-        if said["from"] == "gpt"
+        if said["from"] == "gpt" and (question := Question(record, turn)).shows_image
     ]
     return sorted(found, key=lambda question: sum(len(turn["value"]) for turn in question.prompt))
 
@@ -65,19 +73,23 @@ class EvaluationStage(Stage[Scores]):
 
     Attributes:
         benchmarks: The checked images of the benchmarks.
+        scoring: How answers are scored.
         lvlm: The base model.
         tuned: The adapter to put on it; None evaluates the base itself.
-        hardware: Where.
+        accelerator: Where.
         who: The model's name, for the stage line.
+        workers: Processes that prepare batches.
     """
 
     name: ClassVar[str] = "evaluation"
 
     benchmarks: PoolStage
+    scoring: Scoring
     lvlm: Lvlm
     tuned: TuningStage | None
-    hardware: Hardware
+    accelerator: str = field(compare=False)
     who: str = field(compare=False)
+    workers: int = field(compare=False)
 
     @property
     def label(self) -> str:
@@ -87,26 +99,36 @@ class EvaluationStage(Stage[Scores]):
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Answers and scores."""
         from presel.models.conversations import ConversationEncoder, Example
-        from presel.models.generation import generate_answers
+        from presel.models.generation import generate_answers, prompt_batch
         from presel.models.hardware import device_for
+        from presel.models.loading import prepared
 
-        source = _benchmarks(self.benchmarks)
-        files = source.files(store)
+        images = self.benchmarks.source.files(store).images
         encoder = ConversationEncoder(self.lvlm)
         adapter = store.load(self.tuned) if self.tuned else None
-        model = self.lvlm.load_model(adapter).to(device_for(self.hardware.accelerator))
 
-        def answer(asked: Sequence[Question]) -> pd.DataFrame:
-            answers = []
-            for batch in chunks(asked, source.batch_size):
-                examples = [Example(files.images / item.record.image, item.prompt) for item in batch]
-                answers += generate_answers(model, encoder, examples, source.max_new_tokens)
-            columns = [(item.record.id, item.turn, item.benchmark, item.reference) for item in asked]
-            table = pd.DataFrame(columns, columns=["id", "turn", "benchmark", "reference"])
-            return table.assign(answer=answers)
+        def answer(batches: Batches[Question]) -> Iterator[pd.DataFrame]:
+            model = self.lvlm.load_model(adapter).to(device_for(self.accelerator))
+            chosen = [
+                [Example(images / item.record.image, item.prompt) for item in batch] for batch in batches
+            ]
+            for asked, encoded in zip(
+                batches, prepared(chosen, partial(prompt_batch, encoder), self.workers), strict=True
+            ):
+                columns = [(item.record.id, item.turn, item.benchmark, item.reference) for item in asked]
+                table = pd.DataFrame(columns, columns=["id", "turn", "benchmark", "reference"])
+                yield table.assign(
+                    answer=generate_answers(model, encoder, encoded, self.scoring.max_new_tokens)
+                )
 
-        predictions = table_in_shards(folder / "shards", questions(files.records()), "answering", answer)
-        scores, scored = score(predictions, source)
+        predictions = table_in_shards(
+            folder / "shards",
+            questions(store, self.benchmarks),
+            "answering",
+            lambda shard: list(chunks(shard, self.scoring.batch_size)),
+            answer,
+        )
+        scores, scored = score(predictions, self.scoring)
         write_table(folder / "predictions.parquet", scored)
         write_json(folder / "scores.json", scores)
         return {"answers": len(predictions), "mean": sum(scores.values()) / len(scores)}
@@ -124,17 +146,17 @@ class MostFrequentStage(Stage[Scores]):
     name: ClassVar[str] = "most_frequent"
 
     benchmarks: PoolStage
+    scoring: Scoring
 
     def compute(self, store: Store, folder: Path) -> None:
         """Answers every turn by the answer most frequent at that turn."""
-        source = _benchmarks(self.benchmarks)
-        asked = questions(source.files(store).records())
+        asked = questions(store, self.benchmarks)
         columns = [(item.turn, item.benchmark, item.reference) for item in asked]
         table = pd.DataFrame(columns, columns=["turn", "benchmark", "reference"])
         common = table.groupby(["benchmark", "turn"])["reference"].transform(
             lambda answers: Counter(sorted(answers)).most_common(1)[0][0]
         )
-        scores, _ = score(table.assign(answer=common), source)
+        scores, _ = score(table.assign(answer=common), self.scoring)
         write_json(folder / "scores.json", scores)
 
     def load(self, folder: Path) -> Scores:
@@ -143,26 +165,43 @@ class MostFrequentStage(Stage[Scores]):
         return scores
 
 
-def score(predictions: pd.DataFrame, benchmarks: Benchmarks) -> tuple[Scores, pd.DataFrame]:
+def score(predictions: pd.DataFrame, scoring: Scoring) -> tuple[Scores, pd.DataFrame]:
     """Scores predictions.
 
     Args:
         predictions: benchmark, answer, reference; one row an answer.
-        benchmarks: Says which metric scores which benchmark.
+        scoring: Says which metric scores which benchmark.
 
     Returns:
         Mean score by benchmark, and the predictions with a column `score`.
     """
     parts = []
     for name, rows in predictions.groupby("benchmark", sort=True):
-        metric = METRICS[benchmarks.metric_of(str(name))]
+        metric = METRICS[scoring.metric_of(str(name))]
         parts.append(rows.assign(score=metric(rows["answer"].tolist(), rows["reference"].tolist())))
     scored = pd.concat(parts)
     means = scored.groupby("benchmark", sort=True)["score"].mean()
     return {str(name): round(float(mean), 6) for name, mean in means.items()}, scored
 
 
-def _benchmarks(stage: PoolStage) -> Benchmarks:
-    if not isinstance(stage.source, Benchmarks):
-        raise TypeError("an evaluation needs a pool stage whose source is a set of benchmarks")
-    return stage.source
+def check_scoring(store: Store, benchmarks: PoolStage, scoring: Scoring) -> None:
+    """Makes sure that every reference can be scored, before anything is tuned.
+
+    Raises:
+        PreselError: If `scoring` names a benchmark that there is not, or a metric cannot read a reference.
+    """
+    asked = questions(store, benchmarks)
+    names = sorted({question.benchmark for question in asked})
+    unknown = sorted(scoring.metrics.keys() - set(names))
+    if unknown:
+        raise PreselError(
+            f"evaluation.metrics names '{unknown[0]}', which is no benchmark; there are {', '.join(names)}"
+        )
+    for question in asked:
+        try:
+            METRICS[scoring.metric_of(question.benchmark)]([question.reference], [question.reference])
+        except ValueError as error:
+            raise PreselError(
+                f"evaluation: record '{question.record.id}' of benchmark '{question.benchmark}': {error}; "
+                "mend it or choose another metric"
+            ) from None
