@@ -14,14 +14,10 @@ and `scaling` (3 GB at full size), `--keep` leaves them there.
 """
 
 import argparse
-import json
 import math
 import multiprocessing
-import os
-import platform
 import resource
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from common import Row, last_line, table, timed
 from sklearn.cluster import KMeans
 
 from presel import select
@@ -42,7 +39,6 @@ from presel.selection import (
     task_centrality,
 )
 
-Row = dict[str, Any]
 Matrix = npt.NDArray[np.float32]
 
 DIMENSION = 768
@@ -101,13 +97,6 @@ def inertia(features: Matrix, labels: npt.NDArray[np.int64]) -> float:
     for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
         total += float(((features[members] - features[members].mean(axis=0)) ** 2).sum(dtype=np.float64))
     return total
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Runs something once and takes the wall time in seconds."""
-    started = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - started
 
 
 def cluster_sizes(shrink: int) -> list[Row]:
@@ -178,8 +167,9 @@ def whole_stage(shrink: int) -> list[Row]:
 
 def from_disk(shrink: int, folder: Path) -> list[Row]:
     """1,000,000 x 768 in ten tasks, features memory-mapped, in a process of its own to measure its memory."""
-    path = folder / f"features_{1_000_000 // shrink}_tasks.npy"
-    on_disk(path, 1_000_000 // shrink, TASKS)
+    n = 1_000_000 // shrink // TASKS * TASKS
+    path = folder / f"features_{n}_tasks.npy"
+    on_disk(path, n, TASKS)
     row = in_own_process(_select_from_file, path)
     return [row | {"memory_ratio": row["peak_gb"] * 1e9 / path.stat().st_size}]
 
@@ -257,19 +247,6 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def table(rows: list[Row]) -> str:
-    """Lays results out in columns."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns] + [
-        [f"{row[c]:.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns]
-        for row in rows
-    ]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells
-    )
-
-
 def main() -> None:
     """Reads the command line, measures, prints."""
     parser = argparse.ArgumentParser(
@@ -300,12 +277,7 @@ def main() -> None:
         for name in chosen:
             results[name] = studies[name]()
             print(f"\n{name}\n{table(results[name])}", flush=True)
-    machine = {
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-    }
-    print(json.dumps({"machine": machine, "shrink": options.shrink, **results}))
+    print(last_line(shrink=options.shrink, **results))
 
 
 if __name__ == "__main__":

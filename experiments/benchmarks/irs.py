@@ -1,0 +1,109 @@
+"""Both losses behind IRS: one pass a batch beside two, and beside the released procedure.
+
+    python experiments/benchmarks/irs.py [--shape cpu|7b] [--samples 200]
+
+All score the same samples by the same randomly initialised LLaVA, with images of 576 tokens. *Two passes*
+are the same batches, each scored with and without the question by plain calls of the model. *Released* is a
+sample at a time, twice, its image loaded for each. The bound counts tokens: those of two passes over one's.
+Prints a table and, last, one line of JSON.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import Row, last_line, table, timed
+from llava import conversations, photographs, random_llava
+
+from presel.models.batching import fill_batches
+from presel.models.conversations import ConversationEncoder, Example
+from presel.models.hardware import device_for
+from presel.models.losses import Losses, PairBatch, Scorer, pair, pair_batch, two_passes
+
+
+def main() -> None:
+    """Reads the command line, measures, prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=("cpu", "7b"), default="cpu")
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--batch-tokens", type=int, default=8192)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measure(Path(folder), options.shape, options.samples, options.batch_tokens)
+
+
+@torch.inference_mode()
+def measure(folder: Path, shape: str, samples: int, batch_tokens: int) -> None:
+    """Scores the samples in every way."""
+    lvlm = random_llava(folder / "model", shape)
+    model = lvlm.load_model().to(device_for("auto"))
+    encoder = ConversationEncoder(lvlm)
+    records = conversations(photographs(folder / "images", samples))
+    examples = [Example(folder / "images" / record.image, record.conversations) for record in records]
+    examples.sort(key=lambda example: -len(pair(encoder, example).ids))
+    lengths = [len(pair(encoder, example).ids) for example in examples]
+    chosen = [[examples[row] for row in batch] for batch in fill_batches(lengths, batch_tokens)]
+    batches = [pair_batch(encoder, batch) for batch in chosen]
+    scorer = Scorer(model)
+    scorer.losses(batches[-1])
+
+    def each(score: Callable[[PairBatch], Losses]) -> Losses:
+        parts = [score(batch) for batch in batches]
+        return Losses(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
+
+    def released(question: bool) -> torch.Tensor:
+        losses = []
+        for example in examples:
+            inputs = {
+                name: value.to(model.device) for name, value in encoder.batch([example], question).items()
+            }
+            losses.append(model(**inputs | {"pixel_values": inputs["pixel_values"].to(model.dtype)}).loss)
+        return torch.stack(losses).cpu()
+
+    ours, seconds = timed(lambda: each(scorer.losses))
+    ours_loading, loading_seconds = timed(
+        lambda: [scorer.losses(pair_batch(encoder, batch)) for batch in chosen]
+    )
+    assert len(ours_loading) == len(chosen)
+    _, two_seconds = timed(lambda: each(lambda batch: two_passes(model, batch.to(model))))
+    plain, plain_seconds = timed(lambda: (released(True), released(False)))
+    difference = max(
+        float((ours.with_question - plain[0]).abs().max()),
+        float((ours.without_question - plain[1]).abs().max()),
+    )
+    prompts = [[len(encoder.tokens(one.conversations, ask).ids) for ask in (True, False)] for one in examples]
+    bound = sum(map(sum, prompts)) / sum(lengths)
+    rows: list[Row] = [
+        {"what": "one pass", "samples/s": samples / seconds, "passes": 1 if scorer.single_pass else 2},
+        {"what": "one pass, with loading", "samples/s": samples / loading_seconds},
+        {
+            "what": "two passes",
+            "samples/s": samples / two_seconds,
+            "ours is faster by": two_seconds / seconds,
+        },
+        {
+            "what": "released, with loading",
+            "samples/s": samples / plain_seconds,
+            "ours is faster by": plain_seconds / loading_seconds,
+        },
+    ]
+    print(table(rows))
+    print(
+        last_line(
+            shape=shape,
+            samples=samples,
+            ratio=two_seconds / seconds,
+            bound=bound,
+            fraction_of_bound=two_seconds / seconds / bound,
+            ratio_to_released=plain_seconds / loading_seconds,
+            largest_difference=difference,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
