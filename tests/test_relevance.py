@@ -15,8 +15,9 @@ from presel.errors import PreselError
 from presel.importance import instruction_relevance, relevance_scores
 from presel.models.batching import fill_batches
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.losses import Scorer, one_pass, pair, pair_batch, two_passes
+from presel.models.losses import Scorer, one_pass, two_passes
 from presel.models.lvlm import Lvlm
+from presel.models.pairs import pair, pair_batch
 
 LVLM = Lvlm(path="builtin:digit_llava", template="plain", max_length=160)
 

@@ -20,7 +20,8 @@ from llava import conversations, photographs, random_llava
 from presel.models.batching import fill_batches
 from presel.models.conversations import ConversationEncoder, Example
 from presel.models.hardware import device_for
-from presel.models.losses import Losses, PairBatch, Scorer, pair, pair_batch, two_passes
+from presel.models.losses import Losses, Scorer, two_passes
+from presel.models.pairs import PairBatch, pair, pair_batch
 
 
 def main() -> None:

@@ -56,7 +56,8 @@ class RelevanceStage(Stage[pd.DataFrame]):
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
         from presel.models.loading import prepared
-        from presel.models.losses import Scorer, pair, pair_batch
+        from presel.models.losses import Scorer
+        from presel.models.pairs import pair, pair_batch
 
         lvlm = self.model.lvlm
         encoder = ConversationEncoder(lvlm)
