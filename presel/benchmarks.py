@@ -38,7 +38,7 @@ class Benchmarks(Source):
     """
 
     metric: str = "exact_match"
-    metrics: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, str] | None = None
     max_new_tokens: Annotated[int, Field(gt=0)] = 64
     # Padding moves the last bits of the logits, and with them an answer now and then.
     batch_size: Annotated[int, Field(gt=0)] = 64
@@ -47,14 +47,14 @@ class Benchmarks(Source):
 
     def __post_init__(self) -> None:
         """Checks the metrics' names."""
-        for name in [self.metric, *self.metrics.values()]:
+        for name in [self.metric, *(self.metrics or {}).values()]:
             if name not in METRICS:
                 raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")
 
     @property
     def scoring(self) -> Scoring:
         """How the records are scored."""
-        return Scoring(self.metric, self.metrics, self.max_new_tokens, self.batch_size)
+        return Scoring(self.metric, self.metrics or {}, self.max_new_tokens, self.batch_size)
 
 
 @component(frozen=True, kw_only=True, config=STRICT)

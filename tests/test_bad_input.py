@@ -90,7 +90,6 @@ def test_a_bad_annotation_file_is_refused(case: str, program: Program, pool_fold
         (["encoder.path=models/dinoo"], ["'models/dinoo' is no folder, and the hub gives no model"]),
         (["evaluation.metrics={QA: cider}"], ["names 'QA', which is no benchmark; there are ocr, vqa"]),
         (["evaluation.metric=box_accuracy"], ["record '0000' of benchmark 'ocr'", "holds no box"]),
-        (["pool=digit_scenes", "pool.size=5"], ["pool.size=5 leaves a task fewer than two images"]),
     ],
 )
 def test_a_bad_setting_is_refused(

@@ -98,6 +98,8 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
         (["tune.micro_batch_size=7"], "batch_size (32) must be a multiple of micro_batch_size (7)"),
         (["irs.score=foo"], "input should be 'ratio', 'difference', 'perplexity_ratio' or 'response_loss'"),
         (["reference.share=5"], "reference.share is 5.0; it must be above 0 and below 1"),
+        (["neighbors.k=0"], "neighbors.k is 0; it must be at least 1"),
+        (["tau.value=-1"], "tau.value is -1.0; it must be above 0"),
         (["seed=-1"], "seed is -1; it must be a whole number of at least 0"),
         (["budget=nan"], "budget is nan"),
         (["executor.workers=-1"], "executor.workers is -1"),
