@@ -1,7 +1,6 @@
 """Phase 3 of the small LLaVA: eyes and language are tied by captions that list what stands where."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,25 +22,6 @@ from presel.data.prompts import IMAGE_TOKEN
 from presel.digits.scenes import CELLS, Scenes
 
 IMAGE_TOKENS = 36
-
-
-@dataclass(frozen=True)
-class CaptionRound:
-    """A round of training on captions and text-only conversations.
-
-    Attributes:
-        steps: Optimiser steps.
-        pictures: Captioned pictures a step and process.
-        texts: Text-only conversations a step and process.
-        restate: Whether these begin by restating the scene.
-        learning_rate: Peak.
-    """
-
-    steps: int
-    pictures: int
-    texts: int
-    restate: bool
-    learning_rate: float
 
 
 def assemble(
@@ -131,24 +111,39 @@ def caption_batches(
 def learn_captions(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
-    settings: CaptionRound,
+    *,
+    steps: int,
+    pictures: int,
+    texts: int,
+    learning_rate: float,
     seed: int,
     save: Callable[[], None],
 ) -> None:
-    """Trains projector and language model on captions, mixed with text-only conversations to the end."""
+    """Trains projector and language model on captions, mixed with text-only conversations to the end.
+
+    Args:
+        model: What to train; its tower stays frozen.
+        tokenizer: Its tokenizer.
+        steps: Optimiser steps.
+        pictures: Captioned pictures a step and process.
+        texts: Text-only conversations a step and process.
+        learning_rate: Peak.
+        seed: Decides both.
+        save: Writes the model away now and then.
+    """
     torch.manual_seed(seed)
-    pictures = caption_batches(tokenizer, seed, settings.pictures)
-    texts = text_batches(tokenizer, seed + 10, settings.texts, settings.restate)
+    captioned = caption_batches(tokenizer, seed, pictures)
+    written = text_batches(tokenizer, seed + 10, texts)
     seen = next(caption_batches(tokenizer, seed + 1, 150))
     read = next(text_batches(tokenizer, seed + 11, 60))
     language = LanguageHalf(model)
 
     def step_loss() -> Tensor:
-        ids, labels, pixels = next(pictures)
+        ids, labels, pixels = next(captioned)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = model.model(input_ids=ids, pixel_values=pixels, use_cache=False).last_hidden_state
         loss = response_loss(hidden.float(), model.lm_head.weight, labels)
-        ids, labels = next(texts)
+        ids, labels = next(written)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = language.body(ids, use_cache=False).last_hidden_state
         return loss + response_loss(hidden.float(), model.lm_head.weight, labels)
@@ -165,14 +160,7 @@ def learn_captions(
 
     model.train()
     model.model.vision_tower.eval()
-    train(
-        model,
-        step_loss,
-        steps=settings.steps,
-        learning_rate=settings.learning_rate,
-        report=report,
-        save=save,
-    )
+    train(model, step_loss, steps=steps, learning_rate=learning_rate, report=report, save=save)
 
 
 class LanguageHalf:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,48 +51,47 @@ def train(
     *,
     steps: int,
     learning_rate: float,
-    weight_decay: float = 0.01,
     report: Callable[[], str] | None = None,
     report_every: int = 100,
     save: Callable[[], None] | None = None,
 ) -> None:
-    """AdamW with warm-up over 3 % of the steps and a cosine down to a twentieth.
+    """Muon on hidden matrices and AdamW on the rest; warm-up over 3 % of the steps, a cosine to a twentieth.
+
+    On the language phase Muon's loss after 100 steps is AdamW's after 300 (`experiments/LOG.md`).
 
     Args:
         model: Its parameters that require gradients are trained.
         step_loss: Draws a batch and returns its loss.
         steps: Optimiser steps.
-        learning_rate: Peak.
-        weight_decay: On matrices only.
+        learning_rate: Peak of Muon's; AdamW's is 0.4 of it.
         report: Measures quality for the log.
         report_every: Steps between two lines of the log, and between two saves.
         save: Writes the model away.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-    )
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    hidden = [p for name, p in trained.items() if p.ndim == 2 and "embed" not in name and "head" not in name]
+    others = [p for p in trained.values() if all(p is not matrix for matrix in hidden)]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(hidden, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=0.4 * learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
     warmup = max(1, steps * 3 // 100)
 
     def factor(step: int) -> float:
         cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
         return min((step + 1) / warmup, 0.05 + 0.95 * cosine)
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimiser, factor) for optimiser in optimisers]
     start, running = time.monotonic(), 0.0
     for step in range(1, steps + 1):
         loss = step_loss()
         loss.backward()  # type: ignore[no-untyped-call]
-        _average_gradients(trained)
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        schedule.step()
+        _average_gradients(trained.values())
+        nn.utils.clip_grad_norm_(trained.values(), 1.0)
+        for optimiser, schedule in zip(optimisers, schedules, strict=True):
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            schedule.step()
         running += loss.item()
         if step % report_every == 0 or step == steps:
             count = (step - 1) % report_every + 1
@@ -106,7 +105,7 @@ def train(
                 save()
 
 
-def _average_gradients(trained: list[nn.Parameter]) -> None:
+def _average_gradients(trained: Iterable[nn.Parameter]) -> None:
     """One exchange for all parameters; DistributedDataParallel would hide the models' own methods."""
     if not dist.is_initialized():
         return

@@ -1,4 +1,4 @@
-"""Pretraining of the small LLaVA that ships as `presel/assets/digit_llava`, in six phases.
+"""Pretraining of the small LLaVA that ships as `presel/assets/digit_llava`, in five phases.
 
 Command: `torchrun --nproc-per-node 2 -m experiments.pretraining.llava --out presel/assets/digit_llava`.
 
@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from experiments.pretraining.captions import CaptionRound, align_projector, assemble, learn_captions
+from experiments.pretraining.captions import align_projector, assemble, learn_captions
 from experiments.pretraining.common import PIXEL_MEAN, PIXEL_STD, log, log_to, process_rank, scene_batches
 from experiments.pretraining.eyes import PATCH, learn_to_see
 from experiments.pretraining.language import learn_language
@@ -34,35 +34,31 @@ from presel.data.prompts import IMAGE_TOKEN
 from presel.digits.scenes import IMAGE_SIZE
 
 _TOKENIZER_SCENES = 3000
-FIRST_ROUND = CaptionRound(steps=900, pictures=24, texts=12, restate=False, learning_rate=1.5e-3)
-# More language: restating scenes teaches to look things up.
-SECOND_ROUND = CaptionRound(steps=700, pictures=8, texts=16, restate=True, learning_rate=2e-3)
 
 
 def pretrain(work: Path, out: Path, seed: int) -> None:
     """Runs the phases that are still to do, and writes the finished model's folder."""
-    tokenizer_folder, eyes, language, aligned, captions, restated = (
-        work / name for name in ("tokenizer", "eyes", "language", "aligned", "captions", "restated")
+    tokenizer_folder, eyes, language, aligned, captions = (
+        work / name for name in ("tokenizer", "eyes", "language", "aligned", "captions")
     )
     _phase(tokenizer_folder, lambda: _tokenizer(seed))
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    _phase(eyes, lambda: learn_to_see(steps=1500, batch_size=64, learning_rate=2e-3, seed=seed))
+    _phase(eyes, lambda: learn_to_see(steps=1500, batch_size=64, learning_rate=5e-3, seed=seed))
     _phase(
         language,
-        lambda: learn_language(tokenizer, steps=1300, batch_size=16, learning_rate=2.5e-3, seed=seed),
+        lambda: learn_language(tokenizer, steps=4000, batch_size=16, learning_rate=2.5e-3, seed=seed),
     )
 
     def tie() -> LlavaForConditionalGeneration:
         tower = CLIPVisionModel.from_pretrained(eyes)
         model = assemble(tower, LlamaForCausalLM.from_pretrained(language), tokenizer)
-        align_projector(model, tokenizer, steps=150, batch_size=64, learning_rate=3e-3, seed=seed)
+        align_projector(model, tokenizer, steps=150, batch_size=64, learning_rate=6e-3, seed=seed)
         return model
 
     _phase(aligned, tie)
-    _phase(captions, lambda: _caption(aligned, captions, tokenizer, FIRST_ROUND, seed))
-    _phase(restated, lambda: _caption(captions, restated, tokenizer, SECOND_ROUND, seed + 100))
+    _phase(captions, lambda: _caption(aligned, captions, tokenizer, seed))
     if not process_rank():
-        export(restated, tokenizer, out)
+        export(captions, tokenizer, out)
 
 
 def export(folder: Path, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -86,16 +82,21 @@ def export(folder: Path, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
 
 
 def _caption(
-    start: Path,
-    folder: Path,
-    tokenizer: PreTrainedTokenizerFast,
-    settings: CaptionRound,
-    seed: int,
+    start: Path, folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> LlavaForConditionalGeneration:
     model = LlavaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
     model.model.vision_tower.requires_grad_(False)
     partial = folder.with_name(f"{folder.name}-partial")
-    learn_captions(model, tokenizer, settings, seed, save=lambda: model.save_pretrained(partial))
+    learn_captions(
+        model,
+        tokenizer,
+        steps=1600,
+        pictures=14,
+        texts=12,
+        learning_rate=2e-3,
+        seed=seed,
+        save=lambda: model.save_pretrained(partial),
+    )
     return model
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from presel.data.prompts import IMAGE_TOKEN, Turn, render
-from presel.digits.scenes import CELLS, MAX_ITEMS, Scene
+from presel.digits.glyphs import GLYPHS
+from presel.digits.scenes import CELLS, COLORS, MAX_ITEMS, Scene
 from presel.digits.tasks import TASKS, Turns, background
 
 TEMPLATE = "plain"
@@ -20,10 +21,10 @@ _LONG = ("caption", "describe", "box")
 
 
 def scene_words(rng: np.random.Generator, scene: Scene, every_cell: bool = False) -> str:
-    """A scene in words: what lies where, in one of several arrangements.
+    """A scene in words: what lies where, in some order.
 
     Args:
-        rng: Chooses the arrangement.
+        rng: Chooses the order.
         scene: What to write down.
         every_cell: Name the empty cells too.
     """
@@ -31,34 +32,44 @@ def scene_words(rng: np.random.Generator, scene: Scene, every_cell: bool = False
     order = list(range(len(CELLS))) if every_cell else list(cells)
     if rng.random() < 0.5:
         order = [order[i] for i in rng.permutation(len(order))]
-    name_first = not every_cell and rng.random() < 0.5
-    parts = [
-        f"{cells[cell]}: {CELLS[cell]}" if name_first else f"{CELLS[cell]}: {cells.get(cell, 'empty')}"
-        for cell in order
-    ]
-    parts.insert(0 if rng.random() < 0.5 else len(parts), f"background: {background(scene)}")
+    parts = [f"{CELLS[cell]} {cells.get(cell, 'empty')}" for cell in order]
+    parts.insert(0 if rng.random() < 0.5 else len(parts), f"background {background(scene)}")
     return "; ".join(parts)
 
 
-def text_conversation(
-    rng: np.random.Generator, scene: Scene, questions: int, restate: bool = False
-) -> list[Turn]:
+def text_conversation(rng: np.random.Generator, scene: Scene, questions: int) -> list[Turn]:
     """Questions of all tasks about a scene that is given in words only.
 
     Args:
         rng: Chooses the questions.
         scene: What they are about.
         questions: At least so many answers.
-        restate: Ask first for the scene in another arrangement: every token of that answer has to be
-            looked up, which teaches looking up much sooner than short answers do.
     """
-    context = scene_words(rng, scene)
-    turns: Turns = [("List everything again.", scene_words(rng, scene))] if restate else []
+    turns: Turns = []
     # The long answers teach the least per token here; half as many will do.
     tasks = [task for name, task in TASKS.items() for _ in range(1 if name in _LONG else 2)]
-    while len(turns) < questions + restate:
+    while len(turns) < questions:
         turns += tasks[int(rng.integers(len(tasks)))].write(rng, scene) or []
-    return _messages([(f"{context}\n{turns[0][0]}", turns[0][1]), *turns[1:]])
+    return _messages([(f"{scene_words(rng, scene)}\n{turns[0][0]}", turns[0][1]), *turns[1:]])
+
+
+def drill_conversation(rng: np.random.Generator) -> list[Turn]:
+    """Short questions about every thing of a list: dense practice in looking things up."""
+    cells = rng.permutation(len(CELLS))[: int(rng.integers(3, 7))]
+    colors = [COLORS[rng.integers(len(COLORS))] for _ in cells]
+    kinds = [GLYPHS[rng.integers(len(GLYPHS))] for _ in cells]
+    names = [f"{color} {kind}" for color, kind in zip(colors, kinds, strict=True)]
+    turns: Turns = []
+    for row in rng.permutation(len(cells)):
+        place = CELLS[cells[row]]
+        questions = [(f"{place}?", names[row])]
+        if names.count(names[row]) == 1:
+            questions.append((f"{names[row]}?", place))
+        if kinds.count(kinds[row]) == 1:
+            questions.append((f"{kinds[row]}?", colors[row]))
+        turns.append(questions[int(rng.integers(len(questions)))])
+    listed = "; ".join(f"{CELLS[cell]} {name}" for cell, name in zip(cells, names, strict=True))
+    return _messages([(f"{listed}\n{turns[0][0]}", turns[0][1]), *turns[1:]])
 
 
 def caption_conversation(rng: np.random.Generator, scene: Scene) -> list[Turn]:

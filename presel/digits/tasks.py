@@ -172,9 +172,11 @@ def _choice(rng: np.random.Generator, scene: Scene) -> Turns | None:
         return None
     options = [right, *wrong]
     order = rng.permutation(3)
-    # The letter last: a small language model finds what follows a word sooner than what precedes it.
-    listed = "".join(f"\n{options[i]}: {letter}" for letter, i in zip(_LETTERS, order, strict=True))
-    return [(f"{question}{listed}\nAnswer with the letter.", _LETTERS[int(np.argmin(order))])]
+    # Letters after options, in the answer too: models as small as the built-in one find what follows a word,
+    # and cannot compare three options without naming one.
+    listed = [f"{options[i]}: {letter}" for letter, i in zip(_LETTERS, order, strict=True)]
+    choices = "\n".join([question, *listed, "Answer with an option and its letter."])
+    return [(choices, listed[int(np.argmin(order))])]
 
 
 def _count(rng: np.random.Generator, scene: Scene) -> Turns | None:
