@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from presel.console import console
 from presel.errors import PreselError
 from presel.models.conversations import IGNORED
-from presel.models.pairs import PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
+from presel.models.pairs import PADDING, PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
 
 # Samples of the first batch on which one pass is held against two, and how far the losses may lie apart.
 _CHECKED = 4
@@ -95,21 +95,26 @@ def token_losses(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> tu
 
 
 def one_pass(model: PreTrainedModel, batch: PairBatch) -> Losses:
-    """Both losses of each sample from one pass; the batch must share its images and lie on the device."""
-    losses, places = token_losses(
-        model,
-        batch.labels,
+    """Both losses of each sample from one pass; the batch must share its images and lie on the device.
+
+    The output layer, a large part of a small model, sees the response tokens alone. A model that does more
+    than that layer to its logits is found out when both ways are compared.
+    """
+    states = model.base_model(
         input_ids=batch.ids,
         pixel_values=batch.pixels,
         attention_mask=attention_mask(batch.parts, model.dtype),
         position_ids=batch.positions,
-    )
-    supervised = batch.labels[:, places] != IGNORED
-    (with_question, n_tokens), (without_question, _) = (
-        _means(losses, supervised & (batch.parts[:, places] == part))
-        for part in (WITH_QUESTION, WITHOUT_QUESTION)
-    )
-    return Losses(with_question, without_question, n_tokens)
+        use_cache=False,
+    ).last_hidden_state
+    rows, places = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    logits = model.get_output_embeddings()(states[rows, places])
+    losses = cross_entropy(logits.float(), batch.labels[rows, places + 1], reduction="none")
+    index = (rows, batch.parts[rows, places + 1])
+    sums = losses.new_zeros(len(batch), PADDING).index_put_(index, losses, accumulate=True)
+    counts = torch.zeros_like(sums).index_put_(index, torch.ones_like(losses), accumulate=True)
+    means = sums / counts
+    return Losses(means[:, WITH_QUESTION], means[:, WITHOUT_QUESTION], counts[:, WITH_QUESTION].long())
 
 
 def two_passes(model: PreTrainedModel, batch: PairBatch) -> Losses:
@@ -131,9 +136,5 @@ def _prompt_losses(model: PreTrainedModel, batch: PairBatch, part: int) -> tuple
     losses, places = token_losses(
         model, labels, input_ids=ids, pixel_values=batch.pixels, attention_mask=kept.long()
     )
-    return _means(losses, labels[:, places] != IGNORED)
-
-
-def _means(losses: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    counts = counted.sum(dim=1)
-    return (losses * counted).sum(dim=1) / counts, counts
+    counts = (labels[:, places] != IGNORED).sum(dim=1)
+    return losses.sum(dim=1) / counts, counts
