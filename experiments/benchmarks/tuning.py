@@ -81,9 +81,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         },
     ]
     print(table(rows))
-    print(
-        last_line(shape=options.shape, longest=options.longest, samples=options.samples, ratio=ratio, **ours)
-    )
+    print(last_line(shape=options.shape, longest=options.longest, ratio=ratio, **ours))
 
 
 class Samples(Dataset[Record]):
