@@ -57,7 +57,7 @@ def train(
 ) -> None:
     """Muon on hidden matrices and AdamW on the rest; warm-up over 3 % of the steps, a cosine to a twentieth.
 
-    On the language phase Muon's loss after 100 steps is AdamW's after 300 (`experiments/LOG.md`).
+    On the language phase Muon's loss after 100 steps is AdamW's after 250 (`experiments/LOG.md`).
 
     Args:
         model: Its parameters that require gradients are trained.
