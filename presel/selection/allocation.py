@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from presel.selection.apportionment import apportion
+from presel.selection.checks import check_whole
 
 TaskMode: TypeAlias = Literal["exact", "paper", "released_llava", "released_vision_flan"]
 ClusterMode: TypeAlias = Literal["exact", "paper", "released"]
@@ -200,6 +201,5 @@ def _whole_numbers(values: npt.ArrayLike, name: str) -> IntVector:
 
 
 def _whole_budget(budget: float) -> int:
-    if not (math.isfinite(budget) and budget >= 0 and float(budget).is_integer()):
-        raise ValueError(f"the budget is {budget}; it must be a whole number of images of at least 0")
+    check_whole(budget, "the budget", least=0)
     return int(budget)
