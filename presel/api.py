@@ -17,6 +17,8 @@ from presel.selection import (
 )
 from presel.selection.checks import check_whole
 from presel.selection.clustering import IMAGES_PER_CLUSTER
+from presel.selection.parallel import for_each_task
+from presel.selection.rows import IntVector
 
 Image = TypeVar("Image", bound=Hashable)
 
@@ -83,17 +85,22 @@ def select(
     number = {name: place for place, name in enumerate(names)}
     task_of = np.array([number[task] for task in tasks])
     by_task = order[np.argsort(task_of[order], kind="stable")]
-    chosen: list[Image] = []
-    for members, task_budget in zip(
-        np.split(by_task, np.cumsum([sizes[name] for name in names])[:-1]), budgets.tolist(), strict=True
-    ):
-        rows = FeatureRows(vectors, index=members, normalise=True, ids=images)
-        if not task_budget:
-            continue
+    work = [
+        # All are checked before the first is clustered.
+        (FeatureRows(vectors, index=members, normalise=True, ids=images), members, task_budget)
+        for members, task_budget in zip(
+            np.split(by_task, np.cumsum([sizes[name] for name in names])[:-1]), budgets.tolist(), strict=True
+        )
+    ]
+
+    def select_task(task: tuple[FeatureRows, IntVector, int]) -> list[Image]:
+        rows, members, task_budget = task
         labels, _ = cluster_task(rows, IMAGES_PER_CLUSTER, seed, "auto")
         picks = select_from_task(rows, labels, np.ones(len(members), dtype=np.bool_), task_budget, k=k)
-        chosen.extend(images[row] for row in members[picks])
-    return chosen
+        return [images[row] for row in members[picks]]
+
+    chosen = for_each_task(select_task, [task for task in work if task[2]])
+    return [image for part in chosen for image in part]
 
 
 def _features(images: Sequence[Any], features: npt.ArrayLike | None) -> npt.NDArray[Any]:

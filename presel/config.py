@@ -1,7 +1,6 @@
 """The typed root of the configuration, and how it becomes a pipeline."""
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from presel.errors import PreselError
 from presel.pipeline import Pipeline
+from presel.processors import processors
 
 
 @dataclass
@@ -135,7 +135,7 @@ def build(config: DictConfig) -> Pipeline:
         seed=config.seed,
         relevance_batch_tokens=config.irs.batch_tokens,
         hardware=make("trainer"),
-        workers=_cores() if workers is None else workers,
+        workers=processors() if workers is None else workers,
         logger=make("logger"),
     )
 
@@ -159,11 +159,6 @@ def _check_ranges(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if not holds(value):
             raise PreselError(f"{key} is {value}; it must be {range_}")
-
-
-def _cores() -> int:
-    # Only where the system tells which ones this process may use.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _missing(settings: dict[Any, Any], prefix: str = "") -> Iterator[str]:

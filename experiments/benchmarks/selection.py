@@ -1,6 +1,7 @@
 """Selection beside the plain procedure, on the same features in one run.
 
-- `python experiments/benchmarks/selection.py cluster`: 20,000 × 768, C = 200, k-means beside scikit-learn's.
+- `python experiments/benchmarks/selection.py cluster`: 20,000 × 768, C = 200, k-means beside scikit-learn's,
+  on a mixture, on smooth features and on tight groups.
 - `python experiments/benchmarks/selection.py stage`: 100,000 × 768 in ten tasks, the whole stage.
 - `python experiments/benchmarks/selection.py disk`: 1,000,000 × 768 in ten tasks from disk, time and memory.
 - `python experiments/benchmarks/selection.py scaling`: one task of 1e4, 1e5, 1e6, cost and quality of
@@ -8,9 +9,9 @@
 - `python experiments/benchmarks/selection.py all`.
 
 The plain procedure is scikit-learn's KMeans with its default start on each task, then a Python loop over
-clusters with a full similarity matrix. Features are a seeded mixture, L2-normalised. Prints a table and,
-last, one line of JSON. `--shrink 100` divides all sizes, to try it out. `--folder` takes the files of `disk`
-and `scaling` (3 GB at full size), `--keep` leaves them there.
+clusters with a full similarity matrix. Features are seeded and L2-normalised, a mixture where nothing else is
+said. Prints a table and, last, one line of JSON. `--shrink 100` divides all sizes, to try it out. `--folder`
+takes the files of `disk` and `scaling` (3 GB at full size), `--keep` leaves them there.
 """
 
 import argparse
@@ -77,6 +78,29 @@ def in_memory(n: int, seed: int = 0) -> Matrix:
     return np.concatenate(list(mixture(n, seed)))
 
 
+def smooth(n: int, seed: int = 0) -> Matrix:
+    """Draws n vectors without groups: a bent surface of ten dimensions."""
+    rng = np.random.default_rng(seed)
+    place, bend, spread = (
+        rng.standard_normal(shape, dtype=np.float32) for shape in ((n, 10), (10, 64), (64, DIMENSION))
+    )
+    return unit(np.tanh(place @ bend * np.float32(1.5 / math.sqrt(10))) @ spread)
+
+
+def groups(n: int, seed: int = 0) -> Matrix:
+    """Draws n vectors in tight unrelated groups, two per cluster to be made: the worst case of a sketch."""
+    rng = np.random.default_rng(seed)
+    centers = rng.standard_normal((max(4, n // 50), DIMENSION), dtype=np.float32)
+    noise = rng.standard_normal((n, DIMENSION), dtype=np.float32)
+    return unit(centers[rng.integers(0, len(centers), n)] + noise / 2)
+
+
+def unit(vectors: Matrix) -> Matrix:
+    """L2-normalises vectors."""
+    normalised: Matrix = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return normalised
+
+
 def on_disk(path: Path, n: int, parts: int) -> None:
     """Writes n vectors to a .npy file, in `parts` mixtures one after the other."""
     if path.exists() and np.load(path, mmap_mode="r").shape == (n, DIMENSION):
@@ -100,28 +124,32 @@ def inertia(features: Matrix, labels: npt.NDArray[np.int64]) -> float:
 
 
 def cluster_sizes(shrink: int) -> list[Row]:
-    """20,000 x 768 into 200 clusters: every backend beside scikit-learn's default KMeans."""
-    features = in_memory(20_000 // shrink)
-    n_clusters = number_of_clusters(len(features))
-    # Libraries load and threads start outside the clock.
-    for backend in _BACKENDS:
-        cluster(features[:200], 2, backend=backend)
-    model, plain_seconds = timed(lambda: KMeans(n_clusters, random_state=0).fit(features))
-    plain_inertia = inertia(features, model.labels_)
-    rows: list[Row] = [
-        {"what": "scikit-learn KMeans", "n": len(features), "seconds": plain_seconds, "inertia_ratio": 1.0}
-    ]
-    for backend in _BACKENDS:
-        (labels, _), seconds = timed(partial(cluster, features, n_clusters, backend=backend))
-        rows.append(
-            {
-                "what": f"cluster, {backend}",
-                "n": len(features),
-                "seconds": seconds,
-                "speedup": plain_seconds / seconds,
-                "inertia_ratio": inertia(features, labels) / plain_inertia,
-            }
-        )
+    """20,000 x 768 into 200 clusters, beside scikit-learn's default KMeans, on three kinds of features."""
+    rows: list[Row] = []
+    kinds: dict[str, tuple[Callable[[int], Matrix], tuple[ClusterBackend, ...]]] = {
+        "mixture": (in_memory, _BACKENDS),
+        "smooth": (smooth, ("auto",)),
+        "groups": (groups, ("auto",)),
+    }
+    for kind, (draw, backends) in kinds.items():
+        features = draw(20_000 // shrink)
+        n_clusters = number_of_clusters(len(features))
+        # Libraries load and threads start outside the clock.
+        for backend in backends:
+            cluster(features[:200], 2, backend=backend)
+        model, plain_seconds = timed(partial(KMeans(n_clusters, random_state=0).fit, features))
+        plain_inertia = inertia(features, model.labels_)
+        rows.append({"what": f"{kind}, scikit-learn KMeans", "seconds": plain_seconds, "inertia_ratio": 1.0})
+        for backend in backends:
+            (labels, _), seconds = timed(partial(cluster, features, n_clusters, backend=backend))
+            rows.append(
+                {
+                    "what": f"{kind}, cluster {backend}",
+                    "seconds": seconds,
+                    "speedup": plain_seconds / seconds,
+                    "inertia_ratio": inertia(features, labels) / plain_inertia,
+                }
+            )
     return rows
 
 

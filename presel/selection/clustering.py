@@ -7,10 +7,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from presel.selection.assignment import Clustering, refill_empty
 from presel.selection.backends import load, load_best
 from presel.selection.checks import check_whole
 from presel.selection.hierarchical import hierarchical, plain
-from presel.selection.kmeans import Clustering, Settings, refill_empty
+from presel.selection.kmeans import Settings
 from presel.selection.rows import FeatureRows, Float32Matrix, IntVector
 
 ClusterBackend: TypeAlias = Literal["auto", "faiss", "torch", "sklearn", "numpy", "hierarchical", "released"]
@@ -47,7 +48,7 @@ def cluster(
     backend: ClusterBackend = "auto",
     *,
     max_iterations: int = 25,
-    tolerance: float = 3e-3,
+    tolerance: float = 5e-3,
     ids: Sequence[Any] | None = None,
 ) -> tuple[IntVector, Float32Matrix]:
     """Divides vectors into clusters by k-means (Euclidean; give L2-normalised vectors to follow the paper).
@@ -58,7 +59,7 @@ def cluster(
     mended by swaps (`presel.selection.start`). Two backends agree but for rounding.
 
     Backends:
-        auto: `hierarchical` above 1,000 clusters, else faiss, or numpy where faiss is not installed.
+        auto: `hierarchical` above 1,000 clusters, else faiss where it sees a GPU, numpy where not.
         faiss, torch, sklearn, numpy: Plain k-means, nearest centroids searched by that library; faiss (GPU
             build) and torch use a GPU where they see one.
         hierarchical: Levels of k-means, for tasks so large that C = |T| / 100 makes plain k-means quadratic.

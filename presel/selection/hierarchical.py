@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from presel.selection.apportionment import apportion
-from presel.selection.kmeans import Clustering, Settings, assign, lloyd
+from presel.selection.assignment import Clustering, assign
+from presel.selection.kmeans import Settings, lloyd
 from presel.selection.refinement import refine
 from presel.selection.rows import FeatureRows, IntVector
 from presel.selection.start import starting_centroids
@@ -21,7 +22,8 @@ def plain(rows: FeatureRows, n_clusters: int, settings: Settings) -> Clustering:
     """Runs k-means on all rows at once: a good start, then Lloyd's algorithm."""
     rows = rows.for_many_passes()
     start = starting_centroids(rows, n_clusters, settings)
-    return lloyd(rows, start, settings)
+    # Once more in full dimension: the stand-in in which the start was found cannot show every mistake.
+    return lloyd(rows, start, settings, swap_rounds=1)
 
 
 def hierarchical(rows: FeatureRows, n_clusters: int, settings: Settings) -> Clustering:

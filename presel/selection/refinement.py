@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from presel.selection.kmeans import Clustering, Settings, cluster_means, grouped, lloyd, refill_empty
+from presel.selection.assignment import Clustering, cluster_means, grouped, refill_empty
+from presel.selection.kmeans import Settings, lloyd
 from presel.selection.rows import FeatureRows, Float32Matrix
 from presel.selection.swaps import swap
 
@@ -31,9 +32,8 @@ def refine(rows: FeatureRows, current: Clustering, settings: Settings) -> Cluste
         As many clusters, none empty, of no higher inertia.
     """
     for _ in range(_ROUNDS):
-        centroids = swap(rows, current)
-        if centroids is None:
-            centroids = cluster_means(rows, current.labels, len(current.centroids))
+        centroids = cluster_means(rows, current.labels, len(current.centroids))
+        swap(rows, current, centroids)
         better = _assign(rows, centroids, settings)
         before, after = (float(c.distances.sum(dtype=np.float64)) for c in (current, better))
         if after < before:

@@ -9,8 +9,10 @@ import numpy.typing as npt
 Float32Matrix = npt.NDArray[np.float32]
 IntVector = npt.NDArray[np.int64]
 
-# Rows per block: 25 MB for 768 dimensions in float32, large enough for BLAS to run at full speed.
-BLOCK = 8192
+# Floats per block, 25 MB in float32: 8,192 rows of 768 numbers, large enough for BLAS to run at full speed.
+_BLOCK = 8192 * 768
+# Floats per block in float64, 1.6 MB.
+_CACHED = 256 * 768
 # Below this, a float32 working copy is cheaper than converting or gathering the rows on every pass.
 _WORKING_COPY_BYTES = 32 * 2**20
 # Lengths whose squares, and sums of many such squares, float32 holds.
@@ -113,8 +115,9 @@ class FeatureRows:
 
     def blocks(self) -> Iterator[tuple[slice, Float32Matrix]]:
         """Reads all rows in order, with the place of each block."""
-        for start in range(0, len(self), BLOCK):
-            stop = min(start + BLOCK, len(self))
+        step = max(1, _BLOCK // self.dimension)
+        for start in range(0, len(self), step):
+            stop = min(start + step, len(self))
             yield slice(start, stop), self.block(start, stop)
 
     def subset(self, positions: IntVector) -> Self:
@@ -130,9 +133,8 @@ class FeatureRows:
         """
         direction = np.random.default_rng(0).standard_normal(self.dimension)
         keys = np.empty(len(self))
-        for place, block in self.blocks():
-            squares = np.einsum("ij,ij->i", block, block, dtype=np.float64)
-            keys[place] = np.einsum("ij,j->i", block, direction, dtype=np.float64) / np.sqrt(squares)
+        for place, rows in self._float64_blocks():
+            keys[place] = rows @ direction / np.sqrt(np.einsum("ij,ij->i", rows, rows))
         return np.argsort(np.round(keys, 9), kind="stable")
 
     def for_many_passes(self) -> Self:
@@ -147,10 +149,18 @@ class FeatureRows:
         block: Float32Matrix = np.asarray(rows, dtype=np.float32)
         return block if scale is None else block * scale[:, None]
 
+    def _float64_blocks(self) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+        """Reads all rows in order, in blocks so small that their copy in float64 stays in the cache."""
+        step = max(1, _CACHED // self.dimension)
+        for place, block in self.blocks():
+            for start in range(0, len(block), step):
+                rows = block[start : start + step].astype(np.float64)
+                yield slice(place.start + start, place.start + start + len(rows)), rows
+
     def _checked_norms(self, offset: int, ids: Sequence[Any] | None) -> npt.NDArray[np.float64]:
         norms = np.empty(len(self))
-        for place, block in self.blocks():
-            norms[place] = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
+        for place, rows in self._float64_blocks():
+            norms[place] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         bad = ~((norms > _SHORTEST) & (norms < _LONGEST))
         if bad.any():
             first = int(np.argmax(bad))

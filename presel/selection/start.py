@@ -1,11 +1,12 @@
-"""Where k-means starts: k-means++ and swaps in a sketch of the features.
+"""Where k-means starts: k-means++ and swaps in a stand-in for the features.
 
-The quality of a start decides the inertia in the end, and a good start in full dimension costs as much as the
-k-means after it. So it is found in a sketch of 64 numbers per row: the 32 leading principal directions, and
-32 random projections of what these leave over (Johnson-Lindenstrauss), which keep distances right on average
-where the spectrum decays slowly. There, greedy k-means++ on a subsample is followed by short runs of Lloyd's
-algorithm, between which pairs of clusters that cost little to merge give a centroid to clusters that gain
-much from a split: the mistakes that Lloyd's algorithm by itself cannot mend.
+The quality of a start decides the inertia in the end, and a good start on all rows in full dimension costs
+more than the k-means after it. So seeds are drawn by greedy k-means++ in a sketch of 64 numbers per row: the
+32 leading principal directions, and 32 random projections of what these leave over (Johnson-Lindenstrauss).
+Where the principal directions hold most of the variance, as in smooth features, the sketch also stands in for
+the rows, and Lloyd's algorithm nearly converges in it. Where they do not, as in many unrelated groups, random
+projections blur which groups are close, and a sample of the rows in full dimension stands in instead. Either
+way swaps mend what Lloyd's algorithm by itself cannot (`presel.selection.swaps`).
 """
 
 import math
@@ -13,18 +14,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from presel.selection.kmeans import Settings, cluster_means, lloyd
+from presel.selection.assignment import cluster_means
+from presel.selection.kmeans import Settings, lloyd
 from presel.selection.rows import FeatureRows, Float32Matrix, IntVector
-from presel.selection.swaps import swap
 
 _PRINCIPAL = 32
 _PROJECTIONS = 32
-_BASIS_ROWS = 2048
+_BASIS_ROWS = 1024
 _SKETCH_ROWS = 200_000
 _SEEDING_ROWS_PER_CLUSTER = 30
+_SAMPLE_ROWS_PER_CLUSTER = 50
 _CANDIDATES = 3
-_PASSES = 3
-_SWAP_ROUNDS = 2
+_SWAP_ROUNDS = 3
+# The share of the variance in the principal directions from which on the sketch stands in for the rows.
+_FAITHFUL = 0.5
+# How far Lloyd's algorithm goes in the sketch, where a pass costs a tenth of one in full dimension.
+_SKETCH_PASSES = 30
+_SKETCH_TOLERANCE = 3e-4
 
 
 def starting_centroids(rows: FeatureRows, n_clusters: int, settings: Settings) -> Float32Matrix:
@@ -39,22 +45,21 @@ def starting_centroids(rows: FeatureRows, n_clusters: int, settings: Settings) -
         Shape (C, d).
     """
     rng = settings.rng
-    short = replace(settings, max_iterations=_PASSES, tolerance=0.0)
     if len(rows) > max(_SKETCH_ROWS, n_clusters):
         rows = rows.subset(_draw(len(rows), max(_SKETCH_ROWS, n_clusters), rng))
     if n_clusters == 1:
         return cluster_means(rows, np.zeros(len(rows), dtype=np.int64), 1)
-    sketch = FeatureRows.trusted(_sketch(rows, rng))
-    seeds = _draw(len(rows), _SEEDING_ROWS_PER_CLUSTER * n_clusters, rng)
-    sample = sketch.take(seeds)
-    centroids = sample[_k_means_plus_plus(sample, n_clusters, rng)]
-    result = lloyd(sketch, centroids, short)
-    for _ in range(_SWAP_ROUNDS):
-        swapped = swap(sketch, result)
-        if swapped is None:
-            break
-        result = lloyd(sketch, swapped, short)
-    return cluster_means(rows, result.labels, n_clusters)
+    sketch, faithful = _sketch(rows, rng)
+    sample = _draw(len(rows), _SEEDING_ROWS_PER_CLUSTER * n_clusters, rng)
+    seeds = sample[_k_means_plus_plus(sketch.take(sample), n_clusters, rng)]
+    if faithful:
+        converging = replace(settings, max_iterations=_SKETCH_PASSES, tolerance=_SKETCH_TOLERANCE)
+        result = lloyd(sketch, sketch.take(seeds), converging, swap_rounds=_SWAP_ROUNDS)
+        return cluster_means(rows, result.labels, n_clusters)
+    sample = _draw(len(rows), _SAMPLE_ROWS_PER_CLUSTER * n_clusters, rng)
+    swapping = replace(settings, max_iterations=_SWAP_ROUNDS + 1, tolerance=0.0)
+    points = rows.subset(sample).for_many_passes()
+    return lloyd(points, rows.take(seeds), swapping, swap_rounds=_SWAP_ROUNDS).centroids
 
 
 def _draw(n_rows: int, wanted: int, rng: np.random.Generator) -> IntVector:
@@ -63,22 +68,27 @@ def _draw(n_rows: int, wanted: int, rng: np.random.Generator) -> IntVector:
     return np.sort(rng.choice(n_rows, wanted, replace=False))
 
 
-def _sketch(rows: FeatureRows, rng: np.random.Generator) -> Float32Matrix:
-    """Shortens the vectors to 64 numbers; shorter ones stay as they are."""
+def _sketch(rows: FeatureRows, rng: np.random.Generator) -> tuple[FeatureRows, bool]:
+    """Shortens the vectors to 64 numbers; shorter ones stay as they are.
+
+    Returns:
+        The sketch, and whether it keeps distances well enough to stand in for the rows.
+    """
     if rows.dimension <= _PRINCIPAL + _PROJECTIONS:
-        return np.concatenate([block for _, block in rows.blocks()])
+        return FeatureRows.trusted(np.concatenate([block for _, block in rows.blocks()])), True
     sample = rows.take(_draw(len(rows), _BASIS_ROWS, rng))
     sample = sample - sample.mean(axis=0)
     principal = _gaussian(rng, rows.dimension, _PRINCIPAL)
     for _ in range(3):
         principal = np.linalg.qr(sample.T @ (sample @ principal))[0]
+    faithful = np.square(sample @ principal).sum() >= _FAITHFUL * np.square(sample).sum()
     projections = _gaussian(rng, rows.dimension, _PROJECTIONS) / np.float32(math.sqrt(_PROJECTIONS))
     projections -= principal @ (principal.T @ projections)
     basis = np.hstack([principal, projections])
     sketch = np.empty((len(rows), basis.shape[1]), dtype=np.float32)
     for place, block in rows.blocks():
         np.matmul(block, basis, out=sketch[place])
-    return sketch
+    return FeatureRows.trusted(sketch), bool(faithful)
 
 
 def _gaussian(rng: np.random.Generator, rows: int, columns: int) -> Float32Matrix:

@@ -8,26 +8,25 @@ cases.
 import numpy as np
 import numpy.typing as npt
 
-from presel.selection.kmeans import Clustering, cluster_means, grouped
+from presel.selection.assignment import Clustering, grouped
 from presel.selection.rows import FeatureRows, Float32Matrix, IntVector
 
 
-def swap(points: FeatureRows, current: Clustering) -> Float32Matrix | None:
+def swap(points: FeatureRows, current: Clustering, centroids: Float32Matrix) -> bool:
     """Moves centroids from pairs that are cheap to merge to clusters that gain from a split.
 
     Args:
         points: n vectors.
         current: Their clusters, none empty.
+        centroids: The means of these clusters, shape (C, d), changed in place.
 
     Returns:
-        The centroids after some have moved, shape (C, d), or None where no move pays.
+        Whether any has moved.
     """
-    n_clusters = len(current.centroids)
+    n_clusters = len(centroids)
     counts = np.bincount(current.labels, minlength=n_clusters).astype(np.float64)
-    centroids = cluster_means(points, current.labels, n_clusters)
-    gains, halves = _split_gains(points, current.labels, centroids)
+    gains, halves = _split_gains(points, current, centroids)
     partner, costs = _merge_costs(centroids, counts)
-    moved = centroids.copy()
     touched = np.zeros(n_clusters, dtype=np.bool_)
     splits = iter(np.argsort(-gains, kind="stable"))
     for giver in np.argsort(costs, kind="stable"):
@@ -38,10 +37,10 @@ def swap(points: FeatureRows, current: Clustering) -> Float32Matrix | None:
         # A tenth of margin, because both numbers are estimates before the next passes.
         if split is None or gains[split] <= 1.1 * costs[giver]:
             break
-        moved[other] = np.average(centroids[[giver, other]], axis=0, weights=counts[[giver, other]])
-        moved[giver], moved[split] = halves[split]
+        centroids[other] = np.average(centroids[[giver, other]], axis=0, weights=counts[[giver, other]])
+        centroids[giver], centroids[split] = halves[split]
         touched[[giver, other, split]] = True
-    return moved if touched.any() else None
+    return bool(touched.any())
 
 
 def _merge_costs(
@@ -63,17 +62,22 @@ def _merge_costs(
 
 
 def _split_gains(
-    points: FeatureRows, labels: IntVector, centroids: Float32Matrix
+    points: FeatureRows, current: Clustering, centroids: Float32Matrix
 ) -> tuple[npt.NDArray[np.float64], Float32Matrix]:
     """Estimates by a short 2-means how far a split lowers the inertia of each cluster.
+
+    The half of the clusters with less inertia is left out: it has the least to gain, and since a swap takes
+    three clusters, no more than a third can be split.
 
     Returns:
         Gains, shape (C,), and the centroids of both halves, shape (C, 2, d).
     """
     gains = np.zeros(len(centroids))
     halves = np.repeat(centroids[:, None], 2, axis=1)
-    order, bounds = grouped(labels, len(centroids))
-    for label in np.flatnonzero(np.diff(bounds) >= 4):
+    order, bounds = grouped(current.labels, len(centroids))
+    inertias = np.bincount(current.labels, weights=current.distances, minlength=len(centroids))
+    worse_half = np.argsort(-inertias, kind="stable")[: len(centroids) // 2 + 1]
+    for label in worse_half[np.diff(bounds)[worse_half] >= 4]:
         members = points.take(order[bounds[label] : bounds[label + 1]]) - centroids[label]
         direction = members[np.einsum("ij,ij->i", members, members).argmax()]
         threshold = 0.0

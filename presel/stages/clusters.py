@@ -13,6 +13,8 @@ from presel.component import STRICT
 from presel.console import progress
 from presel.files import write_array, write_table
 from presel.selection import ClusterBackend, FeatureRows, cluster_task
+from presel.selection.parallel import for_each_task
+from presel.selection.rows import Float32Matrix, IntVector
 from presel.stages.features import FeaturesStage
 from presel.store import Stage, Store
 
@@ -44,7 +46,7 @@ class ClustersStage(Stage[pd.DataFrame]):
     """
 
     name: ClassVar[str] = "clusters"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     features: FeaturesStage
     clustering: Clustering
@@ -54,21 +56,30 @@ class ClustersStage(Stage[pd.DataFrame]):
         ids, array = store.load(self.features)
         pool = store.load(self.features.pool)
         rows = pd.Series(np.arange(len(ids)), index=ids)
+        # In the order of the tasks' names, by which groupby sorts.
         tasks = {task: np.sort(group.to_numpy(dtype=str)) for task, group in pool.groupby("task")["id"]}
-        tables = []
+        names = ids.tolist()
+        parts = [
+            # All are checked before the first is clustered.
+            FeatureRows(array, index=rows[members].to_numpy(), normalise=True, ids=names)
+            for members in tasks.values()
+        ]
+        # scikit-learn's labels under one seed are those of the released code only with threads of its own.
+        each = map if self.clustering.backend == "released" else for_each_task
+        tables: list[pd.DataFrame] = []
         with progress("clustering tasks", len(tasks)) as advance:
-            for number, (task, members) in enumerate(sorted(tasks.items())):
-                labels, centroids = cluster_task(
-                    FeatureRows(array, index=rows[members].to_numpy(), normalise=True, ids=ids.tolist()),
-                    self.clustering.images_per_cluster,
-                    self.clustering.seed,
-                    self.clustering.backend,
-                )
-                write_array(folder / "centroids" / f"{number:03}.npy", centroids)
+            for (task, members), (labels, centroids) in zip(
+                tasks.items(), each(self._cluster, parts), strict=True
+            ):
+                write_array(folder / "centroids" / f"{len(tables):03}.npy", centroids)
                 tables.append(pd.DataFrame({"id": members, "task": task, "cluster": labels}))
                 advance(1)
         write_table(folder / "clusters.parquet", pd.concat(tables, ignore_index=True))
         return {"clusters": int(sum(table["cluster"].nunique() for table in tables))}
+
+    def _cluster(self, rows: FeatureRows) -> tuple[IntVector, Float32Matrix]:
+        options = self.clustering
+        return cluster_task(rows, options.images_per_cluster, options.seed, options.backend)
 
     def load(self, folder: Path) -> pd.DataFrame:
         """Table of all images: id, task, cluster (counted from 0 in each task)."""

@@ -41,8 +41,9 @@ def load(name: str) -> Backend:
 
 
 def load_best() -> Backend:
-    """Imports the fastest backend installed: faiss, or else NumPy's own BLAS."""
+    """Imports faiss where it sees a GPU, else NumPy: on a CPU, faiss's threads and those of BLAS contend."""
     try:
-        return load("faiss")
-    except ValueError:
+        import faiss
+    except ModuleNotFoundError:
         return load("numpy")
+    return load("faiss" if getattr(faiss, "get_num_gpus", int)() > 0 else "numpy")
