@@ -95,9 +95,7 @@ class Pipeline:
     @cached_property
     def relevance(self) -> RelevanceStage:
         """How much the question helps the answer, for each reference sample."""
-        return RelevanceStage(
-            self.reference_model, self.reference_instructions, self.relevance_batch_tokens, self.workers
-        )
+        return self._scored(self.reference_instructions)
 
     # Which images of a task stand for it.
 
@@ -110,6 +108,18 @@ class Pipeline:
     def clusters(self) -> ClustersStage:
         """Groups of like images in each task."""
         return ClustersStage(self.features, self.clustering)
+
+    # What rival methods read before they choose: the instructions of every image.
+
+    @cached_property
+    def all_instructions(self) -> InstructionsStage:
+        """The instructions of the whole pool, for strategies that select after buying."""
+        return InstructionsStage(self.pool, self.pool, self.provider, "whole pool")
+
+    @cached_property
+    def scores(self) -> RelevanceStage:
+        """The reference model's scores of every sample of the pool."""
+        return self._scored(self.all_instructions)
 
     # Choose, buy instructions for the chosen images alone, tune, evaluate.
 
@@ -193,6 +203,9 @@ class Pipeline:
                     f"set (reference.share={self.reference_share:g} of each task); raise the one or lower "
                     "the other"
                 )
+
+    def _scored(self, instructions: InstructionsStage) -> RelevanceStage:
+        return RelevanceStage(self.reference_model, instructions, self.relevance_batch_tokens, self.workers)
 
     def _tuned_on(self, instructions: InstructionsStage) -> TuningStage:
         return TuningStage(

@@ -222,6 +222,36 @@ def _killed_in(stage: str, folder: Path, overrides: list[str]) -> bool:
     return False
 
 
+@pytest.mark.slow
+def test_kill_9_between_two_shards_loses_no_shard(program: Program, tmp_path: Path) -> None:
+    """Scores and features go on at the next shard, and come out as without the kill."""
+    # More than a shard of reference samples, and of different images.
+    overrides = [*TINY, "pool.size=1100", "reference.share=0.6", "budget=0.7", "until=selection"]
+    assert program("run", *overrides).returncode == 0
+    for stage, part, whole in (
+        ("relevance", "part-{:05}.parquet", "relevance.parquet"),
+        ("features", "part-{:05}.npy", "features.npy"),
+    ):
+        (file,) = only(tmp_path, stage, whole)
+        undisturbed = file.read_bytes()
+        shutil.rmtree(file.parent)
+        first, second = (file.parent / "shards" / part.format(number) for number in range(2))
+        run = subprocess.Popen(
+            command("run", *overrides), cwd=tmp_path, env=environment(), start_new_session=True
+        )
+        while not first.exists():
+            assert run.poll() is None
+            time.sleep(0.002)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        assert not second.exists()
+        kept = first.stat().st_mtime_ns
+        again = program("run", *overrides)
+        assert stage_lines(again.stdout)[stage] != "reused"
+        assert second.stat().st_mtime_ns > first.stat().st_mtime_ns == kept
+        assert file.read_bytes() == undisturbed
+
+
 @pytest.mark.parametrize("size", [0.05, 0.15, 40])
 def test_presel_spends_the_budget_exactly(program: Program, tmp_path: Path, size: float) -> None:
     result = program("run", *TINY, "until=selection", f"budget={size}")

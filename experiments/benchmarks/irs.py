@@ -45,8 +45,8 @@ def measure(folder: Path, shape: str, samples: int, batch_tokens: int) -> None:
     encoder = ConversationEncoder(lvlm)
     records = conversations(photographs(folder / "images", samples))
     examples = [Example(folder / "images" / record.image, record.conversations) for record in records]
-    examples.sort(key=lambda example: -len(pair(encoder, example).ids))
-    lengths = [len(pair(encoder, example).ids) for example in examples]
+    sized = sorted(((len(pair(encoder, one).ids), one) for one in examples), key=lambda item: -item[0])
+    lengths, examples = [length for length, _ in sized], [one for _, one in sized]
     chosen = [[examples[row] for row in batch] for batch in fill_batches(lengths, batch_tokens)]
     batches = [pair_batch(encoder, batch) for batch in chosen]
     scorer = Scorer(model)

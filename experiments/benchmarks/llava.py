@@ -38,7 +38,7 @@ def random_llava(folder: Path, shape: str) -> Lvlm:
         folder: Receives the model.
         shape: A key of `SHAPES`; `7b` is LLaVA-1.5-7B's, in bfloat16.
     """
-    tokenizer = AutoTokenizer.from_pretrained(locate(f"{BUILTIN}digit_llava"))
+    tokenizer = AutoTokenizer.from_pretrained(locate(f"{BUILTIN}digit_llava"), model_max_length=2048)
     (width, layers, heads, inner), (text_width, text_layers, text_heads, text_inner) = SHAPES[shape]
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(

@@ -105,13 +105,15 @@ def on_disk(path: Path, n: int, parts: int) -> None:
     """Writes n vectors to a .npy file, in `parts` mixtures one after the other."""
     if path.exists() and np.load(path, mmap_mode="r").shape == (n, DIMENSION):
         return
-    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, DIMENSION))
+    unfinished = path.with_suffix(".unfinished")
+    file = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=(n, DIMENSION))
     row = 0
     for part in range(parts):
         for block in mixture(n // parts, part):
             file[row : row + len(block)] = block
             row += len(block)
     file.flush()
+    unfinished.rename(path)
 
 
 def inertia(features: Matrix, labels: npt.NDArray[np.int64]) -> float:

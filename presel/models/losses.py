@@ -1,4 +1,4 @@
-"""Mean response losses with and without the question, both from one forward pass a batch (eq. 1 and 2)."""
+"""Scores of samples from one forward pass a batch: both mean response losses (eq. 1 and 2), and EL2N."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from presel.console import console
 from presel.errors import PreselError
 from presel.models.conversations import IGNORED
-from presel.models.pairs import PADDING, PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
+from presel.models.pairs import PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
 
 # Samples of the first batch on which one pass is held against two, and how far the losses may lie apart.
 _CHECKED = 4
@@ -18,10 +18,19 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.1}
 
 
 class Losses(NamedTuple):
-    """Losses in nats a response token, and numbers of response tokens with the question, each (n,)."""
+    """What a pass tells of n samples, each (n,).
+
+    Attributes:
+        with_question: Mean loss in nats a response token given image and question.
+        without_question: The same given the image alone.
+        el2n: Mean length of a response token's error vector, softmax minus one-hot, given the question (EL2N;
+            Paul et al., 2021).
+        n_tokens: Response tokens with the question.
+    """
 
     with_question: Tensor
     without_question: Tensor
+    el2n: Tensor
     n_tokens: Tensor
 
 
@@ -74,8 +83,8 @@ class Scorer:
         return Losses(*(values.cpu() for values in score(self._model, batch.to(self._model))))
 
 
-def token_losses(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of every response token; logits exist only where some row has a response.
+def token_losses(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> Tensor:
+    """Cross-entropy of every response token.
 
     Args:
         model: A language model of transformers, with an adapter or without.
@@ -83,19 +92,24 @@ def token_losses(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> tu
         **inputs: What else the model reads.
 
     Returns:
-        Losses, (n, p), 0 where a row has no response token; and the places of the p columns, (p,).
+        Losses, (n, p), with a column for each place where some row has a response token; 0 where a row has
+        none.
     """
-    places = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().squeeze(1)
-    logits = model(**inputs, use_cache=False, logits_to_keep=places).logits
-    targets = labels[:, places + 1]
+    logits, targets = _response_logits(model, labels, **inputs)
     losses = cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
     )
-    return losses.view_as(targets), places + 1
+    return losses.view_as(targets)
+
+
+def _response_logits(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, (n, p, vocabulary), only where some row has a response, and the labels there, (n, p)."""
+    places = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().squeeze(1)
+    return model(**inputs, use_cache=False, logits_to_keep=places).logits, labels[:, places + 1]
 
 
 def one_pass(model: PreTrainedModel, batch: PairBatch) -> Losses:
-    """Both losses of each sample from one pass; the batch must share its images and lie on the device.
+    """Scores each sample by one pass; the batch must share its images and lie on the device.
 
     The output layer, a large part of a small model, sees the response tokens alone. A model that does more
     than that layer to its logits is found out when both ways are compared.
@@ -108,24 +122,34 @@ def one_pass(model: PreTrainedModel, batch: PairBatch) -> Losses:
         use_cache=False,
     ).last_hidden_state
     rows, places = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-    logits = model.get_output_embeddings()(states[rows, places])
-    losses = cross_entropy(logits.float(), batch.labels[rows, places + 1], reduction="none")
-    index = (rows, batch.parts[rows, places + 1])
-    sums = losses.new_zeros(len(batch), PADDING).index_put_(index, losses, accumulate=True)
-    counts = torch.zeros_like(sums).index_put_(index, torch.ones_like(losses), accumulate=True)
-    means = sums / counts
-    return Losses(means[:, WITH_QUESTION], means[:, WITHOUT_QUESTION], counts[:, WITH_QUESTION].long())
+    parts = batch.parts[rows, places + 1]
+    logits = model.get_output_embeddings()(states[rows, places]).float()
+    targets = batch.labels[rows, places + 1]
+
+    def mean(values: Tensor, part: int) -> Tensor:
+        own = rows[parts == part]
+        sums = values.new_zeros(len(batch)).index_add_(0, own, values)
+        return sums / own.bincount(minlength=len(batch))
+
+    losses = cross_entropy(logits, targets, reduction="none")
+    asked = parts == WITH_QUESTION
+    return Losses(
+        mean(losses[asked], WITH_QUESTION),
+        mean(losses[parts == WITHOUT_QUESTION], WITHOUT_QUESTION),
+        mean(_errors(logits[asked], targets[asked]), WITH_QUESTION),
+        rows[asked].bincount(minlength=len(batch)),
+    )
 
 
 def two_passes(model: PreTrainedModel, batch: PairBatch) -> Losses:
-    """The same losses by two plain calls of the model."""
-    (with_question, n_tokens), (without_question, _) = (
-        _prompt_losses(model, batch, part) for part in (WITH_QUESTION, WITHOUT_QUESTION)
+    """The same scores by two plain calls of the model."""
+    (with_question, el2n, n_tokens), (without_question, _, _) = (
+        _prompt_scores(model, batch, part) for part in (WITH_QUESTION, WITHOUT_QUESTION)
     )
-    return Losses(with_question, without_question, n_tokens)
+    return Losses(with_question, without_question, el2n, n_tokens)
 
 
-def _prompt_losses(model: PreTrainedModel, batch: PairBatch, part: int) -> tuple[Tensor, Tensor]:
+def _prompt_scores(model: PreTrainedModel, batch: PairBatch, part: int) -> tuple[Tensor, Tensor, Tensor]:
     kept = (batch.parts == PREFIX) | (batch.parts == part)
     # The prompt's tokens to the front, in their order.
     order = (~kept).int().argsort(dim=1, stable=True)[:, : int(kept.sum(dim=1).max())]
@@ -133,8 +157,22 @@ def _prompt_losses(model: PreTrainedModel, batch: PairBatch, part: int) -> tuple
     # Behind a shorter prompt stands its first token, unseen: the other prompt's may be those of the image.
     ids = torch.where(kept, batch.ids.gather(1, order), batch.ids[:, :1])
     labels = batch.labels.gather(1, order).masked_fill(~kept, IGNORED)
-    losses, places = token_losses(
+    logits, targets = _response_logits(
         model, labels, input_ids=ids, pixel_values=batch.pixels, attention_mask=kept.long()
     )
-    counts = (labels[:, places] != IGNORED).sum(dim=1)
-    return losses.sum(dim=1) / counts, counts
+    rows, places = (targets != IGNORED).nonzero(as_tuple=True)
+    logits, targets = logits[rows, places].float(), targets[rows, places]
+    counts = rows.bincount(minlength=len(batch))
+    losses, errors = (
+        values.new_zeros(len(batch)).index_add_(0, rows, values) / counts
+        for values in (cross_entropy(logits, targets, reduction="none"), _errors(logits, targets))
+    )
+    return losses, errors, counts
+
+
+def _errors(logits: Tensor, targets: Tensor) -> Tensor:
+    """Length of softmax minus one-hot, (n,), of logits, (n, vocabulary)."""
+    errors = logits.softmax(dim=1)
+    errors.scatter_add_(1, targets[:, None], errors.new_full((len(targets), 1), -1))
+    lengths: Tensor = torch.linalg.vector_norm(errors, dim=1)
+    return lengths

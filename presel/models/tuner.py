@@ -62,7 +62,7 @@ class Tuner(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy over the batch's response tokens."""
-        losses, _ = token_losses(self.model, **batch)
+        losses = token_losses(self.model, **batch)
         loss: Tensor = losses.sum() / (batch["labels"] != IGNORED).sum()
         self.log("train/loss", loss, batch_size=len(batch["input_ids"]), prog_bar=True)
         return loss

@@ -56,7 +56,9 @@ def cluster(
     Every backend but `released` shares one algorithm and one contract: the result depends on the vectors,
     their order and the seed only; no cluster is empty; the features are read in blocks and copied only where
     they take less than 32 MB in float32, so that a memory-mapped file stays on disk; the start is k-means++
-    mended by swaps (`presel.selection.start`). Two backends agree but for rounding.
+    mended by swaps (`presel.selection.start`). Two backends agree but for rounding. Distances come from dot
+    products in float32: an offset common to all vectors and large beside their differences costs precision,
+    and should be subtracted first.
 
     Backends:
         auto: `hierarchical` above 1,000 clusters, else faiss where it sees a GPU, numpy where not.

@@ -20,7 +20,7 @@ class InstructionsStage(Stage[list[Record]]):
         pool: The pool the images are from.
         chosen: A stage whose result is a table with the column `id`: the images to instruct.
         provider: Where instructions come from.
-        what_for: Who asks, for the ledger: `reference` or `selection`.
+        what_for: Who asks, for the ledger: `reference`, `selection` or `whole pool`.
     """
 
     name: ClassVar[str] = "instructions"

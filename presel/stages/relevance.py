@@ -1,4 +1,4 @@
-"""Stage `relevance`: both losses of every reference sample, the terms of its IRS."""
+"""Stage `relevance`: both losses of every reference sample, the terms of its IRS, and its EL2N."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from presel.store import Stage, Store
 
 
 class _Sample(NamedTuple):
-    """A reference sample by its row, and how many tokens both its prompts take together."""
+    """A sample by its row, and how many tokens both its prompts take together."""
 
     row: int
     length: int
@@ -26,27 +26,32 @@ class _Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class RelevanceStage(Stage[pd.DataFrame]):
-    """Losses with and without the question under the reference model (eq. 1 and 2).
+    """Losses with and without the question under the reference model (eq. 1 and 2), and EL2N.
 
-    Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, n_tokens.
+    Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, el2n, n_tokens.
 
     Attributes:
         model: The reference model.
-        instructions: The reference set's instructions.
+        instructions: Those of the reference set, or of the whole pool for strategies that score all of it.
         batch_tokens: Tokens a forward pass, padding counted.
         workers: Processes that prepare batches.
     """
 
     name: ClassVar[str] = "relevance"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     model: TuningStage
     instructions: InstructionsStage
     batch_tokens: int = field(compare=False)
     workers: int = field(compare=False)
 
+    @property
+    def label(self) -> str:
+        """Says whose samples are scored."""
+        return f"{self.name} ({self.instructions.what_for})"
+
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Scores the reference set in one pass, the longest samples first.
+        """Scores the samples in one pass, the longest first.
 
         Raises:
             PreselError: If a sample's responses lie beyond the model's maximal length, or it does not fit
@@ -65,7 +70,7 @@ class RelevanceStage(Stage[pd.DataFrame]):
         images = self.instructions.pool.source.files(store).images
         examples = [Example(images / record.image, record.conversations) for record in records]
         pairs = []
-        with progress("measuring the reference set", len(examples)) as advance:
+        with progress("measuring samples", len(examples)) as advance:
             for example in examples:
                 encoded = pair(encoder, example)
                 pairs.append((len(encoded.ids), encoded.truncated))
@@ -90,12 +95,13 @@ class RelevanceStage(Stage[pd.DataFrame]):
                         "row": [sample.row for sample in batch],
                         "loss_with_question": losses.with_question.double().numpy(),
                         "loss_without_question": losses.without_question.double().numpy(),
+                        "el2n": losses.el2n.double().numpy(),
                         "n_tokens": losses.n_tokens.numpy(),
                         "passes": 1 if scorer.single_pass else 2,
                     }
                 )
 
-        scored = table_in_shards(folder / "shards", samples, "scoring the reference set", cut, score)
+        scored = table_in_shards(folder / "shards", samples, "scoring samples", cut, score)
         scored = scored.sort_values("row", ignore_index=True)
         table = scored.drop(columns=["row", "passes"])
         table.insert(0, "id", [record.id for record in records])
@@ -108,7 +114,7 @@ class RelevanceStage(Stage[pd.DataFrame]):
         truncated = sum(cut_off for _, cut_off in pairs)
         if truncated:
             console.print(
-                f"  {truncated} of {len(records)} reference samples are longer than "
+                f"  {truncated} of {len(records)} samples are longer than "
                 f"lvlm.max_length={lvlm.max_length} tokens; their ends were cut off, as in training"
             )
         write_table(folder / "relevance.parquet", table)

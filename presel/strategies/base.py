@@ -36,8 +36,13 @@ class Given:
 
     @property
     def relevance(self) -> pd.DataFrame:
-        """Losses of the reference samples: id, loss_with_question, loss_without_question, n_tokens."""
+        """Scores of the reference samples: id, both losses, el2n, n_tokens (`RelevanceStage`)."""
         return self._declared("relevance", pd.DataFrame)
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """The same scores of every sample of the pool; they take all instructions."""
+        return self._declared("scores", pd.DataFrame)
 
     @property
     def features(self) -> Features:
@@ -64,7 +69,8 @@ class Strategy(ABC):
     """A way to choose images. Subclasses are dataclasses whose fields are the strategy's settings.
 
     Attributes:
-        needs: Results to be computed first, out of `reference`, `relevance`, `features`, `clusters`.
+        needs: Results to be computed first, out of `reference`, `relevance`, `features`, `clusters`, and
+            those that take the instructions of the whole pool: `scores`.
         whole_pool: Whether the strategy takes every image, whatever the budget.
         version: Raised when the code of a strategy of this package comes to choose otherwise; one from
             elsewhere is told apart by its module's text.

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import presel
+from presel.selection import clustering, parallel
 from tests.selection.mixtures import mixture
 
 IMAGES = [f"image_{i:04d}.jpg" for i in range(900)]
@@ -48,6 +49,27 @@ def test_names_do_not_matter(features: np.ndarray) -> None:
     chosen = presel.select(IMAGES, TASKS, features=features, budget=45)
     renamed = presel.select(names, TASKS, features=features, budget=45)
     assert {IMAGES.index(image) for image in chosen} == {names.index(name) for name in renamed}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_number_of_processors_does_not_matter(
+    count: int, features: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [f"task {i % 6}" for i in range(900)]
+    chosen = presel.select(IMAGES, tasks, features=features, budget=90)
+    monkeypatch.setattr(parallel, "processors", lambda: count)
+    assert presel.select(IMAGES, tasks, features=features, budget=90) == chosen
+
+
+def test_every_task_is_checked_before_one_is_clustered(
+    features: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [f"task {i % 6}" for i in range(900)]
+    broken = features.copy()
+    broken[899] = np.nan
+    monkeypatch.setattr(clustering, "plain", lambda *_: pytest.fail("clustered"))
+    with pytest.raises(ValueError, match="image_0899"):
+        presel.select(IMAGES, tasks, features=broken, budget=90)
 
 
 def test_columns_of_a_table_are_read_by_position(features: np.ndarray) -> None:

@@ -37,12 +37,29 @@ def test_contract(backend: str, dtype: type) -> None:
     assert (labels == nearest).mean() > 0.99
 
 
-@pytest.mark.parametrize("backend", ["auto", "numpy"])
-def test_inertia_is_that_of_scikit_learn(backend: str) -> None:
-    vectors = mixture(4000, 200, 60, seed=1)
-    plain = KMeans(40, random_state=0).fit(vectors).inertia_
-    labels, _ = cluster(vectors, 40, backend=backend)  # type: ignore[arg-type]
-    assert inertia(vectors, labels) <= 1.01 * plain
+def smooth(n: int, dimension: int) -> np.ndarray:
+    """Unit vectors on a bent surface of few dimensions, without groups."""
+    rng = np.random.default_rng(0)
+    place, bend, spread = (
+        rng.standard_normal(shape, dtype=np.float32) for shape in ((n, 6), (6, 64), (64, dimension))
+    )
+    vectors = np.tanh(place @ bend / 2) @ spread
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        pytest.param(mixture(4000, 200, 60, seed=1), id="groups"),
+        pytest.param(mixture(6000, 300, 200, seed=2, spread=0.3), id="more groups than clusters"),
+        pytest.param(mixture(4000, 200, 1, seed=3, spread=5), id="noise"),
+        pytest.param(smooth(6000, 300), id="smooth"),
+    ],
+)
+def test_inertia_is_that_of_scikit_learn(vectors: np.ndarray) -> None:
+    plain = np.mean([KMeans(60, random_state=seed).fit(vectors).inertia_ for seed in range(3)])
+    ours = np.mean([inertia(vectors, cluster(vectors, 60, seed=seed)[0]) for seed in range(3)])
+    assert ours <= 1.01 * plain
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
