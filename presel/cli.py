@@ -9,6 +9,7 @@ from pathlib import Path
 
 COMMANDS = {
     "run": "choose images, buy their instructions, tune, evaluate (Hydra; see `presel run --help`)",
+    "report": "compare finished runs: tables, intervals, figures, one page",
     "store": "list, verify or clean stored results",
 }
 
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = parser.parse_args(arguments[:1] or ["--help"])
     rest = arguments[1:]
+    if chosen.command == "report":
+        return _report(rest)
     if chosen.command == "store":
         from presel.store_command import store_command
 
@@ -70,6 +73,17 @@ def _run(overrides: list[str]) -> int:
         print("presel: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _report(arguments: list[str]) -> int:
+    from presel.errors import PreselError
+    from presel.report.command import report_command
+
+    try:
+        return report_command(arguments)
+    except PreselError as error:
+        print(f"presel: error: {error}", file=sys.stderr)
+        return 2
 
 
 def _quieten() -> None:

@@ -83,6 +83,8 @@ class Config:
     tau: Tau = MISSING
     encoder: Any = MISSING
     cluster: Any = MISSING
+    clip: Any = MISSING
+    score_net: Any = MISSING
     neighbors: Neighbors = MISSING
     allocation: Allocation = MISSING
     strategy: Any = MISSING
@@ -128,6 +130,8 @@ def build(config: DictConfig) -> Pipeline:
         tuning=make("tune"),
         encoder=make("encoder"),
         clustering=make("cluster"),
+        clip=make("clip"),
+        score_net=make("score_net"),
         provider=make("instructions"),
         strategy=make("strategy"),
         reference_share=config.reference.share,

@@ -12,19 +12,23 @@ from presel.benchmarks import Benchmarks
 from presel.data.sources import Source
 from presel.errors import PreselError
 from presel.ledger import InstructionProvider
+from presel.models.clip import Clip
 from presel.models.encoder import Encoder
 from presel.models.loggers import LoggerFactory
 from presel.models.lvlm import Lvlm
-from presel.models.tune import Hardware, Tune
+from presel.models.tune import Hardware, ScoreNet, Tune
+from presel.stages.clip_scores import ClipScoresStage
 from presel.stages.clusters import Clustering, ClustersStage
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage, check_scoring
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
+from presel.stages.multimodal_features import MultimodalFeaturesStage
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.relevance import RelevanceStage
 from presel.stages.selection import PAID, SelectionStage, images_in_budget
-from presel.stages.tuning import TuningStage
+from presel.stages.self_filter import SelfFilterStage
+from presel.stages.tuning import FineTuneStage, TuningStage
 from presel.store import Stage, Store, upstream
 from presel.strategies.base import Strategy
 from presel.strategies.full import Full
@@ -41,12 +45,14 @@ class Pipeline:
         tuning: How it is tuned, on the reference set and on the selection.
         encoder: Image encoder behind the clusters.
         clustering: How the images of a task are clustered.
+        clip: What judges how well a text fits its image.
+        score_net: How Self-Filter's score net is trained.
         provider: Who writes instructions.
         strategy: Who chooses images.
         reference_share: Share of each task that is instructed first, to measure relevance on.
         budget: Up to 1 a share of the pool, above 1 a number of images; the reference set counts.
         seed: Decides the reference set, the selection, and the tuning.
-        relevance_batch_tokens: Tokens of reference samples scored at once.
+        relevance_batch_tokens: Tokens of samples scored or encoded at once.
         hardware: Where models run.
         workers: Processes that decode images and prepare batches.
         logger: Where training metrics go.
@@ -58,6 +64,8 @@ class Pipeline:
     tuning: Tune
     encoder: Encoder
     clustering: Clustering
+    clip: Clip
+    score_net: ScoreNet
     provider: InstructionProvider
     strategy: Strategy
     reference_share: float
@@ -120,6 +128,37 @@ class Pipeline:
     def scores(self) -> RelevanceStage:
         """The reference model's scores of every sample of the pool."""
         return self._scored(self.all_instructions)
+
+    @cached_property
+    def clip_scores(self) -> ClipScoresStage:
+        """How well the text of every sample of the pool fits its image."""
+        return ClipScoresStage(self.all_instructions, self.clip, self.workers, self.hardware.accelerator)
+
+    @cached_property
+    def multimodal_features(self) -> MultimodalFeaturesStage:
+        """One vector a sample of the pool, image and text together, by the untuned model."""
+        return MultimodalFeaturesStage(
+            self.lvlm,
+            self.all_instructions,
+            self.relevance_batch_tokens,
+            self.workers,
+            self.hardware.accelerator,
+        )
+
+    @cached_property
+    def self_filter(self) -> SelfFilterStage:
+        """Scores of every sample of the pool by a net that is trained beside the model."""
+        return SelfFilterStage(
+            self.all_instructions,
+            self.lvlm,
+            replace(self.tuning, epochs=self.score_net.epochs),
+            self.hardware,
+            self.seed,
+            self.workers,
+            self.logger,
+            self.scores,
+            self.score_net.lr,
+        )
 
     # Choose, buy instructions for the chosen images alone, tune, evaluate.
 
@@ -187,10 +226,12 @@ class Pipeline:
             PreselError: If anything about the models, the pool, the benchmarks or the budget is wrong.
         """
         for step in upstream(target):
-            if isinstance(step, TuningStage | EvaluationStage):
+            if isinstance(step, FineTuneStage | EvaluationStage | MultimodalFeaturesStage):
                 step.lvlm.check()
             if isinstance(step, FeaturesStage):
                 step.encoder.check()
+            if isinstance(step, ClipScoresStage):
+                step.clip.check()
         pool = store.load(self.pool)
         if self.benchmark_source is not None:
             check_scoring(store, self.benchmarks, self.benchmark_source.scoring)

@@ -59,6 +59,7 @@ def run(config: DictConfig) -> None:
         "overrides": list(HydraConfig.get().overrides.task),
         "seed": config.seed,
         "stages": {step.label: str(store.folder(step)) for step in upstream(target)},
+        "images": str(pipeline.source.files(store).images),
         "full_evaluation": str(store.folder(pipeline.full.evaluation)) if evaluated else None,
         "rows": [asdict(row) for row in rows],
         "versions": versions(),

@@ -1,4 +1,4 @@
-"""The built-in digit scenes and the two models that ship with the package."""
+"""The built-in digit scenes and the models that ship with the package."""
 
 import json
 from collections import Counter

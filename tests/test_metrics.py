@@ -1,13 +1,15 @@
 """Metrics against answers worked out by hand, and Rel. against the paper's own tables."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import presel
+from presel.files import read_json
 from presel.metrics import METRICS, box_accuracy, cider, exact_match
+from presel.report.tables import PUBLISHED
 from presel.summary import Row, relative_score
 
 
@@ -57,7 +59,7 @@ def test_no_answer_scores_outside_0_to_1(metric: str) -> None:
 
 
 def _published_tables() -> list[dict[str, Any]]:
-    tables = json.loads((Path(__file__).parent / "parity" / "paper_results.json").read_text())["tables"]
+    tables = read_json(Path(presel.__file__).parent / "assets" / PUBLISHED)["tables"]
     return [
         tables["table1_llava665k"],
         tables["table2_vision_flan"],

@@ -57,6 +57,16 @@ def mixed(pool_folder: Path) -> list[Example]:
     ]
 
 
+def plain_el2n(model: PreTrainedModel, encoder: ConversationEncoder, example: Example) -> float:
+    inputs = encoder.batch([example])
+    with torch.inference_mode():
+        probabilities = model(**inputs).logits[0, :-1].softmax(-1)
+    labels = inputs["labels"][0, 1:]
+    places = labels != IGNORED
+    errors = probabilities[places] - torch.eye(probabilities.shape[1])[labels[places]]
+    return float(errors.norm(dim=1).mean())
+
+
 def plain(model: PreTrainedModel, encoder: ConversationEncoder, example: Example, question: bool) -> float:
     with torch.inference_mode():
         return float(model(**encoder.batch([example], question)).loss)
@@ -76,6 +86,7 @@ def test_losses_equal_the_models_own_sample_by_sample(
             assert losses.without_question[row] == pytest.approx(
                 plain(model, encoder, example, False), abs=1e-5
             )
+            assert losses.el2n[row] == pytest.approx(plain_el2n(model, encoder, example), abs=1e-5)
             labels = encoder.batch([example])["labels"]
             assert losses.n_tokens[row] == (labels != IGNORED).sum()
     assert scorer.single_pass

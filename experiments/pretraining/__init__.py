@@ -1,1 +1,1 @@
-"""Pretraining of the two models that ship with the package."""
+"""Pretraining of the models that ship with the package."""

@@ -1,4 +1,4 @@
-"""What both pretraining scripts share: batches of scenes, the schedule, the loop and its log."""
+"""What the pretraining scripts share: batches of scenes, the schedule, the loop and its log."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ from presel.digits.scenes import Contents, Scenes, render, sample
 
 log = logging.getLogger("pretraining")
 
-# Both processors normalise with these, so the models see what from_pretrained's processors give them.
+# All processors normalise with these, so the models see what from_pretrained's processors give them.
 PIXEL_MEAN = 0.5
 PIXEL_STD = 0.5
 

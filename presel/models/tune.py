@@ -60,6 +60,19 @@ class Tune:
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
+class ScoreNet:
+    """How a net that weighs samples by their scores is trained beside the model (Self-Filter).
+
+    Attributes:
+        epochs: Passes over the whole pool, in place of the model's own.
+        lr: Peak learning rate of the net.
+    """
+
+    epochs: Annotated[int, Field(gt=0)] = 3
+    lr: Positive = 2e-5
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
 class Hardware:
     """Where models run.
 

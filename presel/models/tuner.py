@@ -4,7 +4,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +62,38 @@ class Tuner(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy over the batch's response tokens."""
-        losses = token_losses(self.model, **batch)
+        rows = batch.pop("rows")
+        losses = self.weighted(token_losses(self.model, **batch), rows)
         loss: Tensor = losses.sum() / (batch["labels"] != IGNORED).sum()
         self.log("train/loss", loss, batch_size=len(batch["input_ids"]), prog_bar=True)
         return loss
 
-    def configure_optimizers(self) -> Any:
-        """AdamW with a rate each for LoRA and projector; cosine schedule with linear warm-up."""
+    def weighted(self, losses: Tensor, rows: Tensor) -> Tensor:
+        """The token losses as they count: as they are, where no subclass weighs the samples.
+
+        Args:
+            losses: Losses of a micro batch in nats, (n, p).
+            rows: Which records of the training set its samples are, (n,).
+
+        Returns:
+            Losses, (n, p).
+        """
+        return losses
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, with a rate each for LoRA and projector."""
         trained = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
-        groups = [
+        return [
             {"params": [weight for name, weight in trained if "lora_" in name], "lr": self._settings.lr},
             {
                 "params": [weight for name, weight in trained if "lora_" not in name],
                 "lr": self._settings.projector_lr,
             },
         ]
-        optimizer = AdamW(groups, weight_decay=self._settings.weight_decay)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; cosine schedule with linear warm-up."""
+        optimizer = AdamW(self.parameter_groups(), weight_decay=self._settings.weight_decay)
         # At least one step at the full rate: the first one of a warm-up has none.
         warmup = min(math.ceil(self._settings.warmup_share * self._steps), self._steps - 1)
         schedule = LambdaLR(optimizer, lambda step: cosine_with_warmup(step, warmup, self._steps))
@@ -89,6 +105,13 @@ class Tuner(pl.LightningModule):
         checkpoint["state_dict"] = {
             name: tensor for name, tensor in checkpoint["state_dict"].items() if name in trained
         }
+
+    def save_result(self, folder: Path) -> None:
+        """Writes what the fine-tune is for: the PEFT adapter, into `adapter/`."""
+        self.model.save_pretrained(str(folder / "adapter"))
+
+
+MakeTuner = Callable[[PeftModel, Tune, int, int], Tuner]
 
 
 def cosine_with_warmup(step: int, warmup: int, steps: int) -> float:
@@ -137,8 +160,9 @@ def tune(
     seed: int,
     workers: int,
     logger: Logger,
+    make_tuner: MakeTuner = Tuner,
 ) -> dict[str, Any]:
-    """Fine-tunes a model and leaves a PEFT adapter, going on from the last checkpoint in `folder`.
+    """Fine-tunes a model and leaves the tuner's result, going on from the last checkpoint in `folder`.
 
     Args:
         lvlm: The base model.
@@ -146,10 +170,11 @@ def tune(
         hardware: Where.
         records: The training set.
         images: Folder of its images.
-        folder: Takes `adapter/`, and the checkpoints while it runs.
+        folder: Takes the result, `adapter/` by default, and the checkpoints while it runs.
         seed: Decides initial weights, batches and dropout.
         workers: Processes that prepare batches; the result does not depend on it.
         logger: Lightning logger.
+        make_tuner: Makes the Lightning module from model, settings, number of optimizer steps, and seed.
 
     Returns:
         Optimizer steps, samples, last training loss, and throughput.
@@ -210,9 +235,9 @@ def tune(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    tuner = Tuner(model, settings, steps, seed)
+    tuner = make_tuner(model, settings, steps, seed)
     trainer.fit(tuner, loader, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    model.save_pretrained(str(folder / "adapter"))
+    tuner.save_result(folder)
     shutil.rmtree(last.parent, ignore_errors=True)
     loss = trainer.callback_metrics.get("train/loss")
     return {
@@ -232,14 +257,15 @@ class _Checkpoints(TorchCheckpointIO):
 
 
 class _Batches(Dataset[Batch]):
-    """Encoded batches, looked up by the rows that make one up."""
+    """Encoded batches, looked up by the rows that make one up, and those rows."""
 
     def __init__(self, encoder: ConversationEncoder, examples: Sequence[Example]) -> None:
         self._encoder = encoder
         self._examples = examples
 
     def __getitem__(self, rows: list[int]) -> Batch:
-        return self._encoder.batch([self._examples[row] for row in rows])
+        batch = self._encoder.batch([self._examples[row] for row in rows])
+        return batch | {"rows": torch.tensor(rows)}
 
 
 def _lengths(encoder: ConversationEncoder, records: Sequence[Record]) -> list[int]:

@@ -122,12 +122,22 @@ def cluster_task(
         backend: See `cluster`.
 
     Returns:
-        Labels, shape (n,), and centroids, as `cluster` gives them for the rows in the order of their content.
+        See `cluster_in_any_order`.
+    """
+    return cluster_in_any_order(rows, number_of_clusters(len(rows), images_per_cluster), seed, backend)
+
+
+def cluster_in_any_order(
+    rows: FeatureRows, n_clusters: int, seed: int, backend: ClusterBackend = "auto"
+) -> tuple[IntVector, Float32Matrix]:
+    """Clusters rows as `cluster` does in the order of their content.
+
+    Returns:
+        Labels, shape (n,), and centroids, shape (n_clusters, d); the order of the rows has no say in either.
     """
     order = rows.content_order()
     labels = np.empty(len(rows), dtype=np.int64)
-    count = number_of_clusters(len(rows), images_per_cluster)
-    labels[order], centroids = cluster(rows.subset(order), count, seed, backend)
+    labels[order], centroids = cluster(rows.subset(order), n_clusters, seed, backend)
     return labels, centroids
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from presel.selection.assignment import Clustering, assign, cluster_means, refill_empty
-from presel.selection.backends import Backend
+from presel.selection.backends import Backend, load_best
 from presel.selection.rows import FeatureRows, Float32Matrix
 from presel.selection.swaps import swap
 
@@ -28,7 +28,12 @@ class Settings:
 
 
 def lloyd(
-    rows: FeatureRows, centroids: Float32Matrix, settings: Settings, *, swap_rounds: int = 0
+    rows: FeatureRows,
+    centroids: Float32Matrix,
+    settings: Settings,
+    *,
+    swap_rounds: int = 0,
+    spherical: bool = False,
 ) -> Clustering:
     """Moves centroids to the means of their rows until the inertia hardly falls, leaving no cluster empty.
 
@@ -41,6 +46,8 @@ def lloyd(
         settings: How to run; no random draw is made here.
         swap_rounds: After how many of the first passes centroids are swapped too (`presel.selection.swaps`);
             fewer if a round finds nothing to swap.
+        spherical: Whether to scale centroids to length 1, as the rows are: the nearest one is then that of
+            the largest cosine.
 
     Returns:
         Every row with the nearest of the returned centroids; C clusters, none empty.
@@ -54,7 +61,27 @@ def lloyd(
         if settled or iteration == settings.max_iterations:
             break
         centroids = cluster_means(rows, result.labels, len(centroids))
+        if spherical:
+            centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
         if iteration <= swap_rounds and not swap(rows, result, centroids):
             swap_rounds = 0
         previous = inertia
     return result
+
+
+def spherical_kmeans(
+    rows: FeatureRows, n_clusters: int, rng: np.random.Generator, max_iterations: int
+) -> Clustering:
+    """Divides vectors by their cosine to centroids of length 1 (Dhillon and Modha, 2001).
+
+    Args:
+        rows: n vectors of length 1.
+        n_clusters: C, from 1 to n.
+        rng: Draws the rows that are the first centroids.
+        max_iterations: Passes over the rows, at least 1; fewer once the cosines no longer rise.
+
+    Returns:
+        Every row with the nearest centroid; C clusters, none empty.
+    """
+    start = rows.take(np.sort(rng.choice(len(rows), n_clusters, replace=False)))
+    return lloyd(rows, start, Settings(load_best(), rng, max_iterations, tolerance=0.0), spherical=True)

@@ -55,14 +55,33 @@ class FeaturesStage(Stage[Features]):
             lambda batches: self.encoder.encode(batches, self.workers, self.accelerator),
             lambda file, rows: write_array(file, np.concatenate(rows)),
         )
-        dimensions = _join(files, rows, folder / "features.npy")
-        write_table(folder / "ids.parquet", pool[["id"]])
+        dimensions = write_features(folder, pool["id"], files, rows)
         return {"images": len(pool), "different_images": len(contents), "dimensions": dimensions}
 
     def load(self, folder: Path) -> Features:
         """The features, memory-mapped."""
-        array = map_array(folder / "features.npy")
-        return Features(pd.read_parquet(folder / "ids.parquet")["id"], array)
+        return load_features(folder)
+
+
+def write_features(folder: Path, ids: pd.Series, files: list[Path], rows: NDArray[np.intp]) -> int:
+    """Writes `features.npy` and `ids.parquet`.
+
+    Args:
+        folder: Where.
+        ids: Names of the features, (n,).
+        files: Shards of the features.
+        rows: Where each feature lies in the shards, counted over all of them, (n,).
+
+    Returns:
+        The number of columns.
+    """
+    write_table(folder / "ids.parquet", ids.to_frame("id"))
+    return _join(files, rows, folder / "features.npy")
+
+
+def load_features(folder: Path) -> Features:
+    """What `write_features` wrote, memory-mapped."""
+    return Features(pd.read_parquet(folder / "ids.parquet")["id"], map_array(folder / "features.npy"))
 
 
 def _join(files: list[Path], rows: NDArray[np.intp], target: Path) -> int:

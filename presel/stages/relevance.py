@@ -1,27 +1,20 @@
 """Stage `relevance`: both losses of every reference sample, the terms of its IRS, and its EL2N."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from presel.console import console, progress
 from presel.errors import PreselError
 from presel.files import write_table
 from presel.shards import Batches, table_in_shards
 from presel.stages.instructions import InstructionsStage
+from presel.stages.samples import cut_by_tokens, longest_first, measure
 from presel.stages.tuning import TuningStage
 from presel.store import Stage, Store
-
-
-class _Sample(NamedTuple):
-    """A sample by its row, and how many tokens both its prompts take together."""
-
-    row: int
-    length: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,6 @@ class RelevanceStage(Stage[pd.DataFrame]):
             PreselError: If a sample's responses lie beyond the model's maximal length, or it does not fit
                 into memory.
         """
-        from presel.models.batching import fill_batches
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
         from presel.models.loading import prepared
@@ -69,30 +61,19 @@ class RelevanceStage(Stage[pd.DataFrame]):
         records = store.load(self.instructions)
         images = self.instructions.pool.source.files(store).images
         examples = [Example(images / record.image, record.conversations) for record in records]
-        pairs = []
-        with progress("measuring samples", len(examples)) as advance:
-            for example in examples:
-                encoded = pair(encoder, example)
-                pairs.append((len(encoded.ids), encoded.truncated))
-                advance(1)
-        samples = [_Sample(row, length) for row, (length, _) in enumerate(pairs)]
-        samples.sort(key=lambda sample: (-sample.length, sample.row))
+        lengths, truncated = measure(examples, partial(pair, encoder), lvlm.max_length)
 
-        def cut(shard: Sequence[_Sample]) -> Batches[_Sample]:
-            batches = fill_batches([sample.length for sample in shard], self.batch_tokens)
-            return [[shard[place] for place in batch] for batch in batches]
-
-        def score(batches: Batches[_Sample]) -> Iterator[pd.DataFrame]:
+        def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
             model = lvlm.load_model(store.load(self.model)).to(device_for(self.model.hardware.accelerator))
             scorer = Scorer(model)
-            chosen = [[examples[sample.row] for sample in batch] for batch in batches]
+            chosen = [[examples[row] for row in batch] for batch in batches]
             for batch, encoded in zip(
                 batches, prepared(chosen, partial(pair_batch, encoder), self.workers), strict=True
             ):
                 losses = scorer.losses(encoded)
                 yield pd.DataFrame(
                     {
-                        "row": [sample.row for sample in batch],
+                        "row": batch,
                         "loss_with_question": losses.with_question.double().numpy(),
                         "loss_without_question": losses.without_question.double().numpy(),
                         "el2n": losses.el2n.double().numpy(),
@@ -101,7 +82,13 @@ class RelevanceStage(Stage[pd.DataFrame]):
                     }
                 )
 
-        scored = table_in_shards(folder / "shards", samples, "scoring samples", cut, score)
+        scored = table_in_shards(
+            folder / "shards",
+            longest_first(lengths),
+            "scoring samples",
+            partial(cut_by_tokens, lengths=lengths, tokens=self.batch_tokens),
+            score,
+        )
         scored = scored.sort_values("row", ignore_index=True)
         table = scored.drop(columns=["row", "passes"])
         table.insert(0, "id", [record.id for record in records])
@@ -110,12 +97,6 @@ class RelevanceStage(Stage[pd.DataFrame]):
             raise PreselError(
                 f"record '{unscored['id'].iloc[0]}': none of its responses lies within lvlm.max_length="
                 f"{lvlm.max_length} tokens, so it has no relevance score; raise lvlm.max_length"
-            )
-        truncated = sum(cut_off for _, cut_off in pairs)
-        if truncated:
-            console.print(
-                f"  {truncated} of {len(records)} samples are longer than "
-                f"lvlm.max_length={lvlm.max_length} tokens; their ends were cut off, as in training"
             )
         write_table(folder / "relevance.parquet", table)
         return {

@@ -45,6 +45,21 @@ class Given:
         return self._declared("scores", pd.DataFrame)
 
     @property
+    def clip_scores(self) -> pd.DataFrame:
+        """How well every sample's text fits its image: id, clip_score; it takes all instructions."""
+        return self._declared("clip_scores", pd.DataFrame)
+
+    @property
+    def multimodal_features(self) -> Features:
+        """Features of every sample, image and text, in the form of `features`; they take all instructions."""
+        return self._declared("multimodal_features", Features)
+
+    @property
+    def self_filter(self) -> pd.DataFrame:
+        """Self-Filter's score of every sample: id, score (low is difficult); it takes all instructions."""
+        return self._declared("self_filter", pd.DataFrame)
+
+    @property
     def features(self) -> Features:
         """Image features: `ids`, and `array` (n, d) float16 in the order of the ids."""
         return self._declared("features", Features)
@@ -69,22 +84,25 @@ class Strategy(ABC):
     """A way to choose images. Subclasses are dataclasses whose fields are the strategy's settings.
 
     Attributes:
+        name: What tables call it; the class name in lower case unless given.
         needs: Results to be computed first, out of `reference`, `relevance`, `features`, `clusters`, and
-            those that take the instructions of the whole pool: `scores`.
+            those that take the instructions of the whole pool: `scores`, `clip_scores`,
+            `multimodal_features`, `self_filter`.
         whole_pool: Whether the strategy takes every image, whatever the budget.
         version: Raised when the code of a strategy of this package comes to choose otherwise; one from
             elsewhere is told apart by its module's text.
     """
 
+    name: ClassVar[str]
     version: ClassVar[int] = 1
 
     needs: ClassVar[tuple[str, ...]] = ()
     whole_pool: ClassVar[bool] = False
 
-    @property
-    def name(self) -> str:
-        """The strategy's name in tables: its class name in lower case."""
-        return type(self).__name__.lower()
+    def __init_subclass__(cls) -> None:
+        """Names a class that does not name itself."""
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__.lower()
 
     @abstractmethod
     def select(self, given: Given) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from pydantic.dataclasses import dataclass as component
 from presel.component import STRICT
 from presel.importance import Relevance, relevance_scores, task_scores, task_weights
 from presel.selection import FeatureRows, allocate_tasks, comparable, select_from_task, task_centrality
-from presel.stages.features import Features
 from presel.strategies.base import Given, Strategy
 
 
@@ -20,6 +19,10 @@ class PreSel(Strategy):
     """Pre-instruction data selection (Safaei et al., CVPR 2025, section 3).
 
     Attributes:
+        weighting: How tasks share the budget: by `relevance` (eq. 5), or for ablations by their `size` or all
+            alike (`uniform`).
+        pick: What is taken from a cluster: the images of highest `centrality` (eq. 7) or, as an ablation,
+            `random` ones.
         score: `ratio` (eq. 3) or an ablation, see `presel.importance.relevance_scores`.
         tau: Temperature of the task weights (eq. 5); None for 1/sqrt(number of tasks).
         k: Neighbours behind neighbor centrality (eq. 7).
@@ -30,6 +33,8 @@ class PreSel(Strategy):
 
     needs: ClassVar[tuple[str, ...]] = ("reference", "relevance", "features", "clusters")
 
+    weighting: Literal["relevance", "size", "uniform"] = "relevance"
+    pick: Literal["centrality", "random"] = "centrality"
     score: Relevance = "ratio"
     tau: Annotated[float, Field(gt=0)] | None = None
     k: Annotated[int, Field(ge=1)] = 5
@@ -41,16 +46,17 @@ class PreSel(Strategy):
         """Chooses the reference set and, beside it, the most central images of every cluster.
 
         Returns:
-            One row an image: id, task, cluster, selected, why (`reference` or `central`), the task's
-            weight and budget, centrality, and rank (from 1 by centrality in the cluster).
+            One row an image: id, task, cluster, selected, why (`reference`, `central` or `random`), the
+            task's weight and budget, centrality, and rank (from 1 by centrality in the cluster).
         """
         images = given.clusters.assign(
             reference=given.clusters["id"].isin(given.reference["id"]),
             row=pd.Index(given.features.ids).get_indexer(given.clusters["id"]),
         )
         weights = self.weights(given)
+        names = given.features.ids.tolist()
         table = pd.concat(
-            self._select_from(images[images["task"] == task], given.features, budget).assign(
+            self._select_from(images[images["task"] == task], given, names, budget).assign(
                 task_weight=weights[task], task_budget=budget
             )
             for task, budget in self._task_budgets(images, weights, given.budget).items()
@@ -73,13 +79,15 @@ class PreSel(Strategy):
         )
         return dict(zip(weights, budgets.tolist(), strict=True))
 
-    def _select_from(self, images: pd.DataFrame, features: Features, budget: float) -> pd.DataFrame:
+    def _select_from(
+        self, images: pd.DataFrame, given: Given, names: list[str], budget: float
+    ) -> pd.DataFrame:
         """Scores one task's images and marks the chosen ones."""
         images = images.sort_values("id", ignore_index=True)
-        index, ids = images["row"].to_numpy(), features.ids.tolist()
-        rows = FeatureRows(features.array, index=index, normalise=True, ids=ids)
+        rows = FeatureRows(given.features.array, index=images["row"].to_numpy(), normalise=True, ids=names)
         labels, free = images["cluster"].to_numpy(), ~images["reference"].to_numpy()
-        images["centrality"] = task_centrality(rows, labels, free, self.k, scope=self.scope)
+        centrality = task_centrality(rows, labels, free, self.k, scope=self.scope)
+        preferred = centrality if self.pick == "centrality" else given.random.random(len(images))
         chosen = select_from_task(
             rows,
             labels,
@@ -88,16 +96,20 @@ class PreSel(Strategy):
             self.k,
             self.cluster_allocation,
             scope=self.scope,
-            centrality=images["centrality"].to_numpy(),
+            centrality=preferred,
         )
         images["why"] = pd.Series("reference", index=images.index).where(images["reference"])
-        images.loc[chosen, "why"] = "central"
-        compared = pd.Series(comparable(images["centrality"].to_numpy()))
+        images.loc[chosen, "why"] = "central" if self.pick == "centrality" else "random"
+        compared = pd.Series(comparable(centrality))
         images["rank"] = compared.groupby(images["cluster"]).rank(method="first", ascending=False)
-        return images.assign(selected=images["why"].notna())
+        return images.assign(centrality=centrality, selected=images["why"].notna())
 
     def weights(self, given: Given) -> dict[str, float]:
-        """Importance of each task (eq. 3 to 5)."""
+        """Share of each task: its importance (eq. 3 to 5), or what an ablation puts in its place."""
+        if self.weighting != "relevance":
+            sizes = given.pool["task"].value_counts().sort_index()
+            counted = sizes if self.weighting == "size" else sizes.clip(1, 1)
+            return dict(zip(sizes.index, (counted / counted.sum()).tolist(), strict=True))
         table = given.relevance.merge(given.pool[["id", "task"]], on="id")
         relevance = relevance_scores(
             table["loss_with_question"].to_numpy(), table["loss_without_question"].to_numpy(), self.score

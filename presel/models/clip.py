@@ -1,0 +1,108 @@
+"""CLIP models: how well a conversation fits its image."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.images import open_image
+from presel.data.prompts import IMAGE_TOKEN, Turn
+from presel.errors import PreselError
+from presel.models.lvlm import check_model, locate, model_fingerprint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import BatchFeature, CLIPProcessor
+
+    from presel.models.conversations import Example
+
+_SPEAKERS = {"human": "USER", "gpt": "ASSISTANT"}
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Clip:
+    """A CLIP of transformers.
+
+    Attributes:
+        path: Folder, hub name, or `builtin:NAME`.
+        batch_size: Samples scored at once.
+        revision: Revision on the hub.
+    """
+
+    path: str
+    batch_size: Annotated[int, Field(gt=0)] = 64
+    revision: str | None = None
+
+    def check(self) -> None:
+        """Makes sure that there is such a model, and that it is a CLIP.
+
+        Raises:
+            PreselError: If `path` is neither a folder with a model nor a name known to the hub or its cache,
+                or the model is another.
+        """
+        from transformers import CLIPConfig
+
+        check_model(self.path, self.revision, "clip")
+        config, _ = CLIPConfig.get_config_dict(locate(self.path), revision=self.revision)
+        kind = config.get("model_type")
+        if kind != CLIPConfig.model_type:
+            raise PreselError(f"clip.path: '{self.path}' is a model of type '{kind}'; name a CLIP")
+
+    def identity(self) -> dict[str, Any]:
+        """The model's content."""
+        return {"model": model_fingerprint(self.path, self.revision)}
+
+    def score(
+        self, batches: Sequence[Sequence["Example"]], workers: int, accelerator: str = "auto"
+    ) -> Iterator[NDArray[np.float32]]:
+        """Scores samples batch by batch; worker processes decode and tokenise ahead of the model.
+
+        Args:
+            batches: The samples of each batch; texts beyond the model's maximal length are cut at the end.
+            workers: Worker processes; 0 prepares in this one. The result does not depend on it.
+            accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
+
+        Yields:
+            Cosine of image and text embedding of the next batch's samples, (n,).
+        """
+        import torch
+        from transformers import AutoProcessor, CLIPModel
+
+        from presel.models.hardware import device_for
+        from presel.models.loading import prepared
+
+        name = locate(self.path)
+        device = device_for(accelerator)
+        processor = AutoProcessor.from_pretrained(name, revision=self.revision, backend="pil")
+        model = CLIPModel.from_pretrained(name, revision=self.revision, dtype=torch.float32)
+        model = model.to(device).eval()
+        prepare = partial(_inputs, processor, model.config.text_config.max_position_embeddings)
+        with torch.inference_mode():
+            for inputs in prepared(batches, prepare, workers):
+                output = model(**inputs.to(device))
+                scores: Tensor = (output.image_embeds * output.text_embeds).sum(dim=1)
+                yield scores.cpu().numpy()
+
+
+def text_of(conversations: Sequence[Turn]) -> str:
+    """A conversation as CLIP reads it: `USER: … ASSISTANT: …`, without the image token."""
+    return " ".join(
+        f"{_SPEAKERS[turn['from']]}: {turn['value'].replace(IMAGE_TOKEN, '').strip()}"
+        for turn in conversations
+    )
+
+
+def _inputs(processor: "CLIPProcessor", max_length: int, examples: Sequence["Example"]) -> "BatchFeature":
+    return processor(
+        images=[open_image(example.image) for example in examples],
+        text=[text_of(example.conversations) for example in examples],
+        padding=True,
+        truncation=True,
+        max_length=max_length,
+        return_tensors="pt",
+    )

@@ -1,0 +1,93 @@
+"""Features of whole samples, image and text: what the attention of a vision-language model makes of them."""
+
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import PreTrainedModel
+
+from presel.errors import PreselError
+
+# As many as Lee et al. use.
+_LAYERS = 5
+
+
+class MultimodalEncoder:
+    """Encodes samples by a LLaVA-family model as COINCIDE does (Lee et al., EMNLP 2024, section 3.2).
+
+    The outputs of `self_attn.o_proj` are averaged over the image tokens and over the text tokens of a prompt,
+    then pass through tanh and are divided by their length, layer by layer. All tokens but those of the image
+    are text; the authors' code leaves out those before it, which are nearly the same in every sample.
+    """
+
+    def __init__(self, model: PreTrainedModel, language_model: str, image_token: int) -> None:
+        """Finds the layers to read.
+
+        Args:
+            model: The model, in eval mode.
+            language_model: Part of the module names under which the language model lies.
+            image_token: The token that stands for a part of the image.
+
+        Raises:
+            PreselError: If the language model's attention has no output projection of that name.
+        """
+        projections = [
+            module
+            for name, module in model.named_modules()
+            if language_model in name.split(".") and name.endswith("self_attn.o_proj")
+        ]
+        if not projections:
+            raise PreselError(
+                f"lvlm.language_model: '{language_model}' has no modules named self_attn.o_proj, of whose "
+                "outputs multimodal features are made; choose a model of the Llama kind"
+            )
+        self._model = model
+        self._image_token = image_token
+        self._projections = [projections[layer] for layer in spread_layers(len(projections))]
+
+    @torch.inference_mode()
+    def features(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Encodes a batch.
+
+        Args:
+            batch: `input_ids` and `attention_mask`, (n, length), and `pixel_values`.
+
+        Returns:
+            Features of length 1, (n, 2 · layers · hidden size), float32: image tokens in the first half, text
+            tokens in the second. A part without tokens is 0.
+        """
+        device = self._model.device
+        ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+        image = ids == self._image_token
+        members = torch.stack([image, mask.bool() & ~image], dim=1).float()
+        weights = members / members.sum(dim=2, keepdim=True).clamp_min(1)
+        means: list[Tensor] = []
+
+        def average(_: torch.nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            means.append(weights @ output.float())
+
+        with ExitStack() as hooks:
+            for projection in self._projections:
+                hooks.enter_context(projection.register_forward_hook(average))
+            self._model.base_model(
+                input_ids=ids,
+                attention_mask=mask,
+                pixel_values=batch["pixel_values"].to(device, self._model.dtype),
+                use_cache=False,
+            )
+        parts = normalize(torch.stack(means, dim=2).tanh(), dim=3)
+        return parts.flatten(1) / math.sqrt(2 * len(means))
+
+
+def spread_layers(n_layers: int) -> list[int]:
+    """Chooses layers at equal distances, counted from 0: 3, 7, 11, 15 and 19 of 24, as released.
+
+    Args:
+        n_layers: Layers of the model; up to five are all chosen.
+    """
+    if n_layers <= _LAYERS:
+        return list(range(n_layers))
+    return [number * n_layers // (_LAYERS + 1) - 1 for number in range(1, _LAYERS + 1)]

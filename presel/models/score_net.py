@@ -1,0 +1,61 @@
+"""Self-Filter's score net: trained beside the model, it weighs the samples of a batch against each other."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from presel.files import write_array
+from presel.models.tune import Tune
+from presel.models.tuner import Tuner
+
+SCORE_NET = "score_net.npy"
+
+
+class ScoreNetTuner(Tuner):
+    """Trains a bias-free linear net on per-sample scores together with the model (Chen et al., 2024).
+
+    A sample's weight is the softmax of the net's output over the micro batch, times the samples in it, so
+    that equal outputs leave the loss as it is. Where gradients accumulate, each micro batch is weighed by
+    itself.
+
+    The net starts at zero, at equal weights, so that all of its direction is learned; the authors' code
+    starts from small random weights.
+    """
+
+    _scores: Tensor
+
+    def __init__(
+        self,
+        model: PeftModel,
+        settings: Tune,
+        steps: int,
+        seed: int,
+        *,
+        scores: npt.NDArray[np.float64],
+        lr: float,
+    ) -> None:
+        """Takes what every tuner takes, the scores of all records, (records, c), and the net's peak rate."""
+        super().__init__(model, settings, steps, seed)
+        self.score_net = torch.nn.Linear(scores.shape[1], 1, bias=False)
+        torch.nn.init.zeros_(self.score_net.weight)
+        self.register_buffer("_scores", torch.from_numpy(scores).float(), persistent=False)
+        self._lr = lr
+
+    def weighted(self, losses: Tensor, rows: Tensor) -> Tensor:
+        """Multiplies the token losses of a sample, (n, p), by its weight; the weights have mean 1."""
+        weights: Tensor = self.score_net(self._scores[rows]).softmax(dim=0) * len(rows)
+        return losses * weights
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The model's groups, and the net with its rate."""
+        return [*super().parameter_groups(), {"params": [self.score_net.weight], "lr": self._lr}]
+
+    def save_result(self, folder: Path) -> None:
+        """Writes the net's weights, (c,); the model was only there to train them."""
+        weights = self.score_net.weight.detach().squeeze(0).double().cpu()
+        write_array(folder / SCORE_NET, weights.numpy())

@@ -1,0 +1,1 @@
+"""Tables, statistics and figures over many runs; see `presel report --help`."""

@@ -1,0 +1,104 @@
+"""The figures of a report, as SVG that an HTML page can hold."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from presel.importance import instruction_relevance
+from presel.report.collect import Run
+
+
+def score_against_budget(groups: Mapping[str, Sequence[Run]]) -> str:
+    """Mean score against the share of instructions requested, one point a setting, with its spread."""
+    figure, axes = _axes("requested instructions (% of the pool)", "mean score (%)")
+    for name, runs in groups.items():
+        means = [100 * run.mean for run in runs]
+        axes.errorbar(
+            100 * float(np.mean([run.requested for run in runs])),
+            np.mean(means),
+            yerr=np.std(means, ddof=1) if len(means) > 1 else None,
+            fmt="o",
+            capsize=3,
+            label=name,
+        )
+    axes.legend(fontsize="small")
+    return _svg(figure)
+
+
+def score_against_cost(groups: Mapping[str, Sequence[Run]]) -> str:
+    """Mean score against the time of selection and tuning."""
+    figure, axes = _axes("selection and tuning (s)", "mean score (%)")
+    for name, runs in groups.items():
+        seconds = np.mean([run.selection_seconds + run.tuning_seconds for run in runs])
+        score = 100 * np.mean([run.mean for run in runs])
+        axes.plot(seconds, score, "o")
+        axes.annotate(name, (float(seconds), float(score)), xytext=(4, 4), textcoords="offset points")
+    return _svg(figure)
+
+
+def task_weights(weights: pd.Series) -> str:
+    """Weight of each task (eq. 5), beside what equal weights would be.
+
+    Args:
+        weights: Weight by task.
+    """
+    figure, axes = _axes("weight", "")
+    weights = weights.sort_values()
+    axes.barh(weights.index.astype(str), weights)
+    axes.axvline(1 / len(weights), color="black", linewidth=0.8, linestyle="--")
+    return _svg(figure)
+
+
+def relevance_by_task(relevance: pd.DataFrame) -> str:
+    """Distribution of the IRS (eq. 3) in each task.
+
+    Args:
+        relevance: One row a reference sample: task, loss_with_question, loss_without_question.
+    """
+    figure, axes = _axes("IRS", "")
+    irs = instruction_relevance(relevance["loss_with_question"], relevance["loss_without_question"])
+    by_task = {str(task): scores for task, scores in pd.Series(irs).groupby(relevance["task"].to_numpy())}
+    axes.boxplot(list(by_task.values()), orientation="horizontal", showfliers=False)
+    axes.set_yticks(range(1, len(by_task) + 1), list(by_task))
+    return _svg(figure)
+
+
+def overlap(chosen: Mapping[str, set[str]]) -> str:
+    """Share of images that each two settings have in common (Jaccard).
+
+    Args:
+        chosen: Ids of the chosen images by setting.
+    """
+    names = list(chosen)
+    shares = np.array(
+        [[len(chosen[a] & chosen[b]) / len(chosen[a] | chosen[b]) for b in names] for a in names]
+    )
+    figure, axes = _axes("", "")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    for (row, column), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.5 else "black"
+        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    return _svg(figure)
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    # Without a date and with fixed names inside, so that the same runs give the same page.
+    with rc_context({"svg.hashsalt": "presel"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -1,0 +1,121 @@
+"""The table of a report, in Markdown, LaTeX and CSV."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from presel.files import read_json
+from presel.report.collect import Run
+from presel.report.statistics import compare, spread
+
+PUBLISHED = "paper_results.json"
+PUBLISHED_TABLES = ("table1_llava665k", "table2_vision_flan")
+# What the others are held against.
+BASELINE = "random"
+
+
+def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame:
+    """Puts all that is said of each setting into one row, in numbers; shares and scores from 0 to 1.
+
+    Args:
+        groups: Runs of each setting, one a seed, as `by_setting` gives them.
+        published: A table of the paper, such as `table1_llava665k`, whose Rel. stands beside ours.
+
+    Returns:
+        One row a setting: setting, seeds, requested, a column for each benchmark, mean, mean_sd, relative,
+        relative_sd; against random selection, where it was run, difference, low, high, seeds_won and
+        benchmarks_won (see `Comparison`); selection_seconds, tuning_seconds, published.
+    """
+    known = published_relative(published)
+    rows = []
+    for name, runs in groups.items():
+        relative = [run.relative for run in runs if run.relative is not None]
+        row: dict[str, Any] = {
+            "setting": name,
+            "seeds": len(runs),
+            "requested": float(np.mean([run.requested for run in runs])),
+        }
+        for benchmark in runs[0].scores:
+            row[benchmark] = float(np.mean([run.scores[benchmark] for run in runs]))
+        row |= {
+            "mean": float(np.mean([run.mean for run in runs])),
+            "mean_sd": spread([run.mean for run in runs]),
+            "relative": float(np.mean(relative)) if relative else None,
+            "relative_sd": spread(relative),
+        }
+        rival = None if name == BASELINE or BASELINE not in groups else compare(runs, groups[BASELINE])
+        if rival is not None:
+            row |= {
+                "difference": rival.difference,
+                "low": rival.low,
+                "high": rival.high,
+                "seeds_won": f"{rival.seeds_won}/{rival.seeds}",
+                "benchmarks_won": f"{rival.benchmarks_won}/{rival.benchmarks}",
+            }
+        row |= {
+            "selection_seconds": float(np.mean([run.selection_seconds for run in runs])),
+            "tuning_seconds": float(np.mean([run.tuning_seconds for run in runs])),
+            "published": known.get(runs[0].strategy),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def published_relative(table: str) -> dict[str, float]:
+    """Rel. of each strategy in a table of the paper, from 0 to 1.
+
+    Args:
+        table: One of `PUBLISHED_TABLES`.
+    """
+    rows = read_json(Path(str(files("presel") / "assets" / PUBLISHED)))["tables"][table]
+    return {row["method"]: row["relative"] / 100 for row in rows}
+
+
+def for_reading(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
+    """Rounds and joins the numbers of `results`, in per cent, as one prints them."""
+    shown = pd.DataFrame({"setting": table["setting"], "seeds": table["seeds"].astype(str)})
+    shown["requested"] = table["requested"].map(_percent)
+    for benchmark in benchmarks:
+        shown[benchmark] = table[benchmark].map(_percent)
+    shown["mean"] = _with_spread(table, "mean")
+    shown["Rel."] = _with_spread(table, "relative")
+    if "difference" in table:
+        intervals = 100 * table[["difference", "low", "high"]].to_numpy(np.float64)
+        shown[f"against {BASELINE}"] = [
+            "" if np.isnan(difference) else f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+            for difference, low, high in intervals
+        ]
+        shown["seeds won"] = table["seeds_won"].fillna("")
+        shown["benchmarks won"] = table["benchmarks_won"].fillna("")
+    shown["selection"] = table["selection_seconds"].map(lambda seconds: f"{seconds:.0f} s")
+    shown["tuning"] = table["tuning_seconds"].map(lambda seconds: f"{seconds:.0f} s")
+    if table["published"].notna().any():
+        shown["Rel. in the paper"] = table["published"].map(_percent)
+    return shown
+
+
+def markdown(shown: pd.DataFrame) -> str:
+    """A table of strings in Markdown."""
+    rows = [list(shown.columns), ["---"] + ["---:"] * (shown.shape[1] - 1), *shown.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def latex(shown: pd.DataFrame) -> str:
+    """A table of strings in LaTeX, with the rules of booktabs."""
+    escaped = shown.rename(columns=str).replace({"–": "--"})
+    return escaped.to_latex(index=False, escape=True, column_format="l" + "r" * (shown.shape[1] - 1))
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None or pd.isna(share) else f"{100 * share:.1f}"
+
+
+def _with_spread(table: pd.DataFrame, name: str) -> list[str]:
+    pairs = zip(table[name], table[f"{name}_sd"], strict=True)
+    return [
+        _percent(value) + ("" if sd is None or pd.isna(sd) else f" ± {100 * sd:.1f}") for value, sd in pairs
+    ]

@@ -1,0 +1,65 @@
+"""Stage `self_filter`: every sample's score by a net that is trained beside the vision-language model."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from presel.files import write_table
+from presel.importance import instruction_relevance
+from presel.stages.relevance import RelevanceStage
+from presel.stages.tuning import FineTuneStage
+from presel.store import Store
+
+FloatMatrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SelfFilterStage(FineTuneStage[pd.DataFrame]):
+    """Scores of the training set by Self-Filter's score net (Chen et al., 2024); low is difficult.
+
+    Leaves `self_filter.parquet`: id, score. The net reads what is measured here anyway, the losses with and
+    without the question, their ratio (IRS) and EL2N, each scaled to [-1, 1]; that of the authors reads CLIP
+    score, ImageReward and a rating by GPT-3.5. The tuned model is not kept.
+
+    Attributes:
+        scores: The scores of the same training set, in the same order.
+        lr: Peak learning rate of the net.
+    """
+
+    name: ClassVar[str] = "self_filter"
+
+    scores: RelevanceStage
+    lr: float
+
+    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Trains net and model together, then scores every sample by the final net."""
+        from presel.models.score_net import SCORE_NET, ScoreNetTuner
+
+        table = store.load(self.scores)
+        read = table[["loss_with_question", "loss_without_question", "el2n"]].assign(
+            irs=instruction_relevance(table["loss_with_question"], table["loss_without_question"])
+        )
+        scaled = min_max_scaled(read.to_numpy())
+        measured = self.fine_tune(store, folder, partial(ScoreNetTuner, scores=scaled, lr=self.lr))
+        weights = np.load(folder / SCORE_NET)
+        write_table(
+            folder / "self_filter.parquet", pd.DataFrame({"id": table["id"], "score": scaled @ weights})
+        )
+        return measured | {"weights": dict(zip(read, weights.tolist(), strict=True))}
+
+    def load(self, folder: Path) -> pd.DataFrame:
+        """The table of scores, one row a sample."""
+        return pd.read_parquet(folder / "self_filter.parquet")
+
+
+def min_max_scaled(columns: FloatMatrix) -> FloatMatrix:
+    """Scales each column, (n, c), linearly to [-1, 1]; one whose values are all the same to 0."""
+    lowest, highest = columns.min(axis=0), columns.max(axis=0)
+    half = (highest - lowest) / 2
+    scaled: FloatMatrix = (columns - (lowest + highest) / 2) / np.where(half > 0, half, 1)
+    return scaled

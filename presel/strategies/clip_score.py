@@ -1,0 +1,23 @@
+"""CLIP score: the samples whose text fits their image best."""
+
+from typing import ClassVar
+
+import pandas as pd
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.strategies.base import Given, Strategy
+from presel.strategies.ranking import ranked_slice
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class ClipScore(Strategy):
+    """CLIP score (Hessel et al., 2021): cosine of the embeddings of image and conversation."""
+
+    name: ClassVar[str] = "clip_score"
+    needs: ClassVar[tuple[str, ...]] = ("clip_scores",)
+
+    def select(self, given: Given) -> pd.DataFrame:
+        """Takes the highest scores of the whole pool."""
+        scores = given.clip_scores
+        return ranked_slice(scores["id"], scores["clip_score"].to_numpy(), given.budget)

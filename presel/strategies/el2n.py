@@ -1,0 +1,28 @@
+"""EL2N: the samples whose answers the model gets most wrong."""
+
+from typing import ClassVar
+
+import pandas as pd
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.strategies.base import Given, Strategy
+from presel.strategies.ranking import Slice, ranked_slice
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class El2n(Strategy):
+    """Error L2-norm (Paul et al., 2021), averaged over the response tokens.
+
+    Attributes:
+        slice: Which part of the ranking by descending EL2N is taken.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("scores",)
+
+    slice: Slice = "top"
+
+    def select(self, given: Given) -> pd.DataFrame:
+        """Ranks the whole pool."""
+        scores = given.scores
+        return ranked_slice(scores["id"], scores["el2n"].to_numpy(), given.budget, self.slice)

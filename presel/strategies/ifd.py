@@ -1,0 +1,28 @@
+"""IFD: the samples whose question helps the answer least, but does help."""
+
+from typing import ClassVar
+
+import pandas as pd
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.importance import instruction_relevance
+from presel.strategies.base import Given, Strategy
+from presel.strategies.ranking import ranked_slice
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Ifd(Strategy):
+    """Instruction-following difficulty (Li et al., 2024), which is the IRS of a single sample.
+
+    Samples above 1, whose question misleads, are dropped; fewer than the budget may be left.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("scores",)
+
+    def select(self, given: Given) -> pd.DataFrame:
+        """Takes the highest scores that are not above 1."""
+        scores = given.scores
+        difficulty = instruction_relevance(scores["loss_with_question"], scores["loss_without_question"])
+        kept = difficulty <= 1
+        return ranked_slice(scores["id"][kept], difficulty[kept], given.budget)

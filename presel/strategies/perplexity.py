@@ -1,0 +1,30 @@
+"""Perplexity: the samples whose answers surprise the model most."""
+
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.strategies.base import Given, Strategy
+from presel.strategies.ranking import Slice, ranked_slice
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Perplexity(Strategy):
+    """Perplexity of the response, exp of its mean token loss (Marion et al., 2023).
+
+    Attributes:
+        slice: Which part of the ranking by descending perplexity is taken.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("scores",)
+
+    slice: Slice = "top"
+
+    def select(self, given: Given) -> pd.DataFrame:
+        """Ranks the whole pool."""
+        scores = given.scores
+        perplexity = np.exp(scores["loss_with_question"].to_numpy())
+        return ranked_slice(scores["id"], perplexity, given.budget, self.slice)

@@ -1,0 +1,132 @@
+"""Self-Filter: the samples that a net trained beside the model calls difficult, spread out."""
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.selection import FeatureRows, comparable
+from presel.selection.rows import IntVector
+from presel.strategies.base import Given, Strategy
+
+FloatVector = npt.NDArray[np.float64]
+
+# Images whose neighbours are looked up at once: their cosines to 600,000 images take 1.2 GB.
+_AHEAD = 256
+# Neighbours kept of each beyond k, to replace those that are picked meanwhile.
+_SPARE = 64
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class SelfFilter(Strategy):
+    """Self-Filter (Chen et al., 2024): difficulty is the score of `SelfFilterStage`, negated.
+
+    Attributes:
+        k: Nearest images whose difficulty falls when an image is picked.
+        gamma: How far it falls, see `pick_difficult`.
+    """
+
+    name: ClassVar[str] = "self_filter"
+    needs: ClassVar[tuple[str, ...]] = ("self_filter", "features")
+
+    k: Annotated[int, Field(ge=1)] = 10
+    gamma: Annotated[float, Field(ge=0)] = 1.0
+
+    def select(self, given: Given) -> pd.DataFrame:
+        """Spends exactly the budget.
+
+        Returns:
+            Table of the chosen images: id, difficulty before any fall, rank (from 1 in the order of picking).
+        """
+        ids, array = given.features
+        by_id = np.argsort(ids.to_numpy(dtype=str))
+        rows = FeatureRows(array, index=by_id, normalise=True, ids=ids.tolist())
+        names = ids.to_numpy()[by_id]
+        difficulty = -given.self_filter.set_index("id")["score"].loc[names].to_numpy()
+        picks = pick_difficult(rows, difficulty, given.budget, self.k, self.gamma)
+        return pd.DataFrame(
+            {"id": names[picks], "difficulty": difficulty[picks], "rank": np.arange(1, len(picks) + 1)}
+        )
+
+
+def pick_difficult(
+    rows: FeatureRows, difficulty: FloatVector, budget: int, k: int = 10, gamma: float = 1.0
+) -> IntVector:
+    """Picks the most difficult image, makes the images nearest to it less difficult, and so on.
+
+    A pick of difficulty d lowers that of the k nearest images not picked yet, at cosine c, by d · c² · gamma,
+    as in the authors' code. Where d is negative, this raises it.
+
+    Args:
+        rows: L2-normalised features, (n, d).
+        difficulty: Shape (n,).
+        budget: Images to pick, at most n.
+        k: Neighbours; all images left where there are fewer.
+        gamma: Share of d · c² that counts.
+
+    Returns:
+        Rows in the order of picking, shape (budget,). Difficulties and cosines are compared rounded to nine
+        decimals; of equal ones the first row counts.
+    """
+    neighbours = _Neighbours(rows, k)
+    left = comparable(difficulty)
+    picks = np.empty(budget, dtype=np.int64)
+    for place in range(budget):
+        pick = int(left.argmax())
+        picks[place], reached, left[pick] = pick, left[pick], -np.inf
+        nearest, cosines = neighbours.of(pick, left)
+        left[nearest] = comparable(left[nearest] - gamma * reached * cosines**2)
+    return picks
+
+
+class _Neighbours:
+    """The nearest images of one pick after the other.
+
+    One product of two matrices looks up the neighbours of many images that may soon be picked, at a fraction
+    of the time of as many products with one vector.
+    """
+
+    def __init__(self, rows: FeatureRows, k: int) -> None:
+        self._rows = rows.for_many_passes()
+        self._k = k
+        self._known: dict[int, tuple[IntVector, FloatVector]] = {}
+
+    def of(self, pick: int, left: FloatVector) -> tuple[IntVector, FloatVector]:
+        """Finds the k nearest images among those not picked, all where there are fewer.
+
+        Args:
+            pick: Whose neighbours.
+            left: Difficulties, shape (n,); -inf marks images that are picked, this one among them.
+
+        Returns:
+            Rows by descending cosine, and the cosines.
+        """
+        if pick not in self._known:
+            self._look_up(pick, left)
+        nearest, cosines = self._known.pop(pick)
+        free = np.flatnonzero(left[nearest] > -np.inf)[: self._k]
+        if len(free) < min(self._k, int((left > -np.inf).sum())):
+            return self.of(pick, left)
+        return nearest[free], cosines[free]
+
+    def _look_up(self, pick: int, left: FloatVector) -> None:
+        """Adds the neighbours of the pick, and of the most difficult images that are not known yet."""
+        waiting = left.copy()
+        waiting[list(self._known)] = -np.inf
+        waiting[pick] = np.inf
+        ahead = np.argsort(-waiting, kind="stable")[:_AHEAD]
+        ahead = ahead[waiting[ahead] > -np.inf]
+        own = self._rows.take(ahead).astype(np.float64)
+        cosines = np.empty((len(ahead), len(left)))
+        for place, block in self._rows.blocks():
+            cosines[:, place] = comparable(own @ block.astype(np.float64).T)
+        cosines[:, left == -np.inf] = -np.inf
+        kept = min(self._k + _SPARE, len(left))
+        for row, values in zip(ahead.tolist(), cosines, strict=True):
+            among = np.flatnonzero(values >= np.partition(values, -kept)[-kept])
+            nearest = among[np.argsort(-values[among], kind="stable")][:kept]
+            self._known[row] = nearest, values[nearest]

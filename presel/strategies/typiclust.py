@@ -1,0 +1,114 @@
+"""TypiClust: the most typical image of every cluster in turn."""
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.selection import FeatureRows
+from presel.selection.clustering import cluster_in_any_order
+from presel.strategies.base import Given, Strategy
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class TypiClust(Strategy):
+    """TypiClust (Hacohen et al., 2022), which knows no tasks; on L2-normalised features.
+
+    As in its authors' code, an image that was picked leaves its cluster before typicality is measured again,
+    and clusters that are too small are left out, so that fewer images than the budget may be chosen.
+
+    Attributes:
+        max_clusters: Clusters at most; there are as many as images to choose where that is fewer.
+        neighbors: Nearest images of the cluster behind an image's typicality; half of the cluster's images
+            where that is fewer.
+        min_cluster_size: Clusters with fewer images are left out.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("features",)
+
+    max_clusters: Annotated[int, Field(ge=1)] = 500
+    neighbors: Annotated[int, Field(ge=1)] = 20
+    min_cluster_size: Annotated[int, Field(ge=2)] = 6
+
+    def select(self, given: Given) -> pd.DataFrame:
+        """Takes images from the clusters in turn.
+
+        Returns:
+            Table of the chosen images: id, cluster, rank (from 1 in the order of picking in the cluster).
+        """
+        ids, array = given.features
+        by_id = np.argsort(ids.to_numpy(dtype=str))
+        rows = FeatureRows(array, index=by_id, normalise=True, ids=ids.tolist())
+        n_clusters = min(given.budget, self.max_clusters)
+        labels, _ = cluster_in_any_order(rows, n_clusters, int(given.random.integers(2**31)))
+        sizes = np.bincount(labels, minlength=n_clusters)
+        quotas = in_turn(np.where(sizes < self.min_cluster_size, 0, sizes), given.budget)
+        chosen = []
+        for label in np.flatnonzero(quotas):
+            members = np.flatnonzero(labels == label)
+            picks = most_typical(rows.take(members), int(quotas[label]), self.neighbors)
+            names = ids.to_numpy()[by_id[members[picks]]]
+            chosen.append(pd.DataFrame({"id": names, "cluster": label, "rank": np.arange(1, len(picks) + 1)}))
+        return pd.concat(chosen, ignore_index=True) if chosen else pd.DataFrame({"id": []})
+
+
+def in_turn(sizes: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int64]:
+    """Counts what each cluster gives if the one that gave least gives next, larger ones first.
+
+    Args:
+        sizes: Images of each cluster that may be taken, shape (C,).
+        budget: Images to take; all where there are fewer.
+
+    Returns:
+        Images to take of each cluster, shape (C,).
+    """
+    quotas = np.zeros_like(sizes)
+    left = min(budget, int(sizes.sum()))
+    while left:
+        # Stable, so that of equally large clusters the first goes first.
+        open_ = np.argsort(-sizes, kind="stable")[: int((sizes > quotas).sum())]
+        rounds = min(int((sizes - quotas)[open_].min()), left // len(open_))
+        if rounds:
+            quotas[open_] += rounds
+            left -= rounds * len(open_)
+        else:
+            quotas[open_[:left]] += 1
+            left = 0
+    return quotas
+
+
+def most_typical(vectors: npt.NDArray[np.float32], count: int, neighbors: int = 20) -> npt.NDArray[np.int64]:
+    """Takes the most typical image of a cluster, and again among those that are left.
+
+    Typicality is 1 / (mean Euclidean distance to the nearest others + 1e-5).
+
+    Args:
+        vectors: Images of a cluster, shape (n, d).
+        count: Images to take, at most n.
+        neighbors: Nearest others that count; half of the images left where that is fewer, at least one.
+
+    Returns:
+        Rows in the order of picking, shape (count,); of equally typical ones the first.
+    """
+    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    wide = vectors.astype(np.float64)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * wide @ wide.T, 0))
+    np.fill_diagonal(distances, np.inf)
+    left = np.arange(len(vectors))
+    picks = np.empty(count, dtype=np.int64)
+    for place in range(count):
+        if len(left) > 1:
+            k = max(1, min(neighbors, len(left) // 2))
+            among = distances[np.ix_(left, left)]
+            mean = np.partition(among, k - 1, axis=1)[:, :k].mean(axis=1)
+            typicality = np.round(1 / (mean + 1e-5), 9)
+        else:
+            typicality = np.ones(1)
+        best = int(typicality.argmax())
+        picks[place] = left[best]
+        left = np.delete(left, best)
+    return picks
