@@ -10,7 +10,7 @@ Prints a table and, last, one line of JSON.
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from presel.models.batching import fill_batches
 from presel.models.conversations import ConversationEncoder, Example
 from presel.models.hardware import device_for
 from presel.models.losses import Losses, Scorer, two_passes
-from presel.models.pairs import PairBatch, pair, pair_batch
+from presel.models.pairs import pair, pair_batch
 
 
 def main() -> None:
@@ -52,10 +52,6 @@ def measure(folder: Path, shape: str, samples: int, batch_tokens: int) -> None:
     scorer = Scorer(model)
     scorer.losses(batches[-1])
 
-    def each(score: Callable[[PairBatch], Losses]) -> Losses:
-        parts = [score(batch) for batch in batches]
-        return Losses(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
-
     def released(question: bool) -> torch.Tensor:
         losses = []
         for example in examples:
@@ -65,12 +61,18 @@ def measure(folder: Path, shape: str, samples: int, batch_tokens: int) -> None:
             losses.append(model(**inputs | {"pixel_values": inputs["pixel_values"].to(model.dtype)}).loss)
         return torch.stack(losses).cpu()
 
-    ours, seconds = timed(lambda: each(scorer.losses))
+    parts, seconds, two_seconds = [], 0.0, 0.0
+    # In turn, so that a machine whose speed drifts is as fast for the one as for the other.
+    for batch in batches:
+        losses, one_batch = timed(partial(scorer.losses, batch))
+        _, two_batch = timed(partial(two_passes, model, batch.to(model)))
+        parts.append(losses)
+        seconds, two_seconds = seconds + one_batch, two_seconds + two_batch
+    ours = Losses(*(torch.cat(values) for values in zip(*parts, strict=True)))
     ours_loading, loading_seconds = timed(
         lambda: [scorer.losses(pair_batch(encoder, batch)) for batch in chosen]
     )
     assert len(ours_loading) == len(chosen)
-    _, two_seconds = timed(lambda: each(lambda batch: two_passes(model, batch.to(model))))
     plain, plain_seconds = timed(lambda: (released(True), released(False)))
     difference = max(
         float((ours.with_question - plain[0]).abs().max()),

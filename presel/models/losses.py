@@ -1,5 +1,6 @@
 """Scores of samples from one forward pass a batch: both mean response losses (eq. 1 and 2), and EL2N."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from presel.errors import PreselError
 from presel.models.conversations import IGNORED
 from presel.models.pairs import PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
 
+# Response tokens whose logits exist at once.
+_TOKENS_AT_ONCE = 128
 # Samples of the first batch on which one pass is held against two, and how far the losses may lie apart.
 _CHECKED = 4
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.1}
@@ -123,21 +126,21 @@ def one_pass(model: PreTrainedModel, batch: PairBatch) -> Losses:
     ).last_hidden_state
     rows, places = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
     parts = batch.parts[rows, places + 1]
-    logits = model.get_output_embeddings()(states[rows, places]).float()
-    targets = batch.labels[rows, places + 1]
+    output_layer = model.get_output_embeddings()
+    losses, errors = _token_scores(
+        lambda some: output_layer(states[rows[some], places[some]]), batch.labels[rows, places + 1]
+    )
 
     def mean(values: Tensor, part: int) -> Tensor:
         own = rows[parts == part]
-        sums = values.new_zeros(len(batch)).index_add_(0, own, values)
+        sums = values.new_zeros(len(batch)).index_add_(0, own, values[parts == part])
         return sums / own.bincount(minlength=len(batch))
 
-    losses = cross_entropy(logits, targets, reduction="none")
-    asked = parts == WITH_QUESTION
     return Losses(
-        mean(losses[asked], WITH_QUESTION),
-        mean(losses[parts == WITHOUT_QUESTION], WITHOUT_QUESTION),
-        mean(_errors(logits[asked], targets[asked]), WITH_QUESTION),
-        rows[asked].bincount(minlength=len(batch)),
+        mean(losses, WITH_QUESTION),
+        mean(losses, WITHOUT_QUESTION),
+        mean(errors, WITH_QUESTION),
+        rows[parts == WITH_QUESTION].bincount(minlength=len(batch)),
     )
 
 
@@ -161,18 +164,30 @@ def _prompt_scores(model: PreTrainedModel, batch: PairBatch, part: int) -> tuple
         model, labels, input_ids=ids, pixel_values=batch.pixels, attention_mask=kept.long()
     )
     rows, places = (targets != IGNORED).nonzero(as_tuple=True)
-    logits, targets = logits[rows, places].float(), targets[rows, places]
+    scores = _token_scores(lambda some: logits[rows[some], places[some]], targets[rows, places])
     counts = rows.bincount(minlength=len(batch))
-    losses, errors = (
-        values.new_zeros(len(batch)).index_add_(0, rows, values) / counts
-        for values in (cross_entropy(logits, targets, reduction="none"), _errors(logits, targets))
-    )
+    losses, errors = (values.new_zeros(len(batch)).index_add_(0, rows, values) / counts for values in scores)
     return losses, errors, counts
 
 
-def _errors(logits: Tensor, targets: Tensor) -> Tensor:
-    """Length of softmax minus one-hot, (n,), of logits, (n, vocabulary)."""
-    errors = logits.softmax(dim=1)
-    errors.scatter_add_(1, targets[:, None], errors.new_full((len(targets), 1), -1))
-    lengths: Tensor = torch.linalg.vector_norm(errors, dim=1)
-    return lengths
+def _token_scores(logits_of: Callable[[Tensor], Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and length of softmax minus one-hot of every token, a few at a time.
+
+    All logits at once, and what is computed from them, would take more memory than the model's own states.
+
+    Args:
+        logits_of: Gives the logits, (m, vocabulary), of tokens named by their places in `targets`, (m,).
+        targets: The tokens, (n,).
+
+    Returns:
+        Both, (n,).
+    """
+    scores = []
+    for some in torch.split(torch.arange(len(targets), device=targets.device), _TOKENS_AT_ONCE):
+        target = targets[some, None]
+        log_probabilities = logits_of(some).float().log_softmax(dim=1)
+        losses = -log_probabilities.gather(1, target)
+        errors = log_probabilities.exp_().scatter_add_(1, target, -torch.ones_like(losses))
+        scores.append((losses.squeeze(1), torch.linalg.vector_norm(errors, dim=1)))
+    losses, errors = (torch.cat(values) for values in zip(*scores, strict=True))
+    return losses, errors
