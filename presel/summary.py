@@ -36,7 +36,12 @@ class Row:
     @property
     def mean(self) -> float:
         """Unweighted mean over the benchmarks."""
-        return sum(self.scores.values()) / len(self.scores)
+        return mean_score(self.scores)
+
+
+def mean_score(scores: Scores) -> float:
+    """Unweighted mean over the benchmarks."""
+    return sum(scores.values()) / len(scores)
 
 
 def relative_score(scores: Scores, full: Scores) -> float | None:
@@ -63,10 +68,10 @@ def print_table(rows: Sequence[Row]) -> None:
     for name in [*benchmarks, "mean", "Rel. %", "requested %", "time"]:
         table.add_column(name, justify="right")
     for row in rows:
-        scores = [_percent(row.scores.get(name)) for name in benchmarks]
+        scores = [percent(row.scores.get(name)) for name in benchmarks]
         time = "–" if row.seconds is None else f"{row.seconds:.0f} s"
         table.add_row(
-            row.name, *scores, f"{100 * row.mean:.1f}", _percent(row.relative), _percent(row.requested), time
+            row.name, *scores, f"{100 * row.mean:.1f}", percent(row.relative), percent(row.requested), time
         )
     console.print(table)
 
@@ -82,5 +87,6 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         pd.DataFrame(flat).to_csv(temporary, index=False)
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
+def percent(share: float | None) -> str:
+    """A share in per cent to one decimal; a dash for None or NaN."""
+    return "–" if pd.isna(share) else f"{100 * share:.1f}"

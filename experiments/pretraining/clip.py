@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
-    CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
     CLIPTextConfig,
@@ -26,8 +25,7 @@ from transformers import (
 )
 
 from experiments.pretraining.common import (
-    PIXEL_MEAN,
-    PIXEL_STD,
+    clip_image_processor,
     log,
     log_to,
     pixel_values,
@@ -37,7 +35,7 @@ from experiments.pretraining.common import (
 from experiments.pretraining.eyes import vision_config
 from experiments.pretraining.texts import scene_words
 from presel.digits.dataset import answerable, conversation
-from presel.digits.scenes import IMAGE_SIZE, Contents, Scene, Scenes
+from presel.digits.scenes import Contents, Scene, Scenes
 from presel.digits.tasks import TASKS
 from presel.models.clip import text_of
 
@@ -175,13 +173,7 @@ def pretrain(out: Path, steps: int, batch_size: int, learning_rate: float, seed:
 def export(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Writes weights in float16 together with tokenizer and image processor."""
     model.half().save_pretrained(out)
-    images = CLIPImageProcessorPil(
-        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        do_center_crop=False,
-        image_mean=[PIXEL_MEAN] * 3,
-        image_std=[PIXEL_STD] * 3,
-    )
-    CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(out)
+    CLIPProcessor(image_processor=clip_image_processor(), tokenizer=tokenizer).save_pretrained(out)
 
 
 def main() -> None:

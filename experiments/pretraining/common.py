@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import CLIPImageProcessorPil
 
-from presel.digits.scenes import Contents, Scenes, render, sample
+from presel.digits.scenes import IMAGE_SIZE, Contents, Scenes, render, sample
 
 log = logging.getLogger("pretraining")
 
@@ -116,6 +117,16 @@ def _average_gradients(trained: Iterable[nn.Parameter]) -> None:
     means = torch.split(flat, [gradient.numel() for gradient in gradients])
     for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+def clip_image_processor() -> CLIPImageProcessorPil:
+    """The processor of scenes for models of the CLIP and LLaVA kind: nothing is cropped."""
+    return CLIPImageProcessorPil(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        do_center_crop=False,
+        image_mean=[PIXEL_MEAN] * 3,
+        image_std=[PIXEL_STD] * 3,
+    )
 
 
 def log_to(path: Path) -> None:

@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from transformers import (
     AutoTokenizer,
-    CLIPImageProcessorPil,
     CLIPVisionModel,
     LlamaForCausalLM,
     LlavaForConditionalGeneration,
@@ -26,12 +25,17 @@ from transformers import (
 )
 
 from experiments.pretraining.captions import align_projector, assemble, learn_captions
-from experiments.pretraining.common import PIXEL_MEAN, PIXEL_STD, log, log_to, process_rank, scene_batches
+from experiments.pretraining.common import (
+    clip_image_processor,
+    log,
+    log_to,
+    process_rank,
+    scene_batches,
+)
 from experiments.pretraining.eyes import PATCH, learn_to_see
 from experiments.pretraining.language import learn_language
 from experiments.pretraining.texts import build_tokenizer
 from presel.data.prompts import IMAGE_TOKEN
-from presel.digits.scenes import IMAGE_SIZE
 
 _TOKENIZER_SCENES = 3000
 
@@ -65,14 +69,8 @@ def export(folder: Path, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Writes weights in float16 together with tokenizer and image processor."""
     model = LlavaForConditionalGeneration.from_pretrained(folder)
     model.half().save_pretrained(out)
-    images = CLIPImageProcessorPil(
-        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        do_center_crop=False,
-        image_mean=[PIXEL_MEAN] * 3,
-        image_std=[PIXEL_STD] * 3,
-    )
     LlavaProcessor(
-        image_processor=images,
+        image_processor=clip_image_processor(),
         tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",

@@ -12,7 +12,7 @@ import pandas as pd
 from presel.errors import PreselError
 from presel.files import read_json
 from presel.store import MANIFEST
-from presel.summary import Scores, relative_score
+from presel.summary import Scores, mean_score, relative_score
 
 # Stages whose time is spent on choosing; the others prepare data, or tune and evaluate the choice.
 _SELECTING = (
@@ -59,7 +59,7 @@ class Run:
     @property
     def mean(self) -> float:
         """Unweighted mean over the benchmarks."""
-        return sum(self.scores.values()) / len(self.scores)
+        return mean_score(self.scores)
 
     @property
     def relative(self) -> float | None:

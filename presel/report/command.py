@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-import pandas as pd
 from jinja2 import Template
 
 from presel.console import console
@@ -43,18 +42,19 @@ def report_command(arguments: Sequence[str]) -> int:
     groups = by_setting(collect(options.runs))
     results = tables.results(groups, options.published)
     shown = tables.for_reading(results, list(next(iter(groups.values()))[0].scores))
+    notes = _notes(groups)
     page = Template((files("presel.report") / "page.html").read_text(), autoescape=True).render(
         title=options.title,
         summary=_summary(groups),
         columns=list(shown.columns),
         rows=shown.to_numpy().tolist(),
-        notes=_notes(groups),
+        notes=notes,
         figures=_figures(groups),
         shelves=gallery({name: runs[0] for name, runs in groups.items()}, options.pictures),
     )
     for name, text in {
         "report.html": page,
-        "table.md": tables.markdown(shown) + "".join(f"\n{note}\n" for note in _notes(groups)),
+        "table.md": tables.markdown(shown) + "".join(f"\n{note}\n" for note in notes),
         "table.tex": tables.latex(shown),
         "table.csv": results.to_csv(index=False),
     }.items():
@@ -105,6 +105,6 @@ def _figures(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
                 run.selection.groupby("task")["task_weight"].first()
             )
         if run.relevance is not None:
-            relevance = pd.DataFrame.merge(run.relevance, run.selection[["id", "task"]], on="id")
+            relevance = run.relevance.merge(run.selection[["id", "task"]], on="id")
             drawn[f"IRS of the reference set, {name}, seed {run.seed}"] = figures.relevance_by_task(relevance)
     return drawn

@@ -11,6 +11,7 @@ import pandas as pd
 from presel.files import read_json
 from presel.report.collect import Run
 from presel.report.statistics import compare, spread
+from presel.summary import percent
 
 PUBLISHED = "paper_results.json"
 PUBLISHED_TABLES = ("table1_llava665k", "table2_vision_flan")
@@ -78,9 +79,9 @@ def published_relative(table: str) -> dict[str, float]:
 def for_reading(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
     """Rounds and joins the numbers of `results`, in per cent, as one prints them."""
     shown = pd.DataFrame({"setting": table["setting"], "seeds": table["seeds"].astype(str)})
-    shown["requested"] = table["requested"].map(_percent)
+    shown["requested"] = table["requested"].map(percent)
     for benchmark in benchmarks:
-        shown[benchmark] = table[benchmark].map(_percent)
+        shown[benchmark] = table[benchmark].map(percent)
     shown["mean"] = _with_spread(table, "mean")
     shown["Rel."] = _with_spread(table, "relative")
     if "difference" in table:
@@ -94,7 +95,7 @@ def for_reading(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
     shown["selection"] = table["selection_seconds"].map(lambda seconds: f"{seconds:.0f} s")
     shown["tuning"] = table["tuning_seconds"].map(lambda seconds: f"{seconds:.0f} s")
     if table["published"].notna().any():
-        shown["Rel. in the paper"] = table["published"].map(_percent)
+        shown["Rel. in the paper"] = table["published"].map(percent)
     return shown
 
 
@@ -110,12 +111,8 @@ def latex(shown: pd.DataFrame) -> str:
     return escaped.to_latex(index=False, escape=True, column_format="l" + "r" * (shown.shape[1] - 1))
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None or pd.isna(share) else f"{100 * share:.1f}"
-
-
 def _with_spread(table: pd.DataFrame, name: str) -> list[str]:
     pairs = zip(table[name], table[f"{name}_sd"], strict=True)
     return [
-        _percent(value) + ("" if sd is None or pd.isna(sd) else f" ± {100 * sd:.1f}") for value, sd in pairs
+        percent(value) + ("" if sd is None or pd.isna(sd) else f" ± {100 * sd:.1f}") for value, sd in pairs
     ]

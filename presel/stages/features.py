@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from presel.files import atomic, map_array, write_array, write_table
 from presel.models.encoder import Encoder
+from presel.selection import FeatureRows
 from presel.shards import chunks, compute_shards
 from presel.stages.pool import PoolStage
 from presel.store import Stage, Store
@@ -20,6 +21,12 @@ class Features(NamedTuple):
 
     ids: pd.Series
     array: NDArray[np.float16]
+
+    def normalised_by_id(self) -> tuple[NDArray[np.str_], FeatureRows]:
+        """Ids in ascending order, (n,), and the features in that order, L2-normalised as they are read."""
+        names = self.ids.to_numpy(dtype=str)
+        order = np.argsort(names)
+        return names[order], FeatureRows(self.array, index=order, normalise=True, ids=names.tolist())
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.selection import FeatureRows
 from presel.selection.assignment import grouped
+from presel.selection.distances import FloatMatrix, squared_distances
 from presel.selection.kmeans import spherical_kmeans
 from presel.selection.parallel import for_each_task
 from presel.selection.rows import Float32Matrix, IntVector
 from presel.strategies.base import Given, Strategy
 
 FloatVector = npt.NDArray[np.float64]
-FloatMatrix = npt.NDArray[np.float64]
 
 # 10,000 clusters for the 665,298 samples of LLaVA-1.5.
 _SAMPLES_PER_CLUSTER = 66.5
@@ -56,9 +55,7 @@ class Coincide(Strategy):
             One row an image: id, cluster, its transferability and density, rank (from 1 in the order of
             choosing in the cluster), selected.
         """
-        ids, array = given.multimodal_features
-        by_id = np.argsort(ids.to_numpy(dtype=str))
-        rows = FeatureRows(array, index=by_id, normalise=True, ids=ids.tolist())
+        ids, rows = given.multimodal_features.normalised_by_id()
         # By content, so that the pool's order has no say, and ids only where samples are equal.
         by_content = rows.content_order()
         rows = rows.subset(by_content)
@@ -83,7 +80,7 @@ class Coincide(Strategy):
             rank[chosen] = np.arange(1, len(chosen) + 1)
         return pd.DataFrame(
             {
-                "id": ids.to_numpy()[by_id[by_content]],
+                "id": ids[by_content],
                 "cluster": labels,
                 "transferability": transferability[labels],
                 "density": density[labels],
@@ -124,10 +121,8 @@ def transferabilities(centroids: Float32Matrix, max_similarity: float = 0.9) -> 
 
 
 def gaussian_kernel(first: FloatMatrix, second: FloatMatrix) -> FloatMatrix:
-    """Similarities exp(−d²/2), (n, d) and (m, d) -> (n, m); float32 would blur near vectors."""
-    one, other = (np.einsum("ij,ij->i", vectors, vectors) for vectors in (first, second))
-    squares = one[:, None] + other - 2 * first @ second.T
-    similarities: FloatMatrix = np.exp(-np.maximum(squares, 0) / 2)
+    """Similarities exp(−d²/2), (n, d) and (m, d) -> (n, m)."""
+    similarities: FloatMatrix = np.exp(-squared_distances(first, second) / 2)
     return similarities
 
 

@@ -42,14 +42,11 @@ class SelfFilter(Strategy):
         Returns:
             Table of the chosen images: id, difficulty before any fall, rank (from 1 in the order of picking).
         """
-        ids, array = given.features
-        by_id = np.argsort(ids.to_numpy(dtype=str))
-        rows = FeatureRows(array, index=by_id, normalise=True, ids=ids.tolist())
-        names = ids.to_numpy()[by_id]
-        difficulty = -given.self_filter.set_index("id")["score"].loc[names].to_numpy()
+        ids, rows = given.features.normalised_by_id()
+        difficulty = -given.self_filter.set_index("id")["score"].loc[ids.tolist()].to_numpy()
         picks = pick_difficult(rows, difficulty, given.budget, self.k, self.gamma)
         return pd.DataFrame(
-            {"id": names[picks], "difficulty": difficulty[picks], "rank": np.arange(1, len(picks) + 1)}
+            {"id": ids[picks], "difficulty": difficulty[picks], "rank": np.arange(1, len(picks) + 1)}
         )
 
 

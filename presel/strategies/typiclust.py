@@ -9,8 +9,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.selection import FeatureRows
 from presel.selection.clustering import cluster_in_any_order
+from presel.selection.distances import squared_distances
 from presel.strategies.base import Given, Strategy
 
 
@@ -40,9 +40,7 @@ class TypiClust(Strategy):
         Returns:
             Table of the chosen images: id, cluster, rank (from 1 in the order of picking in the cluster).
         """
-        ids, array = given.features
-        by_id = np.argsort(ids.to_numpy(dtype=str))
-        rows = FeatureRows(array, index=by_id, normalise=True, ids=ids.tolist())
+        ids, rows = given.features.normalised_by_id()
         n_clusters = min(given.budget, self.max_clusters)
         labels, _ = cluster_in_any_order(rows, n_clusters, int(given.random.integers(2**31)))
         sizes = np.bincount(labels, minlength=n_clusters)
@@ -51,8 +49,8 @@ class TypiClust(Strategy):
         for label in np.flatnonzero(quotas):
             members = np.flatnonzero(labels == label)
             picks = most_typical(rows.take(members), int(quotas[label]), self.neighbors)
-            names = ids.to_numpy()[by_id[members[picks]]]
-            chosen.append(pd.DataFrame({"id": names, "cluster": label, "rank": np.arange(1, len(picks) + 1)}))
+            rank = np.arange(1, len(picks) + 1)
+            chosen.append(pd.DataFrame({"id": ids[members[picks]], "cluster": label, "rank": rank}))
         return pd.concat(chosen, ignore_index=True) if chosen else pd.DataFrame({"id": []})
 
 
@@ -94,9 +92,8 @@ def most_typical(vectors: npt.NDArray[np.float32], count: int, neighbors: int = 
     Returns:
         Rows in the order of picking, shape (count,); of equally typical ones the first.
     """
-    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     wide = vectors.astype(np.float64)
-    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * wide @ wide.T, 0))
+    distances = np.sqrt(squared_distances(wide, wide))
     np.fill_diagonal(distances, np.inf)
     left = np.arange(len(vectors))
     picks = np.empty(count, dtype=np.int64)
