@@ -37,14 +37,6 @@ class Tau:
 
 
 @dataclass
-class Neighbors:
-    """Group `neighbors`: the neighbours behind neighbor centrality."""
-
-    k: int = MISSING
-    scope: str = MISSING
-
-
-@dataclass
 class Allocation:
     """Group `allocation`: how budgets are rounded."""
 
@@ -85,7 +77,7 @@ class Config:
     cluster: Any = MISSING
     clip: Any = MISSING
     score_net: Any = MISSING
-    neighbors: Neighbors = MISSING
+    neighbors: Any = MISSING
     allocation: Allocation = MISSING
     strategy: Any = MISSING
     instructions: Any = MISSING
@@ -130,6 +122,7 @@ def build(config: DictConfig) -> Pipeline:
         tuning=make("tune"),
         encoder=make("encoder"),
         clustering=make("cluster"),
+        neighbors=make("neighbors"),
         clip=make("clip"),
         score_net=make("score_net"),
         provider=make("instructions"),
@@ -150,7 +143,6 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "budget": ("a share up to 1, or a number of images", lambda value: 0 <= value < math.inf),
     "reference.share": ("above 0 and below 1", lambda value: 0 < value < 1),
     # Named here as well, because the strategy that reads them would be named instead.
-    "neighbors.k": ("at least 1", lambda value: value >= 1),
     "tau.value": ("above 0, or null for 1/sqrt(M)", lambda value: value is None or value > 0),
     "irs.batch_tokens": ("at least 1", lambda value: value >= 1),
     "executor.workers": ("at least 0, or null for one a core", lambda value: value is None or value >= 0),

@@ -17,6 +17,7 @@ from presel.models.encoder import Encoder
 from presel.models.loggers import LoggerFactory
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Hardware, ScoreNet, Tune
+from presel.stages.centrality import CentralityStage, Neighbors
 from presel.stages.clip_scores import ClipScoresStage
 from presel.stages.clusters import Clustering, ClustersStage
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage, check_scoring
@@ -45,6 +46,7 @@ class Pipeline:
         tuning: How it is tuned, on the reference set and on the selection.
         encoder: Image encoder behind the clusters.
         clustering: How the images of a task are clustered.
+        neighbors: What counts as an image's surroundings.
         clip: What judges how well a text fits its image.
         score_net: How Self-Filter's score net is trained.
         provider: Who writes instructions.
@@ -64,6 +66,7 @@ class Pipeline:
     tuning: Tune
     encoder: Encoder
     clustering: Clustering
+    neighbors: Neighbors
     clip: Clip
     score_net: ScoreNet
     provider: InstructionProvider
@@ -116,6 +119,11 @@ class Pipeline:
     def clusters(self) -> ClustersStage:
         """Groups of like images in each task."""
         return ClustersStage(self.features, self.clustering)
+
+    @cached_property
+    def centrality(self) -> CentralityStage:
+        """How well each image stands for its cluster."""
+        return CentralityStage(self.clusters, self.reference, self.neighbors)
 
     # What rival methods read before they choose: the instructions of every image.
 

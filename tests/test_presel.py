@@ -6,10 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from presel.stages.features import Features
 from presel.strategies.base import Given
 from presel.strategies.presel import PreSel
-from tests.selection.mixtures import mixture
 
 # 200, 100 and 60 images; ten of each make up the reference set.
 TASKS = ["count"] * 200 + ["read"] * 100 + ["caption"] * 60
@@ -29,8 +27,10 @@ def given(seed: int = 0, budget: int = 90) -> Given:
     results: dict[str, Any] = {
         "reference": pd.DataFrame({"id": REFERENCE}),
         "relevance": relevance,
-        "features": Features(pd.Series(IDS), mixture(360, 16, 5).astype(np.float16)),
-        "clusters": pool.assign(cluster=np.arange(360) % 2),
+        "centrality": pool.assign(
+            cluster=np.arange(360) % 2,
+            centrality=np.where(np.isin(IDS, REFERENCE), np.nan, np.random.default_rng(5).random(360)),
+        ),
     }
     return Given(pool, budget, np.random.default_rng(seed), results)
 

@@ -35,8 +35,8 @@ from presel.selection import (
     FeatureRows,
     allocate_clusters,
     cluster,
+    most_central,
     number_of_clusters,
-    select_from_task,
     task_centrality,
 )
 
@@ -240,11 +240,7 @@ def _one_task(path: Path, backend: Any) -> Row:
         checked = FeatureRows(features)
         labels, _ = cluster(checked, number_of_clusters(n), backend=backend)
         scores = task_centrality(checked, labels, available)
-        return (
-            labels,
-            scores,
-            select_from_task(checked, labels, available, round(BUDGET * n), centrality=scores),
-        )
+        return labels, scores, most_central(scores, labels, available, round(BUDGET * n))
 
     (labels, scores, picks), seconds = timed(stage)
     return {

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as component
@@ -11,7 +11,7 @@ from presel.component import STRICT
 from presel.data.images import image_fingerprint
 from presel.data.llava import Record, TaskRule, read_records
 from presel.files import sha256
-from presel.stages.scenes import ScenesStage
+from presel.stages.scenes import DigitSplit, ScenesStage
 from presel.store import Stage, Store
 
 
@@ -108,12 +108,12 @@ class DigitScenes(Source):
     """The built-in digit scenes, drawn on first use.
 
     Attributes:
-        split: `pool`, or the held-out `benchmarks`.
+        split: `pool`, with ten tasks; `narrow_pool`, with 85 small ones; or the held-out `benchmarks`.
         size: Number of images of the pool, or of each benchmark.
         seed: Decides every scene.
     """
 
-    split: Literal["pool", "benchmarks"]
+    split: DigitSplit
     size: Annotated[int, Field(ge=1)]
     seed: int = 0
     _tasks: ClassVar[TaskRule] = TaskRule()

@@ -1,7 +1,7 @@
 """The built-in pool and benchmarks, written as LLaVA-format files with an image folder."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +20,8 @@ _SKEW = 0.8
 _SPARE = 3
 
 
-def write_pool(folder: Path, size: int, seed: int) -> None:
-    """Writes a pool as unbalanced and repetitive as a crawled one.
+def write_pool(folder: Path, size: int, seed: int, tasks: Mapping[str, Task] = TASKS) -> None:
+    """Writes a pool as skewed and repetitive as a crawled one.
 
     Contents follow Zipf's law, and a third of the pictures show an earlier scene again.
 
@@ -29,21 +29,22 @@ def write_pool(folder: Path, size: int, seed: int) -> None:
         folder: Receives `images/` and, last, `annotations.json`.
         size: Pictures, over all tasks.
         seed: Decides everything.
+        tasks: What is asked, and how often.
 
     Raises:
         PreselError: If the size leaves a task fewer than two pictures.
     """
-    generators = np.random.default_rng(seed).spawn(len(TASKS) + 1)
+    generators = np.random.default_rng(seed).spawn(len(tasks) + 1)
     skewed = Contents.zipf(generators.pop(), _SKEW)
-    sizes = _sizes(size)
+    sizes = _sizes(size, tasks)
     if min(sizes) < 2:
         raise PreselError(
             f"pool.size={size} leaves a task fewer than two images; "
-            f"{2 / min(task.share for task in TASKS.values()):.0f} is the least"
+            f"{2 / min(task.share for task in tasks.values()):.0f} is the least"
         )
     records: list[dict[str, object]] = []
     with progress("drawing the pool", size) as advance:
-        for (name, task), count in zip(TASKS.items(), sizes, strict=True):
+        for (name, task), count in zip(tasks.items(), sizes, strict=True):
             scenes, turns = _pool_samples(generators.pop(), task, count, skewed)
             records += _write_task(folder / "images", name, scenes, turns)
             advance(count)
@@ -68,9 +69,9 @@ def write_benchmarks(folder: Path, size: int, seed: int) -> None:
     write_json(folder / "annotations.json", records)
 
 
-def _sizes(pool_size: int) -> list[int]:
+def _sizes(pool_size: int, tasks: Mapping[str, Task]) -> list[int]:
     """Whole numbers in the tasks' proportions that add up to the pool's size."""
-    ends = np.rint(np.cumsum([task.share for task in TASKS.values()]) * pool_size).astype(int)
+    ends = np.rint(np.cumsum([task.share for task in tasks.values()]) * pool_size).astype(int)
     sizes: list[int] = np.diff(ends, prepend=0).tolist()
     return sizes
 

@@ -23,6 +23,7 @@ _SELECTING = (
     "relevance",
     "features",
     "clusters",
+    "centrality",
     "clip_scores",
     "multimodal_features",
     "self_filter",

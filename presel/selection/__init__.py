@@ -3,7 +3,14 @@
 from presel.selection.allocation import ClusterMode, TaskMode, allocate_clusters, allocate_tasks
 from presel.selection.centrality import neighbor_centrality
 from presel.selection.clustering import ClusterBackend, cluster, cluster_task, number_of_clusters
-from presel.selection.picking import Scope, comparable, id_order, select_from_task, task_centrality
+from presel.selection.picking import (
+    Scope,
+    comparable,
+    id_order,
+    most_central,
+    select_from_task,
+    task_centrality,
+)
 from presel.selection.rows import FeatureRows
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "cluster_task",
     "comparable",
     "id_order",
+    "most_central",
     "neighbor_centrality",
     "number_of_clusters",
     "select_from_task",

@@ -30,9 +30,10 @@ def select_from_task(
     *,
     scope: Scope = "cluster",
     ids: Sequence[Any] | None = None,
-    centrality: npt.ArrayLike | None = None,
 ) -> IntVector:
     """Chooses the most central images of each cluster of a task (eq. 6 and 7).
+
+    Where several budgets are tried, `task_centrality` once and `most_central` for each gives the same.
 
     Args:
         features: L2-normalised features of all images of the task, shape (n, d).
@@ -45,8 +46,6 @@ def select_from_task(
         scope: Where neighbors are searched, see `task_centrality`.
         ids: Names of the rows, all different, shape (n,). They break ties, the smaller id first, so that any
             order of the rows gives the same selection; None: row numbers do.
-        centrality: The result of `task_centrality`, if at hand; None: computed here, for chosen clusters
-            only.
 
     Returns:
         Row numbers: clusters in ascending order of label, inside a cluster by descending centrality. Scores
@@ -58,25 +57,50 @@ def select_from_task(
     """
     rows, clusters, free = _checked(features, labels, available, k=k, scope=scope, ids=ids)
     order = id_order(ids, len(rows))
-    names, position = np.unique(clusters, return_inverse=True)
-    counts = np.bincount(position[free], minlength=len(names))
-    quotas = allocate_clusters(counts, budget, mode, np.bincount(position, minlength=len(names)))
-    if centrality is None:
-        wanted = free if scope == "task" else free & (quotas[position] > 0)
-        scores = _scores(rows, position, wanted, order, k=k, scope=scope)
-    else:
-        scores = np.asarray(centrality, dtype=np.float64)
-        if scores.shape != (len(rows),) or np.isnan(scores[free]).any():
-            raise ValueError(
-                f"centrality has shape {scores.shape} for {len(rows)} images, or no score for an available "
-                "one; give the result of task_centrality for the same images"
-            )
-    candidates = order[free[order]]
-    # Sorted by label, then centrality; candidates stand in the order of their ids, which stable sorts keep.
-    ranking = np.lexsort((-comparable(scores[candidates]), position[candidates]))
-    ranked = candidates[ranking]
-    place = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return ranked[place < np.repeat(quotas, counts)]
+    position, counts, quotas = _quotas(clusters, free, budget, mode)
+    # Of clusters that give nothing no score is needed.
+    wanted = free if scope == "task" else free & (quotas[position] > 0)
+    scores = _scores(rows, position, wanted, order, k=k, scope=scope)
+    return _best(scores, position, order[free[order]], counts, quotas)
+
+
+def most_central(
+    centrality: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    available: npt.ArrayLike,
+    budget: float,
+    mode: ClusterMode = "exact",
+    *,
+    ids: Sequence[Any] | None = None,
+) -> IntVector:
+    """Chooses as `select_from_task` does, by scores that are at hand.
+
+    Args:
+        centrality: Scores such as those of `task_centrality`, shape (n,); only available images need one.
+        labels: See `select_from_task`, like all that follow.
+        available: Which images can be chosen, shape (n,), bool.
+        budget: Images to choose.
+        mode: How clusters share the budget.
+        ids: Names of the rows, which break ties.
+
+    Returns:
+        Row numbers, in the order of `select_from_task`.
+
+    Raises:
+        ValueError: As in `select_from_task`, or if an available image has no score.
+    """
+    scores = np.asarray(centrality, dtype=np.float64)
+    if scores.ndim != 1:
+        raise ValueError(f"centrality has shape {scores.shape}; it must be one score per image")
+    clusters, free = _checked_labels(labels, available, len(scores))
+    if np.isnan(scores[free]).any():
+        raise ValueError(
+            f"centrality has no score for row {int(np.flatnonzero(free & np.isnan(scores))[0])}, which is "
+            "available; give the result of task_centrality for the same images"
+        )
+    order = id_order(ids, len(scores))
+    position, counts, quotas = _quotas(clusters, free, budget, mode)
+    return _best(scores, position, order[free[order]], counts, quotas)
 
 
 def task_centrality(
@@ -132,6 +156,26 @@ def id_order(ids: Sequence[Any] | None, n_rows: int) -> IntVector:
     return np.array(order, dtype=np.int64)
 
 
+def _quotas(
+    labels: IntVector, free: npt.NDArray[np.bool_], budget: float, mode: ClusterMode
+) -> tuple[IntVector, IntVector, IntVector]:
+    """Each image's cluster from 0, (n,); of each cluster, (C,), its available images and what it gives."""
+    names, position = np.unique(labels, return_inverse=True)
+    counts = np.bincount(position[free], minlength=len(names))
+    quotas = allocate_clusters(counts, budget, mode, np.bincount(position, minlength=len(names)))
+    return position, counts, quotas
+
+
+def _best(
+    scores: FloatVector, position: IntVector, candidates: IntVector, counts: IntVector, quotas: IntVector
+) -> IntVector:
+    """The best of each cluster; candidates stand in the order of their ids, which the stable sort keeps."""
+    ranking = np.lexsort((-comparable(scores[candidates]), position[candidates]))
+    ranked = candidates[ranking]
+    place = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return ranked[place < np.repeat(quotas, counts)]
+
+
 def _scores(
     rows: FeatureRows,
     labels: IntVector,
@@ -168,13 +212,17 @@ def _checked(
     if scope not in get_args(Scope):
         raise ValueError(f"scope '{scope}' is unknown; choose one of {', '.join(get_args(Scope))}")
     rows = FeatureRows.of(features, ids)
+    return rows, *_checked_labels(labels, available, len(rows))
+
+
+def _checked_labels(
+    labels: npt.ArrayLike, available: npt.ArrayLike, n: int
+) -> tuple[IntVector, npt.NDArray[np.bool_]]:
     clusters = np.asarray(labels)
     free = np.asarray(available)
     for name, values in (("labels", clusters), ("available", free)):
-        if values.shape != (len(rows),):
-            raise ValueError(
-                f"{name} has shape {values.shape} for {len(rows)} feature vectors; one each is needed"
-            )
+        if values.shape != (n,):
+            raise ValueError(f"{name} has shape {values.shape} for {n} images; one each is needed")
     if not np.issubdtype(clusters.dtype, np.integer) or clusters.min() < 0:
         raise ValueError(
             "labels must be whole numbers of at least 0, as presel.selection.cluster returns them"
@@ -183,4 +231,4 @@ def _checked(
         raise ValueError(
             f"available has type {free.dtype}; it must be bool, True where an image can be chosen"
         )
-    return rows, clusters.astype(np.int64), free
+    return clusters.astype(np.int64), free

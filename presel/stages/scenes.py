@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 from presel.digits.dataset import write_benchmarks, write_pool
+from presel.digits.narrow import NARROW_TASKS
 from presel.store import Stage, Store
+
+DigitSplit: TypeAlias = Literal["pool", "narrow_pool", "benchmarks"]
 
 
 @dataclass(frozen=True)
@@ -14,19 +17,24 @@ class ScenesStage(Stage[Path]):
 
     name: ClassVar[str] = "scenes"
 
-    split: Literal["pool", "benchmarks"]
+    split: DigitSplit
     size: int
     seed: int
 
     @property
     def label(self) -> str:
-        """Says which of the two is drawn."""
+        """Says what is drawn."""
         return f"{self.name} ({self.split})"
 
     def compute(self, store: Store, folder: Path) -> None:
         """Draws the scenes; a second attempt writes the same files again."""
-        write = write_pool if self.split == "pool" else write_benchmarks
-        write(folder, self.size, self.seed)
+        match self.split:
+            case "pool":
+                write_pool(folder, self.size, self.seed)
+            case "narrow_pool":
+                write_pool(folder, self.size, self.seed, NARROW_TASKS)
+            case "benchmarks":
+                write_benchmarks(folder, self.size, self.seed)
 
     def load(self, folder: Path) -> Path:
         """The folder itself."""

@@ -69,6 +69,11 @@ class Given:
         """Clusters of each task's images: id, task, cluster (counted from 0 in each task)."""
         return self._declared("clusters", pd.DataFrame)
 
+    @property
+    def centrality(self) -> pd.DataFrame:
+        """Neighbor centrality: id, task, cluster, centrality, which is NaN in the reference set."""
+        return self._declared("centrality", pd.DataFrame)
+
     def _declared(self, name: str, kind: type[T]) -> T:
         if name not in self._results:
             raise PreselError(
@@ -85,8 +90,8 @@ class Strategy(ABC):
 
     Attributes:
         name: What tables call it; the class name in lower case unless given.
-        needs: Results to be computed first, out of `reference`, `relevance`, `features`, `clusters`, and
-            those that take the instructions of the whole pool: `scores`, `clip_scores`,
+        needs: Results to be computed first, out of `reference`, `relevance`, `features`, `clusters`,
+            `centrality`, and those that take the instructions of the whole pool: `scores`, `clip_scores`,
             `multimodal_features`, `self_filter`.
         whole_pool: Whether the strategy takes every image, whatever the budget.
         version: Raised when the code of a strategy of this package comes to choose otherwise; one from

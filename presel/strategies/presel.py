@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.importance import Relevance, relevance_scores, task_scores, task_weights
-from presel.selection import FeatureRows, allocate_tasks, comparable, select_from_task, task_centrality
+from presel.selection import allocate_tasks, comparable, most_central
 from presel.strategies.base import Given, Strategy
 
 
@@ -25,20 +25,16 @@ class PreSel(Strategy):
             `random` ones.
         score: `ratio` (eq. 3) or an ablation, see `presel.importance.relevance_scores`.
         tau: Temperature of the task weights (eq. 5); None for 1/sqrt(number of tasks).
-        k: Neighbours behind neighbor centrality (eq. 7).
-        scope: Whether neighbours are looked for in the `cluster` or in the whole `task`.
         task_allocation: How the budget is split over tasks, a mode of `allocate_tasks`.
         cluster_allocation: How a task's budget is split over clusters, a mode of `allocate_clusters`.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("reference", "relevance", "features", "clusters")
+    needs: ClassVar[tuple[str, ...]] = ("reference", "relevance", "centrality")
 
     weighting: Literal["relevance", "size", "uniform"] = "relevance"
     pick: Literal["centrality", "random"] = "centrality"
     score: Relevance = "ratio"
     tau: Annotated[float, Field(gt=0)] | None = None
-    k: Annotated[int, Field(ge=1)] = 5
-    scope: Literal["cluster", "task"] = "cluster"
     task_allocation: Literal["exact", "paper", "released_llava", "released_vision_flan"] = "exact"
     cluster_allocation: Literal["exact", "paper", "released"] = "exact"
 
@@ -49,21 +45,18 @@ class PreSel(Strategy):
             One row an image: id, task, cluster, selected, why (`reference`, `central` or `random`), the
             task's weight and budget, centrality, and rank (from 1 by centrality in the cluster).
         """
-        images = given.clusters.assign(
-            reference=given.clusters["id"].isin(given.reference["id"]),
-            row=pd.Index(given.features.ids).get_indexer(given.clusters["id"]),
-        )
+        images = given.centrality.sort_values("id", ignore_index=True)
+        images["reference"] = images["id"].isin(given.reference["id"])
         weights = self.weights(given)
-        names = given.features.ids.tolist()
         table = pd.concat(
-            self._select_from(images[images["task"] == task], given, names, budget).assign(
+            self._select_from(images[images["task"] == task].copy(), given, budget).assign(
                 task_weight=weights[task], task_budget=budget
             )
             for task, budget in self._task_budgets(images, weights, given.budget).items()
         )
         if self.cluster_allocation == "released":
             _fill_at_random(table, given)
-        return table.drop(columns=["row", "reference"])
+        return table.drop(columns="reference")
 
     def _task_budgets(
         self, images: pd.DataFrame, weights: Mapping[str, float], budget: int
@@ -79,30 +72,19 @@ class PreSel(Strategy):
         )
         return dict(zip(weights, budgets.tolist(), strict=True))
 
-    def _select_from(
-        self, images: pd.DataFrame, given: Given, names: list[str], budget: float
-    ) -> pd.DataFrame:
-        """Scores one task's images and marks the chosen ones."""
-        images = images.sort_values("id", ignore_index=True)
-        rows = FeatureRows(given.features.array, index=images["row"].to_numpy(), normalise=True, ids=names)
-        labels, free = images["cluster"].to_numpy(), ~images["reference"].to_numpy()
-        centrality = task_centrality(rows, labels, free, self.k, scope=self.scope)
-        preferred = centrality if self.pick == "centrality" else given.random.random(len(images))
-        chosen = select_from_task(
-            rows,
-            labels,
-            free,
-            budget,
-            self.k,
-            self.cluster_allocation,
-            scope=self.scope,
-            centrality=preferred,
+    def _select_from(self, images: pd.DataFrame, given: Given, budget: float) -> pd.DataFrame:
+        """Marks the chosen ones of a task's images, which come in the order of their ids."""
+        central = self.pick == "centrality"
+        preferred = images["centrality"] if central else given.random.random(len(images))
+        chosen = most_central(
+            preferred, images["cluster"], ~images["reference"], budget, self.cluster_allocation
         )
         images["why"] = pd.Series("reference", index=images.index).where(images["reference"])
-        images.loc[chosen, "why"] = "central" if self.pick == "centrality" else "random"
-        compared = pd.Series(comparable(centrality))
+        images.iloc[chosen, images.columns.get_loc("why")] = "central" if central else "random"
+        images["selected"] = images["why"].notna()
+        compared = pd.Series(comparable(images["centrality"].to_numpy()), images.index)
         images["rank"] = compared.groupby(images["cluster"]).rank(method="first", ascending=False)
-        return images.assign(centrality=centrality, selected=images["why"].notna())
+        return images
 
     def weights(self, given: Given) -> dict[str, float]:
         """Share of each task: its importance (eq. 3 to 5), or what an ablation puts in its place."""

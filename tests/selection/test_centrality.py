@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from presel.selection import centrality, neighbor_centrality, select_from_task, task_centrality
+from presel.selection import (
+    centrality,
+    most_central,
+    neighbor_centrality,
+    select_from_task,
+    task_centrality,
+)
 from tests.selection.mixtures import mixture
 
 
@@ -56,7 +62,7 @@ def test_clusters_ascend_and_centrality_descends() -> None:
     keys = [(given_["labels"][row], -round(scores[row], 9), row) for row in picks]
     assert keys == sorted(keys)
     assert (np.isnan(scores) == ~given_["available"]).all()
-    assert (picks == select_from_task(**given_, budget=20, centrality=scores)).all()
+    assert (picks == most_central(scores, given_["labels"], given_["available"], 20)).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -109,9 +115,21 @@ def test_more_than_available_takes_all() -> None:
         ({"mode": "fair"}, "mode 'fair' is unknown"),
         ({"ids": ["a"] * 80}, "the id a occurs twice"),
         ({"ids": ["a"]}, "1 ids for 80 vectors"),
-        ({"centrality": np.full(80, np.nan)}, "centrality has shape"),
     ],
 )
 def test_refusals(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         select_from_task(**({**task(), "budget": 5} | change))
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (np.ones((80, 2)), "it must be one score per image"),
+        (np.ones(79), r"labels has shape \(80,\) for 79 images"),
+        (np.full(80, np.nan), "centrality has no score for row 0, which is available"),
+    ],
+)
+def test_scores_that_cannot_be_ranked(scores: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        most_central(scores, task()["labels"], np.ones(80, bool), 5)

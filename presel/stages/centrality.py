@@ -1,0 +1,66 @@
+"""Stage `centrality`: how well each image stands for those around it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import pandas as pd
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.files import write_table
+from presel.selection import FeatureRows, Scope, task_centrality
+from presel.stages.clusters import ClustersStage
+from presel.stages.reference import ReferenceStage
+from presel.store import Stage, Store
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Neighbors:
+    """The neighbors behind neighbor centrality (eq. 7).
+
+    Attributes:
+        k: How many.
+        scope: Whether they are looked for in the `cluster` or in the whole `task`.
+    """
+
+    k: Annotated[int, Field(ge=1)] = 5
+    scope: Scope = "cluster"
+
+
+@dataclass(frozen=True)
+class CentralityStage(Stage[pd.DataFrame]):
+    """Neighbor centrality of every image outside the reference set, among such images alone.
+
+    Leaves `centrality.parquet`: id, task, cluster, centrality (NaN in the reference set).
+
+    Attributes:
+        clusters: The images' clusters.
+        reference: The images that are instructed already.
+        neighbors: Which neighbors count.
+    """
+
+    name: ClassVar[str] = "centrality"
+
+    clusters: ClustersStage
+    reference: ReferenceStage
+    neighbors: Neighbors
+
+    def compute(self, store: Store, folder: Path) -> None:
+        """Scores task by task."""
+        features = store.load(self.clusters.features)
+        table = store.load(self.clusters).sort_values(["task", "id"], ignore_index=True)
+        free = ~table["id"].isin(store.load(self.reference)["id"]).to_numpy()
+        rows = pd.Index(features.ids).get_indexer(table["id"])
+        labels, names = table["cluster"].to_numpy(), features.ids.tolist()
+        for members in table.groupby("task").indices.values():
+            vectors = FeatureRows(features.array, index=rows[members], normalise=True, ids=names)
+            table.loc[members, "centrality"] = task_centrality(
+                vectors, labels[members], free[members], self.neighbors.k, scope=self.neighbors.scope
+            )
+        write_table(folder / "centrality.parquet", table)
+
+    def load(self, folder: Path) -> pd.DataFrame:
+        """Table of all images: id, task, cluster, centrality."""
+        return pd.read_parquet(folder / "centrality.parquet")
