@@ -30,8 +30,11 @@ STEPS = {
 }
 
 
-def run(config: DictConfig) -> None:
+def run(config: DictConfig) -> float | None:
     """Runs one configuration and leaves `run.json`, and with an evaluation `summary.csv`, in its folder.
+
+    Returns:
+        The mean score, which a search can maximise; None for a run that ends before the evaluation.
 
     Raises:
         PreselError: If the configuration or the data is not as it should be.
@@ -43,6 +46,9 @@ def run(config: DictConfig) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         # Told here, because a sweep's worker process hands on the message and not what lies behind it.
         raise PreselError(explain(error)) from error
+    evaluated = config.until == "evaluation"
+    if not evaluated and "direction" in HydraConfig.get().sweeper:
+        raise PreselError(f"until={config.until}: a search needs scores; set until=evaluation")
     store = Store(Path(config.paths.store), ConsoleReporter(), config.paths.min_free_gb)
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -52,7 +58,6 @@ def run(config: DictConfig) -> None:
     target = getattr(pipeline, config.until)
     pipeline.check(store, target)
     store.ensure(target)
-    evaluated = config.until == "evaluation"
     rows = _rows(pipeline, store) if evaluated else []
     report: dict[str, Any] = {
         "strategy": pipeline.strategy.name,
@@ -72,6 +77,7 @@ def run(config: DictConfig) -> None:
     if rows and not sweeping:
         print_table(rows)
     _print_paths(pipeline, store, config.until, folder)
+    return rows[-1].mean if rows else None
 
 
 class SweepSummary(Callback):

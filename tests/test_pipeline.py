@@ -25,6 +25,7 @@ STAGES = [
     "relevance",
     "features",
     "clusters",
+    "centrality",
     "selection",
     "evaluation",
 ]

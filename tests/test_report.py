@@ -117,6 +117,9 @@ def test_the_report_of_a_sweep(program: Program, tmp_path: Path) -> None:
         assert row["requested"] == 0.15
     assert table.loc["presel", "difference"] == pytest.approx(table["mean"].diff().abs().iloc[1], abs=1)
     assert (folder / "table.md").read_text().startswith("| setting | seeds | requested |")
+    costs = (folder / "costs.md").read_text().splitlines()
+    assert costs[0].startswith("| setting | instructions | requested | selection | tuning | together |")
+    assert all("| 60 | 15.0 |" in line for line in costs[2:])
     page = (folder / "report.html").read_text()
     assert "A &lt;small&gt; sweep" in page
     assert page.count("<svg") >= 5

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
     CLIPVisionModel,
-    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -25,7 +25,7 @@ IMAGE_TOKENS = 36
 
 
 def assemble(
-    tower: CLIPVisionModel, language: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+    tower: CLIPVisionModel, language: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> LlavaForConditionalGeneration:
     """One model of both halves, with a fresh projector between them."""
     config = LlavaConfig(

@@ -1,38 +1,61 @@
 """Phase 2 of the small LLaVA: its language model answers questions about scenes that are given in words."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from experiments.pretraining.common import process_rank, scene_batches, train
 from experiments.pretraining.texts import drill_conversation, encode, text_conversation
 
 _QUESTIONS = 4
 _DRILLS = 0.5
-_WIDTH = 160
 _GROUPED = 8
 
 
-def language_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """A Llama of 1.4 million parameters."""
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=_WIDTH,
-        # The default suits models 25 times as wide: with it, this one learns to look nothing up.
-        initializer_range=_WIDTH**-0.5,
-        intermediate_size=448,
-        num_hidden_layers=4,
-        num_attention_heads=5,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+@dataclass(frozen=True)
+class LanguageShape:
+    """What the language model is.
+
+    Attributes:
+        family: A model type of transformers with the parameters of Llama, such as `llama` or `qwen2`.
+        width: Size of the hidden states, a multiple of 32; the shipped model's is 160.
+        layers: Decoder layers; the shipped model has 4.
+    """
+
+    family: str
+    width: int
+    layers: int
+
+    def config(self, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+        """The model's configuration in the Hugging Face format."""
+        heads = self.width // 32
+        return AutoConfig.for_model(
+            self.family,
+            vocab_size=len(tokenizer),
+            hidden_size=self.width,
+            # The default suits models 25 times as wide: with it, this one learns to look nothing up.
+            initializer_range=self.width**-0.5,
+            intermediate_size=8 * round(0.35 * self.width),
+            num_hidden_layers=self.layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
 
 
 def text_batches(tokenizer: PreTrainedTokenizerFast, seed: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -79,11 +102,16 @@ def exact_turns(logits: Callable[[Tensor], Tensor], ids: Tensor, labels: Tensor)
 
 
 def learn_language(
-    tokenizer: PreTrainedTokenizerFast, steps: int, batch_size: int, learning_rate: float, seed: int
-) -> LlamaForCausalLM:
+    shape: LanguageShape,
+    tokenizer: PreTrainedTokenizerFast,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> PreTrainedModel:
     """Trains a language model on text alone."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(language_config(tokenizer))
+    model = AutoModelForCausalLM.from_config(shape.config(tokenizer))
     batches = text_batches(tokenizer, seed, batch_size)
     held_out = next(text_batches(tokenizer, seed + 1, 200))
 

@@ -3,7 +3,8 @@
 Command: `torchrun --nproc-per-node 2 -m experiments.pretraining.llava --out presel/assets/digit_llava`.
 
 Each phase leaves a folder under `--work` and is skipped where that exists, so a phase that failed, or
-whose settings changed, is rerun by deleting its folder and the later ones.
+whose settings changed, is rerun by deleting its folder and the later ones. All models share the tokenizer and
+the eyes; the other phases lie in a folder named after `--out`.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     CLIPVisionModel,
-    LlamaForCausalLM,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedModel,
@@ -33,29 +34,28 @@ from experiments.pretraining.common import (
     scene_batches,
 )
 from experiments.pretraining.eyes import PATCH, learn_to_see
-from experiments.pretraining.language import learn_language
+from experiments.pretraining.language import LanguageShape, learn_language
 from experiments.pretraining.texts import build_tokenizer
 from presel.data.prompts import IMAGE_TOKEN
 
 _TOKENIZER_SCENES = 3000
 
 
-def pretrain(work: Path, out: Path, seed: int) -> None:
+def pretrain(shape: LanguageShape, work: Path, out: Path, seed: int) -> None:
     """Runs the phases that are still to do, and writes the finished model's folder."""
-    tokenizer_folder, eyes, language, aligned, captions = (
-        work / name for name in ("tokenizer", "eyes", "language", "aligned", "captions")
-    )
+    tokenizer_folder, eyes = work / "tokenizer", work / "eyes"
+    language, aligned, captions = (work / out.name / name for name in ("language", "aligned", "captions"))
     _phase(tokenizer_folder, lambda: _tokenizer(seed))
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     _phase(eyes, lambda: learn_to_see(steps=1500, batch_size=64, learning_rate=5e-3, seed=seed))
     _phase(
         language,
-        lambda: learn_language(tokenizer, steps=4000, batch_size=16, learning_rate=2.5e-3, seed=seed),
+        lambda: learn_language(shape, tokenizer, steps=4000, batch_size=16, learning_rate=2.5e-3, seed=seed),
     )
 
     def tie() -> LlavaForConditionalGeneration:
         tower = CLIPVisionModel.from_pretrained(eyes)
-        model = assemble(tower, LlamaForCausalLM.from_pretrained(language), tokenizer)
+        model = assemble(tower, AutoModelForCausalLM.from_pretrained(language), tokenizer)
         align_projector(model, tokenizer, steps=150, batch_size=64, learning_rate=6e-3, seed=seed)
         return model
 
@@ -124,12 +124,16 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--family", default="llama", help="model type of the language half (%(default)s)")
+    parser.add_argument("--width", type=int, default=160, help="size of its hidden states (%(default)s)")
+    parser.add_argument("--layers", type=int, default=4, help="its decoder layers (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
     log_to(arguments.work / f"log-{process_rank()}.txt")
-    pretrain(arguments.work, arguments.out, arguments.seed)
+    shape = LanguageShape(arguments.family, arguments.width, arguments.layers)
+    pretrain(shape, arguments.work, arguments.out, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,4 @@ _CUT = {
     for word in words
 }
 # All of one size, where the ten tasks differ: the second pool is mixed differently too.
-NARROW_TASKS: Mapping[str, Task] = {
-    name: replace(task, share=1 / len(_CUT)) for name, task in _CUT.items()
-}
+NARROW_TASKS: Mapping[str, Task] = {name: replace(task, share=1 / len(_CUT)) for name, task in _CUT.items()}

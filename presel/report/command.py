@@ -42,12 +42,12 @@ def report_command(arguments: Sequence[str]) -> int:
     groups = by_setting(collect(options.runs))
     results = tables.results(groups, options.published)
     shown = tables.for_reading(results, list(next(iter(groups.values()))[0].scores))
+    costs = tables.costs(results)
     notes = _notes(groups)
     page = Template((files("presel.report") / "page.html").read_text(), autoescape=True).render(
         title=options.title,
         summary=_summary(groups),
-        columns=list(shown.columns),
-        rows=shown.to_numpy().tolist(),
+        tables={"": shown, "Costs": costs},
         notes=notes,
         figures=_figures(groups),
         shelves=gallery({name: runs[0] for name, runs in groups.items()}, options.pictures),
@@ -57,6 +57,8 @@ def report_command(arguments: Sequence[str]) -> int:
         "table.md": tables.markdown(shown) + "".join(f"\n{note}\n" for note in notes),
         "table.tex": tables.latex(shown),
         "table.csv": results.to_csv(index=False),
+        "costs.md": tables.markdown(costs),
+        "costs.tex": tables.latex(costs),
     }.items():
         with atomic(options.out / name) as temporary:
             temporary.write_text(text)

@@ -27,11 +27,13 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
         published: A table of the paper, such as `table1_llava665k`, whose Rel. stands beside ours.
 
     Returns:
-        One row a setting: setting, seeds, requested, a column for each benchmark, mean, mean_sd, relative,
-        relative_sd; against random selection, where it was run, difference, low, high, seeds_won and
-        benchmarks_won (see `Comparison`); selection_seconds, tuning_seconds, published.
+        One row a setting: setting, seeds, requested, instructions (their number), a column for each
+        benchmark, mean, mean_sd, relative, relative_sd; against random selection, where it was run,
+        difference, low, high, seeds_won and benchmarks_won (see `Comparison`); selection_seconds,
+        tuning_seconds, published, and of the paper's Table 4 published_selection_hours and
+        published_tuning_hours.
     """
-    known = published_relative(published)
+    known, hours = published_relative(published), published_hours()
     rows = []
     for name, runs in groups.items():
         relative = [run.relative for run in runs if run.relative is not None]
@@ -39,6 +41,7 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
             "setting": name,
             "seeds": len(runs),
             "requested": float(np.mean([run.requested for run in runs])),
+            "instructions": float(np.mean([run.requested * len(run.selection) for run in runs])),
         }
         for benchmark in runs[0].scores:
             row[benchmark] = float(np.mean([run.scores[benchmark] for run in runs]))
@@ -62,6 +65,9 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
             "tuning_seconds": float(np.mean([run.tuning_seconds for run in runs])),
             "published": known.get(runs[0].strategy),
         }
+        row["published_selection_hours"], row["published_tuning_hours"] = hours.get(
+            runs[0].strategy, (None, None)
+        )
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -72,8 +78,20 @@ def published_relative(table: str) -> dict[str, float]:
     Args:
         table: One of `PUBLISHED_TABLES`.
     """
-    rows = read_json(Path(str(files("presel") / "assets" / PUBLISHED)))["tables"][table]
-    return {row["method"]: row["relative"] / 100 for row in rows}
+    return {row["method"]: row["relative"] / 100 for row in _published(table)}
+
+
+def published_hours() -> dict[str, tuple[float, float]]:
+    """GPU hours of selection and of tuning in the paper's Table 4, by strategy."""
+    return {
+        row["method"]: (row["selection_gpu_hours"] or 0.0, row["finetune_gpu_hours"])
+        for row in _published("table4_cost")
+    }
+
+
+def _published(table: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_json(Path(str(files("presel") / "assets" / PUBLISHED)))["tables"][table]
+    return rows
 
 
 def for_reading(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
@@ -92,10 +110,35 @@ def for_reading(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
         ]
         shown["seeds won"] = table["seeds_won"].fillna("")
         shown["benchmarks won"] = table["benchmarks_won"].fillna("")
-    shown["selection"] = table["selection_seconds"].map(lambda seconds: f"{seconds:.0f} s")
-    shown["tuning"] = table["tuning_seconds"].map(lambda seconds: f"{seconds:.0f} s")
     if table["published"].notna().any():
         shown["Rel. in the paper"] = table["published"].map(percent)
+    return shown
+
+
+def costs(table: pd.DataFrame) -> pd.DataFrame:
+    """What each setting of `results` costs, as one prints it; times are those of one run on its own."""
+    together = table["selection_seconds"] + table["tuning_seconds"]
+    shown = pd.DataFrame({"setting": table["setting"]})
+    shown["instructions"] = table["instructions"].map(lambda number: f"{number:,.0f}")
+    shown["requested"] = table["requested"].map(percent)
+    seconds = {
+        "selection": table["selection_seconds"],
+        "tuning": table["tuning_seconds"],
+        "together": together,
+    }
+    for name, values in seconds.items():
+        shown[name] = values.map(lambda value: f"{value:.0f} s")
+    full = together[table["setting"] == "full"]
+    if len(full) == 1:
+        shown["of the full pool's"] = (together / full.iloc[0]).map(percent)
+    shown["Rel."] = table["relative"].map(percent)
+    if table["published_tuning_hours"].notna().any():
+        shown["GPU hours in the paper"] = [
+            "–" if np.isnan(tuning) else f"{selection:.1f} + {tuning:.1f}"
+            for selection, tuning in table[["published_selection_hours", "published_tuning_hours"]]
+            .astype(float)
+            .to_numpy()
+        ]
     return shown
 
 

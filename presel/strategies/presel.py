@@ -80,7 +80,7 @@ class PreSel(Strategy):
             preferred, images["cluster"], ~images["reference"], budget, self.cluster_allocation
         )
         images["why"] = pd.Series("reference", index=images.index).where(images["reference"])
-        images.iloc[chosen, images.columns.get_loc("why")] = "central" if central else "random"
+        images.loc[images.index[chosen], "why"] = "central" if central else "random"
         images["selected"] = images["why"].notna()
         compared = pd.Series(comparable(images["centrality"].to_numpy()), images.index)
         images["rank"] = compared.groupby(images["cluster"]).rank(method="first", ascending=False)
