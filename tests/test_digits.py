@@ -1,6 +1,7 @@
 """The built-in digit scenes and the models that ship with the package."""
 
 import json
+import re
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from presel.digits.dataset import write_benchmarks, write_pool
 from presel.digits.glyphs import GLYPHS, handwriting, stencils
 from presel.digits.scenes import COLORS, Contents, near_duplicates, render, sample
+from presel.digits.narrow import NARROW_TASKS
 from presel.digits.tasks import TASKS
 from presel.errors import PreselError
 
@@ -51,6 +53,17 @@ def test_a_pool_too_small_for_its_tasks_is_refused(tmp_path: Path) -> None:
         PreselError, match=r"pool\.size=5 leaves a task fewer than two images; 40 is the least"
     ):
         write_pool(tmp_path, 5, seed=0)
+
+
+def test_narrow_tasks_are_cut_by_a_word_and_of_one_size(tmp_path: Path) -> None:
+    write_pool(tmp_path, 4 * len(NARROW_TASKS), seed=0, tasks=NARROW_TASKS)
+    records = _records(tmp_path.parent, tmp_path.name)
+    assert set(Counter(record["task"] for record in records).values()) == {4}
+    for record in records:
+        name, word = record["task"].split("_")
+        said = "gpt" if name in {"caption", "describe"} else "human"
+        texts = [turn["value"].lower() for turn in record["conversations"] if turn["from"] == said]
+        assert any(re.search(rf"\b{word}\b", text) for text in texts), record
 
 
 def test_ten_tasks_of_unequal_size(written: Path) -> None:

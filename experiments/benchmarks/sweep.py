@@ -1,9 +1,9 @@
 """What a sweep over temperature, neighbors and cluster size costs beside one run.
 
-Command: `python experiments/benchmarks/sweep.py`. Both start from an empty store, by the real command line, up
-to the selection: one run, and 10 values of τ × 3 of k × 3 of images per cluster. Compares the sweep's time, from
-start to end of the process, with that of the single run and with its stages up to the features; counts what
-each stage computed. Ends in one line of JSON. `--size` makes the pool smaller, to try it out.
+Command: `python experiments/benchmarks/sweep.py`. Both start from an empty store, by the real command line,
+up to the selection: one run, and 10 values of τ × 3 of k × 3 of images per cluster. Compares the sweep's
+time, from start to end of the process, with that of the single run and with its stages up to the features;
+counts what each stage computed. Ends in one line of JSON. `--size` makes the pool smaller, to try it out.
 """
 
 import argparse
