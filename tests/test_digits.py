@@ -14,8 +14,8 @@ from PIL import Image
 
 from presel.digits.dataset import write_benchmarks, write_pool
 from presel.digits.glyphs import GLYPHS, handwriting, stencils
-from presel.digits.scenes import COLORS, Contents, near_duplicates, render, sample
 from presel.digits.narrow import NARROW_TASKS
+from presel.digits.scenes import COLORS, Contents, near_duplicates, render, sample
 from presel.digits.tasks import TASKS
 from presel.errors import PreselError
 
