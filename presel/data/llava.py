@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO, TypeGuard, cast
+from typing import Literal, NamedTuple, Protocol, TextIO, TypeGuard, cast
 
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
@@ -27,6 +27,33 @@ class Record:
     image: str
     task: str
     conversations: tuple[Turn, ...]
+
+
+class TaskNamer(Protocol):
+    """Whoever tells the task of a record."""
+
+    def task_of(self, fields: Mapping[str, object], image: str) -> str:
+        """Tells a record's task.
+
+        Args:
+            fields: The record as it stands in the file, not checked yet.
+            image: Its image path.
+
+        Raises:
+            PreselError: If there is no telling.
+        """
+
+
+class Contents(NamedTuple):
+    """What an annotation file holds.
+
+    Attributes:
+        records: The records with an image, in the file's order.
+        text_only: How many records without one were left out.
+    """
+
+    records: list[Record]
+    text_only: int
 
 
 @dataclass(frozen=True)
@@ -85,7 +112,17 @@ class TaskRule:
         )
 
 
-def read_records(annotations: Path, rule: TaskRule) -> list[Record]:
+def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
+    """The records of a LLaVA-format file of which every record has an image and an id of its own.
+
+    See `read_contents` for arguments and errors.
+    """
+    return read_contents(annotations, rule).records
+
+
+def read_contents(
+    annotations: Path, rule: TaskNamer, *, numbered: bool = False, drop_text_only: bool = False
+) -> Contents:
     """Reads a LLaVA-format file and checks every record.
 
     The file is parsed record by record, so memory holds the records but never the whole text besides.
@@ -94,9 +131,8 @@ def read_records(annotations: Path, rule: TaskRule) -> list[Record]:
     Args:
         annotations: A JSON list, or JSON Lines if the name ends in `.jsonl`; UTF-8.
         rule: Where a record's task is found.
-
-    Returns:
-        The records, in the file's order.
+        numbered: Name records by their position in the file, from 0, instead of their `id`.
+        drop_text_only: Leave records out that have no `image`, instead of refusing the file.
 
     Raises:
         PreselError: If the file cannot be read or parsed, holds no records, or a record is not usable;
@@ -104,21 +140,29 @@ def read_records(annotations: Path, rule: TaskRule) -> list[Record]:
     """
     records: list[Record] = []
     positions: dict[str, int] = {}
+    text_only = 0
     for position, fields in enumerate(_elements(annotations)):
+        if drop_text_only and isinstance(fields, dict) and fields.get("image") is None:
+            text_only += 1
+            continue
         try:
-            record = _record(fields, rule)
+            record = _record(fields, rule, str(position) if numbered else None)
         except PreselError as error:
             raise PreselError(f"{annotations}: {_name(position, fields)}: {error}") from None
         first = positions.setdefault(record.id, position)
         if first != position:
             raise PreselError(
                 f"{annotations}: {_name(position, fields)}: 'id' is already that of record {first}; "
-                "give every record an id of its own"
+                "give every record an id of its own, or name them by position (pool.ids=position)"
             )
         records.append(record)
     if not records:
-        raise PreselError(f"{annotations}: the file holds no records; give one with at least one record")
-    return records
+        raise PreselError(
+            f"{annotations}: the file holds no records with an image; give one with at least one"
+            if text_only
+            else f"{annotations}: the file holds no records; give one with at least one record"
+        )
+    return Contents(records, text_only)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -163,10 +207,10 @@ def _is_json_lines(path: Path) -> bool:
 # Records. These checks tell what is wrong; `read_records` adds the file and the record.
 
 
-def _record(fields: object, rule: TaskRule) -> Record:
+def _record(fields: object, rule: TaskNamer, identifier: str | None) -> Record:
     if not isinstance(fields, dict):
         raise PreselError(f"the record is {_kind(fields)}, not an object; remove it or write it as one")
-    identifier = _identifier(fields.get("id"))
+    identifier = identifier or _identifier(fields.get("id"))
     image = _image(fields.get("image"))
     task = rule.task_of(fields, image)
     return Record(identifier, image, task, _conversations(fields.get("conversations")))

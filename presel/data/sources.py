@@ -2,33 +2,49 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.data.images import image_fingerprint
-from presel.data.llava import Record, TaskRule, read_records
+from presel.data.llava import Contents, Record, TaskNamer, TaskRule, read_contents
 from presel.files import sha256
 from presel.stages.scenes import DigitSplit, ScenesStage
 from presel.store import Stage, Store
 
 
 class LlavaFiles(NamedTuple):
-    """A LLaVA-format annotation file, the folder its image paths are relative to, the rule for tasks."""
+    """A LLaVA-format annotation file and the folder its image paths are relative to.
+
+    Attributes:
+        annotations: The file.
+        images: The folder.
+        tasks: The rule for tasks.
+        numbered: Whether records are named by their position.
+        drop_text_only: Whether records without an image are left out.
+    """
 
     annotations: Path
     images: Path
-    tasks: TaskRule
+    tasks: TaskNamer
+    numbered: bool = False
+    drop_text_only: bool = False
 
-    def records(self) -> list[Record]:
-        """Every record of the file.
+    def contents(self) -> Contents:
+        """Every record with an image, and how many were left out.
 
         Raises:
             PreselError: If the file or one of its records is not as it should be.
         """
-        return read_records(self.annotations, self.tasks)
+        return read_contents(
+            self.annotations, self.tasks, numbered=self.numbered, drop_text_only=self.drop_text_only
+        )
+
+    def records(self) -> list[Record]:
+        """The records of `contents`."""
+        return self.contents().records
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
@@ -67,12 +83,22 @@ class LlavaJson(Source):
         task_field: The field of a record that names its task.
         task_patterns: Used instead of the field if given: regular expression on the image path → task,
             the first match counts.
+        ids: Whether a record's name is its `id` (`field`) or its place in the file, from 0 (`position`).
+        text_only: Whether records without an image make the file unusable (`refuse`) or are left out
+            and counted (`drop`).
     """
 
     annotations: Path
     images: Path
     task_field: str = "task"
     task_patterns: dict[str, str] | None = None
+    ids: Literal["field", "position"] = "field"
+    text_only: Literal["refuse", "drop"] = "refuse"
+
+    @property
+    def tasks(self) -> TaskNamer:
+        """The rule for tasks."""
+        return TaskRule(field=self.task_field, image_patterns=self.task_patterns)
 
     def files(self, store: Store) -> LlavaFiles:
         """The two paths as given."""
@@ -87,8 +113,13 @@ class LlavaJson(Source):
 
     @cached_property
     def _files(self) -> LlavaFiles:
-        rule = TaskRule(field=self.task_field, image_patterns=self.task_patterns)
-        return LlavaFiles(self.annotations.absolute(), self.images.absolute(), rule)
+        return LlavaFiles(
+            self.annotations.absolute(),
+            self.images.absolute(),
+            self.tasks,
+            numbered=self.ids == "position",
+            drop_text_only=self.text_only == "drop",
+        )
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -99,6 +130,7 @@ class LlavaJson(Source):
             "images": image_fingerprint(self.images, [record.image for record in records]),
             # The first matching pattern counts, so their order is part of the rule.
             "tasks": [self.task_field, list((self.task_patterns or {}).items())],
+            "records": [self.ids, self.text_only],
             "min_side": self.min_side,
         }
 

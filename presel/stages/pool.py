@@ -47,7 +47,8 @@ class PoolStage(Stage[pd.DataFrame]):
     def compute(self, store: Store, folder: Path) -> dict[str, int]:
         """Reads the records, checks the images."""
         files = self.source.files(store)
-        records = [(record.id, record.image, record.task) for record in files.records()]
+        contents = files.contents()
+        records = [(record.id, record.image, record.task) for record in contents.records]
         with progress(f"checking {len(records):,} images", len(records)) as advance:
             images = [image for _, image, _ in records]
             checked = check_images(files.images, images, self.workers, self.source.min_side, advance)
@@ -61,6 +62,7 @@ class PoolStage(Stage[pd.DataFrame]):
         return {
             "images": len(pool),
             "rejected": len(rejected),
+            "text_only_left_out": contents.text_only,
             "tasks": pool["task"].nunique(),
             "different_images": pool["content"].nunique(),
         }
