@@ -4,12 +4,13 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 COMMANDS = {
     "run": "choose images, buy their instructions, tune, evaluate (Hydra; see `presel run --help`)",
     "report": "compare finished runs: tables, intervals, figures, one page",
+    "assemble": "put a LLaVA together from a language model, a CLIP tower and a pretrained projector",
     "store": "list, verify or clean stored results",
 }
 
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if all went well, 2 for a mistake the user can mend, 130 after Ctrl-C.
     """
-    listing = "\n".join(f"  {name:<8}{purpose}" for name, purpose in COMMANDS.items())
+    listing = "\n".join(f"  {name:<10}{purpose}" for name, purpose in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="presel",
         description="Pre-instruction data selection: choose the images worth instructing, first.",
@@ -33,7 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments[:1] or ["--help"])
     rest = arguments[1:]
     if chosen.command == "report":
-        return _report(rest)
+        from presel.report.command import report_command
+
+        return _told(report_command, rest)
+    if chosen.command == "assemble":
+        from presel.models.assembly import assemble_command
+
+        return _told(assemble_command, rest)
     if chosen.command == "store":
         from presel.store_command import store_command
 
@@ -75,12 +82,13 @@ def _run(overrides: list[str]) -> int:
     return 0
 
 
-def _report(arguments: list[str]) -> int:
+def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
+    """Runs a command, and tells the user of a mistake in one sentence."""
     from presel.errors import PreselError
-    from presel.report.command import report_command
 
+    _quieten()
     try:
-        return report_command(arguments)
+        return command(arguments)
     except PreselError as error:
         print(f"presel: error: {error}", file=sys.stderr)
         return 2

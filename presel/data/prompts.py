@@ -20,24 +20,38 @@ class Template:
         user: Opens a question.
         assistant: Opens a response; the model generates from here, so it carries no trailing space.
         end: Closes a response, and is supervised with it.
+        gap: Between the two, not supervised.
     """
 
     system: str
     user: str
     assistant: str
     end: str
+    gap: str = " "
 
+
+_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
 
 TEMPLATES = {
     "vicuna_v1": Template(
-        system="A chat between a curious user and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the user's questions. ",
+        system=f"{_SYSTEM} ",
         user="USER: ",
         assistant=" ASSISTANT:",
         end="</s>",
     ),
     # For models too small to make use of a system prompt.
     "plain": Template(system="", user="USER: ", assistant=" ASSISTANT:", end="</s>"),
+    # Llama 3's own chat format, with LLaVA's system prompt.
+    "llama_3": Template(
+        system=f"<|start_header_id|>system<|end_header_id|>\n\n{_SYSTEM}<|eot_id|>",
+        user="<|start_header_id|>user<|end_header_id|>\n\n",
+        assistant="<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        end="<|eot_id|>",
+        gap="",
+    ),
 }
 
 
@@ -78,7 +92,8 @@ def render(
         if expected == "human":
             pieces.append((f"{style.user}{_image_first(turn['value'])}{style.assistant}", False))
         else:
-            pieces += [(" ", False), (f"{turn['value']}{style.end}", True)]
+            pieces += [(style.gap, False)] if style.gap else []
+            pieces.append((f"{turn['value']}{style.end}", True))
     return pieces
 
 

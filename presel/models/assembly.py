@@ -1,0 +1,174 @@
+"""`presel assemble`: the model before visual instruction tuning, from the parts that LLaVA publishes.
+
+LLaVA-1.5 starts from a language model, a CLIP image tower, and a projector between them that was pretrained
+on captions (Liu et al., 2024). transformers loads the finished folder as `LlavaForConditionalGeneration`.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING
+
+from presel.console import console
+from presel.data.prompts import IMAGE_TOKEN
+from presel.errors import PreselError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_PAD_TOKEN = "<pad>"
+# CLIP's last layer but one, as LLaVA reads it; the [CLS] token is dropped ("default").
+_FEATURE_LAYER = -2
+# LLaVA's names of the projector's two layers, and those of transformers.
+_LAYERS = {"0": "linear_1", "2": "linear_2"}
+
+
+def assemble_command(arguments: Sequence[str]) -> int:
+    """Runs `presel assemble`.
+
+    Returns:
+        0.
+
+    Raises:
+        PreselError: If a part is missing or does not fit the others.
+    """
+    parser = argparse.ArgumentParser(
+        prog="presel assemble",
+        description="Put a LLaVA together from a language model, a CLIP tower and LLaVA's projector.",
+    )
+    parser.add_argument("--language", required=True, help="folder or hub name of the language model (Vicuna)")
+    parser.add_argument(
+        "--vision", required=True, help="folder or hub name of CLIP (clip-vit-large-patch14-336)"
+    )
+    parser.add_argument("--projector", required=True, type=Path, help="LLaVA's mm_projector.bin")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
+    parser.add_argument("--out", required=True, type=Path, help="folder of the finished model, not there yet")
+    options = parser.parse_args(arguments)
+    assemble(options.language, options.vision, options.projector, options.out, options.dtype)
+    console.print(f"model  {options.out}")
+    return 0
+
+
+def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str = "bfloat16") -> None:
+    """Writes a LLaVA folder: weights as safetensors, tokenizer with an image token, image processor.
+
+    Args:
+        language: Folder or hub name of a causal language model with its tokenizer.
+        vision: Folder or hub name of a CLIP, or of its image tower.
+        projector: LLaVA's `mm_projector.bin`: two layers with a GELU between, saved by PyTorch.
+        out: The folder to make.
+        dtype: Precision of the saved weights.
+
+    Raises:
+        PreselError: If the folder exists, a part cannot be read, or shapes do not match.
+    """
+    import torch
+    from transformers import (
+        AutoImageProcessor,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        CLIPVisionModel,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    if out.exists():
+        raise PreselError(f"{out}: there is such a folder already; name another by --out, or delete it")
+    layers = _read_projector(projector)
+    precision = getattr(torch, dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(language)
+        body = AutoModelForCausalLM.from_pretrained(language, dtype=precision)
+        tower = CLIPVisionModel.from_pretrained(vision, dtype=precision)
+        image_processor = AutoImageProcessor.from_pretrained(vision, backend="pil")
+    except (OSError, ValueError) as error:
+        raise PreselError(
+            f"a part cannot be loaded: {str(error).splitlines()[0]}; check the folder"
+        ) from error
+    _check_shapes(projector, layers, tower.config.hidden_size, body.config.hidden_size)
+    _add_tokens(tokenizer, body)
+    side, patch = tower.config.image_size, tower.config.patch_size
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=body.config,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=(side // patch) ** 2,
+        projector_hidden_act="gelu",
+        vision_feature_layer=_FEATURE_LAYER,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=body.config.tie_word_embeddings,
+    )
+    # Without memory of its own: the parts, which have theirs, take its place.
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower = tower
+    model.model.language_model = body.model
+    model.lm_head = body.lm_head
+    model.model.multi_modal_projector.load_state_dict(
+        {name: weight.to(precision) for name, weight in layers.items()}, assign=True
+    )
+    model.to(precision)
+    model.generation_config = body.generation_config
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    model.save_pretrained(unfinished)
+    LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=IMAGE_TOKEN,
+    ).save_pretrained(unfinished)
+    unfinished.rename(out)
+
+
+def _read_projector(file: Path) -> dict[str, "Tensor"]:
+    """The projector's weights by the names of transformers, read without running what a pickle may hold."""
+    import torch
+
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise PreselError(f"{file}: there is no such file; name LLaVA's mm_projector.bin") from None
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise PreselError(
+            f"{file}: this is no file of weights alone ({str(error).splitlines()[0]}); take LLaVA's own "
+            "mm_projector.bin"
+        ) from error
+    found: dict[str, Tensor] = {}
+    for name, weight in saved.items() if isinstance(saved, Mapping) else ():
+        layer, _, kind = str(name).rpartition("mm_projector.")[2].partition(".")
+        if layer in _LAYERS and kind in ("weight", "bias"):
+            found[f"{_LAYERS[layer]}.{kind}"] = weight
+    if len(found) != 2 * len(_LAYERS):
+        raise PreselError(
+            f"{file}: it has no weights and biases of mm_projector.0 and mm_projector.2, the two-layer "
+            "projector of LLaVA-1.5; take the one pretrained as mlp2x_gelu"
+        )
+    return found
+
+
+def _check_shapes(file: Path, layers: Mapping[str, "Tensor"], vision: int, language: int) -> None:
+    wanted = {"linear_1.weight": (language, vision), "linear_2.weight": (language, language)}
+    for name, shape in wanted.items():
+        if tuple(layers[name].shape) != shape:
+            raise PreselError(
+                f"{file}: {name} has shape {tuple(layers[name].shape)}, where a tower of width {vision} and "
+                f"a language model of width {language} need {shape}; take the projector that was pretrained "
+                "with these two"
+            )
+
+
+def _add_tokens(tokenizer: "PreTrainedTokenizerBase", body: "PreTrainedModel") -> None:
+    """Gives the tokenizer an image token, and one to pad with where it has none, and the model their rows."""
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    if tokenizer.pad_token is None:
+        # LLaVA pads Vicuna with its unknown token.
+        tokenizer.add_special_tokens({"pad_token": tokenizer.unk_token or _PAD_TOKEN})
+    if len(tokenizer) > body.get_input_embeddings().num_embeddings:
+        body.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    body.config.pad_token_id = tokenizer.pad_token_id
