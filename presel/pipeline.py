@@ -23,6 +23,7 @@ from presel.stages.clusters import Clustering, ClustersStage
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage, check_scoring
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
+from presel.stages.merged import MergedStage
 from presel.stages.multimodal_features import MultimodalFeaturesStage
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
@@ -187,6 +188,11 @@ class Pipeline:
     def model(self) -> TuningStage:
         """The final model."""
         return self._tuned_on(self.instructions)
+
+    @cached_property
+    def merged(self) -> MergedStage:
+        """The final model in one piece, for other programs."""
+        return MergedStage(self.model)
 
     @property
     def _benchmark_source(self) -> Benchmarks:

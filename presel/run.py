@@ -18,7 +18,7 @@ from presel.explain import explain
 from presel.files import read_json, write_json
 from presel.ledger import requested_ids
 from presel.pipeline import Pipeline
-from presel.store import Store, git_commit, upstream, versions
+from presel.store import Stage, Store, git_commit, upstream, versions
 from presel.summary import Row, print_table, relative_score, write_csv
 
 # The steps a run can end with, and what each leaves for the user.
@@ -26,6 +26,7 @@ STEPS = {
     "selection": ("selection", "selection.parquet"),
     "instructions": ("training file", "train.json"),
     "model": ("adapter", "adapter"),
+    "merged": ("model", "model"),
     "evaluation": ("predictions", "predictions.parquet"),
 }
 
@@ -76,7 +77,7 @@ def run(config: DictConfig) -> float | None:
         write_csv(folder / "summary.csv", rows)
     if rows and not sweeping:
         print_table(rows)
-    _print_paths(pipeline, store, config.until, folder)
+    _print_paths(pipeline, store, target, folder)
     return rows[-1].mean if rows else None
 
 
@@ -141,9 +142,12 @@ def _labels(reports: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _print_paths(pipeline: Pipeline, store: Store, until: str, folder: Path) -> None:
+def _print_paths(pipeline: Pipeline, store: Store, target: Stage[Any], folder: Path) -> None:
+    done = {store.folder(step) for step in upstream(target)}
     for step, (what, file) in STEPS.items():
-        console.print(f"{what:<29} {store.folder(getattr(pipeline, step)) / file}")
-        if step == until:
-            break
+        # A run without benchmarks has no evaluation that could be asked for.
+        if step == "evaluation" and pipeline.benchmark_source is None:
+            continue
+        if (result := store.folder(getattr(pipeline, step))) in done:
+            console.print(f"{what:<29} {result / file}")
     console.print(f"{'run, its config and manifest':<29} {folder}")

@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from presel.data.llava import TaskRule, read_records
+from presel.models.lvlm import Lvlm
 from presel.store import MANIFEST
 from tests.conftest import TINY, Program, command, environment, on_folder, stage_lines
 
@@ -159,6 +163,25 @@ def test_copies_are_encoded_once_and_a_strategy_of_all_ignores_the_budget(
         arguments = (*on_folder(pool_folder), "until=selection", "strategy=full", f"budget={budget}")
         result = program("run", *arguments)
         assert stage_lines(result.stdout)["selection (full)"] == ("computed" if budget == 6 else "reused")
+
+
+@torch.no_grad()
+def test_the_merged_model_is_the_base_with_its_adapter(program: Program, tmp_path: Path) -> None:
+    result = program("run", "strategy=random", "until=merged", *TINY)
+    assert result.returncode == 0, result.stderr
+    (folder,) = tmp_path.glob("outputs/store/merged/*/model")
+    assert str(folder) in result.stdout
+    (adapter,) = tmp_path.glob("outputs/store/model/*/adapter")
+    plain = AutoModelForImageTextToText.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    picture = next(tmp_path.glob("outputs/store/scenes/*/images/count/**/*.png"))
+    inputs = processor(
+        images=Image.open(picture), text="USER: <image>\nHow many? ASSISTANT:", return_tensors="pt"
+    )
+    lvlm = Lvlm(path="builtin:digit_llava", template="plain")
+    ours = lvlm.load_model(adapter)(**inputs).logits
+    torch.testing.assert_close(plain(**inputs).logits, ours, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(lvlm.load_model()(**inputs).logits, ours, atol=1e-2)
 
 
 def test_another_metric_is_another_evaluation(program: Program, pool_folder: Path) -> None:

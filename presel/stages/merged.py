@@ -1,0 +1,31 @@
+"""Stage `merged`: the tuned model as one folder that plain transformers loads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from presel.stages.tuning import TuningStage
+from presel.store import Stage, Store
+
+
+@dataclass(frozen=True)
+class MergedStage(Stage[Path]):
+    """The adapter merged into the weights, with the processor, in `model/`.
+
+    Attributes:
+        tuned: The adapter, and the model that it belongs to.
+    """
+
+    name: ClassVar[str] = "merged"
+
+    tuned: TuningStage
+
+    def compute(self, store: Store, folder: Path) -> None:
+        """Merges and saves; a second attempt writes the same files again."""
+        lvlm = self.tuned.lvlm
+        lvlm.load_model(store.load(self.tuned)).save_pretrained(folder / "model")
+        lvlm.load_processor().save_pretrained(folder / "model")
+
+    def load(self, folder: Path) -> Path:
+        """The model's folder."""
+        return folder / "model"
