@@ -10,6 +10,7 @@ from pathlib import Path
 COMMANDS = {
     "run": "choose images, buy their instructions, tune, evaluate (Hydra; see `presel run --help`)",
     "report": "compare finished runs: tables, intervals, figures, one page",
+    "diff": "compare two selections of one pool",
     "assemble": "put a LLaVA together from a language model, a CLIP tower and a pretrained projector",
     "store": "list, verify or clean stored results",
 }
@@ -37,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from presel.report.command import report_command
 
         return _told(report_command, rest)
+    if chosen.command == "diff":
+        from presel.diff import diff_command
+
+        return _told(diff_command, rest)
     if chosen.command == "assemble":
         from presel.models.assembly import assemble_command
 

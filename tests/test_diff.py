@@ -1,0 +1,51 @@
+"""`presel diff` on selections of real runs, and on files that are none."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from presel.diff import by_task, joined, read_selection
+from presel.errors import PreselError
+from tests.conftest import TINY, Program
+
+
+def selection(*chosen: str, tasks: str = "aaabb") -> pd.DataFrame:
+    ids = [str(number) for number in range(len(tasks))]
+    return pd.DataFrame({"id": ids, "task": list(tasks), "selected": [name in chosen for name in ids]})
+
+
+def test_what_two_selections_share() -> None:
+    both = joined(selection("0", "1", "4"), selection("1", "3", "4").sample(frac=1, random_state=0))
+    counts = by_task(both)
+    assert counts.loc["a"].tolist() == [3, 2, 1, 1]
+    assert counts.loc["b"].tolist() == [2, 1, 2, 1]
+    assert counts.loc["all"].tolist() == [5, 3, 3, 2]
+    assert both.loc[both["first"] != both["second"], "id"].tolist() == ["0", "3"]
+
+
+def test_selections_of_different_pools_are_refused() -> None:
+    with pytest.raises(PreselError, match="image '5' of task 'b' is only in the second"):
+        joined(selection(), selection(tasks="aaabbb"))
+    with pytest.raises(PreselError, match="different pools: image '2' of task 'a' is only in the first"):
+        joined(selection(), selection(tasks="aabbb"))
+
+
+def test_two_runs(program: Program, tmp_path: Path) -> None:
+    assert program("run", "-m", "strategy=random", "seed=0,1", "until=selection", *TINY).returncode == 0
+    folders = sorted(file.parent for file in tmp_path.glob("outputs/runs/*/*/*/run.json"))
+    differs = program("diff", *map(str, folders), "--out", "apart.csv")
+    assert differs.returncode == 1, differs.stderr
+    apart = pd.read_csv(tmp_path / "apart.csv")
+    first, second = (set(table["id"][table["selected"]]) for table in map(read_selection, folders))
+    assert set(apart["id"]) == first ^ second
+    assert f"{len(apart)} images are in one selection only" in differs.stdout
+    assert program("diff", str(folders[0]), str(folders[0])).returncode == 0
+
+
+def test_a_file_that_is_no_selection_is_named(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "selection.parquet").write_text("no")
+    for path in (tmp_path, tmp_path / "selection.parquet", tmp_path / "none"):
+        result = program("diff", str(path), str(path))
+        assert result.returncode == 2
+        assert "no selection can be read from it" in result.stderr
