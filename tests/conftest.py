@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from presel.store import Store
+from tests.public import save_public_models
 
 # Small enough that a whole run takes seconds, large enough that every task has a reference set.
 TINY = ("pool.size=400", "evaluation.size=6", "executor.workers=0", "evaluation.max_new_tokens=8")
@@ -121,3 +122,11 @@ def on_folder(folder: Path) -> list[str]:
         "executor.workers=0",
         "evaluation.max_new_tokens=8",
     ]
+
+
+@pytest.fixture(scope="session")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of tiny models in the public formats, see `save_public_models`."""
+    folder = tmp_path_factory.mktemp("public")
+    save_public_models(folder)
+    return folder
