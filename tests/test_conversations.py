@@ -1,0 +1,54 @@
+"""Tokens and labels of the released code's conversations, on a tokenizer trained here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presel.data.prompts import IMAGE_TOKEN
+from presel.models.assembly import assemble
+from presel.models.conversations import IGNORED, ConversationEncoder
+from presel.models.lvlm import Lvlm
+
+ROWS = json.loads((Path(__file__).parent / "parity" / "conversation.json").read_text())["rows"]
+
+
+@pytest.fixture(scope="module")
+def base(public: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("assembled") / "base"
+    assemble(str(public / "vicuna"), str(public / "clip"), public / "mm_projector.bin", folder, "float32")
+    return str(folder)
+
+
+@pytest.mark.parametrize("limit", [2048, 120, 60])
+@pytest.mark.parametrize(
+    ("row", "question"),
+    # Without its question a conversation without an image has no prompt.
+    [
+        (row, question)
+        for row in ROWS
+        for question in (True, False)
+        if question or IMAGE_TOKEN in row["prompt"]
+    ],
+)
+def test_labels_token_by_token(base: str, row: dict[str, Any], limit: int, question: bool) -> None:
+    suffix = "" if question else "_without_question"
+    text = row[f"prompt{suffix}"].replace(IMAGE_TOKEN, IMAGE_TOKEN * 4)
+    supervised = [False] * len(text)
+    at = 0
+    for response in row[f"supervised{suffix}"]:
+        at = text.index(response, at)
+        supervised[at : at + len(response)] = [True] * len(response)
+        at += len(response)
+    encoder = ConversationEncoder(Lvlm(path=base, template="vicuna_v1", max_length=limit))
+    whole = encoder.tokenizer(text, return_offsets_mapping=True)
+    expected = [
+        token if any(supervised[start:end]) else IGNORED
+        for token, (start, end) in zip(whole["input_ids"], whole["offset_mapping"], strict=True)
+    ]
+    encoded = encoder.tokens(row["conversations"], question)
+    assert encoded.ids == whole["input_ids"][:limit]
+    assert encoded.labels == expected[:limit]
+    assert encoded.truncated == (len(expected) > limit)
+    assert whole["input_ids"].count(encoder.image_token) == 4 * row["prompt"].count(IMAGE_TOKEN)
