@@ -11,6 +11,7 @@ from typing import Any
 from presel.benchmarks import Benchmarks
 from presel.data.sources import Source
 from presel.errors import PreselError
+from presel.external import ExternalBenchmarks
 from presel.ledger import InstructionProvider
 from presel.models.clip import Clip
 from presel.models.encoder import Encoder
@@ -21,6 +22,7 @@ from presel.stages.centrality import CentralityStage, Neighbors
 from presel.stages.clip_scores import ClipScoresStage
 from presel.stages.clusters import Clustering, ClustersStage
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage, check_scoring
+from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.merged import MergedStage
@@ -42,7 +44,8 @@ class Pipeline:
 
     Attributes:
         source: The pool's source.
-        benchmark_source: The held-out benchmarks; None for a run that ends before the evaluation.
+        benchmark_source: The held-out benchmarks, or the program that runs its own; None for a run that
+            ends before the evaluation.
         lvlm: The vision-language model before visual instruction tuning.
         tuning: How it is tuned, on the reference set and on the selection.
         encoder: Image encoder behind the clusters.
@@ -62,7 +65,7 @@ class Pipeline:
     """
 
     source: Source
-    benchmark_source: Benchmarks | None
+    benchmark_source: Benchmarks | ExternalBenchmarks | None
     lvlm: Lvlm
     tuning: Tune
     encoder: Encoder
@@ -195,8 +198,8 @@ class Pipeline:
         return MergedStage(self.model)
 
     @property
-    def _benchmark_source(self) -> Benchmarks:
-        if self.benchmark_source is None:
+    def _own_benchmarks(self) -> Benchmarks:
+        if not isinstance(self.benchmark_source, Benchmarks):
             raise PreselError(
                 "there are no benchmarks to evaluate on; choose some, as in evaluation=llava_json"
             )
@@ -205,11 +208,13 @@ class Pipeline:
     @cached_property
     def benchmarks(self) -> PoolStage:
         """The benchmarks' images, checked as the pool's are."""
-        return PoolStage(self._benchmark_source, self.workers, "benchmarks")
+        return PoolStage(self._own_benchmarks, self.workers, "benchmarks")
 
     @cached_property
-    def evaluation(self) -> EvaluationStage:
+    def evaluation(self) -> EvaluationStage | ExternalEvaluationStage:
         """Scores of the final model."""
+        if isinstance(self.benchmark_source, ExternalBenchmarks):
+            return ExternalEvaluationStage(self.merged, self.benchmark_source, self.strategy.name)
         return self._evaluated(self.model, self.strategy.name)
 
     # What the scores are held against.
@@ -222,7 +227,7 @@ class Pipeline:
     @cached_property
     def most_frequent(self) -> MostFrequentStage:
         """Scores of the best constant answers."""
-        return MostFrequentStage(self.benchmarks, self._benchmark_source.scoring)
+        return MostFrequentStage(self.benchmarks, self._own_benchmarks.scoring)
 
     @cached_property
     def full(self) -> "Pipeline":
@@ -247,7 +252,9 @@ class Pipeline:
             if isinstance(step, ClipScoresStage):
                 step.clip.check()
         pool = store.load(self.pool)
-        if self.benchmark_source is not None:
+        if isinstance(self.benchmark_source, ExternalBenchmarks):
+            self.benchmark_source.check()
+        elif self.benchmark_source is not None:
             check_scoring(store, self.benchmarks, self.benchmark_source.scoring)
         images = images_in_budget(self.budget, len(pool))
         if PAID.intersection(self.strategy.needs):
@@ -270,7 +277,7 @@ class Pipeline:
     def _evaluated(self, model: TuningStage | None, who: str) -> EvaluationStage:
         return EvaluationStage(
             self.benchmarks,
-            self._benchmark_source.scoring,
+            self._own_benchmarks.scoring,
             self.lvlm,
             model,
             self.hardware.accelerator,

@@ -15,6 +15,7 @@ from presel.config import build
 from presel.console import ConsoleReporter, console
 from presel.errors import PreselError
 from presel.explain import explain
+from presel.external import ExternalBenchmarks
 from presel.files import read_json, write_json
 from presel.ledger import requested_ids
 from presel.pipeline import Pipeline
@@ -113,6 +114,8 @@ def _rows(pipeline: Pipeline, store: Store) -> list[Row]:
         requested=len(requested_ids(store, pipeline.evaluation)) / pool_size,
         seconds=sum(store.manifest(step)["wall_seconds"] for step in upstream(pipeline.evaluation)),
     )
+    if isinstance(pipeline.benchmark_source, ExternalBenchmarks):
+        return [tuned]
     base = Row("base", store.load(pipeline.base_evaluation), requested=0.0)
     return [base, Row("most frequent", store.load(pipeline.most_frequent)), tuned]
 

@@ -69,8 +69,11 @@ class Run:
 
     @cached_property
     def answers(self) -> dict[str, pd.Series]:
-        """Score of every answer by benchmark, indexed by id and turn."""
-        table = pd.read_parquet(self._stage("evaluation") / "predictions.parquet")
+        """Score of every answer by benchmark, by id and turn; empty where another program evaluated."""
+        file = self._stage("evaluation") / "predictions.parquet"
+        if not file.exists():
+            return {}
+        table = pd.read_parquet(file)
         by_benchmark = table.set_index(["id", "turn"]).sort_index().groupby("benchmark")["score"]
         return {str(name): scores for name, scores in by_benchmark}
 

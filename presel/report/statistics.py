@@ -40,7 +40,7 @@ def compare(ours: Sequence[Run], others: Sequence[Run], seed: int = 0) -> Compar
     Each of 5,000 draws takes seeds, and within every benchmark questions, with replacement, the same for
     both strategies; the interval holds the middle 95 % of the drawn differences. So it covers the chance in
     selection and tuning as well as the choice of questions; it is rather too wide than too narrow (pigeonhole
-    bootstrap; Owen, 2007).
+    bootstrap; Owen, 2007). Where another program evaluated, only seeds are drawn.
 
     Args:
         ours: Runs of a strategy, one a seed.
@@ -77,7 +77,9 @@ def compare(ours: Sequence[Run], others: Sequence[Run], seed: int = 0) -> Compar
 
 
 def _differences(pairs: Sequence[tuple[Run, Run]], benchmark: str) -> npt.NDArray[np.float64]:
-    """Difference of every answer's score on a benchmark, (seeds, questions)."""
+    """Difference of every answer's score on a benchmark, (seeds, questions), or of the whole, (seeds, 1)."""
+    if any(benchmark not in run.answers for pair in pairs for run in pair):
+        return np.array([[a.scores[benchmark] - b.scores[benchmark]] for a, b in pairs])
     return np.array([(a.answers[benchmark] - b.answers[benchmark]).to_numpy(np.float64) for a, b in pairs])
 
 

@@ -1,0 +1,51 @@
+"""Stage `evaluation` by another program, on the merged model."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from presel.external import ExternalBenchmarks
+from presel.files import read_json, write_json
+from presel.stages.merged import MergedStage
+from presel.store import Stage, Store
+from presel.summary import Scores, mean_score
+
+
+@dataclass(frozen=True)
+class ExternalEvaluationStage(Stage[Scores]):
+    """Scores by another program; leaves its `results/`, its `log.txt`, and `scores.json`.
+
+    Results that lie there already, from an interrupted run or from another machine, are read, not made again.
+
+    Attributes:
+        model: The model to evaluate.
+        benchmarks: The program.
+        who: The model's name, for the stage line.
+    """
+
+    name: ClassVar[str] = "external_evaluation"
+
+    model: MergedStage
+    benchmarks: ExternalBenchmarks
+    who: str = field(compare=False)
+
+    @property
+    def label(self) -> str:
+        """Says whose evaluation this is."""
+        return f"evaluation ({self.who})"
+
+    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Lets the program run, unless its results are there."""
+        results = folder / "results"
+        results.mkdir(exist_ok=True)
+        scores = self.benchmarks.scores(results)
+        if scores is None:
+            self.benchmarks.run(store.load(self.model), results, folder / "log.txt")
+            scores = self.benchmarks.scores(results) or {}
+        write_json(folder / "scores.json", scores)
+        return {"mean": mean_score(scores)}
+
+    def load(self, folder: Path) -> Scores:
+        """Score by column."""
+        scores: Scores = read_json(folder / "scores.json")
+        return scores
