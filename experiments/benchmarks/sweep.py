@@ -3,8 +3,8 @@
 Command: `python experiments/benchmarks/sweep.py`. Both start from an empty store, by the real command line,
 up to the selection: one run, and 10 values of τ × 3 of k × 3 of images per cluster. Holds the seconds of all
 the sweep's stages against those of the single run's stages up to the features, and likewise the wall times of
-the two processes; counts what each stage computed. Ends in one line of JSON. `--size` makes the pool smaller, to
-try it out.
+the two processes; counts what each stage computed. Ends in one line of JSON. `--size` makes the pool smaller,
+to try it out.
 """
 
 import argparse
