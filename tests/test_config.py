@@ -38,8 +38,11 @@ GROUPS = [
 # What an option leaves to the user.
 REQUIRED = {
     "pool=llava_json": ["pool.annotations=pool.json", "pool.images=images"],
+    "pool=llava665k": ["pool.annotations=pool.json", "pool.images=images"],
+    "pool=vision_flan": ["pool.annotations=pool.json", "pool.images=images"],
     "lvlm=hf": ["lvlm.path=hub/model"],
     "tau=fixed": ["tau.value=0.5"],
+    "evaluation=lmms_eval": ["evaluation.python=null"],
     "evaluation=llava_json": ["evaluation.annotations=eval.json", "evaluation.images=images"],
 }
 
