@@ -15,11 +15,11 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
 )
 
 from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, Turn
+from presel.models.assembly import llava_processor
 from presel.models.lvlm import BUILTIN, Lvlm, locate
 
 # Width, layers, heads and inner width of the vision tower and of the language model.
@@ -64,14 +64,8 @@ def random_llava(folder: Path, shape: str) -> Lvlm:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = LlavaForConditionalGeneration._from_config(config, dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
-    LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"height": _SIDE, "width": _SIDE}, do_center_crop=False),
-        tokenizer=tokenizer,
-        patch_size=_PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=IMAGE_TOKEN,
-    ).save_pretrained(folder)
+    image_processor = CLIPImageProcessorPil(size={"height": _SIDE, "width": _SIDE}, do_center_crop=False)
+    llava_processor(image_processor, tokenizer, _PATCH).save_pretrained(folder)
     return Lvlm(path=str(folder), template="vicuna_v1", max_length=2048, dtype=dtype)
 
 

@@ -20,7 +20,6 @@ from transformers import (
     AutoTokenizer,
     CLIPVisionModel,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -36,7 +35,7 @@ from experiments.pretraining.common import (
 from experiments.pretraining.eyes import PATCH, learn_to_see
 from experiments.pretraining.language import LanguageShape, learn_language
 from experiments.pretraining.texts import build_tokenizer
-from presel.data.prompts import IMAGE_TOKEN
+from presel.models.assembly import llava_processor
 
 _TOKENIZER_SCENES = 3000
 
@@ -69,14 +68,7 @@ def export(folder: Path, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Writes weights in float16 together with tokenizer and image processor."""
     model = LlavaForConditionalGeneration.from_pretrained(folder)
     model.half().save_pretrained(out)
-    LlavaProcessor(
-        image_processor=clip_image_processor(),
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=IMAGE_TOKEN,
-    ).save_pretrained(out)
+    llava_processor(clip_image_processor(), tokenizer, PATCH).save_pretrained(out)
 
 
 def _caption(

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from presel.console import console
 from presel.data.prompts import IMAGE_TOKEN
@@ -16,7 +16,7 @@ from presel.errors import PreselError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 _PAD_TOKEN = "<pad>"
 # CLIP's last layer but one, as LLaVA reads it; the [CLS] token is dropped ("default").
@@ -72,7 +72,6 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
         CLIPVisionModel,
         LlavaConfig,
         LlavaForConditionalGeneration,
-        LlavaProcessor,
     )
 
     if out.exists():
@@ -115,15 +114,31 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     unfinished = out.with_name(f"{out.name}.unfinished")
     model.save_pretrained(unfinished)
-    LlavaProcessor(
+    llava_processor(image_processor, tokenizer, patch).save_pretrained(unfinished)
+    unfinished.rename(out)
+
+
+def llava_processor(
+    image_processor: Any, tokenizer: "PreTrainedTokenizerBase", patch: int
+) -> "ProcessorMixin":
+    """A LLaVA's processor, for a tower whose [CLS] token is dropped.
+
+    Args:
+        image_processor: The tower's.
+        tokenizer: The language model's, with an image token.
+        patch: Side of a patch of the tower, in pixels.
+    """
+    from transformers import LlavaProcessor
+
+    processor: ProcessorMixin = LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token=IMAGE_TOKEN,
-    ).save_pretrained(unfinished)
-    unfinished.rename(out)
+    )
+    return processor
 
 
 def _read_projector(file: Path) -> dict[str, "Tensor"]:
