@@ -2,9 +2,9 @@
 
 Command: `python experiments/benchmarks/sweep.py`. Both start from an empty store, by the real command line,
 up to the selection: one run, and 10 values of τ × 3 of k × 3 of images per cluster. Holds the seconds of all
-the sweep's stages against those of the single run's stages up to the features, and likewise the wall times of
-the two processes; counts what each stage computed. Ends in one line of JSON. `--size` makes the pool smaller,
-to try it out.
+the sweep's stages against those of its stages up to the features, which are those of one run, and the wall time
+of its process against that of the single run's; counts what each stage computed. Ends in one line of JSON.
+`--size` makes the pool smaller, to try it out.
 """
 
 import argparse
@@ -61,7 +61,8 @@ def main() -> None:
     single, sweep = rows
     ratios: Row = {
         "what": "sweep beside one run",
-        "stages_of_stages_up_to_features": sweep["stages"] / single["up_to_features"],
+        # Its own, because the machine's speed drifts from run to run.
+        "stages_of_stages_up_to_features": sweep["stages"] / sweep["up_to_features"],
         "wall_of_wall": sweep["seconds"] / single["seconds"],
     }
     for row in rows:
