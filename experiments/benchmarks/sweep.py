@@ -2,9 +2,9 @@
 
 Command: `python experiments/benchmarks/sweep.py`. Both start from an empty store, by the real command line,
 up to the selection: one run, and 10 values of τ × 3 of k × 3 of images per cluster. Holds the seconds of all
-the sweep's stages against those of its stages up to the features, which are those of one run, and the wall time
-of its process against that of the single run's; counts what each stage computed. Ends in one line of JSON.
-`--size` makes the pool smaller, to try it out.
+the sweep's stages against those of its stages up to the features, which are those of one run, and the wall
+time of its process against that of the single run's; counts what each stage computed. Ends in one line of
+JSON. `--size` makes the pool smaller, to try it out.
 """
 
 import argparse
