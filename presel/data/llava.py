@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TextIO, TypeGuard, cast
+from typing import Literal, NamedTuple, Protocol, TypeGuard
 
+from presel.data.json_records import elements, is_json_lines
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.files import atomic
@@ -141,7 +142,7 @@ def read_contents(
     records: list[Record] = []
     positions: dict[str, int] = {}
     text_only = 0
-    for position, fields in enumerate(_elements(annotations)):
+    for position, fields in enumerate(elements(annotations)):
         if drop_text_only and isinstance(fields, dict) and fields.get("image") is None:
             text_only += 1
             continue
@@ -177,7 +178,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     Raises:
         PreselError: If the file cannot be written.
     """
-    opening, separator, closing = ("", "\n", "\n") if _is_json_lines(path) else ("[\n", ",\n", "\n]\n")
+    opening, separator, closing = ("", "\n", "\n") if is_json_lines(path) else ("[\n", ",\n", "\n]\n")
     try:
         with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
             stream.write(opening)
@@ -198,10 +199,6 @@ def _as_json(record: Record) -> str:
         "conversations": record.conversations,
     }
     return json.dumps(fields, ensure_ascii=False)
-
-
-def _is_json_lines(path: Path) -> bool:
-    return path.suffix.lower() == ".jsonl"
 
 
 # Records. These checks tell what is wrong; `read_records` adds the file and the record.
@@ -317,137 +314,3 @@ def _kind(value: object) -> str:
         return json.dumps(value)
     names: dict[type, str] = {dict: "an object", list: "a list", str: "text"}
     return names.get(type(value), "a number")
-
-
-# Parsing.
-
-
-def _elements(annotations: Path) -> Iterator[object]:
-    """Yields what the file's list holds, adding the file's name to whatever goes wrong."""
-    try:
-        with annotations.open(encoding="utf-8-sig") as stream:
-            yield from _json_lines(stream) if _is_json_lines(annotations) else _json_list(stream)
-    except FileNotFoundError:
-        reason = "there is no such file; check the path of the annotations"
-    except IsADirectoryError:
-        reason = "this is a folder; give the annotation file inside it"
-    except OSError as error:
-        reason = f"the file cannot be read ({error.strerror}); check the path and its permissions"
-    except UnicodeDecodeError:
-        reason = "the file is not UTF-8; convert it"
-    except PreselError as error:
-        reason = str(error)
-    else:
-        return
-    raise PreselError(f"{annotations}: {reason}")
-
-
-def _json_lines(stream: TextIO) -> Iterator[object]:
-    for number, line in enumerate(stream, start=1):
-        if line.isspace():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _malformed(number, error.colno, error.msg) from None
-        except (RecursionError, ValueError) as error:
-            raise _malformed(number, 1, str(error)) from None
-        yield value
-
-
-def _json_list(stream: TextIO) -> Iterator[object]:
-    window = _Window(stream)
-    opening = window.peek()
-    if not opening:
-        raise PreselError("the file is empty; give one with at least one record")
-    if opening != "[":
-        raise PreselError("the top level is not a list; write the records as one, or name JSON Lines .jsonl")
-    window.take()
-    mark = ","
-    if window.peek() == "]":
-        mark = window.take()
-    while mark == ",":
-        yield window.value()
-        mark = window.peek()
-        if mark not in (",", "]"):
-            raise window.malformed("Expecting ',' delimiter")
-        window.take()
-    if window.peek():
-        raise window.malformed("Extra data")
-
-
-def _malformed(line: int, column: int, message: str) -> PreselError:
-    return PreselError(
-        f"the JSON breaks off or is malformed at line {line} column {column} ({message}); "
-        "mend the file or export it again"
-    )
-
-
-class _Window:
-    """The part of a JSON text that is being parsed; it slides on as the parser asks for more."""
-
-    _CHUNK = 1 << 20  # Characters read at once; a record that is cut at the edge is parsed twice.
-    _NOT_SPACE = re.compile(r"[^ \t\n\r]")
-    _DECODER = json.JSONDecoder()
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._text = ""
-        self._at = 0
-        # Where the window begins: line breaks before it, and characters since the last of them.
-        self._lines = 0
-        self._columns = 0
-
-    def peek(self) -> str:
-        """Goes on to the next character that is not white space; '' at the end of the file."""
-        while True:
-            found = self._NOT_SPACE.search(self._text, self._at)
-            if found:
-                self._at = found.start()
-                return found.group()
-            self._at = len(self._text)
-            if not self._slide():
-                return ""
-
-    def take(self) -> str:
-        """Goes past the character that was peeked at."""
-        self._at += 1
-        return self._text[self._at - 1]
-
-    def value(self) -> object:
-        """Parses the next value."""
-        self.peek()
-        while True:
-            try:
-                value, self._at = self._DECODER.raw_decode(self._text, self._at)
-            except json.JSONDecodeError as error:
-                # The value may only be cut off by the window's edge: try again with more of it.
-                if not self._slide():
-                    raise self.malformed(error.msg, error.pos) from None
-            except (RecursionError, ValueError) as error:
-                raise self.malformed(str(error)) from None
-            else:
-                return cast(object, value)
-
-    def malformed(self, message: str, at: int | None = None) -> PreselError:
-        """The error for a place in the window, the present one by default."""
-        line, column = self._place(self._at if at is None else at)
-        return _malformed(line + 1, column + 1, message)
-
-    def _slide(self) -> bool:
-        """Drops what was parsed and reads on; False at the end of the file."""
-        rest = len(self._text) - self._at
-        # At least as much as is held, so that a long value is parsed anew only a few times.
-        more = self._stream.read(max(self._CHUNK, rest))
-        if not more:
-            return False
-        self._lines, self._columns = self._place(self._at)
-        self._text = self._text[self._at :] + more
-        self._at = 0
-        return True
-
-    def _place(self, at: int) -> tuple[int, int]:
-        breaks = self._text.count("\n", 0, at)
-        if not breaks:
-            return self._lines, self._columns + at
-        return self._lines + breaks, at - self._text.rfind("\n", 0, at) - 1
