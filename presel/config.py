@@ -142,7 +142,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": ("a whole number of at least 0", lambda value: value >= 0),
     "budget": ("a share up to 1, or a number of images", lambda value: 0 <= value < math.inf),
     "reference.share": ("above 0 and below 1", lambda value: 0 < value < 1),
-    # Named here as well, because the strategy that reads them would be named instead.
+    # Named here as well, because the strategy that reads it would be named instead.
     "tau.value": ("above 0, or null for 1/sqrt(M)", lambda value: value is None or value > 0),
     "irs.batch_tokens": ("at least 1", lambda value: value >= 1),
     "executor.workers": ("at least 0, or null for one a core", lambda value: value is None or value >= 0),

@@ -93,9 +93,7 @@ def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
             f"the selections are of different pools: image '{odd['id'].iloc[0]}' of task "
             f"'{odd['task'].iloc[0]}' is only in the {whose} ({len(odd)} such); compare runs on one pool"
         )
-    return pd.DataFrame(
-        {**both[keys], "first": both["selected_1"].eq(True), "second": both["selected_2"].eq(True)}
-    )
+    return both[keys].assign(first=both["selected_1"].eq(True), second=both["selected_2"].eq(True))
 
 
 def by_task(both: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import json
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,10 +53,6 @@ class ExternalBenchmarks(ABC):
             PreselError: If a result lacks a column, or cannot be read.
         """
 
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What decides the scores."""
-
 
 @component(frozen=True, kw_only=True, config=STRICT)
 class LmmsColumn:
@@ -84,10 +81,10 @@ class LmmsEval(ExternalBenchmarks):
         columns: What to run, and which of its numbers to take, by the name of the column.
     """
 
-    python: Path | None
+    python: Path | None = field(compare=False)
     model: str = "llava_hf"
-    model_args: dict[str, str]
-    batch_size: Annotated[int, Field(gt=0)] = 1
+    model_args: dict[str, str] = field(compare=False)
+    batch_size: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
     columns: dict[str, LmmsColumn]
 
     def check(self) -> None:
@@ -162,14 +159,6 @@ class LmmsEval(ExternalBenchmarks):
             )
         return value * column.scale
 
-    def identity(self) -> dict[str, Any]:
-        """Tasks and model class; not where it runs."""
-        return {
-            "class": "LmmsEval",
-            "model": self.model,
-            "columns": {name: [one.task, one.metric, one.scale] for name, one in self.columns.items()},
-        }
-
 
 @component(frozen=True, kw_only=True, config=STRICT)
 class VlmEvalColumn:
@@ -232,15 +221,6 @@ class VlmEvalKit(ExternalBenchmarks):
                 + f", for the column '{name}'; correct evaluation.columns"
             )
         return float(table[column.column].iloc[0]) * column.scale
-
-    def identity(self) -> dict[str, Any]:
-        """Files, rows and columns."""
-        return {
-            "class": "VlmEvalKit",
-            "columns": {
-                name: [one.file, one.row, one.column, one.scale] for name, one in self.columns.items()
-            },
-        }
 
 
 def _last_line(text: str) -> str:

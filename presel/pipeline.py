@@ -251,10 +251,10 @@ class Pipeline:
                 step.encoder.check()
             if isinstance(step, ClipScoresStage):
                 step.clip.check()
-        pool = store.load(self.pool)
         if isinstance(self.benchmark_source, ExternalBenchmarks):
             self.benchmark_source.check()
-        elif self.benchmark_source is not None:
+        pool = store.load(self.pool)
+        if isinstance(self.benchmark_source, Benchmarks):
             check_scoring(store, self.benchmarks, self.benchmark_source.scoring)
         images = images_in_budget(self.budget, len(pool))
         if PAID.intersection(self.strategy.needs):

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from presel.store import Store
-from tests.public import save_public_models
 
 # Small enough that a whole run takes seconds, large enough that every task has a reference set.
 TINY = ("pool.size=400", "evaluation.size=6", "executor.workers=0", "evaluation.max_new_tokens=8")
@@ -127,6 +126,9 @@ def on_folder(folder: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of tiny models in the public formats, see `save_public_models`."""
+    # Here, because torch and transformers take seconds, and most tests of selection need neither.
+    from tests.public import save_public_models
+
     folder = tmp_path_factory.mktemp("public")
     save_public_models(folder)
     return folder

@@ -89,6 +89,11 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(program: Prog
     assert failed.returncode == 2
     assert "lmms-eval ended with exit status 3 (out of memory)" in failed.stderr
 
+    stand_in(tmp_path, "exit 0")
+    silent = program("run", "strategy=random", python, *OVERRIDES)
+    assert silent.returncode == 2
+    assert "evaluation (random): the program left no results under" in silent.stderr
+
     # The last argument is the folder for results.
     script = (
         f'echo "$@" > {tmp_path}/called; for out; do :; done; cp {tmp_path}/answer.json $out/1_results.json'

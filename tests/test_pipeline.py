@@ -260,14 +260,14 @@ def test_kill_9_between_two_shards_loses_no_shard(program: Program, tmp_path: Pa
     # More than a shard of reference samples, and of different images.
     overrides = [*TINY, "pool.size=1100", "reference.share=0.6", "budget=0.7", "until=selection"]
     assert program("run", *overrides).returncode == 0
-    for stage, part, whole in (
-        ("relevance", "part-{:05}.parquet", "relevance.parquet"),
-        ("features", "part-{:05}.npy", "features.npy"),
+    for stage, part, whole, resting in (
+        ("relevance", "part-{:05}.parquet", "relevance.parquet", ["selection"]),
+        ("features", "part-{:05}.npy", "features.npy", ["clusters", "centrality", "selection"]),
     ):
         (file,) = only(tmp_path, stage, whole)
         undisturbed = file.read_bytes()
         # With what rests on it, without which nobody would ask for it.
-        for gone in {stage, *(("clusters", "centrality") if stage == "features" else ()), "selection"}:
+        for gone in [stage, *resting]:
             shutil.rmtree(tmp_path / "outputs" / "store" / gone)
         first, second = (file.parent / "shards" / part.format(number) for number in range(2))
         run = subprocess.Popen(

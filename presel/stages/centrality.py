@@ -33,7 +33,7 @@ class Neighbors:
 class CentralityStage(Stage[pd.DataFrame]):
     """Neighbor centrality of every image outside the reference set, among such images alone.
 
-    Leaves `centrality.parquet`: id, task, cluster, centrality (NaN in the reference set).
+    Leaves `centrality.parquet`, by task and id: id, task, cluster, centrality (NaN in the reference set).
 
     Attributes:
         clusters: The images' clusters.
@@ -62,5 +62,5 @@ class CentralityStage(Stage[pd.DataFrame]):
         write_table(folder / "centrality.parquet", table)
 
     def load(self, folder: Path) -> pd.DataFrame:
-        """Table of all images: id, task, cluster, centrality."""
+        """Table of all images, by task and id: id, task, cluster, centrality."""
         return pd.read_parquet(folder / "centrality.parquet")

@@ -20,8 +20,7 @@ from presel.shards import Batches, chunks, table_in_shards
 from presel.stages.pool import PoolStage
 from presel.stages.tuning import TuningStage
 from presel.store import Stage, Store
-
-Scores = dict[str, float]
+from presel.summary import Scores, mean_score
 
 
 class Question(NamedTuple):
@@ -131,7 +130,7 @@ class EvaluationStage(Stage[Scores]):
         scores, scored = score(predictions, self.scoring)
         write_table(folder / "predictions.parquet", scored)
         write_json(folder / "scores.json", scores)
-        return {"answers": len(predictions), "mean": sum(scores.values()) / len(scores)}
+        return {"answers": len(predictions), "mean": mean_score(scores)}
 
     def load(self, folder: Path) -> Scores:
         """Score by benchmark, 0 to 1."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from presel.errors import PreselError
 from presel.external import ExternalBenchmarks
 from presel.files import read_json, write_json
 from presel.stages.merged import MergedStage
@@ -35,13 +36,19 @@ class ExternalEvaluationStage(Stage[Scores]):
         return f"evaluation ({self.who})"
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Lets the program run, unless its results are there."""
-        results = folder / "results"
+        """Lets the program run, unless its results are there.
+
+        Raises:
+            PreselError: If it fails, or leaves none.
+        """
+        results, log = folder / "results", folder / "log.txt"
         results.mkdir(exist_ok=True)
         scores = self.benchmarks.scores(results)
         if scores is None:
-            self.benchmarks.run(store.load(self.model), results, folder / "log.txt")
-            scores = self.benchmarks.scores(results) or {}
+            self.benchmarks.run(store.load(self.model), results, log)
+            scores = self.benchmarks.scores(results)
+        if scores is None:
+            raise PreselError(f"{self.label}: the program left no results under {results}; see {log}")
         write_json(folder / "scores.json", scores)
         return {"mean": mean_score(scores)}
 

@@ -62,7 +62,7 @@ class SelectionStage(Stage[pd.DataFrame]):
         seconds = time.perf_counter() - started
         if "selected" not in choice:
             choice = choice.assign(selected=True)
-        paid = pd.concat([pool["id"].head(0), *(results[need]["id"] for need in PAID & results.keys())])
+        paid = {name for need in PAID & results.keys() for name in results[need]["id"]}
         self._check(choice.loc[choice["selected"], "id"], pool["id"], paid, budget)
         table = pool[["id", "task"]].merge(choice.drop(columns="task", errors="ignore"), on="id", how="left")
         table["selected"] = table["selected"].eq(True)
@@ -74,14 +74,14 @@ class SelectionStage(Stage[pd.DataFrame]):
         table = pd.read_parquet(folder / "selection.parquet")
         return table[table["selected"]].reset_index(drop=True)
 
-    def _check(self, chosen: pd.Series, pool: pd.Series, paid: pd.Series, budget: int) -> None:
+    def _check(self, chosen: pd.Series, pool: pd.Series, paid: set[str], budget: int) -> None:
         name = type(self.strategy).__name__
         if not 1 <= len(chosen) <= budget:
             raise PreselError(
                 f"strategy {name} chose {len(chosen)} images where the budget is {budget}; "
                 "`select` must choose from 1 to `given.budget` images"
             )
-        requested = len(set(paid) | set(chosen))
+        requested = len(paid.union(chosen))
         if requested > budget:
             raise PreselError(
                 f"strategy {name} chose {len(chosen)} images beside the reference set, {requested} in all, "

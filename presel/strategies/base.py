@@ -71,7 +71,7 @@ class Given:
 
     @property
     def centrality(self) -> pd.DataFrame:
-        """Neighbor centrality: id, task, cluster, centrality, which is NaN in the reference set."""
+        """Neighbor centrality, by task and id: id, task, cluster, centrality (NaN in the reference set)."""
         return self._declared("centrality", pd.DataFrame)
 
     def _declared(self, name: str, kind: type[T]) -> T:

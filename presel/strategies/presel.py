@@ -45,8 +45,7 @@ class PreSel(Strategy):
             One row an image: id, task, cluster, selected, why (`reference`, `central` or `random`), the
             task's weight and budget, centrality, and rank (from 1 by centrality in the cluster).
         """
-        images = given.centrality.sort_values("id", ignore_index=True)
-        images["reference"] = images["id"].isin(given.reference["id"])
+        images = given.centrality.assign(reference=given.centrality["id"].isin(given.reference["id"]))
         weights = self.weights(given)
         table = pd.concat(
             self._select_from(images[images["task"] == task].copy(), given, budget).assign(
