@@ -227,7 +227,8 @@ def test_kill_9_in_every_stage_changes_nothing(tmp_path: Path) -> None:
 def _killed_in(stage: str, folder: Path, overrides: list[str]) -> bool:
     """Starts a run, kills it as soon as `stage` has begun, and says whether it was unfinished then.
 
-    Where the kill before came so late that `stage` was over by then, a later stage's beginning counts.
+    Where the kill before came so late that `stage` was over by then, a later stage's beginning counts; one
+    that was cut off before has begun again once it writes a file.
     """
     store = folder / "outputs" / "store"
     watched = STAGES[STAGES.index(stage) :]
@@ -235,7 +236,8 @@ def _killed_in(stage: str, folder: Path, overrides: list[str]) -> bool:
     def results() -> set[Path]:
         return {path for name in watched for path in store.glob(f"{name}/*") if path.is_dir()}
 
-    before = results()
+    finished = {path for path in results() if (path / MANIFEST).exists()}
+    started = time.time()
     run = subprocess.Popen(
         command("run", *overrides),
         cwd=folder,
@@ -245,13 +247,21 @@ def _killed_in(stage: str, folder: Path, overrides: list[str]) -> bool:
         start_new_session=True,
     )
     while run.poll() is None:
-        for begun in results() - before:
-            if any(path.is_file() for path in begun.rglob("*")):
+        for begun in results() - finished:
+            if any(_changed_since(started, path) for path in begun.rglob("*")):
                 os.killpg(run.pid, signal.SIGKILL)
                 run.wait()
                 return begun.parent.name == stage and not (begun / MANIFEST).exists()
         time.sleep(0.005)
     return False
+
+
+def _changed_since(moment: float, path: Path) -> bool:
+    """Whether this is a file, written since; one under a temporary name may be gone by now."""
+    try:
+        return path.is_file() and path.stat().st_mtime >= moment
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.slow
