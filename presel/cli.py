@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the program `presel`.
 
     Returns:
-        0 if all went well, 2 for a mistake the user can mend, 130 after Ctrl-C.
+        0 if all went well, 2 for a mistake the user can mend, 3 where the run waits for instructions that
+        people or a service write meanwhile, 130 after Ctrl-C.
     """
     listing = "\n".join(f"  {name:<10}{purpose}" for name, purpose in COMMANDS.items())
     parser = argparse.ArgumentParser(
@@ -60,7 +61,7 @@ def _run(overrides: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from presel.config import register
-    from presel.errors import PreselError
+    from presel.errors import Paused, PreselError
     from presel.explain import explain
     from presel.paths import config_folder
     from presel.run import run
@@ -73,6 +74,9 @@ def _run(overrides: list[str]) -> int:
     sys.argv = ["presel run", *overrides]
     try:
         hydra_main(config_path=str(config_folder()), config_name="config", version_base="1.3")(run)()
+    except Paused as pause:
+        print(f"presel: paused: {pause}", file=sys.stderr)
+        return 3
     except (PreselError, HydraException, OmegaConfBaseException) as error:
         print(f"presel: error: {explain(error)}", file=sys.stderr)
         return 2

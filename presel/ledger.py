@@ -1,71 +1,153 @@
-"""The ledger: instructions are sealed, and every one that is revealed is written down first."""
+"""The ledger: instructions are sealed, and every one that is asked for is written down first."""
 
 from collections.abc import Sequence
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
+from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
+from presel.data.listing import PoolFiles
 from presel.data.llava import Record
-from presel.data.sources import LlavaFiles
+from presel.data.sources import annotated
 from presel.errors import PreselError
 from presel.files import write_table
 from presel.store import Stage, Store, upstream
 
 LEDGER = "ledger.parquet"
+UNANSWERED = "unanswered.parquet"
 
 
-class InstructionProvider(Protocol):
-    """Whoever turns chosen images into instructions; called once they stand in the ledger."""
+class Wanted(NamedTuple):
+    """An image whose instruction is asked for.
 
-    def reveal(self, ids: Sequence[str], files: LlavaFiles) -> list[Record]:
-        """Gives the instructions of the named images, in that order, and of no others.
+    Attributes:
+        id: Its name in the pool.
+        image: Posix path relative to the image folder.
+        task: Its task.
+        content: Digest of the image file's bytes.
+    """
 
-        Args:
-            ids: The chosen images.
-            files: The pool's files.
-        """
+    id: str
+    image: str
+    task: str
+    content: str
+
+
+class Revealed(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        records: The instructions.
+        unanswered: Why there is none, by image.
+    """
+
+    records: list[Record]
+    unanswered: dict[str, str]
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
-class Annotations:
+class InstructionProvider:
+    """Base of whoever turns chosen images into instructions.
+
+    Attributes:
+        max_unanswered_share: Largest share of chosen images without an instruction that is put up with;
+            above it the run stops.
+    """
+
+    # Decides whether instructions will do, not what they are.
+    max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
+
+    def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
+        """Makes sure, before any long work, that instructions can be had.
+
+        Args:
+            files: The pool's files.
+            tasks: Its tasks.
+
+        Raises:
+            PreselError: If not.
+        """
+
+    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
+        """Gives the instructions of these images and of no others; called once they stand in the ledger.
+
+        Args:
+            wanted: The chosen images.
+            files: The pool's files.
+
+        Raises:
+            Paused: If others have to write them first.
+            PreselError: If they cannot be had.
+        """
+        raise NotImplementedError
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Annotations(InstructionProvider):
     """Instructions that the pool's annotation file holds already."""
 
-    def reveal(self, ids: Sequence[str], files: LlavaFiles) -> list[Record]:
+    def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
+        """Makes sure that there is such a file."""
+        annotated(files)
+
+    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
         """Looks the instructions up.
 
         Raises:
             PreselError: If the annotation file has no record of that id.
         """
-        wanted = set(ids)
-        records = {record.id: record for record in files.records() if record.id in wanted}
-        missing = sorted(wanted - records.keys())
+        held = annotated(files)
+        ids = {image.id for image in wanted}
+        records = {record.id: record for record in held.records() if record.id in ids}
+        missing = sorted(ids - records.keys())
         if missing:
             raise PreselError(
-                f"{files.annotations}: no record with id '{missing[0]}' ({len(missing)} of {len(wanted)} "
+                f"{held.annotations}: no record with id '{missing[0]}' ({len(missing)} of {len(ids)} "
                 "chosen images are missing); run on the file that the pool was read from"
             )
-        return [records[name] for name in ids]
+        return Revealed([records[image.id] for image in wanted], {})
 
 
 def request(
-    ids: Sequence[str], provider: InstructionProvider, files: LlavaFiles, ledger: Path, stage: str
+    wanted: Sequence[Wanted], provider: InstructionProvider, files: PoolFiles, folder: Path, stage: str
 ) -> list[Record]:
     """Writes every id and the asking stage into the ledger, then asks for the instructions.
 
+    Args:
+        wanted: The chosen images.
+        provider: Who is asked.
+        files: The pool's files.
+        folder: Takes the ledger, and the list of images without an instruction.
+        stage: Who asks.
+
+    Returns:
+        The instructions, in the order of the images.
+
     Raises:
-        PreselError: If the provider gives other instructions than those asked for.
+        PreselError: If the provider gives other instructions than those asked for, or too few.
     """
-    write_table(ledger, pd.DataFrame({"id": ids, "stage": stage}))
-    records = provider.reveal(ids, files)
-    if [record.id for record in records] != list(ids):
+    write_table(folder / LEDGER, pd.DataFrame({"id": [image.id for image in wanted], "stage": stage}))
+    records, unanswered = provider.reveal(wanted, files)
+    found = {record.id: record for record in records}
+    if len(found) != len(records) or {image.id for image in wanted} != found.keys() | unanswered.keys():
         raise PreselError(
-            f"{type(provider).__name__} gave {len(records)} instructions, not those of the {len(ids)} images "
-            "asked for, in their order"
+            f"{type(provider).__name__} gave {len(records)} instructions and {len(unanswered)} reasons for "
+            f"none, not one for each of the {len(wanted)} images asked for"
         )
-    return records
+    reasons = pd.DataFrame({"id": list(unanswered), "why": list(unanswered.values())}, dtype=object)
+    write_table(folder / UNANSWERED, reasons)
+    if not records or len(unanswered) > provider.max_unanswered_share * len(wanted):
+        name, why = next(iter(unanswered.items()))
+        raise PreselError(
+            f"{len(unanswered)} of {len(wanted)} images have no instruction, more than "
+            f"instructions.max_unanswered_share={provider.max_unanswered_share:g} allows (first: '{name}': "
+            f"{why}); all are listed in {folder / UNANSWERED}; what was answered is kept"
+        )
+    return [found[image.id] for image in wanted if image.id in found]
 
 
 def requested_ids(store: Store, stage: Stage[Any]) -> set[str]:

@@ -254,6 +254,7 @@ class Pipeline:
         if isinstance(self.benchmark_source, ExternalBenchmarks):
             self.benchmark_source.check()
         pool = store.load(self.pool)
+        self.provider.check(self.source.files(store), sorted(pool["task"].unique()))
         if isinstance(self.benchmark_source, Benchmarks):
             check_scoring(store, self.benchmarks, self.benchmark_source.scoring)
         images = images_in_budget(self.budget, len(pool))

@@ -11,10 +11,10 @@ import pytest
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.data.llava import Record
-from presel.data.sources import LlavaFiles, LlavaJson
+from presel.data.listing import PoolFiles
+from presel.data.sources import LlavaJson
 from presel.errors import PreselError
-from presel.ledger import LEDGER, Annotations, request, requested_ids
+from presel.ledger import LEDGER, UNANSWERED, Annotations, Revealed, Wanted, request, requested_ids
 from presel.models.encoder import Encoder
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
@@ -101,27 +101,50 @@ def test_the_full_pool_requests_everything(store: Store, pool: PoolStage) -> Non
     assert len(requested_ids(store, stage)) == 60
 
 
+def wanted(*ids: str) -> list[Wanted]:
+    return [Wanted(name, f"{name}.png", "count", "digest") for name in ids]
+
+
 def test_the_ledger_is_written_before_any_text_is_handed_out(
     tmp_path: Path, pool: PoolStage, store: Store
 ) -> None:
-    ledger = tmp_path / LEDGER
     with pytest.raises(PreselError, match="no record with id 'nobody'"):
-        request(["0001", "nobody"], Annotations(), pool.source.files(store), ledger, "selection")
-    assert pd.read_parquet(ledger)["id"].tolist() == ["0001", "nobody"]
+        request(wanted("0001", "nobody"), Annotations(), pool.source.files(store), tmp_path, "selection")
+    assert pd.read_parquet(tmp_path / LEDGER)["id"].tolist() == ["0001", "nobody"]
 
 
 class Generous(Annotations):
     """Gives one instruction more than was asked for."""
 
-    def reveal(self, ids: Sequence[str], files: LlavaFiles) -> list[Record]:
-        return files.records()[: len(ids) + 1]
+    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
+        more = Wanted("0002", "0002.png", "count", "digest")
+        return super().reveal([*wanted, more], files)
 
 
 def test_a_provider_gives_what_was_asked_for_and_nothing_else(
     tmp_path: Path, pool: PoolStage, store: Store
 ) -> None:
-    with pytest.raises(PreselError, match="Generous gave 2 instructions, not those of the 1 images"):
-        request(["0001"], Generous(), pool.source.files(store), tmp_path / LEDGER, "selection")
+    with pytest.raises(PreselError, match="Generous gave 2 instructions and 0 reasons for none, not one"):
+        request(wanted("0001"), Generous(), pool.source.files(store), tmp_path, "selection")
+
+
+class Shy(Annotations):
+    """Answers nothing about the image '0001'."""
+
+    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
+        told = super().reveal([image for image in wanted if image.id != "0001"], files)
+        return Revealed(told.records, {"0001": "refused: a face"})
+
+
+def test_images_without_an_instruction_are_listed_and_put_up_with_up_to_a_share(
+    tmp_path: Path, pool: PoolStage, store: Store
+) -> None:
+    files = pool.source.files(store)
+    records = request(wanted("0001", "0000"), Shy(max_unanswered_share=0.5), files, tmp_path, "selection")
+    assert [record.id for record in records] == ["0000"]
+    assert pd.read_parquet(tmp_path / UNANSWERED).to_numpy().tolist() == [["0001", "refused: a face"]]
+    with pytest.raises(PreselError, match=r"1 of 2 images have no instruction.*'0001': refused: a face"):
+        request(wanted("0001", "0000"), Shy(max_unanswered_share=0.4), files, tmp_path, "selection")
 
 
 @component(frozen=True, kw_only=True, config=STRICT)

@@ -9,7 +9,9 @@ from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.data.images import image_fingerprint
+from presel.data.listing import Item, Listing, PoolFiles
 from presel.data.llava import Contents, Record, TaskNamer, TaskRule, read_contents
+from presel.errors import PreselError
 from presel.files import sha256
 from presel.stages.scenes import DigitSplit, ScenesStage
 from presel.store import Stage, Store
@@ -46,6 +48,25 @@ class LlavaFiles(NamedTuple):
         """The records of `contents`."""
         return self.contents().records
 
+    def listing(self) -> Listing:
+        """The images of `contents`, without their text."""
+        records, text_only = self.contents()
+        return Listing([Item(record.id, record.image, record.task) for record in records], text_only)
+
+
+def annotated(files: PoolFiles) -> LlavaFiles:
+    """The files, which must hold instructions.
+
+    Raises:
+        PreselError: If they hold images alone.
+    """
+    if not isinstance(files, LlavaFiles):
+        raise PreselError(
+            f"{files.images}: this pool holds images and no instructions; choose who writes them "
+            "(instructions=openai, openai_batch, label_studio or transformers)"
+        )
+    return files
+
 
 @component(frozen=True, kw_only=True, config=STRICT)
 class Source:
@@ -68,7 +89,7 @@ class Source:
         """The stages that make the files, if they are made here."""
         return ()
 
-    def files(self, store: Store) -> LlavaFiles:
+    def files(self, store: Store) -> PoolFiles:
         """The files, made first if need be."""
         raise NotImplementedError
 

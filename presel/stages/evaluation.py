@@ -12,6 +12,7 @@ import pandas as pd
 from presel.benchmarks import Scoring
 from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, Turn
+from presel.data.sources import annotated
 from presel.errors import PreselError
 from presel.files import read_json, write_json, write_table
 from presel.metrics import METRICS
@@ -58,7 +59,7 @@ def questions(store: Store, benchmarks: PoolStage) -> list[Question]:
     usable = set(store.load(benchmarks)["id"])
     found = [
         question
-        for record in benchmarks.source.files(store).records()
+        for record in annotated(benchmarks.source.files(store)).records()
         if record.id in usable
         for turn, said in enumerate(record.conversations)
         if said["from"] == "gpt" and (question := Question(record, turn)).shows_image

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from presel.data.llava import Record, TaskRule, read_records, write_records
-from presel.ledger import LEDGER, InstructionProvider, request
+from presel.ledger import InstructionProvider, Wanted, request
 from presel.stages.pool import PoolStage
 from presel.store import Stage, Store
 
@@ -15,6 +15,8 @@ from presel.store import Stage, Store
 @dataclass(frozen=True)
 class InstructionsStage(Stage[list[Record]]):
     """A LLaVA-format training file, `train.json`, beside the ledger of what was asked.
+
+    Leaves `unanswered.parquet` too: id and why, of the images for which no instruction could be had.
 
     Attributes:
         pool: The pool the images are from.
@@ -37,11 +39,13 @@ class InstructionsStage(Stage[list[Record]]):
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Requests the instructions of the chosen images."""
-        ids = store.load(self.chosen)["id"].tolist()
+        pool = store.load(self.pool).assign(content=self.pool.contents(store)).set_index("id")
+        chosen = pool.loc[store.load(self.chosen)["id"], ["image", "task", "content"]]
+        wanted = [Wanted(*row) for row in chosen.itertuples(name=None)]
         files = self.pool.source.files(store)
-        records = request(ids, self.provider, files, folder / LEDGER, self.what_for)
+        records = request(wanted, self.provider, files, folder, self.what_for)
         write_records(folder / "train.json", records)
-        return {"requested": len(ids)}
+        return {"requested": len(wanted), "unanswered": len(wanted) - len(records)}
 
     def load(self, folder: Path) -> list[Record]:
         """The records, with their conversations."""

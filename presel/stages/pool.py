@@ -47,12 +47,11 @@ class PoolStage(Stage[pd.DataFrame]):
     def compute(self, store: Store, folder: Path) -> dict[str, int]:
         """Reads the records, checks the images."""
         files = self.source.files(store)
-        contents = files.contents()
-        records = [(record.id, record.image, record.task) for record in contents.records]
-        with progress(f"checking {len(records):,} images", len(records)) as advance:
-            images = [image for _, image, _ in records]
+        items, text_only = files.listing()
+        with progress(f"checking {len(items):,} images", len(items)) as advance:
+            images = [item.image for item in items]
             checked = check_images(files.images, images, self.workers, self.source.min_side, advance)
-        table = pd.DataFrame(records, columns=["id", "image", "task"])
+        table = pd.DataFrame(items, columns=["id", "image", "task"])
         table["why"] = pd.Series([one.fault for one in checked], dtype=object)
         table["content"] = pd.Series([one.content for one in checked], dtype=object)
         rejected = table[table["why"].notna()].drop(columns="content")
@@ -62,7 +61,7 @@ class PoolStage(Stage[pd.DataFrame]):
         return {
             "images": len(pool),
             "rejected": len(rejected),
-            "text_only_left_out": contents.text_only,
+            "text_only_left_out": text_only,
             "tasks": pool["task"].nunique(),
             "different_images": pool["content"].nunique(),
         }
