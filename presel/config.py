@@ -50,6 +50,7 @@ class Paths:
 
     store: str = MISSING
     runs: str = MISSING
+    answers: str = MISSING
     min_free_gb: float = MISSING
 
 

@@ -1,6 +1,6 @@
 """The ledger: instructions are sealed, and every one that is asked for is written down first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -37,6 +37,18 @@ class Wanted(NamedTuple):
     content: str
 
 
+class Estimate(NamedTuple):
+    """What instructions would cost.
+
+    Attributes:
+        tokens: Prompts and answers together.
+        money: In the currency of the prices.
+    """
+
+    tokens: int
+    money: float
+
+
 class Revealed(NamedTuple):
     """What came of it.
 
@@ -71,6 +83,10 @@ class InstructionProvider:
         Raises:
             PreselError: If not.
         """
+
+    def estimate(self, images: Mapping[str, int]) -> Estimate | None:
+        """What instructions for so many images of each task would cost; None where nobody charges for them."""
+        return None
 
     def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
         """Gives the instructions of these images and of no others; called once they stand in the ledger.

@@ -1,0 +1,125 @@
+"""What all models that write instructions share: who is asked what, and what becomes of the answers."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.listing import PoolFiles
+from presel.data.llava import Record
+from presel.generation.answers import Answers, Completion
+from presel.generation.prompts import Prompts, UnusableAnswer
+from presel.ledger import InstructionProvider, Revealed, Wanted
+
+_REFUSAL = re.compile(
+    r"\A(I'm|I am) sorry\b|\AI (can't|cannot|can not|am unable to|'m unable to)\b", re.IGNORECASE
+)
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Generator(InstructionProvider):
+    """Base of models that write instructions.
+
+    Attributes:
+        model: Its name.
+        prompts: What it is asked, by task.
+        temperature: Its sampling temperature.
+        attempts: How often an image is asked before its malformed answers are given up.
+        answers: Folder that keeps every answer, for all runs.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    prompts: Prompts
+    temperature: Annotated[float, Field(ge=0)] = 0.2
+    attempts: Annotated[int, Field(ge=1)] = field(default=2, compare=False)
+    answers: Path = field(compare=False)
+
+    def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
+        """Makes sure that prompts are for tasks that there are."""
+        self.prompts.check(tasks)
+
+    def body(self, image: Wanted) -> dict[str, Any]:
+        """What the model is asked about an image, the image left out."""
+        prompt = self.prompts.of(image.task)
+        return {
+            "model": self.model,
+            "messages": prompt.messages(image.id, image.task),
+            "temperature": self.temperature,
+            "max_tokens": prompt.max_tokens,
+        }
+
+    def asked(self, image: Wanted) -> str:
+        """Digest of what is asked: of the image's name, its bytes and the words."""
+        text = json.dumps([image.id, image.content, self.body(image)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def unsettled(self, wanted: Sequence[Wanted], answers: Answers) -> list[Wanted]:
+        """The images that are still to be asked about."""
+        return [image for image in wanted if self._is_open(image, answers.to(self.asked(image)))]
+
+    def settled(self, wanted: Sequence[Wanted], answers: Answers) -> Revealed:
+        """Makes instructions of the answers, or tells why there is none."""
+        records: list[Record] = []
+        unanswered: dict[str, str] = {}
+        for image in wanted:
+            reason = "never answered"
+            for completion in answers.to(self.asked(image)):
+                try:
+                    records.append(self._record(image, completion))
+                    break
+                except UnusableAnswer as error:
+                    reason = str(error)
+            else:
+                unanswered[image.id] = reason
+        return Revealed(records, unanswered)
+
+    def _is_open(self, image: Wanted, completions: Sequence[Completion]) -> bool:
+        if len(completions) >= self.attempts:
+            return False
+        for completion in completions:
+            try:
+                self._record(image, completion)
+            except Refusal:
+                return False
+            except UnusableAnswer:
+                continue
+            return False
+        return True
+
+    def _record(self, image: Wanted, completion: Completion) -> Record:
+        conversation = self.prompts.of(image.task).conversation(image.id, text_of(completion))
+        return Record(image.id, image.image, image.task, conversation)
+
+
+class Refusal(UnusableAnswer):
+    """The model would not answer; it is not asked again."""
+
+
+def text_of(completion: Completion) -> str:
+    """The text of a chat completion.
+
+    Raises:
+        UnusableAnswer: If it is none, was cut off, or refuses.
+    """
+    try:
+        choice = completion["choices"][0]
+        text, finish = choice["message"].get("content"), choice.get("finish_reason")
+        refusal = choice["message"].get("refusal")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise UnusableAnswer("not a chat completion") from None
+    if refusal or finish == "content_filter":
+        raise Refusal(f"refused: {refusal or 'content filter'}")
+    if not isinstance(text, str) or not text.strip():
+        raise UnusableAnswer("blank answer")
+    if finish == "length":
+        raise UnusableAnswer("cut off at max_tokens")
+    if _REFUSAL.match(text):
+        raise Refusal(f"refused: {text[:80]}")
+    return text
