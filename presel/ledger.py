@@ -85,7 +85,7 @@ class InstructionProvider:
         """
 
     def estimate(self, images: Mapping[str, int]) -> Estimate | None:
-        """What instructions for so many images of each task would cost; None where nobody charges for them."""
+        """What instructions for so many images of each task would cost; None where nobody charges."""
         return None
 
     def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
