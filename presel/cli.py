@@ -10,6 +10,7 @@ from pathlib import Path
 COMMANDS = {
     "run": "choose images, buy their instructions, tune, evaluate (Hydra; see `presel run --help`)",
     "report": "compare finished runs: tables, intervals, figures, one page",
+    "export": "write what a run chose as training data for LLaVA, LLaMA-Factory or Hugging Face datasets",
     "diff": "compare two selections of one pool",
     "assemble": "put a LLaVA together from a language model, a CLIP tower and a pretrained projector",
     "store": "list, verify or clean stored results",
@@ -39,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from presel.report.command import report_command
 
         return _told(report_command, rest)
+    if chosen.command == "export":
+        from presel.export.command import export_command
+
+        return _told(export_command, rest)
     if chosen.command == "diff":
         from presel.diff import diff_command
 
@@ -101,6 +106,9 @@ def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
     except PreselError as error:
         print(f"presel: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("presel: interrupted", file=sys.stderr)
+        return 130
 
 
 def _quieten() -> None:

@@ -90,14 +90,15 @@ def render(
         if turn["from"] != expected:
             raise ValueError(f"turn {position} is from {turn['from']!r}, where {expected!r} was due")
         if expected == "human":
-            pieces.append((f"{style.user}{_image_first(turn['value'])}{style.assistant}", False))
+            pieces.append((f"{style.user}{image_first(turn['value'])}{style.assistant}", False))
         else:
             pieces += [(style.gap, False)] if style.gap else []
             pieces.append((f"{turn['value']}{style.end}", True))
     return pieces
 
 
-def _image_first(text: str) -> str:
+def image_first(text: str) -> str:
+    """Moves the image token to the front of its question, on a line of its own, as LLaVA does."""
     if IMAGE_TOKEN not in text:
         return text
     return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()

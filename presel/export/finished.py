@@ -1,0 +1,111 @@
+"""A finished run, read back for an export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from presel.data.llava import Record, TaskRule, read_records
+from presel.errors import PreselError
+from presel.files import read_json
+from presel.store import MANIFEST
+
+_INSTRUCTIONS = "instructions (selection)"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run left, by its `run.json`.
+
+    Attributes:
+        folder: Where that file lies.
+        strategy: Who chose.
+        overrides: Settings given on the command line.
+        images: Folder that image paths are relative to.
+        stages: Folder of each stage by its label.
+    """
+
+    folder: Path
+    strategy: str
+    overrides: list[str]
+    images: Path
+    stages: dict[str, Path]
+
+    @classmethod
+    def read(cls, folder: Path) -> "FinishedRun":
+        """Reads a run's `run.json`.
+
+        Raises:
+            PreselError: If there is none.
+        """
+        file = folder / "run.json"
+        if not file.exists():
+            raise PreselError(
+                f"{file}: there is no such file; name the folder of one run that ended well "
+                "(outputs/runs/DATE/TIME, in a sweep one of the numbered folders inside it)"
+            )
+        report: dict[str, Any] = read_json(file)
+        return cls(
+            folder=folder,
+            strategy=report["strategy"],
+            overrides=report["overrides"],
+            images=Path(report["images"]),
+            stages={label: Path(stage) for label, stage in report["stages"].items()},
+        )
+
+    @property
+    def selection(self) -> Path:
+        """Folder of the selection.
+
+        Raises:
+            PreselError: If its result is gone.
+        """
+        return self._stage(f"selection ({self.strategy})")
+
+    @property
+    def instructions(self) -> Path:
+        """Folder of the training file.
+
+        Raises:
+            PreselError: If the run ended before there was one, or it is gone.
+        """
+        if _INSTRUCTIONS not in self.stages:
+            raise PreselError(
+                f"{self.folder}: this run ended with its selection, without instructions; run the same again "
+                "with until=instructions, or take --format manifest, which needs none"
+            )
+        return self._stage(_INSTRUCTIONS)
+
+    @property
+    def pool_size(self) -> int:
+        """Usable images in the pool."""
+        return int(read_json(self._stage("pool") / MANIFEST)["measured"]["images"])
+
+    def chosen(self) -> pd.DataFrame:
+        """One row a chosen image, in the pool's order: id, image, task, and what the strategy says of it.
+
+        Raises:
+            PreselError: If the pool or the selection is gone.
+        """
+        pool = pd.read_parquet(self._stage("pool") / "pool.parquet", columns=["id", "image"])
+        table = pd.read_parquet(self.selection / "selection.parquet")
+        chosen = table[table["selected"]].drop(columns=["selected", "image"], errors="ignore")
+        return pool.merge(chosen, on="id")
+
+    def records(self) -> list[Record]:
+        """The chosen images' instructions, in the pool's order; an image that got none has no record.
+
+        Raises:
+            PreselError: If the run ended before there were any, or they are gone.
+        """
+        return read_records(self.instructions / "train.json", TaskRule())
+
+    def _stage(self, label: str) -> Path:
+        folder = self.stages[label]
+        if not (folder / MANIFEST).exists():
+            raise PreselError(
+                f"{self.folder / 'run.json'}: the result of stage '{label}' is gone from {folder}; run the "
+                "same again with until=instructions, and export that run"
+            )
+        return folder

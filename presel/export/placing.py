@@ -1,0 +1,55 @@
+"""Putting the chosen image files beside an export."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from presel.console import progress
+from presel.errors import PreselError
+
+
+def check_images(source: Path, images: Sequence[str]) -> None:
+    """Makes sure that the chosen files are still there.
+
+    Raises:
+        PreselError: If one is not.
+    """
+    missing = [image for image in images if not (source / image).is_file()]
+    if missing:
+        raise PreselError(
+            f"{source / missing[0]}: there is no such file any more ({len(missing)} of {len(images)} chosen "
+            "images are missing); put the images back"
+        )
+
+
+def place_images(source: Path, images: Sequence[str], target: Path, how: str) -> None:
+    """Copies or links image files.
+
+    Args:
+        source: Folder that the images' paths are relative to.
+        images: Those paths.
+        target: Folder where they go, under the same paths.
+        how: A key of `PLACING`.
+
+    Raises:
+        PreselError: If a link cannot be made.
+    """
+    with progress(f"{len(images):,} images, {how}", len(images)) as advance:
+        for image in images:
+            (target / image).parent.mkdir(parents=True, exist_ok=True)
+            PLACING[how](source / image, target / image)
+            advance(1)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source.resolve())
+    except OSError as error:
+        raise PreselError(
+            f"{source}: it cannot be linked into the export ({error.strerror}), which must lie on the same "
+            "disk; take --images copy"
+        ) from error
+
+
+# Hard links, because a pool refuses symbolic ones that lead out of its image folder.
+PLACING: dict[str, Callable[[Path, Path], object]] = {"copy": shutil.copy2, "link": _link}
