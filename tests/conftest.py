@@ -55,14 +55,13 @@ def environment(**extra: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""} | extra
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Program:
-    """Runs the real command line in `tmp_path`."""
+def program_in(folder: Path) -> Program:
+    """Runs the real command line in a folder."""
 
     def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command(*arguments),
-            cwd=tmp_path,
+            cwd=folder,
             env=environment(**extra),
             capture_output=True,
             text=True,
@@ -71,6 +70,12 @@ def program(tmp_path: Path) -> Program:
         )
 
     return run
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """Runs the real command line in `tmp_path`."""
+    return program_in(tmp_path)
 
 
 def stage_lines(output: str) -> dict[str, str]:

@@ -1,0 +1,222 @@
+"""`presel export` on real runs: what other programs find, and what stops it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from presel.data.images import open_image
+from presel.data.llava import Record, TaskRule, read_records
+from presel.errors import PreselError
+from presel.export.command import export
+from presel.export.finished import FinishedRun
+from presel.export.manifest import HEAD, TABLE
+from presel.store import versions
+from tests.conftest import TINY, Program, program_in, record
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A run of PreSel that bought its instructions."""
+    folder = tmp_path_factory.mktemp("run")
+    result = program_in(folder)("run", "seed=3", "until=instructions", *TINY)
+    assert result.returncode == 0, result.stderr
+    (file,) = folder.glob("outputs/runs/*/*/run.json")
+    return FinishedRun.read(file.parent)
+
+
+def run_on(program: Program, folder: Path, *overrides: str) -> FinishedRun:
+    """A quick run at random on the pool of `pool_folder`, or whatever pool the overrides name."""
+    before = set(folder.glob("outputs/runs/*/*/run.json"))
+    pool = (f"pool.annotations={folder}/pool.json", f"pool.images={folder}/images")
+    result = program(
+        "run", "strategy=random", "budget=12", "pool=llava_json", *pool, "executor.workers=0", *overrides
+    )
+    assert result.returncode == 0, result.stderr
+    (file,) = set(folder.glob("outputs/runs/*/*/run.json")) - before
+    return FinishedRun.read(file.parent)
+
+
+def bought(run: FinishedRun) -> list[Record]:
+    (folder,) = (folder for label, folder in run.stages.items() if label == "instructions (selection)")
+    return read_records(folder / "train.json", TaskRule())
+
+
+def test_the_manifest_tells_what_and_why(run: FinishedRun, program: Program, tmp_path: Path) -> None:
+    result = program("export", str(run.folder), "--format", "manifest", "--out", "out")
+    assert result.returncode == 0, result.stderr
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [HEAD, TABLE]
+
+    table = pd.read_parquet(tmp_path / "out" / TABLE)
+    selection = pd.read_parquet(run.stages["selection (presel)"] / "selection.parquet")
+    selected = selection[selection["selected"]].reset_index(drop=True)
+    assert list(table.columns[:3]) == ["id", "image", "task"]
+    assert set(table.columns) == set(selection.columns) - {"selected"} | {"image"}
+    for column in ("id", "task", "cluster", "centrality", "rank", "why", "task_weight"):
+        pd.testing.assert_series_equal(table[column], selected[column])
+    assert table["image"].map(lambda image: (run.images / image).is_file()).all()
+
+    head = json.loads((tmp_path / "out" / HEAD).read_text())
+    assert (head["strategy"], head["seed"], head["budget"], head["format"]) == ("presel", 3, 0.15, "manifest")
+    assert (head["budget_images"], head["chosen_images"], head["pool_images"]) == (60, len(table), 400)
+    assert head["image_folder"] == str(run.images)
+    assert head["versions"] == versions()
+    assert "until=instructions" in head["overrides"]
+    behind = {
+        label: folder.name for label, folder in run.stages.items() if label != "instructions (selection)"
+    }
+    assert {label: stage["key"] for label, stage in head["stages"].items()} == behind
+    assert head["stages"]["reference"]["settings"]["share"] == 0.05
+    assert head["stages"]["clusters"]["settings"]["clustering"]["images_per_cluster"] == 100
+
+
+def test_a_llava_export_is_a_pool_again(run: FinishedRun, program: Program, tmp_path: Path) -> None:
+    result = program("export", str(run.folder), "--format", "llava", "--out", "out", "--images", "link")
+    assert result.returncode == 0, result.stderr
+    out = tmp_path / "out"
+    records = read_records(out / "train.json", TaskRule())
+    assert records == bought(run)
+    table = pd.read_parquet(out / TABLE)
+    assert table["id"].tolist() == [record.id for record in records]
+    assert table["instructed"].all()
+    files = sorted(path.relative_to(out / "images").as_posix() for path in out.glob("images/**/*.png"))
+    assert files == sorted(table["image"])
+    assert all((out / "images" / file).samefile(run.images / file) for file in files)
+
+    pool = ("pool.annotations=out/train.json", "pool.images=out/images")
+    again = run_on(program, tmp_path, *pool, "until=instructions")
+    assert {record.id for record in bought(again)} < {record.id for record in records}
+
+
+@pytest.mark.parametrize("images", ["reference", "copy"])
+def test_llama_factory_finds_turns_and_images(run: FinishedRun, tmp_path: Path, images: str) -> None:
+    export(run, "llama_factory", tmp_path / "out", images)
+    entry = json.loads((tmp_path / "out/dataset_info.json").read_text())["selection"]
+    assert entry["formatting"] == "sharegpt"
+    samples = json.loads((tmp_path / "out" / entry["file_name"]).read_text())
+    assert len(samples) == len(bought(run))
+    tags, columns = entry["tags"], entry["columns"]
+    for sample, one in zip(samples, bought(run), strict=True):
+        turns = sample[columns["messages"]]
+        roles = [turn[tags["role_tag"]] for turn in turns]
+        assert roles == [tags["user_tag"], tags["assistant_tag"]] * (len(turns) // 2)
+        texts = [turn[tags["content_tag"]] for turn in turns]
+        assert [text.removeprefix("<image>\n") for text in texts] == [
+            turn["value"].replace("<image>", "").strip() for turn in one.conversations
+        ]
+        # As LLaMA-Factory joins them; an absolute path stands for itself.
+        files = [tmp_path / "out" / file for file in sample[columns["images"]]]
+        assert "".join(texts).count("<image>") == len(files) == 1
+        assert files[0].read_bytes() == (run.images / one.image).read_bytes()
+        assert files[0].is_relative_to(tmp_path) == (images == "copy")
+
+
+def test_hugging_face_loads_a_dataset_with_its_images(
+    run: FinishedRun, program: Program, tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    result = program("export", str(run.folder), "--format", "hf", "--out", "out")
+    assert result.returncode == 0, result.stderr
+    dataset = datasets.load_from_disk(tmp_path / "out")
+    assert isinstance(dataset.features["image"], datasets.Image)
+    assert dataset[0]["image"].size == open_image(run.images / bought(run)[0].image).size
+    held = dataset.cast_column("image", datasets.Image(decode=False))
+    for row, one in zip(held, bought(run), strict=True):
+        assert (row["id"], row["task"]) == (one.id, one.task)
+        assert row["conversations"] == list(one.conversations)
+        assert row["image"]["bytes"] == (run.images / one.image).read_bytes()
+    assert str(run.images) not in (tmp_path / "out/data-00000-of-00001.arrow").read_bytes().decode("latin1")
+
+    refused = program("export", str(run.folder), "--format", "hf", "--out", "o", "--images", "copy")
+    assert refused.returncode == 2
+    assert "--images copy: --format hf holds the images itself" in refused.stderr
+
+
+def test_without_datasets_the_remedy_is_named(run: FinishedRun, program: Program, tmp_path: Path) -> None:
+    # The working directory comes first where modules are looked for.
+    (tmp_path / "datasets.py").write_text("raise ImportError('not here')")
+    result = program("export", str(run.folder), "--format", "hf", "--out", "out")
+    assert result.returncode == 2
+    assert "pip install 'presel[sources]'" in result.stderr
+    assert [file.name for file in tmp_path.iterdir() if "__" not in file.name] == ["datasets.py"]
+
+
+def test_a_selection_without_instructions_can_only_be_listed(program: Program, pool_folder: Path) -> None:
+    run = run_on(program, pool_folder, "until=selection")
+    for form in ("llava", "llama_factory", "hf"):
+        result = program("export", str(run.folder), "--format", form, "--out", "out")
+        assert result.returncode == 2
+        assert "run the same again with until=instructions" in result.stderr
+    result = program("export", str(run.folder), "--format", "manifest", "--out", "out", "--images", "copy")
+    assert result.returncode == 0, result.stderr
+    table = pd.read_parquet(pool_folder / "out" / TABLE)
+    assert list(table.columns) == ["id", "image", "task"]
+    assert sorted(file.name for file in pool_folder.glob("out/images/*")) == sorted(table["image"])
+    # The copies serve as well when the pool is elsewhere.
+    shutil.rmtree(pool_folder / "images")
+    gone = program("export", str(run.folder), "--format", "manifest", "--out", "other")
+    assert gone.returncode == 2
+    assert "there is no such file any more (12 of 12 chosen images are missing)" in gone.stderr
+
+
+def test_only_an_earlier_export_is_replaced_and_only_by_force(run: FinishedRun, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    export(run, "llava", out)
+    with pytest.raises(PreselError, match="there is something already"):
+        export(run, "manifest", out)
+    export(run, "manifest", out, force=True)
+    assert sorted(file.name for file in out.iterdir()) == [HEAD, TABLE]
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("years of work")
+    with pytest.raises(PreselError, match="no earlier export"):
+        export(run, "manifest", tmp_path / "mine", force=True)
+    assert (tmp_path / "mine/thesis.tex").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_an_export_is_not_replaced_by_one_of_its_own_images(program: Program, pool_folder: Path) -> None:
+    first = run_on(program, pool_folder, "until=instructions")
+    export(first, "llava", pool_folder / "out", "copy")
+    pool = ("pool.annotations=out/train.json", "pool.images=out/images", "budget=3")
+    second = run_on(program, pool_folder, *pool, "until=selection")
+    result = program("export", str(second.folder), "--format", "manifest", "--out", "out", "--force")
+    assert result.returncode == 2
+    assert "which the export reads" in result.stderr
+    assert len(list(pool_folder.glob("out/images/*"))) == 12
+
+
+def test_an_export_that_fails_leaves_nothing_and_the_earlier_one_as_it_was(
+    program: Program, pool_folder: Path
+) -> None:
+    records: list[dict[str, Any]] = [record(number) for number in range(60)]
+    records[-1]["conversations"][1]["value"] = "It says <video> in red."
+    (pool_folder / "pool.json").write_text(json.dumps(records))
+    run = run_on(program, pool_folder, "budget=60", "until=instructions")
+    export(run, "llava", pool_folder / "out")
+    before = sorted(pool_folder.iterdir())
+    arguments = ("export", str(run.folder), "--format", "llama_factory", "--images", "copy", "--force")
+    for where in ("out", "other"):
+        result = program(*arguments, "--out", where)
+        assert result.returncode == 2
+        assert "record '0059': its text has <video>" in result.stderr
+        assert sorted(pool_folder.iterdir()) == before
+    assert len(read_records(pool_folder / "out/train.json", TaskRule())) == 60
+
+
+def test_a_folder_that_is_no_run_and_a_result_that_is_gone(program: Program, pool_folder: Path) -> None:
+    result = program("export", "images", "--format", "llava", "--out", "out")
+    assert result.returncode == 2
+    assert "images/run.json: there is no such file; name the folder of one run" in result.stderr
+    run = run_on(program, pool_folder, "until=instructions")
+    shutil.rmtree(run.instructions)
+    result = program("export", str(run.folder), "--format", "llava", "--out", "out")
+    assert result.returncode == 2
+    assert "the result of stage 'instructions (selection)' is gone" in result.stderr
+    # The remedy that the message names.
+    again = run_on(program, pool_folder, "until=instructions")
+    export(again, "llava", pool_folder / "out")
