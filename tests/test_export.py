@@ -17,6 +17,15 @@ from presel.export.manifest import HEAD, TABLE
 from presel.store import versions
 from tests.conftest import TINY, Program, program_in, record
 
+# A provider of one's own that leaves the first image unanswered.
+SHY = """
+from presel.ledger import Annotations, Revealed
+
+class Shy(Annotations):
+    def reveal(self, wanted, files):
+        return Revealed(super().reveal(wanted[1:], files).records, {wanted[0].id: "refused"})
+"""
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
@@ -160,6 +169,18 @@ def test_a_selection_without_instructions_can_only_be_listed(program: Program, p
     gone = program("export", str(run.folder), "--format", "manifest", "--out", "other")
     assert gone.returncode == 2
     assert "there is no such file any more (12 of 12 chosen images are missing)" in gone.stderr
+
+
+def test_images_that_got_no_instruction_are_told_apart(program: Program, pool_folder: Path) -> None:
+    (pool_folder / "conf/instructions").mkdir(parents=True)
+    (pool_folder / "conf/instructions/shy.yaml").write_text("_target_: shy.Shy\nmax_unanswered_share: 0.5\n")
+    (pool_folder / "shy.py").write_text(SHY)
+    run = run_on(program, pool_folder, "instructions=shy", "until=instructions", "--config-dir=conf")
+    export(run, "llava", pool_folder / "out")
+    table = pd.read_parquet(pool_folder / "out" / TABLE)
+    records = read_records(pool_folder / "out/train.json", TaskRule())
+    assert len(records) == 11
+    assert table["id"][table["instructed"]].tolist() == [record.id for record in records]
 
 
 def test_only_an_earlier_export_is_replaced_and_only_by_force(run: FinishedRun, tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ images:
   copy           the chosen ones copied to OUT/images
   link           hard links to them in OUT/images, which take no space; on the same disk only
 
+OUT appears once all is written. A process that is killed leaves .OUT.NUMBER.tmp beside it, to be deleted.
+
 examples:
   presel export outputs/runs/DATE/TIME --format llama_factory --out for_training --images copy
   presel export outputs/runs/DATE/TIME --format manifest --out to_annotate --images copy
