@@ -106,14 +106,15 @@ def text_of(completion: Completion) -> str:
     """The text of a chat completion.
 
     Raises:
-        UnusableAnswer: If it is none, was cut off, or refuses.
+        UnusableAnswer: If it is none, an error, was cut off, or refuses.
     """
     try:
         choice = completion["choices"][0]
         text, finish = choice["message"].get("content"), choice.get("finish_reason")
         refusal = choice["message"].get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise UnusableAnswer("not a chat completion") from None
+        error = completion.get("error") if isinstance(completion, dict) else None
+        raise UnusableAnswer(f"error: {error}" if error else "not a chat completion") from None
     if refusal or finish == "content_filter":
         raise Refusal(f"refused: {refusal or 'content filter'}")
     if not isinstance(text, str) or not text.strip():

@@ -81,16 +81,11 @@ class Prompt:
         pairs = [(self._question(name), text.strip())] if self.questions else _pairs(text)
         if len(pairs) > self.max_turns:
             raise UnusableAnswer(f"{len(pairs)} questions where at most {self.max_turns} were asked for")
-        turns: list[Turn] = []
-        for number, (question, answer) in enumerate(pairs):
-            if IMAGE_TOKEN in question or IMAGE_TOKEN in answer:
-                raise UnusableAnswer(f"it holds the text {IMAGE_TOKEN}, which stands for the image")
+        for _, answer in pairs:
             if not re.fullmatch(self.answer_pattern, answer, re.DOTALL):
                 raise UnusableAnswer(f"answer {answer[:40]!r} does not match {self.answer_pattern!r}")
-            asked = f"{question}\n{self.suffix}" if self.suffix else question
-            turns.append({"from": "human", "value": asked if number else f"{IMAGE_TOKEN}\n{asked}"})
-            turns.append({"from": "gpt", "value": answer})
-        return tuple(turns)
+        suffix = f"\n{self.suffix}" if self.suffix else ""
+        return as_turns([(question + suffix, answer) for question, answer in pairs])
 
     def _question(self, name: str) -> str:
         """The question of an image: by its name, so that the pool's order does not matter."""
@@ -135,6 +130,21 @@ class Prompts:
                     f"instructions.prompts.by_task names '{task}', which is no task of the pool; there are "
                     f"{', '.join(tasks)}"
                 )
+
+
+def as_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
+    """Questions and answers about an image as a conversation, which shows it first.
+
+    Raises:
+        UnusableAnswer: If a text holds what stands for the image.
+    """
+    turns: list[Turn] = []
+    for number, (question, answer) in enumerate(pairs):
+        if IMAGE_TOKEN in question or IMAGE_TOKEN in answer:
+            raise UnusableAnswer(f"it holds the text {IMAGE_TOKEN}, which stands for the image")
+        turns.append({"from": "human", "value": question if number else f"{IMAGE_TOKEN}\n{question}"})
+        turns.append({"from": "gpt", "value": answer})
+    return tuple(turns)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

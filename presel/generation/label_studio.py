@@ -1,0 +1,234 @@
+"""People who write instructions in Label Studio."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.json_records import elements
+from presel.data.listing import PoolFiles
+from presel.data.llava import Record
+from presel.data.prompts import Turn
+from presel.errors import Paused, PreselError
+from presel.files import atomic
+from presel.generation.answers import Answers, Spent
+from presel.generation.orders import Order, Request, folder_for, listed, place, placed
+from presel.generation.pictures import data_url
+from presel.generation.prompts import UnusableAnswer, as_turns
+from presel.ledger import InstructionProvider, Revealed, Wanted
+
+_TASKS = "tasks.json"
+_EXPORT = "export.json"
+_INTERFACE_FILE = "config.xml"
+_INTERFACE = """<View>
+  <Header value="$task"/>
+  <Image name="image" value="$image" zoom="true"/>
+  <Header value="Question"/>
+  <TextArea name="question" toName="image" editable="true" required="true"/>
+  <Header value="Answer; with several questions, one for each, in their order"/>
+  <TextArea name="answer" toName="image" rows="3" editable="true" required="true"/>
+</View>
+"""
+
+# An annotation as Label Studio exports it.
+_Annotation = dict[str, Any]
+
+
+class _Exported(NamedTuple):
+    """A task as it comes back.
+
+    Attributes:
+        uid: The image's name in the pool.
+        digest: Of the image, if the export still holds it.
+        annotations: What people wrote.
+    """
+
+    uid: str
+    digest: object
+    annotations: list[_Annotation]
+
+    def name_in(self, order: Order) -> str:
+        """The image's name, unless it is another picture of that name."""
+        request = order.requests.get(self.uid)
+        same = request is None or self.digest in (None, request.asked)
+        return self.uid if same else f"{self.uid} of another pool"
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class LabelStudio(InstructionProvider):
+    """Writes tasks to import into Label Studio, and reads the export that comes back.
+
+    Of several annotations of an image, the first that is complete counts.
+
+    Attributes:
+        image_url: Where the annotators' browsers find an image; `{path}` stands for its path in the image
+            folder. None writes the images into the tasks.
+        answers: Folder that keeps every annotation, for all runs.
+    """
+
+    image_url: str | None = field(default="/data/local-files/?d={path}", compare=False)
+    answers: Path = field(compare=False)
+
+    def __post_init__(self) -> None:
+        """Checks what would otherwise show every annotator the same image."""
+        if self.image_url is not None and "{path}" not in self.image_url:
+            raise ValueError("image_url lacks {path}, which stands for the image's path in the image folder")
+
+    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
+        """Reads what was exported, and writes tasks for images that are in none yet.
+
+        Raises:
+            Paused: Until every image is annotated or skipped.
+            PreselError: If an export does not belong to its tasks.
+        """
+        with Answers.opened(self._root) as answers:
+            orders = placed(self._root, {_digest(image) for image in wanted})
+            missing: dict[str, str] = {}
+            for order in orders:
+                missing |= self._take_up(order, answers)
+            todo = {_digest(image): image for image in wanted if not answers.to(_digest(image))}
+            if not todo:
+                return _revealed(wanted, answers)
+            new = todo.keys() - {asked for order in orders for asked in order.asked}
+            if new:
+                orders.append(self._order([image for asked, image in todo.items() if asked in new]))
+            waiting = [order for order in orders if not order.asked.isdisjoint(todo)]
+            for order in waiting:
+                if not (order.folder / _EXPORT).exists():
+                    # Also where there are tasks already: `image_url` may be another now.
+                    self._write_tasks(order, files.images)
+        half_done = {image.id: missing[asked] for asked, image in todo.items() if asked in missing}
+        raise Paused(_what_to_do(len(todo), waiting, half_done))
+
+    @property
+    def _root(self) -> Path:
+        return self.answers / "label_studio"
+
+    def _order(self, images: Sequence[Wanted]) -> Order:
+        requests = [
+            Request(image.id, _digest(image), _TASKS, image.id, image.image, image.task) for image in images
+        ]
+        folder = folder_for(self._root, {request.name: request.asked for request in requests})
+        return place(folder, requests)
+
+    def _write_tasks(self, order: Order, images: Path) -> None:
+        with atomic(order.folder / _INTERFACE_FILE) as temporary:
+            temporary.write_text(_INTERFACE, encoding="utf-8")
+        with atomic(order.folder / _TASKS) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            # One by one, since tasks may hold images.
+            for number, request in enumerate(order.requests.values()):
+                task = {
+                    "image": self._url(request.image, images),
+                    "uid": request.id,
+                    "task": request.task,
+                    "digest": request.asked,
+                }
+                stream.write(",\n" if number else "[\n")
+                stream.write(json.dumps({"data": task}, ensure_ascii=False))
+            stream.write("\n]\n")
+
+    def _url(self, image: str, images: Path) -> str:
+        if self.image_url is None:
+            return data_url(images / image, None)
+        return self.image_url.replace("{path}", quote(image))
+
+    def _take_up(self, order: Order, answers: Answers) -> dict[str, str]:
+        """Keeps what an export holds; gives what it lacks, and why, by digest."""
+        file = order.folder / _EXPORT
+        if not file.exists():
+            return {}
+        exported = [_read(task, number, file) for number, task in enumerate(elements(file), start=1)]
+        order.check([(one.name_in(order), file) for one in exported])
+        missing = dict.fromkeys(order.asked, "not in the export")
+        for one in exported:
+            asked = order.requests[one.uid].asked
+            annotation, why_not = _written(one.annotations)
+            if annotation is None:
+                missing[asked] = why_not
+                continue
+            del missing[asked]
+            if annotation not in answers.to(asked):
+                answers.add(asked, one.uid, annotation, Spent(0, 0.0))
+        return missing
+
+
+def _digest(image: Wanted) -> str:
+    """Names an image by what it shows too, so that another pool's of that id is told apart."""
+    return hashlib.sha256(json.dumps([image.id, image.content]).encode()).hexdigest()
+
+
+def _read(task: object, number: int, file: Path) -> _Exported:
+    data = task.get("data") if isinstance(task, dict) else None
+    annotations = task.get("annotations") if isinstance(task, dict) else None
+    if (
+        not isinstance(data, dict)
+        or not isinstance(data.get("uid"), str)
+        or not isinstance(annotations, list)
+        or not all(isinstance(one, dict) and isinstance(one.get("result"), list) for one in annotations)
+    ):
+        raise PreselError(
+            f"{file}: task {number} has no 'data' with a 'uid', or no 'annotations' with a 'result'; "
+            "export from Label Studio as JSON (not JSON-MIN or CSV)"
+        )
+    return _Exported(data["uid"], data.get("digest"), annotations)
+
+
+def _written(annotations: Sequence[_Annotation]) -> tuple[_Annotation | None, str]:
+    """The annotation that counts, or why there is none; a skipped one counts where no other is complete."""
+    skipped, why_not = None, "not annotated"
+    for annotation in annotations:
+        if annotation.get("was_cancelled"):
+            skipped = annotation
+            continue
+        try:
+            _conversation(annotation)
+        except UnusableAnswer as error:
+            why_not = str(error)
+        else:
+            return annotation, ""
+    return skipped, why_not
+
+
+def _revealed(wanted: Sequence[Wanted], answers: Answers) -> Revealed:
+    records: list[Record] = []
+    unanswered: dict[str, str] = {}
+    for image in wanted:
+        # The last one, because a skipped image may be annotated later, and an annotation improved.
+        annotation = answers.to(_digest(image))[-1]
+        if annotation.get("was_cancelled"):
+            unanswered[image.id] = "skipped by the annotator"
+        else:
+            records.append(Record(image.id, image.image, image.task, _conversation(annotation)))
+    return Revealed(records, unanswered)
+
+
+def _conversation(annotation: _Annotation) -> tuple[Turn, ...]:
+    questions, answers = _texts(annotation, "question"), _texts(annotation, "answer")
+    if not questions and not answers:
+        raise UnusableAnswer("nothing written")
+    if len(questions) != len(answers):
+        raise UnusableAnswer(f"questions: {len(questions)}, answers: {len(answers)}")
+    return as_turns(list(zip(questions, answers, strict=True)))
+
+
+def _texts(annotation: _Annotation, name: str) -> list[str]:
+    """What was written into the text area of that name."""
+    values = [one["value"].get("text", []) for one in annotation["result"] if one.get("from_name") == name]
+    texts = [text for value in values for text in ([value] if isinstance(value, str) else value)]
+    return [text.strip() for text in texts if text.strip()]
+
+
+def _what_to_do(images: int, orders: Sequence[Order], half_done: dict[str, str]) -> str:
+    folders = " and ".join(str(order.folder) for order in orders)
+    missing = f"the export lacks {listed(list(half_done), half_done)}; " if half_done else ""
+    return (
+        f"{images} images wait for people in {folders}; {missing}import {_TASKS} into a Label Studio project "
+        f"with {_INTERFACE_FILE} as its labelling interface, annotate, export as JSON to {_EXPORT} in the "
+        "same folder, and run the same command again"
+    )
