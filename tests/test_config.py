@@ -41,6 +41,8 @@ REQUIRED = {
     "pool=llava665k": ["pool.annotations=pool.json", "pool.images=images"],
     "pool=vision_flan": ["pool.annotations=pool.json", "pool.images=images"],
     "lvlm=hf": ["lvlm.path=hub/model"],
+    "instructions=openai_batch": ["instructions.model=gpt"],
+    "instructions=transformers": ["instructions.model=hub/model"],
     "tau=fixed": ["tau.value=0.5"],
     "evaluation=lmms_eval": ["evaluation.python=null"],
     "evaluation=llava_json": ["evaluation.annotations=eval.json", "evaluation.images=images"],

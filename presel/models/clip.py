@@ -47,7 +47,7 @@ class Clip:
         """
         from transformers import CLIPConfig
 
-        check_model(self.path, self.revision, "clip")
+        check_model(self.path, self.revision, "clip.path")
         config, _ = CLIPConfig.get_config_dict(locate(self.path), revision=self.revision)
         kind = config.get("model_type")
         if kind != CLIPConfig.model_type:

@@ -40,7 +40,7 @@ class Encoder:
         Raises:
             PreselError: If `path` is neither a folder with a model nor a name known to the hub or its cache.
         """
-        check_model(self.path, self.revision, "encoder")
+        check_model(self.path, self.revision, "encoder.path")
 
     def identity(self) -> dict[str, Any]:
         """The model's content and the kind of feature."""

@@ -27,7 +27,7 @@ def locate(path: str) -> str:
     return str(files("presel") / "assets" / path.removeprefix(BUILTIN))
 
 
-def check_model(path: str, revision: str | None, group: str) -> None:
+def check_model(path: str, revision: str | None, key: str) -> None:
     """Makes sure that a model's configuration can be read.
 
     Raises:
@@ -37,14 +37,14 @@ def check_model(path: str, revision: str | None, group: str) -> None:
     if (folder / "config.json").exists():
         return
     if folder.exists() or path.startswith((BUILTIN, "/", ".")):
-        raise PreselError(f"{group}.path: no model in {folder}: it has no config.json; name a model's folder")
+        raise PreselError(f"{key}: no model in {folder}: it has no config.json; name a model's folder")
     from transformers import AutoConfig
 
     try:
         AutoConfig.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         raise PreselError(
-            f"{group}.path: '{path}' is no folder, and the hub gives no model of that name "
+            f"{key}: '{path}' is no folder, and the hub gives no model of that name "
             f"({str(error).splitlines()[0]}); check the path or the name"
         ) from error
 
@@ -103,7 +103,7 @@ class Lvlm:
         Raises:
             PreselError: If `path` is neither a folder with a model nor a name known to the hub or its cache.
         """
-        check_model(self.path, self.revision, "lvlm")
+        check_model(self.path, self.revision, "lvlm.path")
 
     def identity(self) -> dict[str, Any]:
         """The model's content and how it is used; not where it lies."""

@@ -1,0 +1,133 @@
+"""Vision-language models that answer chats by their own template, many at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from presel.errors import PreselError
+
+# Messages as chat templates take them, images among their parts.
+Chat = list[dict[str, Any]]
+
+
+def load_processor(name: str, revision: str | None) -> ProcessorMixin:
+    """A model's processor, which has to know how chats are written.
+
+    Raises:
+        PreselError: If there is none, or it does not.
+    """
+    try:
+        # Results must not depend on whether torchvision is installed.
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(name, revision=revision, backend="pil")
+    except (OSError, ValueError) as error:
+        raise PreselError(
+            f"{name}: its processor cannot be loaded ({str(error).splitlines()[0]}); name an "
+            "image-text-to-text model of transformers"
+        ) from error
+    if getattr(processor, "chat_template", None) is None:
+        raise PreselError(
+            f"{name}: its processor has no chat template; name a model that is tuned for chats, or put a "
+            "chat_template.jinja into its folder"
+        )
+    return processor
+
+
+class ChatModel:
+    """A model and its processor.
+
+    Attributes:
+        processor: Turns chats into tensors, and tokens into text.
+        model: The model, in eval mode.
+    """
+
+    def __init__(self, name: str, revision: str | None, dtype: str, device: torch.device) -> None:
+        """Loads both.
+
+        Args:
+            name: Folder or hub name.
+            revision: Revision on the hub.
+            dtype: Precision of the weights; `auto` for the one that they are stored in.
+            device: Where the model runs.
+        """
+        self.processor = load_processor(name, revision)
+        tokenizer = self.processor.tokenizer
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
+            name, revision=revision, dtype=dtype
+        )
+        self.model.to(device).eval()
+
+    @torch.inference_mode()
+    def complete(
+        self, chats: Sequence[Chat], max_new_tokens: int, temperature: float, seeds: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Answers chats that end with the user.
+
+        Args:
+            chats: The chats.
+            max_new_tokens: Where answers are cut.
+            temperature: 0 for the most likely tokens.
+            seeds: Decide what is drawn, chat by chat, whatever else is in the batch.
+
+        Returns:
+            One answer a chat, in the form of an OpenAI-compatible server's.
+        """
+        inputs = self.processor.apply_chat_template(
+            list(chats),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        ).to(self.model.device, dtype=self.model.dtype)
+        draws = [_Draws(temperature, seeds, self.model.device)] if temperature else []
+        output = self.model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            logits_processor=draws,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+        )
+        answers = output[:, inputs["input_ids"].shape[1] :].tolist()
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        return [self._completion(answer, length) for answer, length in zip(answers, lengths, strict=True)]
+
+    def _completion(self, tokens: list[int], prompt_tokens: int) -> dict[str, Any]:
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        length = next((place + 1 for place, token in enumerate(tokens) if token in ends), None)
+        text = self.processor.decode(tokens[:length], skip_special_tokens=True)
+        choice = {
+            "message": {"role": "assistant", "content": text.strip()},
+            "finish_reason": "length" if length is None else "stop",
+        }
+        written = len(tokens) if length is None else length
+        return {
+            "choices": [choice],
+            "usage": {
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": written,
+                "total_tokens": prompt_tokens + written,
+            },
+        }
+
+
+class _Draws:
+    """Makes the most likely token one that is drawn at a temperature, with a generator for each chat.
+
+    The largest of the logits plus Gumbel noise is a draw from their softmax. Sampling by `generate` would
+    take one generator for the batch, so that an answer depended on what else is in it.
+    """
+
+    def __init__(self, temperature: float, seeds: Sequence[int], device: torch.device) -> None:
+        self._temperature = temperature
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        waits = [torch.empty_like(scores[0]).exponential_(generator=one) for one in self._generators]
+        return scores / self._temperature - torch.stack(waits).log()

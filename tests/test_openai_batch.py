@@ -1,0 +1,337 @@
+"""Batch files: limits, answers in any order, files that belong elsewhere, requests that are sent again."""
+
+import base64
+import json
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presel.data.llava import Record, TaskRule
+from presel.data.sources import LlavaFiles
+from presel.errors import Paused, PreselError
+from presel.files import read_json, sha256
+from presel.generation.openai_batch import OpenAiBatch, in_files
+from presel.generation.prompts import Prompt, Prompts
+from presel.ledger import Revealed, Wanted
+from tests.conftest import Program, on_folder, stage_lines
+
+Line = dict[str, Any]
+PROMPTS = Prompts(
+    kinds={"detail": Prompt(request="{question}", questions=["What is it?"], answer_pattern="[a-z0-9 ]+")},
+    default="detail",
+)
+
+
+@pytest.fixture
+def files(pool_folder: Path) -> LlavaFiles:
+    return LlavaFiles(pool_folder / "pool.json", pool_folder / "images", TaskRule())
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    return tmp_path / "answers"
+
+
+@pytest.fixture
+def service(answers: Path) -> OpenAiBatch:
+    return OpenAiBatch(model="gpt", prompts=PROMPTS, answers=answers, prompt_price=1.0, answer_price=2.0)
+
+
+def wanted(files: LlavaFiles, *numbers: int) -> list[Wanted]:
+    names = [f"{number:04}.png" for number in numbers]
+    return [Wanted(name[:4], name, "vqa", sha256(files.images / name)) for name in names]
+
+
+def paused(service: OpenAiBatch, images: list[Wanted], files: LlavaFiles) -> str:
+    with pytest.raises(Paused) as told:
+        service.reveal(images, files)
+    return str(told.value)
+
+
+def orders(answers: Path) -> list[Path]:
+    """Folders of all orders, oldest first."""
+    found = (answers / "openai_batch").glob("*/order.json")
+    return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime_ns)]
+
+
+def lines(file: Path) -> list[Line]:
+    return [json.loads(line) for line in file.read_bytes().splitlines()]
+
+
+def requests(order: Path) -> list[Line]:
+    return [line for file in sorted(order.glob("requests-*.jsonl")) for line in lines(file)]
+
+
+def completed(request: Line, text: str | None = None) -> Line:
+    """What the service gives for a request, in the words of its documentation."""
+    text = text or f"the answer to {request['custom_id'][:6]}"
+    completion = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+    }
+    response = {"status_code": 200, "request_id": "req_1", "body": completion}
+    return {"id": "batch_req_1", "custom_id": request["custom_id"], "response": response, "error": None}
+
+
+def expired(request: Line) -> Line:
+    error = {"code": "batch_expired", "message": "This request could not be executed in time."}
+    return {"id": "batch_req_1", "custom_id": request["custom_id"], "response": None, "error": error}
+
+
+def refused(request: Line) -> Line:
+    body = {"error": {"message": "the image cannot be parsed", "code": "invalid_image"}}
+    response = {"status_code": 400, "request_id": "req_1", "body": body}
+    return {"id": "batch_req_1", "custom_id": request["custom_id"], "response": response, "error": None}
+
+
+def put(order: Path, back: Iterable[Line], name: str = "batch_1_output.jsonl") -> Path:
+    file = order / "answers" / name
+    file.write_text("".join(json.dumps(line) + "\n" for line in back))
+    return file
+
+
+def texts(records: Iterable[Record]) -> dict[str, str]:
+    return {record.id: record.conversations[1]["value"] for record in records}
+
+
+@given(st.lists(st.integers(1, 30), max_size=60), st.integers(1, 8), st.integers(30, 90))
+def test_every_file_keeps_within_the_limits(sizes: list[int], max_lines: int, max_bytes: int) -> None:
+    given_lines = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
+    numbered = list(in_files(given_lines, max_lines, max_bytes))
+    assert [line for _, line in numbered] == given_lines
+    numbers = [number for number, _ in numbered]
+    assert sorted(set(numbers)) == list(range(1, max(numbers, default=0) + 1))
+    for number in set(numbers):
+        held = [line for other, line in numbered if other == number]
+        assert len(held) <= max_lines
+        assert sum(map(len, held)) <= max_bytes
+        following = next((line for other, line in numbered if other == number + 1), None)
+        # Nothing is left for the next file that had room here.
+        assert following is None or len(held) == max_lines or sum(map(len, [*held, following])) > max_bytes
+
+
+def test_requests_are_written_as_the_service_takes_them(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, *range(7))
+    told = paused(OpenAiBatch(model="gpt", prompts=PROMPTS, answers=answers, max_lines=3), images, files)
+    (order,) = orders(answers)
+    assert f"the requests for 7 images wait in 3 files, requests-*.jsonl in {order};" in told
+    assert "/v1/chat/completions" in told
+    assert "run the same command again" in told
+    assert [len(lines(file)) for file in sorted(order.glob("requests-*.jsonl"))] == [3, 3, 1]
+    for request, image, row in zip(requests(order), images, read_json(order / "order.json"), strict=True):
+        assert request["method"] == "POST"
+        assert request["url"] == "/v1/chat/completions"
+        assert request["body"]["model"] == "gpt"
+        picture, text = request["body"]["messages"][-1]["content"]
+        head, content = picture["image_url"]["url"].split(",")
+        assert head == "data:image/png;base64"
+        assert base64.b64decode(content) == (files.images / image.image).read_bytes()
+        assert text == {"type": "text", "text": "What is it?"}
+        assert (row["name"], row["id"]) == (request["custom_id"], image.id)
+
+
+def test_a_request_that_fits_no_file_is_refused(files: LlavaFiles, answers: Path) -> None:
+    service = OpenAiBatch(model="gpt", prompts=PROMPTS, answers=answers, max_bytes=500)
+    with pytest.raises(PreselError, match=r"0001\.png: a request .* instructions\.max_side"):
+        service.reveal(wanted(files, 1), files)
+    assert not orders(answers)
+
+
+def test_asking_again_before_the_answers_are_there_changes_nothing(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, *range(5))
+    first = paused(service, images, files)
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in orders(answers)[0].glob("*.*")}
+    assert paused(service, images[::-1], files) == first
+    assert len(orders(answers)) == 1
+    assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in before}
+
+
+def test_an_order_that_was_never_finished_is_written_anew(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    paused(service, wanted(files, 1, 2), files)
+    (order,) = orders(answers)
+    (order / "order.json").unlink()
+    (order / "requests-00002.jsonl").write_text("left by other limits\n")
+    paused(service, wanted(files, 1, 2), files)
+    assert orders(answers) == [order]
+    assert len(requests(order)) == 2
+
+
+def test_answers_come_back_in_any_order_and_count_once(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, *range(6))
+    paused(service, images, files)
+    (order,) = orders(answers)
+    back = [completed(request) for request in requests(order)]
+    expected = {row["id"]: f"the answer to {row['name'][:6]}" for row in read_json(order / "order.json")}
+    random.Random(0).shuffle(back)
+    put(order, back[:2], "b.jsonl")
+    put(order, back[2:], "a.jsonl")
+    for _ in range(2):
+        revealed = service.reveal(images, files)
+        assert texts(revealed.records) == expected
+        assert [record.id for record in revealed.records] == list(expected)
+        kept = lines(answers / "answers.jsonl")
+        assert len(kept) == 6
+        assert sum(line["money"] for line in kept) == pytest.approx(6 * (100 * 1.0 + 10 * 2.0) / 1e6)
+        assert kept[0]["raw"]["choices"][0]["message"]["content"] in expected.values()
+    # Other selections have them too, without an order.
+    assert texts(service.reveal(images[2:4], files).records) == dict(list(expected.items())[2:4])
+    assert len(orders(answers)) == 1
+
+
+Spoil = Callable[[Path, list[Line]], None]
+
+
+def from_elsewhere(order: Path, back: list[Line]) -> None:
+    put(order, [*back, {**back[0], "custom_id": "somebody-else"}])
+
+
+def twice(order: Path, back: list[Line]) -> None:
+    put(order, back, "a.jsonl")
+    put(order, back[1:3], "b.jsonl")
+
+
+def nameless(order: Path, back: list[Line]) -> None:
+    put(order, [back[0], {"response": {}}])
+
+
+def other_ending(order: Path, back: list[Line]) -> None:
+    put(order, back, "answers.txt")
+
+
+def half_a_file(order: Path, back: list[Line]) -> None:
+    file = put(order, back)
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (from_elsewhere, r"batch_1_output\.jsonl: 1 of its answers .*'somebody-else'.*another selection"),
+        (
+            twice,
+            r"2 images are answered more than once \('0001', '0002'; the first in a\.jsonl and b\.jsonl\)",
+        ),
+        (nameless, r"batch_1_output\.jsonl: answer 2 has no 'custom_id'"),
+        (other_ending, r"answers\.txt: .*\.jsonl"),
+        (half_a_file, r"batch_1_output\.jsonl: .* malformed at line 4"),
+    ],
+)
+def test_answers_that_do_not_belong_are_refused(
+    spoil: Spoil, message: str, service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, 0, 1, 2, 3)
+    paused(service, images, files)
+    (order,) = orders(answers)
+    spoil(order, [completed(request) for request in requests(order)])
+    with pytest.raises(PreselError, match=message) as told:
+        service.reveal(images, files)
+    assert not isinstance(told.value, Paused)
+    assert not lines(answers / "answers.jsonl")
+
+
+def test_what_is_missing_failed_or_malformed_is_asked_again(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, *range(6))
+    paused(service, images, files)
+    (first,) = orders(answers)
+    fine, late, malformed, wrong, declined, _ = requests(first)
+    put(first, [completed(fine), completed(malformed, "NO!"), completed(declined, "I'm sorry, no.")])
+    put(first, [expired(late), refused(wrong)], "errors.jsonl")
+    told = paused(service, images, files)
+    assert "4 are asked again: '0001' (batch_expired), '0002' (answer 'NO!' does not match" in told
+    assert "'0003' (error: {'message': 'the image cannot be parsed'" in told
+    assert "'0005' (never answered)" in told
+    _, second = orders(answers)
+    assert [row["id"] for row in read_json(second / "order.json")] == ["0001", "0002", "0003", "0005"]
+    late, malformed, wrong, missing = requests(second)
+    put(second, map(completed, [late, malformed, missing]))
+    put(second, [refused(wrong)], "errors.jsonl")
+    revealed = service.reveal(images, files)
+    assert [record.id for record in revealed.records] == ["0000", "0001", "0002", "0005"]
+    assert revealed.unanswered == {
+        "0003": "error: {'message': 'the image cannot be parsed', 'code': 'invalid_image'}",
+        "0004": "refused: I'm sorry, no.",
+    }
+
+
+def test_answers_that_come_after_all_are_taken(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, 0, 1)
+    paused(service, images, files)
+    (first,) = orders(answers)
+    here, late = requests(first)
+    put(first, [completed(here)])
+    paused(service, images, files)
+    put(first, [completed(late)], "late.jsonl")
+    assert isinstance(service.reveal(images, files), Revealed)
+
+
+def test_a_file_that_is_still_out_is_waited_for(files: LlavaFiles, answers: Path) -> None:
+    service = OpenAiBatch(model="gpt", prompts=PROMPTS, answers=answers, max_lines=2)
+    images = wanted(files, 0, 1, 2, 3)
+    paused(service, images, files)
+    (order,) = orders(answers)
+    put(order, map(completed, lines(order / "requests-00001.jsonl")))
+    assert "the requests for 2 images wait in 1 files" in paused(service, images, files)
+    assert orders(answers) == [order]
+
+
+def test_no_image_is_asked_about_while_another_selection_waits_for_it(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    paused(service, wanted(files, 0, 1, 2), files)
+    paused(service, wanted(files, 2, 3), files)
+    first, second = orders(answers)
+    assert [row["id"] for row in read_json(second / "order.json")] == ["0003"]
+    put(first, map(completed, requests(first)))
+    put(second, map(completed, requests(second)))
+    assert list(texts(service.reveal(wanted(files, 2, 3), files).records)) == ["0002", "0003"]
+
+
+@pytest.mark.slow
+def test_a_run_pauses_twice_and_ends(program: Program, pool_folder: Path) -> None:
+    command = [
+        "run",
+        *on_folder(pool_folder),
+        "instructions=openai_batch",
+        "instructions.model=gpt",
+        "instructions.prompts.default=detail",
+        "until=instructions",
+    ]
+    answers = pool_folder / "outputs" / "answers"
+    asked: list[set[str]] = []
+    for _ in range(2):
+        result = program(*command)
+        assert result.returncode == 3, result.stderr
+        assert result.stderr.splitlines()[-1].startswith("presel: paused: the requests for ")
+        order = orders(answers)[-1]
+        asked.append({row["id"] for row in read_json(order / "order.json")})
+        put(order, map(completed, requests(order)))
+    reference, selection = asked
+    assert len(reference) == 3
+    assert len(selection) == 6
+    assert not reference & selection
+    result = program(*command)
+    assert result.returncode == 0, result.stderr
+    assert stage_lines(result.stdout)["model (reference)"] == "reused"
+    (train,) = [Path(line.split()[-1]) for line in result.stdout.splitlines() if "training file" in line]
+    records = read_json(train)
+    assert {record["id"] for record in records} == reference | selection
+    assert all(record["conversations"][1]["value"].startswith("the answer to ") for record in records)
