@@ -153,7 +153,7 @@ class LabelStudio(InstructionProvider):
                 missing[asked] = why_not
                 continue
             del missing[asked]
-            if annotation not in answers.to(asked):
+            if answers.to(asked)[-1:] != [annotation]:
                 answers.add(asked, one.uid, annotation, Spent(0, 0.0))
         return missing
 

@@ -95,7 +95,7 @@ class LocalModel(Generator):
     def _ask_batch(self, batch: Sequence[Wanted], model: "ChatModel", images: Path, answers: Answers) -> None:
         asked = [self.asked(image) for image in batch]
         # Another attempt draws anew.
-        seeds = [(int(one[:12], 16) + len(answers.to(one))) for one in asked]
+        seeds = [int(one[:12], 16) + len(answers.to(one)) for one in asked]
         chats = [self._chat(image, images) for image in batch]
         max_tokens = self.prompts.of(batch[0].task).max_tokens
         completions = model.complete(chats, max_tokens, self.temperature, seeds)

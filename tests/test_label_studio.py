@@ -1,0 +1,258 @@
+"""Label Studio: tasks go out, exports come back; nobody annotates an image twice."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from presel.data.llava import TaskRule
+from presel.data.sources import LlavaFiles
+from presel.errors import Paused, PreselError
+from presel.files import read_json, sha256, write_json
+from presel.generation.label_studio import LabelStudio
+from presel.ledger import Wanted
+from tests.conftest import Program, on_folder, stage_lines
+
+Task = dict[str, Any]
+
+
+@pytest.fixture
+def files(pool_folder: Path) -> LlavaFiles:
+    return LlavaFiles(pool_folder / "pool.json", pool_folder / "images", TaskRule())
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    return tmp_path / "answers"
+
+
+@pytest.fixture
+def people(answers: Path) -> LabelStudio:
+    return LabelStudio(answers=answers)
+
+
+def wanted(files: LlavaFiles, *numbers: int) -> list[Wanted]:
+    names = [f"{number:04}.png" for number in numbers]
+    return [Wanted(name[:4], name, "vqa", sha256(files.images / name)) for name in names]
+
+
+def paused(people: LabelStudio, images: list[Wanted], files: LlavaFiles) -> str:
+    with pytest.raises(Paused) as told:
+        people.reveal(images, files)
+    return str(told.value)
+
+
+def orders(answers: Path) -> list[Path]:
+    """Folders of all orders, oldest first."""
+    found = (answers / "label_studio").glob("*/order.json")
+    return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime_ns)]
+
+
+def written(**areas: list[str]) -> Task:
+    """An annotation as Label Studio exports it: one result for each text area."""
+    results = [
+        {
+            "id": f"r-{name}",
+            "from_name": name,
+            "to_name": "image",
+            "type": "textarea",
+            "origin": "manual",
+            "value": {"text": texts},
+        }
+        for name, texts in areas.items()
+    ]
+    return {"id": 7, "completed_by": 1, "result": results, "was_cancelled": False, "lead_time": 4.2}
+
+
+def annotated(name: str) -> Task:
+    return written(question=[f"What is on {name}?"], answer=[f"A thing on {name}."])
+
+
+SKIPPED: Task = {"id": 8, "completed_by": 1, "result": [], "was_cancelled": True}
+
+
+def export(order: Path, changes: Mapping[str, list[Task]] | None = None) -> list[Task]:
+    """Plays the annotators, who do their tasks from the last to the first."""
+    exported = []
+    for number, task in enumerate(reversed(read_json(order / "tasks.json")), start=1):
+        name = task["data"]["uid"]
+        made = (changes or {}).get(name, [annotated(name)])
+        exported.append({"id": number, **task, "annotations": made, "predictions": [], "project": 1})
+    write_json(order / "export.json", exported)
+    return exported
+
+
+def test_tasks_and_the_interface_go_together(people: LabelStudio, files: LlavaFiles, answers: Path) -> None:
+    told = paused(people, wanted(files, 0, 1), files)
+    (order,) = orders(answers)
+    assert f"2 images wait for people in {order}" in told
+    for word in ("import tasks.json", "config.xml", "export as JSON to export.json", "same command again"):
+        assert word in told
+    (data, _) = [task["data"] for task in read_json(order / "tasks.json")]
+    assert data["uid"] == "0000"
+    assert data["image"] == "/data/local-files/?d=0000.png"
+    assert data["task"] == "vqa"
+    interface = ElementTree.parse(order / "config.xml").getroot()
+    assert {area.get("name") for area in interface.iter("TextArea")} == {"question", "answer"}
+    assert interface.find("Image").get("value") == "$image"  # type: ignore[union-attr]
+    assert all(area.get("toName") == "image" for area in interface.iter("TextArea"))
+
+
+def test_an_image_is_shown_by_the_url_one_says(files: LlavaFiles, answers: Path) -> None:
+    (files.images / "a folder").mkdir()
+    (files.images / "a folder" / "b&c.png").write_bytes((files.images / "0001.png").read_bytes())
+    images = [Wanted("x", "a folder/b&c.png", "vqa", "digest")]
+    told = paused(LabelStudio(answers=answers), images, files)
+    # The tasks are written anew as long as nothing came back.
+    assert paused(LabelStudio(answers=answers, image_url="https://host/{path}"), images, files) == told
+    (order,) = orders(answers)
+    assert read_json(order / "tasks.json")[0]["data"]["image"] == "https://host/a%20folder/b%26c.png"
+    paused(LabelStudio(answers=answers, image_url=None), images, files)
+    assert read_json(order / "tasks.json")[0]["data"]["image"].startswith("data:image/png;base64,iVBOR")
+    with pytest.raises(ValueError, match=r"image_url lacks \{path\}"):
+        LabelStudio(answers=answers, image_url="https://host/")
+
+
+def test_annotations_come_back_and_are_never_asked_for_again(
+    people: LabelStudio, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, 0, 1, 2)
+    paused(people, images, files)
+    (order,) = orders(answers)
+    dialog = written(question=["What is it? ", "Where?"], answer=["A box.", "On the left."])
+    export(order, {"0001": [SKIPPED, written(answer=["half"]), dialog, annotated("never read")]})
+    for _ in range(2):
+        records, unanswered = people.reveal(images, files)
+        assert not unanswered
+        assert [record.id for record in records] == ["0000", "0001", "0002"]
+        assert [turn["value"] for turn in records[0].conversations] == [
+            "<image>\nWhat is on 0000?",
+            "A thing on 0000.",
+        ]
+        assert [turn["value"] for turn in records[1].conversations] == [
+            "<image>\nWhat is it?",
+            "A box.",
+            "Where?",
+            "On the left.",
+        ]
+    kept = [json.loads(line) for line in (answers / "label_studio" / "answers.jsonl").open()]
+    assert len(kept) == 3
+    assert dialog in [line["raw"] for line in kept]
+    # A selection that holds them asks for the others alone.
+    assert "1 images wait" in paused(people, wanted(files, 0, 1, 2, 3), files)
+    assert [task["data"]["uid"] for task in read_json(orders(answers)[1] / "tasks.json")] == ["0003"]
+
+
+def test_half_done_work_is_kept_and_waited_for(people: LabelStudio, files: LlavaFiles, answers: Path) -> None:
+    images = wanted(files, *range(6))
+    paused(people, images, files)
+    (order,) = orders(answers)
+    half = {
+        "0000": [],
+        "0001": [written(question=["What?"])],
+        "0002": [written()],
+        "0003": [written(question=["<image> what?"], answer=["This."])],
+    }
+    exported = export(order, half)
+    # By default Label Studio leaves tasks out that nobody annotated.
+    write_json(order / "export.json", [task for task in exported if task["data"]["uid"] != "0000"])
+    told = paused(people, images, files)
+    assert "4 images wait for people" in told
+    assert (
+        "the export lacks '0000' (not in the export), '0001' (questions: 1, answers: 0), "
+        "'0002' (nothing written), '0003' (it holds the text <image>"
+    ) in told
+    assert len((answers / "label_studio" / "answers.jsonl").read_text().splitlines()) == 2
+    export(order)
+    assert len(people.reveal(images, files).records) == 6
+
+
+def test_skipped_images_are_unanswered_until_somebody_annotates_them(
+    people: LabelStudio, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, 0, 1)
+    paused(people, images, files)
+    (order,) = orders(answers)
+    export(order, {"0001": [SKIPPED]})
+    records, unanswered = people.reveal(images, files)
+    assert [record.id for record in records] == ["0000"]
+    assert unanswered == {"0001": "skipped by the annotator"}
+    export(order)
+    assert len(people.reveal(images, files).records) == 2
+
+
+def test_nobody_is_asked_while_another_selection_waits(
+    people: LabelStudio, files: LlavaFiles, answers: Path
+) -> None:
+    paused(people, wanted(files, 0, 1), files)
+    told = paused(people, wanted(files, 1, 2), files)
+    first, second = orders(answers)
+    assert str(first) in told
+    assert str(second) in told
+    assert [task["data"]["uid"] for task in read_json(second / "tasks.json")] == ["0002"]
+
+
+Spoil = Callable[[list[Task]], object]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tasks: tasks[1]["data"].update(uid="0099"), r"1 of its answers .*'0099'.*another selection"),
+        (lambda tasks: tasks[1]["data"].update(digest="other"), r"'0001 of another pool'"),
+        (
+            lambda tasks: tasks.append(tasks[0]),
+            r"1 images are answered more than once \('0002'; .* export\.json",
+        ),
+        (lambda tasks: tasks[0].pop("annotations"), r"export\.json: task 1 .*as JSON \(not JSON-MIN"),
+        (lambda tasks: tasks[2].pop("data"), r"export\.json: task 3 has no 'data' with a 'uid'"),
+    ],
+)
+def test_an_export_that_does_not_belong_is_refused(
+    spoil: Spoil, message: str, people: LabelStudio, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, 0, 1, 2)
+    paused(people, images, files)
+    (order,) = orders(answers)
+    tasks = export(order)
+    spoil(tasks)
+    write_json(order / "export.json", tasks)
+    with pytest.raises(PreselError, match=message) as told:
+        people.reveal(images, files)
+    assert not isinstance(told.value, Paused)
+    assert not (answers / "label_studio" / "answers.jsonl").read_text()
+
+
+def test_a_broken_order_is_named(people: LabelStudio, files: LlavaFiles, answers: Path) -> None:
+    paused(people, wanted(files, 0), files)
+    (order,) = orders(answers)
+    (order / "order.json").write_text("[{}]")
+    with pytest.raises(PreselError, match=r"order\.json: .* delete its folder"):
+        people.reveal(wanted(files, 0), files)
+
+
+@pytest.mark.slow
+def test_a_run_pauses_twice_and_ends(program: Program, pool_folder: Path) -> None:
+    command = ["run", *on_folder(pool_folder), "instructions=label_studio", "until=instructions"]
+    answers = pool_folder / "outputs" / "answers"
+    asked: list[set[str]] = []
+    for _ in range(2):
+        for _ in range(2):
+            # Asking again before the people are done changes nothing.
+            result = program(*command)
+            assert result.returncode == 3, result.stderr
+            assert "images wait for people in " in result.stderr.splitlines()[-1]
+        order = orders(answers)[-1]
+        asked.append({task["data"]["uid"] for task in export(order)})
+    reference, selection = asked
+    assert (len(reference), len(selection)) == (3, 6)
+    assert not reference & selection
+    result = program(*command)
+    assert result.returncode == 0, result.stderr
+    assert stage_lines(result.stdout)["model (reference)"] == "reused"
+    (train,) = [Path(line.split()[-1]) for line in result.stdout.splitlines() if "training file" in line]
+    records = {record["id"]: record["conversations"][1]["value"] for record in read_json(train)}
+    assert records == {name: f"A thing on {name}." for name in reference | selection}
