@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,36 @@ def test_what_is_missing_failed_or_malformed_is_asked_again(
         "0003": "error: {'message': 'the image cannot be parsed', 'code': 'invalid_image'}",
         "0004": "refused: I'm sorry, no.",
     }
+
+
+def test_an_answer_that_no_file_can_hold_is_malformed(files: LlavaFiles, answers: Path) -> None:
+    prompts = Prompts(kinds={"one": Prompt(request="?", questions=["What?"])}, default="one")
+    service = OpenAiBatch(model="gpt", prompts=prompts, answers=answers, attempts=1)
+    images = wanted(files, 0, 1)
+    paused(service, images, files)
+    (order,) = orders(answers)
+    first, second = requests(order)
+    put(order, [completed(first, "half an emoji: \ud83d"), completed(second, "a whole one: \U0001f600")])
+    for _ in range(2):
+        revealed = service.reveal(images, files)
+        assert texts(revealed.records) == {"0001": "a whole one: \U0001f600"}
+        assert "half of a surrogate pair" in revealed.unanswered["0000"]
+
+
+def test_answers_outlive_the_order_that_they_were_to(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, 0, 1)
+    paused(service, images, files)
+    (order,) = orders(answers)
+    put(order, [completed(request, "NO!") for request in requests(order)])
+    paused(service, images, files)
+    for folder in orders(answers):
+        shutil.rmtree(folder)
+    paused(service, images, files)
+    (order,) = orders(answers)
+    put(order, map(completed, requests(order)))
+    assert len(service.reveal(images, files).records) == 2
 
 
 def test_answers_that_come_after_all_are_taken(

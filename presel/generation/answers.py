@@ -54,7 +54,8 @@ class Answers:
         with FileLock(folder / "answers.lock"):
             answers = cls(folder / "answers.jsonl")
             answers._read()
-            with answers.path.open("a", encoding="utf-8") as stream:
+            # What a model writes may hold half of a surrogate pair.
+            with answers.path.open("a", encoding="utf-8", errors="surrogatepass") as stream:
                 answers._stream = stream
                 yield answers
 

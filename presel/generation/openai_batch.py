@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from itertools import groupby
 from pathlib import Path
@@ -81,7 +81,11 @@ class OpenAiBatch(Generator):
                 return revealed
             due = [image for image in unsettled if self.asked(image) not in pending]
             if due:
-                pending |= self._order(due, orders, files.images)
+                asked_before = Counter(
+                    request.asked for order in orders for request in order.requests.values()
+                )
+                asked_before |= Counter({one: len(answers.to(one)) for one in map(self.asked, due)})
+                pending |= self._order(due, asked_before, files.images)
         ordered = {request.id for order in orders for request in order.requests.values()}
         again = {
             image.id: failed.get(image.id, revealed.unanswered[image.id])
@@ -94,11 +98,17 @@ class OpenAiBatch(Generator):
     def _root(self) -> Path:
         return self.answers / "openai_batch"
 
-    def _order(self, due: Sequence[Wanted], earlier: Sequence[Order], images: Path) -> dict[str, Path]:
+    def _names(self, due: Sequence[Wanted], orders: Sequence[Order], answers: Answers) -> dict[str, str]:
+        """What each answer is to come back under, with the digest of what is asked.
+
+        Another name each time that an image is asked about, so that answers that come late are told apart.
+        """
+        ordered = Counter(request.asked for order in orders for request in order.requests.values())
+        times = {asked: max(ordered[asked], len(answers.to(asked))) for asked in map(self.asked, due)}
+        return {f"{asked[:32]}-{count + 1}": asked for asked, count in times.items()}
+
+    def _order(self, due: Sequence[Wanted], asked: Mapping[str, str], images: Path) -> dict[str, Path]:
         """Writes request files; gives the file of each request, by the digest of what is asked."""
-        times = Counter(request.asked for order in earlier for request in order.requests.values())
-        # A name for every time that an image is asked about, so that answers that come late are told apart.
-        asked = {f"{one[:32]}-{times[one] + 1}": one for one in map(self.asked, due)}
         folder = folder_for(self._root, asked)
         for unfinished in folder.glob("requests-*.jsonl"):
             unfinished.unlink()

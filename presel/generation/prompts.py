@@ -14,6 +14,7 @@ from presel.component import STRICT
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
 
 
@@ -136,12 +137,14 @@ def as_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
     """Questions and answers about an image as a conversation, which shows it first.
 
     Raises:
-        UnusableAnswer: If a text holds what stands for the image.
+        UnusableAnswer: If a text holds what stands for the image, or what no file can hold.
     """
     turns: list[Turn] = []
     for number, (question, answer) in enumerate(pairs):
         if IMAGE_TOKEN in question or IMAGE_TOKEN in answer:
             raise UnusableAnswer(f"it holds the text {IMAGE_TOKEN}, which stands for the image")
+        if _SURROGATE.search(question + answer):
+            raise UnusableAnswer("it holds half of a surrogate pair, which is no character")
         turns.append({"from": "human", "value": question if number else f"{IMAGE_TOKEN}\n{question}"})
         turns.append({"from": "gpt", "value": answer})
     return tuple(turns)

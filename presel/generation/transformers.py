@@ -103,14 +103,15 @@ class LocalModel(Generator):
             answers.add(digest, image.id, completion, Spent(completion["usage"]["total_tokens"], 0.0))
 
     def _batches(self, images: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
-        """Batches of like length, whose answers are cut at the same length."""
+        """Batches of like length, whose answers are cut at the same length; the longest first."""
 
         def lengths(image: Wanted) -> tuple[int, int]:
             prompt = self.prompts.of(image.task)
             messages = prompt.messages(image.id, image.task)
             return prompt.max_tokens, sum(len(message["content"]) for message in messages)
 
-        for _, alike in groupby(sorted(images, key=lengths), key=lambda image: lengths(image)[0]):
+        by_length = sorted(images, key=lengths, reverse=True)
+        for _, alike in groupby(by_length, key=lambda image: lengths(image)[0]):
             yield from chunks(list(alike), self.batch_size)
 
     def _chat(self, image: Wanted, images: Path) -> "Chat":
