@@ -81,11 +81,7 @@ class OpenAiBatch(Generator):
                 return revealed
             due = [image for image in unsettled if self.asked(image) not in pending]
             if due:
-                asked_before = Counter(
-                    request.asked for order in orders for request in order.requests.values()
-                )
-                asked_before |= Counter({one: len(answers.to(one)) for one in map(self.asked, due)})
-                pending |= self._order(due, asked_before, files.images)
+                pending |= self._order(due, self._names(due, orders, answers), files.images)
         ordered = {request.id for order in orders for request in order.requests.values()}
         again = {
             image.id: failed.get(image.id, revealed.unanswered[image.id])
