@@ -93,7 +93,7 @@ def test_tasks_and_the_interface_go_together(people: LabelStudio, files: LlavaFi
         assert word in told
     (data, _) = [task["data"] for task in read_json(order / "tasks.json")]
     assert data["uid"] == "0000"
-    assert data["image"] == "/data/local-files/?d=0000.png"
+    assert data["image"] == "/data/local-files/?d=images/0000.png"
     assert data["task"] == "vqa"
     interface = ElementTree.parse(order / "config.xml").getroot()
     assert {area.get("name") for area in interface.iter("TextArea")} == {"question", "answer"}

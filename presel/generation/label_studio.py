@@ -68,11 +68,11 @@ class LabelStudio(InstructionProvider):
 
     Attributes:
         image_url: Where the annotators' browsers find an image; `{path}` stands for its path in the image
-            folder. None writes the images into the tasks.
+            folder, `{folder}` for the name of that folder. None writes the images into the tasks.
         answers: Folder that keeps every annotation, for all runs.
     """
 
-    image_url: str | None = field(default="/data/local-files/?d={path}", compare=False)
+    image_url: str | None = field(default="/data/local-files/?d={folder}/{path}", compare=False)
     answers: Path = field(compare=False)
 
     def __post_init__(self) -> None:
@@ -136,7 +136,7 @@ class LabelStudio(InstructionProvider):
     def _url(self, image: str, images: Path) -> str:
         if self.image_url is None:
             return data_url(images / image, None)
-        return self.image_url.replace("{path}", quote(image))
+        return self.image_url.replace("{folder}", quote(images.name)).replace("{path}", quote(image))
 
     def _take_up(self, order: Order, answers: Answers) -> dict[str, str]:
         """Keeps what an export holds; gives what it lacks, and why, by digest."""
