@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeGuard
+from typing import Literal, NamedTuple, Protocol
 
+from presel.data.checks import check_name, check_path, check_text, is_text, kind_of
 from presel.data.json_records import elements, is_json_lines
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
@@ -87,7 +88,7 @@ class TaskRule:
                 raise PreselError(
                     f"task patterns: {pattern!r} is not a regular expression ({error}); mend it"
                 ) from None
-            _check_text(task, f"task patterns: the task of {pattern!r}", "name it")
+            check_text(task, f"task patterns: the task of {pattern!r}", "name it")
 
     def task_of(self, fields: Mapping[str, object], image: str) -> str:
         """Tells a record's task.
@@ -104,7 +105,7 @@ class TaskRule:
         """
         if self.image_patterns is None:
             remedy = "name the record's task there, or give patterns that derive it from the image path"
-            return _check_text(fields.get(self.field), f"'{self.field}'", remedy)
+            return check_text(fields.get(self.field), f"'{self.field}'", remedy)
         for pattern, task in self.image_patterns.items():
             if re.search(pattern, image):
                 return task
@@ -206,8 +207,8 @@ def _as_json(record: Record) -> str:
 
 def _record(fields: object, rule: TaskNamer, identifier: str | None) -> Record:
     if not isinstance(fields, dict):
-        raise PreselError(f"the record is {_kind(fields)}, not an object; remove it or write it as one")
-    identifier = identifier or _identifier(fields.get("id"))
+        raise PreselError(f"the record is {kind_of(fields)}, not an object; remove it or write it as one")
+    identifier = identifier or check_name(fields.get("id"), "'id'", "give every record an id of its own")
     image = _image(fields.get("image"))
     task = rule.task_of(fields, image)
     return Record(identifier, image, task, _conversations(fields.get("conversations")))
@@ -218,29 +219,16 @@ def _name(position: int, fields: object) -> str:
     return f"record {position}" if identifier is None else f"record {position} (id {identifier!r})"
 
 
-def _identifier(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return _check_text(value, "'id'", "give every record an id of its own")
-
-
 def _image(value: object) -> str:
-    image = _check_text(value, "'image'", "name one image file, and remove text-only records")
-    remedy = "write it relative to the image folder, with forward slashes"
-    if image.startswith("/") or re.match("[A-Za-z]:", image):
-        raise PreselError(f"'image' is {image!r}, an absolute path; {remedy}")
-    if ".." in image.split("/"):
-        raise PreselError(f"'image' is {image!r}, which may leave the image folder through '..'; {remedy}")
-    if "\\" in image or "\0" in image:
-        raise PreselError(f"'image' is {image!r}, with a character no image path may have; {remedy}")
-    return image
+    image = check_text(value, "'image'", "name one image file, and remove text-only records")
+    return check_path(image, "'image'")
 
 
 def _conversations(value: object) -> tuple[Turn, ...]:
     if value is None:
         raise PreselError("'conversations' is missing; give the record a question and an answer")
     if not isinstance(value, list):
-        raise PreselError(f"'conversations' is {_kind(value)}; write a list of turns")
+        raise PreselError(f"'conversations' is {kind_of(value)}; write a list of turns")
     if not value:
         raise PreselError("'conversations' is empty; give the record a question and an answer")
     turns = tuple(_turn(position, fields) for position, fields in enumerate(value))
@@ -252,7 +240,7 @@ def _conversations(value: object) -> tuple[Turn, ...]:
 
 def _turn(position: int, fields: object) -> Turn:
     if not isinstance(fields, dict):
-        raise PreselError(f"'conversations' turn {position} is {_kind(fields)}; write an object")
+        raise PreselError(f"'conversations' turn {position} is {kind_of(fields)}; write an object")
     role = fields.get("from")
     if role != "human" and role != "gpt":
         raise PreselError(
@@ -268,8 +256,8 @@ def _turn(position: int, fields: object) -> Turn:
     name = "question" if role == "human" else "answer"
     value = fields.get("value")
     # Asked first, so that the message is only built where it is needed: there are millions of turns.
-    if not _is_text(value):
-        value = _check_text(value, f"'conversations' turn {position} 'value'", f"write the {name} there")
+    if not is_text(value):
+        value = check_text(value, f"'conversations' turn {position} 'value'", f"write the {name} there")
     # Literals, not the file's strings: millions of turns then share their keys and roles.
     return {"from": expected, "value": value}
 
@@ -282,35 +270,3 @@ def _check_image_tokens(turns: tuple[Turn, ...]) -> None:
         raise PreselError(f"'conversations' has no {IMAGE_TOKEN} in any question; {remedy}")
     if in_questions + in_answers > 1:
         raise PreselError(f"'conversations' has {in_questions + in_answers} {IMAGE_TOKEN}; {remedy}")
-
-
-def _check_text(value: object, name: str, remedy: str) -> str:
-    if value is None:
-        raise PreselError(f"{name} is missing; {remedy}")
-    if not isinstance(value, str):
-        raise PreselError(f"{name} is {_kind(value)}, not text; {remedy}")
-    if not value.strip():
-        raise PreselError(f"{name} is blank; {remedy}")
-    if not _is_text(value):
-        raise PreselError(f"{name} has half of a surrogate pair, which is no character; {remedy}")
-    return value
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """Tells whether this is a string with something in it that UTF-8 can write down."""
-    if not isinstance(value, str) or not value or value.isspace():
-        return False
-    if value.isascii():
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    names: dict[type, str] = {dict: "an object", list: "a list", str: "text"}
-    return names.get(type(value), "a number")
