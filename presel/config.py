@@ -69,6 +69,7 @@ class Config:
     budget: float = MISSING
     until: str = MISSING
     pool: Any = MISSING
+    tasks: Any = MISSING
     reference: Reference = MISSING
     lvlm: Any = MISSING
     tune: Any = MISSING
@@ -118,6 +119,7 @@ def build(config: DictConfig) -> Pipeline:
     workers = config.executor.workers
     return Pipeline(
         source=make("pool"),
+        tasks=make("tasks"),
         benchmark_source=make("evaluation") if evaluated else None,
         lvlm=make("lvlm"),
         tuning=make("tune"),

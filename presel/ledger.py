@@ -1,7 +1,7 @@
 """The ledger: instructions are sealed, and every one that is asked for is written down first."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -125,7 +125,8 @@ class Annotations(InstructionProvider):
                 f"{held.annotations}: no record with id '{missing[0]}' ({len(missing)} of {len(ids)} "
                 "chosen images are missing); run on the file that the pool was read from"
             )
-        return Revealed([records[image.id] for image in wanted], {})
+        # Their tasks may have been discovered since the file was written.
+        return Revealed([replace(records[image.id], task=image.task) for image in wanted], {})
 
 
 def request(

@@ -20,18 +20,19 @@ from presel.models.lvlm import Lvlm
 from presel.models.tune import Hardware, ScoreNet, Tune
 from presel.stages.centrality import CentralityStage, Neighbors
 from presel.stages.clip_scores import ClipScoresStage
-from presel.stages.clusters import Clustering, ClustersStage
+from presel.stages.clusters import Clustering, ClustersStage, DiscoveredClustersStage
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage, check_scoring
 from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.merged import MergedStage
 from presel.stages.multimodal_features import MultimodalFeaturesStage
-from presel.stages.pool import PoolStage
+from presel.stages.pool import Pool, PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.relevance import RelevanceStage
 from presel.stages.selection import PAID, SelectionStage, images_in_budget
 from presel.stages.self_filter import SelfFilterStage
+from presel.stages.tasks import DiscoveredTasksStage, Tasks
 from presel.stages.tuning import FineTuneStage, TuningStage
 from presel.store import Stage, Store, upstream
 from presel.strategies.base import Strategy
@@ -44,6 +45,7 @@ class Pipeline:
 
     Attributes:
         source: The pool's source.
+        tasks: Where the pool's tasks come from.
         benchmark_source: The held-out benchmarks, or the program that runs its own; None for a run that
             ends before the evaluation.
         lvlm: The vision-language model before visual instruction tuning.
@@ -65,6 +67,7 @@ class Pipeline:
     """
 
     source: Source
+    tasks: Tasks
     benchmark_source: Benchmarks | ExternalBenchmarks | None
     lvlm: Lvlm
     tuning: Tune
@@ -86,9 +89,19 @@ class Pipeline:
     # Images without instructions.
 
     @cached_property
-    def pool(self) -> PoolStage:
+    def images(self) -> PoolStage:
+        """The usable images, with the tasks that their source names."""
+        return PoolStage(self.source, self.workers, with_tasks=self.tasks.from_source)
+
+    @cached_property
+    def features(self) -> FeaturesStage:
+        """One vector an image."""
+        return FeaturesStage(self.images, self.encoder, self.workers, self.hardware.accelerator)
+
+    @cached_property
+    def pool(self) -> Pool:
         """The usable images, each in one task."""
-        return PoolStage(self.source, self.workers)
+        return self.tasks.pool(self.features)
 
     # Which tasks matter: instructions for a random few per cent, and a model tuned on them.
 
@@ -115,13 +128,10 @@ class Pipeline:
     # Which images of a task stand for it.
 
     @cached_property
-    def features(self) -> FeaturesStage:
-        """One vector an image."""
-        return FeaturesStage(self.pool, self.encoder, self.workers, self.hardware.accelerator)
-
-    @cached_property
     def clusters(self) -> ClustersStage:
         """Groups of like images in each task."""
+        if isinstance(self.pool, DiscoveredTasksStage):
+            return DiscoveredClustersStage(self.features, self.clustering, self.pool)
         return ClustersStage(self.features, self.clustering)
 
     @cached_property
@@ -244,7 +254,8 @@ class Pipeline:
         Raises:
             PreselError: If anything about the models, the pool, the benchmarks or the budget is wrong.
         """
-        for step in upstream(target):
+        steps = upstream(target)
+        for step in steps:
             if isinstance(step, FineTuneStage | EvaluationStage | MultimodalFeaturesStage):
                 step.lvlm.check()
             if isinstance(step, FeaturesStage):
@@ -253,16 +264,18 @@ class Pipeline:
                 step.clip.check()
         if isinstance(self.benchmark_source, ExternalBenchmarks):
             self.benchmark_source.check()
-        pool = store.load(self.pool)
-        self.provider.check(self.source.files(store), sorted(pool["task"].unique()))
+        images = store.load(self.images)
+        tasks = self.tasks.names(images)
+        if any(isinstance(step, InstructionsStage) for step in steps):
+            self.provider.check(self.source.files(store), tasks)
         if isinstance(self.benchmark_source, Benchmarks):
             check_scoring(store, self.benchmarks, self.benchmark_source.scoring)
-        images = images_in_budget(self.budget, len(pool))
+        budget = images_in_budget(self.budget, len(images))
         if PAID.intersection(self.strategy.needs):
             reference = len(store.load(self.reference))
-            if reference > images:
+            if reference > budget:
                 raise PreselError(
-                    f"budget={self.budget:g} is {images} images, fewer than the {reference} of the reference "
+                    f"budget={self.budget:g} is {budget} images, fewer than the {reference} of the reference "
                     f"set (reference.share={self.reference_share:g} of each task); raise the one or lower "
                     "the other"
                 )

@@ -6,7 +6,7 @@ import os
 import stat
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -25,6 +25,14 @@ MAX_PIXELS = 80_000_000
 
 # A closed list, because Pillow's full one runs other programs on some files (Ghostscript on EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+# What names of files in these formats end in, in lower case.
+SUFFIXES = frozenset(
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs"),
+    ]
+)
 
 # How a picture is put upright, by its EXIF orientation. Not `ImageOps.exif_transpose`: that also writes
 # the EXIF block anew, which fails on the odd blocks that some cameras leave.
@@ -163,15 +171,27 @@ def image_fingerprint(root: Path, images: Sequence[str]) -> str:
         PreselError: If there is no such folder.
     """
     _check_root(root)
+    return fingerprint((image, root / image) for image in sorted(set(images)))
+
+
+def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
+    """A digest of names, sizes and times of change.
+
+    Args:
+        files: What each is called in the digest, and where it lies.
+
+    Returns:
+        SHA-256, in hexadecimal, over each name with its file's size and time of change, or its absence.
+    """
     digest = hashlib.sha256()
-    for image in sorted(set(images)):
-        digest.update(f"{image}\0{_state(root, image)}\n".encode())
+    for name, file in files:
+        digest.update(f"{name}\0{_state(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _state(root: Path, image: str) -> str:
+def _state(file: Path) -> str:
     try:
-        status = (root / image).stat()
+        status = file.stat()
     except OSError:
         return "absent"
     return f"{status.st_size} {status.st_mtime_ns}"

@@ -22,6 +22,7 @@ _SELECTING = (
     "model (reference)",
     "relevance",
     "features",
+    "tasks",
     "clusters",
     "centrality",
     "clip_scores",

@@ -39,7 +39,7 @@ class ClipScoresStage(Stage[pd.DataFrame]):
         """Scores the samples in shards."""
         from presel.models.conversations import Example
 
-        images = self.instructions.pool.source.files(store).images
+        images = self.instructions.pool.files(store).images
 
         def score(batches: Batches[Record]) -> Iterator[pd.DataFrame]:
             examples = [

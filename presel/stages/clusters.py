@@ -16,6 +16,8 @@ from presel.selection import ClusterBackend, FeatureRows, cluster_task
 from presel.selection.parallel import for_each_task
 from presel.selection.rows import Float32Matrix, IntVector
 from presel.stages.features import FeaturesStage
+from presel.stages.pool import Pool
+from presel.stages.tasks import DiscoveredTasksStage
 from presel.store import Stage, Store
 
 
@@ -51,10 +53,15 @@ class ClustersStage(Stage[pd.DataFrame]):
     features: FeaturesStage
     clustering: Clustering
 
+    @property
+    def pool(self) -> Pool:
+        """The images in their tasks."""
+        return self.features.pool
+
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Clusters task by task; neither the pool's order nor the ids' names have a say."""
         ids, array = store.load(self.features)
-        pool = store.load(self.features.pool)
+        pool = store.load(self.pool)
         rows = pd.Series(np.arange(len(ids)), index=ids)
         # In the order of the tasks' names, by which groupby sorts.
         tasks = {task: np.sort(group.to_numpy(dtype=str)) for task, group in pool.groupby("task")["id"]}
@@ -84,3 +91,19 @@ class ClustersStage(Stage[pd.DataFrame]):
     def load(self, folder: Path) -> pd.DataFrame:
         """Table of all images: id, task, cluster (counted from 0 in each task)."""
         return pd.read_parquet(folder / "clusters.parquet")
+
+
+@dataclass(frozen=True)
+class DiscoveredClustersStage(ClustersStage):
+    """The same in tasks that were discovered by the same features.
+
+    Attributes:
+        tasks: The images in these tasks.
+    """
+
+    tasks: DiscoveredTasksStage
+
+    @property
+    def pool(self) -> Pool:
+        """The images in their discovered tasks."""
+        return self.tasks

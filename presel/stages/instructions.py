@@ -8,7 +8,7 @@ import pandas as pd
 
 from presel.data.llava import Record, TaskRule, read_records, write_records
 from presel.ledger import InstructionProvider, Wanted, request
-from presel.stages.pool import PoolStage
+from presel.stages.pool import Pool
 from presel.store import Stage, Store
 
 
@@ -27,7 +27,7 @@ class InstructionsStage(Stage[list[Record]]):
 
     name: ClassVar[str] = "instructions"
 
-    pool: PoolStage
+    pool: Pool
     chosen: Stage[pd.DataFrame]
     provider: InstructionProvider
     what_for: str = field(compare=False)
@@ -42,7 +42,7 @@ class InstructionsStage(Stage[list[Record]]):
         pool = store.load(self.pool).assign(content=self.pool.contents(store)).set_index("id")
         chosen = pool.loc[store.load(self.chosen)["id"], ["image", "task", "content"]]
         wanted = [Wanted(*row) for row in chosen.itertuples(name=None)]
-        files = self.pool.source.files(store)
+        files = self.pool.files(store)
         records = request(wanted, self.provider, files, folder, self.what_for)
         write_records(folder / "train.json", records)
         return {"requested": len(wanted), "unanswered": len(wanted) - len(records)}

@@ -48,7 +48,7 @@ class MultimodalFeaturesStage(Stage[Features]):
 
         conversations = ConversationEncoder(self.lvlm)
         records = store.load(self.instructions)
-        images = self.instructions.pool.source.files(store).images
+        images = self.instructions.pool.files(store).images
         examples = [Example(images / record.image, record.conversations) for record in records]
         lengths, truncated = measure(
             examples, lambda example: conversations.tokens(example.conversations), self.lvlm.max_length

@@ -1,21 +1,40 @@
 """Stage `pool`: ids, images and tasks of a source, every image checked, all instructions dropped."""
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from presel.console import progress
+from presel.console import console, progress
 from presel.data.images import check_images
+from presel.data.listing import PoolFiles
 from presel.data.sources import Source
 from presel.errors import PreselError
 from presel.files import write_table
 from presel.store import Stage, Store
 
 
+class Pool(Stage[pd.DataFrame]):
+    """Base of the stages whose result is a table of usable images: id, image (relative path), task."""
+
+    @abstractmethod
+    def files(self, store: Store) -> PoolFiles:
+        """The files behind the images."""
+
+    @abstractmethod
+    def contents(self, store: Store) -> pd.Series:
+        """A digest of each image's file, in the order of the table; copies share theirs."""
+
+    def image_paths(self, store: Store, images: pd.Series) -> list[Path]:
+        """Full paths of images that are named relative to the source's folder."""
+        root = self.files(store).images
+        return [root / image for image in images]
+
+
 @dataclass(frozen=True)
-class PoolStage(Stage[pd.DataFrame]):
+class PoolStage(Pool):
     """The usable images of a source.
 
     Leaves `pool.parquet` (id, image, task, content) and `rejected.parquet` (id, image, task, why). No text of
@@ -25,6 +44,7 @@ class PoolStage(Stage[pd.DataFrame]):
         source: Where the records come from.
         workers: Processes that decode images.
         what: `pool` or `benchmarks`, for the stage line.
+        with_tasks: Whether every image must have a task.
     """
 
     name: ClassVar[str] = "pool"
@@ -33,6 +53,7 @@ class PoolStage(Stage[pd.DataFrame]):
     source: Source
     workers: int = field(compare=False)
     what: str = field(default="pool", compare=False)
+    with_tasks: bool = field(default=True, compare=False)
 
     @property
     def label(self) -> str:
@@ -44,14 +65,26 @@ class PoolStage(Stage[pd.DataFrame]):
         """What draws the source, if it is drawn here."""
         return self.source.stages
 
-    def compute(self, store: Store, folder: Path) -> dict[str, int]:
-        """Reads the records, checks the images."""
-        files = self.source.files(store)
-        items, text_only = files.listing()
+    def files(self, store: Store) -> PoolFiles:
+        """The source's files."""
+        return self.source.files(store)
+
+    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Reads the records, checks the images.
+
+        Raises:
+            PreselError: If an image has no task.
+        """
+        files = self.files(store)
+        listing = files.listing()
+        items = listing.items
+        table = pd.DataFrame(items, columns=["id", "image", "task"])
+        self._check_tasks(table)
+        if listing.other_files:
+            console.print(f"  files left out, since they are no images: {listing.told_other_files()}")
         with progress(f"checking {len(items):,} images", len(items)) as advance:
             images = [item.image for item in items]
             checked = check_images(files.images, images, self.workers, self.source.min_side, advance)
-        table = pd.DataFrame(items, columns=["id", "image", "task"])
         table["why"] = pd.Series([one.fault for one in checked], dtype=object)
         table["content"] = pd.Series([one.content for one in checked], dtype=object)
         rejected = table[table["why"].notna()].drop(columns="content")
@@ -61,7 +94,8 @@ class PoolStage(Stage[pd.DataFrame]):
         return {
             "images": len(pool),
             "rejected": len(rejected),
-            "text_only_left_out": text_only,
+            "text_only_left_out": listing.text_only,
+            "files_left_out": dict(listing.other_files),
             "tasks": pool["task"].nunique(),
             "different_images": pool["content"].nunique(),
         }
@@ -70,21 +104,25 @@ class PoolStage(Stage[pd.DataFrame]):
         """Table of the usable images: id, image (relative path), task.
 
         Raises:
-            PreselError: If too many images are unusable.
+            PreselError: If too many images are unusable, or one has no task.
         """
         pool = pd.read_parquet(folder / "pool.parquet", columns=["id", "image", "task"])
         rejected = pd.read_parquet(folder / "rejected.parquet")
         self._check_rejected(rejected, len(pool) + len(rejected), folder)
+        self._check_tasks(pool)
         return pool
 
     def contents(self, store: Store) -> pd.Series:
-        """A digest of each usable image's file, in the order of the table; copies share theirs."""
+        """Read from the same file as the table."""
         return pd.read_parquet(store.ensure(self) / "pool.parquet", columns=["content"])["content"]
 
-    def image_paths(self, store: Store, images: pd.Series) -> list[Path]:
-        """Full paths of images that are named relative to the source's folder."""
-        root = self.source.files(store).images
-        return [root / image for image in images]
+    def _check_tasks(self, table: pd.DataFrame) -> None:
+        without = table[table["task"].isna()]
+        if self.with_tasks and len(without):
+            raise PreselError(
+                f"{len(without)} of {len(table)} images have no task (first: '{without['image'].iloc[0]}'); "
+                "name one for them by pool.task=NAME, or have tasks found among all by tasks=discovered"
+            )
 
     def _check_rejected(self, rejected: pd.DataFrame, total: int, folder: Path) -> None:
         if len(rejected) > self.source.max_rejected_share * total:

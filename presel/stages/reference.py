@@ -9,7 +9,7 @@ import pandas as pd
 
 from presel.errors import PreselError
 from presel.files import write_table
-from presel.stages.pool import PoolStage
+from presel.stages.pool import Pool
 from presel.store import Stage, Store
 
 
@@ -25,7 +25,7 @@ class ReferenceStage(Stage[pd.DataFrame]):
 
     name: ClassVar[str] = "reference"
 
-    pool: PoolStage
+    pool: Pool
     share: float
     seed: int
 
@@ -41,7 +41,8 @@ class ReferenceStage(Stage[pd.DataFrame]):
             if len(ids) == 1:
                 raise PreselError(
                     f"task '{task}' has a single usable image ('{ids.iloc[0]}'), too few to take a reference "
-                    "set and to select from; merge it into another task or remove its record"
+                    "set and to select from; merge it into another task, remove its record, or lower "
+                    "tasks.n_tasks where tasks are discovered"
                 )
             size = max(1, round(self.share * len(ids)))
             chosen += sorted(generator.choice(np.sort(ids.to_numpy(dtype=str)), size, replace=False))

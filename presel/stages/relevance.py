@@ -59,7 +59,7 @@ class RelevanceStage(Stage[pd.DataFrame]):
         lvlm = self.model.lvlm
         encoder = ConversationEncoder(lvlm)
         records = store.load(self.instructions)
-        images = self.instructions.pool.source.files(store).images
+        images = self.instructions.pool.files(store).images
         examples = [Example(images / record.image, record.conversations) for record in records]
         lengths, truncated = measure(examples, partial(pair, encoder), lvlm.max_length)
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from presel.errors import PreselError
 from presel.files import write_table
-from presel.stages.pool import PoolStage
+from presel.stages.pool import Pool
 from presel.store import Stage, Store
 from presel.strategies.base import Given, Strategy
 
@@ -37,7 +37,7 @@ class SelectionStage(Stage[pd.DataFrame]):
     name: ClassVar[str] = "selection"
 
     strategy: Strategy
-    pool: PoolStage
+    pool: Pool
     budget: float
     seed: int
     needed: Mapping[str, Stage[Any]]

@@ -46,7 +46,7 @@ class FineTuneStage(Stage[T_co]):
                 self.tune,
                 self.hardware,
                 store.load(self.instructions),
-                self.instructions.pool.source.files(store).images,
+                self.instructions.pool.files(store).images,
                 folder,
                 self.seed,
                 self.workers,

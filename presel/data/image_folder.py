@@ -1,0 +1,115 @@
+"""Pools that are a folder of images, a sub-folder for each task."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.checks import check_path, check_text
+from presel.data.image_source import ImageFiles, ImageSource
+from presel.data.images import SUFFIXES, image_fingerprint
+from presel.data.listing import Item, Listing
+from presel.errors import PreselError
+from presel.store import Store
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class ImageFolder(ImageSource):
+    """A folder of images; an image's first sub-folder is its task, its relative path its id.
+
+    Attributes:
+        images: The folder.
+    """
+
+    images: Path
+
+    def files(self, store: Store) -> ImageFiles:
+        """The folder as it is."""
+        return self._files
+
+    def identity(self) -> dict[str, Any]:
+        """Names, sizes and dates of the images; the task of those in no sub-folder."""
+        return self._identity
+
+    @cached_property
+    def _files(self) -> ImageFiles:
+        return ImageFiles(self.images.absolute(), list_folder(self.images, self.task))
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        images = [item.image for item in self._files.contents.items]
+        return {
+            "class": "ImageFolder",
+            "images": image_fingerprint(self.images, images),
+            "task": self.task,
+            "min_side": self.min_side,
+        }
+
+
+def list_folder(root: Path, task: str | None = None) -> Listing:
+    """Lists every image in a folder and its sub-folders, in the order of their paths.
+
+    Args:
+        root: The folder.
+        task: The task of images that lie in no sub-folder.
+
+    Raises:
+        PreselError: If there is no image, or one has a path that cannot be kept.
+    """
+    if not root.is_dir():
+        raise PreselError(f"{root}: there is no such folder; give one with a sub-folder of images a task")
+    images: list[str] = []
+    others: Counter[str] = Counter()
+    for path in _files_in(root):
+        name = path.rpartition("/")[2]
+        if name.startswith("."):
+            others["hidden"] += 1
+        elif (suffix := PurePosixPath(name).suffix.lower()) in SUFFIXES:
+            images.append(path)
+        else:
+            others[suffix or "without a suffix"] += 1
+    try:
+        items = [_item(path, task) for path in sorted(images)]
+    except PreselError as error:
+        raise PreselError(f"{root}: {error}") from None
+    listing = Listing(items, other_files=dict(others.most_common()))
+    if not items:
+        found = listing.told_other_files() or "no file"
+        raise PreselError(
+            f"{root}: there is no image in it or its sub-folders ({found}); give a folder with files in "
+            f"{', '.join(sorted(SUFFIXES))}"
+        )
+    return listing
+
+
+def _files_in(root: Path) -> Iterator[str]:
+    """Paths of all files relative to `root`, and of hidden folders, which are not looked into."""
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.name.startswith(".") or not entry.is_dir():
+                    yield path
+                elif entry.is_symlink():
+                    # Followed, it could lead out of the folder or round in circles.
+                    raise PreselError(
+                        f"{root / path}: a symbolic link to a folder; put the folder itself in its place"
+                    )
+                else:
+                    folders.append(path)
+
+
+def _item(path: str, task: str | None) -> Item:
+    remedy = "rename it"
+    check_path(check_text(path, f"the path {path!r}", remedy), "the path of an image", remedy)
+    folder, inside, _ = path.partition("/")
+    if inside:
+        task = check_text(folder, f"the sub-folder of {path!r}", remedy)
+    return Item(path, path, task)

@@ -1,0 +1,38 @@
+"""What sources of images without instructions share."""
+
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.listing import Listing
+from presel.data.sources import Source
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class ImageSource(Source):
+    """Base of sources that hold images and no instructions.
+
+    Attributes:
+        task: The task of images for which nothing else names one.
+    """
+
+    task: Annotated[str, Field(pattern=r"\S")] | None = None
+
+
+class ImageFiles(NamedTuple):
+    """Images that lie in a folder.
+
+    Attributes:
+        images: The folder.
+        contents: Which images of it, and their tasks.
+    """
+
+    images: Path
+    contents: Listing
+
+    def listing(self) -> Listing:
+        """The `contents`."""
+        return self.contents

@@ -1,0 +1,185 @@
+"""Pools that are listed in a table: CSV, TSV or parquet."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.checks import check_name, check_path, check_text
+from presel.data.image_source import ImageFiles, ImageSource
+from presel.data.images import image_fingerprint
+from presel.data.listing import Item, Listing
+from presel.errors import PreselError
+from presel.files import sha256
+from presel.store import Store
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+class Columns(NamedTuple):
+    """The columns of a manifest.
+
+    Attributes:
+        image: Names the image files.
+        task: Names their tasks; None where they have none.
+        id: Names the images; None where their paths do.
+    """
+
+    image: str
+    task: str | None
+    id: str | None
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class Manifest(ImageSource):
+    """A table with a row an image.
+
+    Attributes:
+        manifest: The file; its name ends in `.csv`, `.tsv` or `.parquet`.
+        images: Folder that the image paths are relative to.
+        image_column: The column of the image paths.
+        task_column: The column of the tasks; None if there is none.
+        id_column: The column of the images' names; None to name them by their paths.
+    """
+
+    manifest: Path
+    images: Path
+    image_column: str = "image"
+    task_column: str | None = "task"
+    id_column: str | None = None
+
+    def files(self, store: Store) -> ImageFiles:
+        """The folder and the table's rows."""
+        return self._files
+
+    def identity(self) -> dict[str, Any]:
+        """Content of the table; names, sizes and dates of the images; what the columns mean."""
+        return self._identity
+
+    @property
+    def _columns(self) -> Columns:
+        return Columns(self.image_column, self.task_column, self.id_column)
+
+    @cached_property
+    def _files(self) -> ImageFiles:
+        return ImageFiles(
+            self.images.absolute(), Listing(read_manifest(self.manifest, self._columns, self.task))
+        )
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        images = [item.image for item in self._files.contents.items]
+        return {
+            "class": "Manifest",
+            "manifest": sha256(self.manifest),
+            "images": image_fingerprint(self.images, images),
+            "columns": list(self._columns),
+            "task": self.task,
+            "min_side": self.min_side,
+        }
+
+
+def read_manifest(path: Path, columns: Columns, task: str | None = None) -> list[Item]:
+    """Reads a manifest and checks every row.
+
+    Args:
+        path: CSV or TSV with a header, in UTF-8, or parquet.
+        columns: Their names; further columns are not read.
+        task: The task of all images where there is no column for it.
+
+    Returns:
+        The images, in the order of the rows.
+
+    Raises:
+        PreselError: If the file cannot be read, lacks a column or holds no row, or a row is not usable; the
+            message counts rows from 1, the header not among them.
+    """
+    items: list[Item] = []
+    rows: dict[str, int] = {}
+    if not path.is_file():
+        raise PreselError(f"{path}: there is no such file; check pool.manifest")
+    try:
+        for number, fields in enumerate(_rows(path, columns), start=1):
+            try:
+                item = _item(fields, columns, task)
+                first = rows.setdefault(item.id, number)
+                if first != number:
+                    raise PreselError(
+                        f"'{columns.id or columns.image}' is already that of row {first} ({item.id!r}); give "
+                        "every image one row and a name of its own"
+                    )
+            except PreselError as error:
+                raise PreselError(f"row {number}: {error}") from None
+            items.append(item)
+        if not items:
+            raise PreselError("the table has no row; give one with at least one image")
+    except PreselError as error:
+        raise PreselError(f"{path}: {error}") from None
+    return items
+
+
+def _item(fields: Mapping[str, object], columns: Columns, task: str | None) -> Item:
+    image = check_text(fields[columns.image], f"'{columns.image}'", "name an image file")
+    check_path(image, f"'{columns.image}'")
+    if columns.task is not None:
+        task = check_name(fields[columns.task], f"'{columns.task}'", "name the image's task")
+    if columns.id is None:
+        return Item(image, image, task)
+    return Item(check_name(fields[columns.id], f"'{columns.id}'", "name the image"), image, task)
+
+
+def _rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_rows(path, columns)
+    if suffix in _DELIMITERS:
+        return _text_rows(path, _DELIMITERS[suffix], columns)
+    raise PreselError("the name does not tell the format; let it end in .csv, .tsv or .parquet")
+
+
+def _text_rows(path: Path, delimiter: str, columns: Columns) -> Iterator[Mapping[str, object]]:
+    number = 0
+    try:
+        # A byte order mark, which spreadsheets write, is no part of the first column's name.
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = csv.reader(stream, delimiter=delimiter, strict=True)
+            header = next(lines, [])
+            _check_columns(header, columns)
+            for number, cells in enumerate((line for line in lines if line), start=1):
+                if len(cells) != len(header):
+                    raise PreselError(
+                        f"row {number}: it has {len(cells)} cells where the header has {len(header)}; quote "
+                        "cells that hold the delimiter"
+                    )
+                yield dict(zip(header, cells, strict=True))
+    except UnicodeDecodeError:
+        raise PreselError("the file is not UTF-8; convert it") from None
+    except csv.Error as error:
+        raise PreselError(f"row {number + 1} is malformed ({error}); export the file again") from None
+
+
+def _parquet_rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _check_columns(file.schema_arrow.names, columns)
+            for batch in file.iter_batches(columns=sorted({name for name in columns if name is not None})):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise PreselError(f"no parquet can be read from it ({error}); export the file again") from None
+
+
+def _check_columns(header: Sequence[str], columns: Columns) -> None:
+    for role, name in columns._asdict().items():
+        if name is not None and header.count(name) != 1:
+            remedy = "" if role == "image" else f", or null where there is none (pool.{role}_column=null)"
+            raise PreselError(
+                f"it has {'no' if name not in header else 'more than one'} column '{name}' among "
+                f"{', '.join(header) or 'none'}; name the column by pool.{role}_column{remedy}"
+            )
