@@ -1,0 +1,151 @@
+"""Pools that are a dataset of Hugging Face `datasets` on disk."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pydantic.dataclasses import dataclass as component
+
+from presel.component import STRICT
+from presel.data.archive import PackedImage
+from presel.data.checks import check_name
+from presel.data.images import fingerprint
+from presel.data.packed_images import PackedImages
+from presel.errors import PreselError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Rows that are unpacked at once; fixed, since a part that an interrupted run left must hold the same rows.
+_ROWS = 1000
+
+# How the files of the usual formats begin, and what their names end in.
+_BEGINNINGS = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"RIFF": ".webp",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class HfDataset(PackedImages):
+    """A dataset that `save_to_disk` wrote, with a column of type Image.
+
+    Attributes:
+        path: Its folder.
+        split: The split, if it has some.
+        image_column: The column of the images.
+        task_column: The column of the tasks (text, whole numbers or ClassLabel); None if there is none.
+        id_column: The column of the images' names; None to number them.
+    """
+
+    path: Path
+    split: str | None = None
+    image_column: str = "image"
+    task_column: str | None = "task"
+    id_column: str | None = None
+
+    def open(self) -> "SavedDataset":
+        """The dataset's files."""
+        return SavedDataset(self.path, self.split, self.image_column, self.task_column, self.id_column)
+
+
+@dataclass(frozen=True)
+class SavedDataset:
+    """The archive behind `HfDataset`, which tells what the fields are."""
+
+    path: Path
+    split: str | None
+    image: str
+    task: str | None
+    id: str | None
+
+    def identity(self) -> dict[str, Any]:
+        """Names, sizes and dates of the files; split and columns."""
+        if not self.path.is_dir():
+            raise PreselError(f"{self.path}: there is no such folder; give one that save_to_disk wrote")
+        files = sorted(file for file in self.path.rglob("*") if file.is_file())
+        return {
+            "class": "SavedDataset",
+            "files": fingerprint((file.relative_to(self.path).as_posix(), file) for file in files),
+            "read": [self.split, self.image, self.task, self.id],
+        }
+
+    def parts(self) -> list[Iterator[PackedImage]]:
+        """A thousand rows a part."""
+        try:
+            import datasets
+        except ImportError:
+            raise PreselError(
+                "pool=hf_dataset needs the package datasets; install it by pip install 'presel[sources]'"
+            ) from None
+        dataset = self._dataset(datasets)
+        names = [name for name in (self.image, self.task, self.id) if name is not None]
+        for name in names:
+            if name not in dataset.column_names:
+                raise self._error(
+                    f"it has no column '{name}' among {', '.join(dataset.column_names)}; name the columns by "
+                    "pool.image_column, pool.task_column and pool.id_column, the last two null for none"
+                )
+        if not isinstance(dataset.features[self.image], datasets.Image):
+            raise self._error(f"its column '{self.image}' is not of type Image; set pool.image_column")
+        # Not decoded, so that the files come out as they went in.
+        files = datasets.Image(decode=False)
+        rows = dataset.with_format(None).select_columns(names).cast_column(self.image, files)
+        return [self._images(rows, start) for start in range(0, len(rows), _ROWS)]
+
+    def _dataset(self, datasets: ModuleType) -> "Dataset":
+        try:
+            found = datasets.load_from_disk(str(self.path))
+        # Arrow's errors are among them.
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise self._error(
+                f"no dataset can be read from it ({reason}); give a folder that save_to_disk wrote"
+            ) from error
+        if not isinstance(found, datasets.DatasetDict):
+            if self.split is not None:
+                raise self._error("it has no splits; leave pool.split out")
+            return found
+        if self.split not in found:
+            raise self._error(f"it has splits; set pool.split to one of {', '.join(found)}")
+        return found[self.split]
+
+    def _images(self, dataset: "Dataset", start: int) -> Iterator[PackedImage]:
+        width = len(str(len(dataset) - 1))
+        for number in range(start, min(start + _ROWS, len(dataset))):
+            fields = dataset[number]
+            name = f"{number:0{width}}" if self.id is None else fields[self.id]
+            try:
+                yield PackedImage(
+                    check_name(name, f"'{self.id}'", "name the image"),
+                    None if self.task is None else self._task(dataset, fields[self.task]),
+                    *self._file(fields[self.image]),
+                )
+            except PreselError as error:
+                raise self._error(f"row {number}: {error}") from None
+
+    def _task(self, dataset: "Dataset", value: object) -> str:
+        labels = getattr(dataset.features[self.task], "names", None)
+        if labels is not None and isinstance(value, int):
+            # -1 marks rows without a label.
+            value = labels[value] if value >= 0 else None
+        return check_name(value, f"'{self.task}'", "name the image's task")
+
+    def _file(self, image: dict[str, Any] | None) -> tuple[str, bytes]:
+        if image is None or image["bytes"] is None:
+            raise PreselError(
+                f"'{self.image}' holds no image file; save the dataset by save_to_disk, which takes files in"
+            )
+        data: bytes = image["bytes"]
+        suffixes = [suffix for beginning, suffix in _BEGINNINGS.items() if data.startswith(beginning)]
+        return "".join(suffixes), data
+
+    def _error(self, message: str) -> PreselError:
+        return PreselError(f"{self.path}: {message}")

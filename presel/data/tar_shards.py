@@ -1,0 +1,130 @@
+"""Tar files in the layout of WebDataset: members of a sample share a key and follow one another.
+
+Read by Python's own `tarfile`: the library `webdataset` would also run commands and unpickle members.
+"""
+
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from presel.data.archive import PackedImage
+from presel.data.checks import check_name, check_path, check_text
+from presel.data.images import SUFFIXES, fingerprint
+from presel.errors import PreselError
+
+
+class _Member(NamedTuple):
+    key: str
+    ending: str
+    info: tarfile.TarInfo
+
+
+@dataclass(frozen=True)
+class TarShards:
+    """The archive behind `presel.data.webdataset.WebDataset`, which tells what the fields are.
+
+    Hidden members are left out; of the others only images are read, and what names the task.
+    """
+
+    shards: tuple[Path, ...]
+    image_key: str | None
+    task_key: str | None
+    task_field: str | None
+    task_pattern: str | None
+
+    def identity(self) -> dict[str, Any]:
+        """Names, sizes and dates of the shards; where images and tasks are found."""
+        return {
+            "class": "TarShards",
+            "shards": fingerprint((shard.name, shard) for shard in self.shards),
+            "read": [self.image_key, self.task_key, self.task_field, self.task_pattern],
+        }
+
+    def parts(self) -> list[Iterator[PackedImage]]:
+        """A part for each shard."""
+        return [self._images(shard) for shard in self.shards]
+
+    def _images(self, shard: Path) -> Iterator[PackedImage]:
+        seen: set[str] = set()
+        try:
+            task = self._task_of_shard(shard)
+            with tarfile.open(shard) as archive:
+                for key, members in groupby(_members(archive), lambda member: member.key):
+                    if key in seen:
+                        raise PreselError(
+                            f"sample {key!r} occurs twice; give every sample a key of its own, and put its "
+                            "members next to one another"
+                        )
+                    seen.add(key)
+                    yield self._image(archive, members, f"{shard.name.partition('.tar')[0]}/{key}", task)
+        except PreselError as error:
+            raise PreselError(f"{shard}: {error}") from None
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise PreselError(f"{shard}: it is not a whole tar file ({error}); fetch it again") from error
+
+    def _image(
+        self, archive: tarfile.TarFile, members: Iterable[_Member], name: str, task: str | None
+    ) -> PackedImage:
+        names: list[str] = []
+        images: list[tuple[str, bytes]] = []
+        for _, ending, info in members:
+            names.append(info.name)
+            if ending == self.image_key or (self.image_key is None and f".{ending}" in SUFFIXES):
+                images.append((PurePosixPath(info.name).suffix.lower(), _read(archive, info)))
+            elif ending == self.task_key:
+                task = self._task(_read(archive, info), f"member {info.name!r}")
+        if len(images) != 1:
+            raise PreselError(
+                f"sample {name!r} has {len(images)} images ({', '.join(names)}), not one; choose one by "
+                "pool.image_key, or remove the sample"
+            )
+        if self.task_key is not None and task is None:
+            raise PreselError(
+                f"sample {name!r} has no member that ends in .{self.task_key} ({', '.join(names)}); set "
+                "pool.task_key, to null where no member names the task"
+            )
+        return PackedImage(name, task, *images[0])
+
+    def _task(self, data: bytes, name: str) -> str:
+        try:
+            value = data.decode().strip() if self.task_field is None else json.loads(data)
+        except ValueError as error:
+            raise PreselError(f"{name} cannot be read ({error}); make the shard anew") from None
+        if self.task_field is not None:
+            name = f"'{self.task_field}' in {name}"
+            value = value.get(self.task_field) if isinstance(value, dict) else None
+        return check_name(value, name, "name the task there")
+
+    def _task_of_shard(self, shard: Path) -> str | None:
+        if self.task_pattern is None:
+            return None
+        found = re.search(self.task_pattern, shard.name)
+        if found is None:
+            raise PreselError("pool.task_pattern is not found in the shard's name; mend it")
+        task = found[1] if found.re.groups else found[0]
+        return check_text(task, "the task in its name", "mend pool.task_pattern")
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[_Member]:
+    for info in archive:
+        folder, slash, file = info.name.rpartition("/")
+        if info.isdir() or file.startswith("."):
+            continue
+        what, remedy = "the name of a member", "rename it"
+        check_path(check_text(info.name, what, remedy), what, remedy)
+        if not info.isreg():
+            raise PreselError(f"member {info.name!r} is no ordinary file; put the file itself in its place")
+        stem, _, ending = file.partition(".")
+        yield _Member(f"{folder}{slash}{stem}", ending.lower(), info)
+
+
+def _read(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    stream = archive.extractfile(info)
+    assert stream is not None, "an ordinary file"
+    return stream.read()
