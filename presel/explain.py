@@ -32,8 +32,10 @@ def explain(error: BaseException) -> str:
         if isinstance(link, ValidationError):
             return f"{_full_key(chain)}: {_first_line(link)}"
         if isinstance(link, OverrideParseException):
-            return f"cannot read the override '{link.override}' ({_first_line(link)}); write key=value, "
-                "and where the value has braces or commas 'key=\"value\"'"
+            return (
+                f"cannot read the override '{link.override}' ({_first_line(link)}); write key=value, and "
+                "'key=\"value\"' where the value has braces or commas"
+            )
     if isinstance(error, InstantiationException):
         return f"{_full_key(chain)}: {_first_line(chain[-1])}"
     if isinstance(error, OmegaConfBaseException):

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow
+import pyarrow.parquet
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
@@ -163,9 +165,6 @@ def _text_rows(path: Path, delimiter: str, columns: Columns) -> Iterator[Mapping
 
 
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]]:
-    import pyarrow
-    import pyarrow.parquet
-
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_columns(file.schema_arrow.names, columns)
