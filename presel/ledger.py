@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass as component
 from presel.component import STRICT
 from presel.data.listing import PoolFiles
 from presel.data.llava import Record
-from presel.data.sources import annotated
+from presel.data.sources import NO_INSTRUCTIONS, Source, annotated
 from presel.errors import PreselError
 from presel.files import write_table
 from presel.store import Stage, Store, upstream
@@ -73,6 +73,13 @@ class InstructionProvider:
     # Decides whether instructions will do, not what they are.
     max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
 
+    def check_source(self, source: Source) -> None:
+        """Makes sure, before the pool is read, that it is one whose images can be instructed.
+
+        Raises:
+            PreselError: If not.
+        """
+
     def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
         """Makes sure, before any long work, that instructions can be had.
 
@@ -105,6 +112,11 @@ class InstructionProvider:
 @component(frozen=True, kw_only=True, config=STRICT)
 class Annotations(InstructionProvider):
     """Instructions that the pool's annotation file holds already."""
+
+    def check_source(self, source: Source) -> None:
+        """Makes sure that the source has such a file."""
+        if not source.instructed:
+            raise PreselError(NO_INSTRUCTIONS)
 
     def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
         """Makes sure that there is such a file."""

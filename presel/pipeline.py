@@ -255,6 +255,9 @@ class Pipeline:
             PreselError: If anything about the models, the pool, the benchmarks or the budget is wrong.
         """
         steps = upstream(target)
+        instructed = any(isinstance(step, InstructionsStage) for step in steps)
+        if instructed:
+            self.provider.check_source(self.source)
         for step in steps:
             if isinstance(step, FineTuneStage | EvaluationStage | MultimodalFeaturesStage):
                 step.lvlm.check()
@@ -266,7 +269,7 @@ class Pipeline:
             self.benchmark_source.check()
         images = store.load(self.images)
         tasks = self.tasks.names(images)
-        if any(isinstance(step, InstructionsStage) for step in steps):
+        if instructed:
             self.provider.check(self.source.files(store), tasks)
         if isinstance(self.benchmark_source, Benchmarks):
             check_scoring(store, self.benchmarks, self.benchmark_source.scoring)

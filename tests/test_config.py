@@ -16,6 +16,7 @@ from presel.pipeline import Pipeline
 
 GROUPS = [
     "pool",
+    "tasks",
     "reference",
     "lvlm",
     "tune",
@@ -40,6 +41,10 @@ REQUIRED = {
     "pool=llava_json": ["pool.annotations=pool.json", "pool.images=images"],
     "pool=llava665k": ["pool.annotations=pool.json", "pool.images=images"],
     "pool=vision_flan": ["pool.annotations=pool.json", "pool.images=images"],
+    "pool=image_folder": ["pool.images=images"],
+    "pool=manifest": ["pool.manifest=pool.csv", "pool.images=images"],
+    "pool=hf_dataset": ["pool.path=saved"],
+    "pool=webdataset": ["pool.shards=shards/*.tar"],
     "lvlm=hf": ["lvlm.path=hub/model"],
     "instructions=openai_batch": ["instructions.model=gpt"],
     "instructions=transformers": ["instructions.model=hub/model"],
@@ -119,6 +124,16 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
             "evaluation.annotations has no value; set it, as in evaluation.annotations=…",
         ),
         (["budget"], "cannot read the override 'budget'"),
+        (["pool.shards={0..9}.tar"], "'key=\"value\"' where the value has braces or commas"),
+        (
+            ["tasks=discovered", "tasks.n_tasks=0"],
+            "tasks.n_tasks: input should be greater than or equal to 1",
+        ),
+        (
+            ["pool=webdataset", "pool.shards=a", "pool.task_pattern='('"],
+            "pool: task_pattern is not a regular expression (missing )",
+        ),
+        (["pool=image_folder", "pool.images=a", "pool.task=' '"], "pool.task: string should match pattern"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(overrides: list[str], sentence: str) -> None:

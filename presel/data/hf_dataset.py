@@ -86,7 +86,7 @@ class SavedDataset:
                 "pool=hf_dataset needs the package datasets; install it by pip install 'presel[sources]'"
             ) from None
         dataset = self._dataset(datasets)
-        names = [name for name in (self.image, self.task, self.id) if name is not None]
+        names = sorted({name for name in (self.image, self.task, self.id) if name is not None})
         for name in names:
             if name not in dataset.column_names:
                 raise self._error(

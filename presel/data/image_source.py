@@ -1,7 +1,7 @@
 """What sources of images without instructions share."""
 
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as component
@@ -18,6 +18,8 @@ class ImageSource(Source):
     Attributes:
         task: The task of images for which nothing else names one.
     """
+
+    instructed: ClassVar[bool] = False
 
     task: Annotated[str, Field(pattern=r"\S")] | None = None
 

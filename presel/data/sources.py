@@ -16,6 +16,11 @@ from presel.files import sha256
 from presel.stages.scenes import DigitSplit, ScenesStage
 from presel.store import Stage, Store
 
+NO_INSTRUCTIONS = (
+    "this pool holds images and no instructions; choose who writes them (instructions=openai, openai_batch, "
+    "label_studio or transformers)"
+)
+
 
 class LlavaFiles(NamedTuple):
     """A LLaVA-format annotation file and the folder its image paths are relative to.
@@ -61,10 +66,7 @@ def annotated(files: PoolFiles) -> LlavaFiles:
         PreselError: If they hold images alone.
     """
     if not isinstance(files, LlavaFiles):
-        raise PreselError(
-            f"{files.images}: this pool holds images and no instructions; choose who writes them "
-            "(instructions=openai, openai_batch, label_studio or transformers)"
-        )
+        raise PreselError(f"{files.images}: {NO_INSTRUCTIONS}")
     return files
 
 
@@ -75,7 +77,10 @@ class Source:
     Attributes:
         max_rejected_share: Largest share of unusable images that is put up with; above it the run stops.
         min_side: Images with a side shorter than this, in pixels, are unusable.
+        instructed: Whether there are instructions too.
     """
+
+    instructed: ClassVar[bool] = True
 
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     min_side: Annotated[int, Field(ge=1)] = 2

@@ -113,13 +113,14 @@ class TarShards:
 
 def _members(archive: tarfile.TarFile) -> Iterator[_Member]:
     for info in archive:
-        folder, slash, file = info.name.rpartition("/")
+        name = info.name.removeprefix("./")
+        folder, slash, file = name.rpartition("/")
         if info.isdir() or file.startswith("."):
             continue
         what, remedy = "the name of a member", "rename it"
-        check_path(check_text(info.name, what, remedy), what, remedy)
+        check_path(check_text(name, what, remedy), what, remedy)
         if not info.isreg():
-            raise PreselError(f"member {info.name!r} is no ordinary file; put the file itself in its place")
+            raise PreselError(f"member {name!r} is no ordinary file; put the file itself in its place")
         stem, _, ending = file.partition(".")
         yield _Member(f"{folder}{slash}{stem}", ending.lower(), info)
 

@@ -1,0 +1,152 @@
+"""The real command line on pools that are just images, and tasks that are discovered."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pytest
+from PIL import Image
+
+from presel.files import read_json
+from presel.report.collect import Run
+from presel.report.gallery import gallery
+from tests.conftest import Program, on_folder, stage_lines
+from tests.pictures import picture, two_kinds
+from tests.test_bad_input import refused
+
+SELECT = ("until=selection", "strategy=random", "budget=10", "executor.workers=0")
+
+
+def last_run(folder: Path) -> Path:
+    """Folder of the run that ended last."""
+    return max(folder.glob("outputs/runs/*/*/run.json"), key=lambda file: file.stat().st_mtime).parent
+
+
+def selection(folder: Path) -> pd.DataFrame:
+    """What the last run chose from."""
+    stages = read_json(last_run(folder) / "run.json")["stages"]
+    name = next(name for name in stages if name.startswith("selection"))
+    return pd.read_parquet(Path(stages[name]) / "selection.parquet")
+
+
+def as_folder(folder: Path) -> list[str]:
+    two_kinds(folder / "images")
+    (folder / "images" / "camera.heic").touch()
+    return ["pool=image_folder", "pool.images=images"]
+
+
+def as_manifest(folder: Path) -> list[str]:
+    paths = [path.relative_to(folder / "images").as_posix() for path in two_kinds(folder / "images")]
+    table = pd.DataFrame({"file": paths, "kind": [path.split("/")[0] for path in paths]})
+    table.to_parquet(folder / "pool.parquet")
+    columns = ["pool.image_column=file", "pool.task_column=kind"]
+    return ["pool=manifest", "pool.manifest=pool.parquet", "pool.images=images", *columns]
+
+
+def as_dataset(folder: Path) -> list[str]:
+    paths = two_kinds(folder / "originals")
+    rows = {"image": list(map(str, paths)), "label": [path.parent.name for path in paths]}
+    dataset = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    dataset.class_encode_column("label").save_to_disk(folder / "saved")
+    return ["pool=hf_dataset", "pool.path=saved", "pool.task_column=label"]
+
+
+def as_shards(folder: Path) -> list[str]:
+    paths = two_kinds(folder / "originals")
+    for number in range(2):
+        with tarfile.open(folder / f"{number:03}.tar", "w") as archive:
+            for path in paths[number::2]:
+                for ending, data in (("png", path.read_bytes()), ("cls", path.parent.name.encode())):
+                    member = tarfile.TarInfo(f"{path.stem}.{ending}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    return ["pool=webdataset", 'pool.shards="{000..001}.tar"']
+
+
+@pytest.mark.parametrize("make", [as_folder, as_manifest, as_dataset, as_shards])
+def test_every_source_is_selected_from(make: "type[list[str]]", program: Program, tmp_path: Path) -> None:
+    pool = make(tmp_path)
+    first = program("run", *pool, *SELECT)
+    assert first.returncode == 0, first.stderr
+    assert ("files left out, since they are no images: 1 .heic" in first.stdout) == (make is as_folder)
+    table = selection(tmp_path)
+    assert table["task"].value_counts().to_dict() == {"cats": 20, "dogs": 20}
+    assert table["selected"].sum() == 10
+    second = program("run", *pool, *SELECT, "strategy=typiclust")
+    assert second.returncode == 0, second.stderr
+    assert stage_lines(second.stdout)["pool"] == "reused"
+    assert selection(tmp_path)["selected"].sum() > 0
+
+
+def test_discovered_tasks(program: Program, tmp_path: Path) -> None:
+    for number in range(40):
+        picture(tmp_path / "flat" / f"{number:03}.png", number, light=number >= 25)
+    pool = ["pool=image_folder", "pool.images=flat"]
+    discovered = ["tasks=discovered", "tasks.n_tasks=2"]
+    first = program("run", *pool, *discovered, *SELECT)
+    assert first.returncode == 0, first.stderr
+    assert "tasks were discovered by clustering: 2 tasks of 15 to 25 images" in first.stdout
+    table = selection(tmp_path)
+    tasks = table["task"].where(table["id"] < "025.png")
+    assert sorted(table["task"].unique()) == ["task_00", "task_01"]
+    assert (tasks.count(), tasks.nunique()) == (25, 1)
+    assert list(gallery({"random": _run(tmp_path)}, 3)) == ["task_00", "task_01"]
+    other = program("run", *pool, *discovered, *SELECT, "seed=1")
+    runs = sorted(file.parent for file in tmp_path.glob("outputs/runs/*/*/run.json"))
+    assert stage_lines(other.stdout)["tasks (2 discovered)"] == "reused"
+    compared = program("diff", *map(str, runs))
+    assert compared.returncode == 1
+    assert "task_00" in compared.stdout
+    # The features were computed on the way to the tasks, and serve whatever the tasks are.
+    more = program("run", *pool, *discovered, *SELECT, "tasks.n_tasks=3", "strategy=typiclust")
+    assert stage_lines(more.stdout)["features"] == "reused"
+
+
+def _run(folder: Path) -> Run:
+    report = read_json(last_run(folder) / "run.json")
+    return Run(
+        folder=last_run(folder),
+        strategy=report["strategy"],
+        seed=report["seed"],
+        overrides=frozenset(),
+        scores={},
+        full=None,
+        requested=0.25,
+        stages={label: Path(path) for label, path in report["stages"].items()},
+        images=Path(report["images"]),
+    )
+
+
+def test_presel_clusters_the_discovered_tasks_and_names_them_in_the_training_file(
+    program: Program, pool_folder: Path
+) -> None:
+    for number in range(20):
+        Image.new("RGB", (24, 24), "white").save(pool_folder / "images" / f"{number:04}.png")
+    overrides = [*on_folder(pool_folder), "tasks=discovered", "tasks.n_tasks=2", "until=instructions"]
+    result = program("run", *overrides, "budget=0.5", "strategy.weighting=size")
+    assert result.returncode == 0, result.stderr
+    table = selection(pool_folder).set_index("id")
+    assert table["task"].value_counts().to_dict().keys() == {"task_00", "task_01"}
+    stages = read_json(last_run(pool_folder) / "run.json")["stages"]
+    records = json.loads((Path(stages["instructions (selection)"]) / "train.json").read_text())
+    assert {record["id"]: record["task"] for record in records} == table["task"][table["selected"]].to_dict()
+    assert stage_lines(result.stdout)["clusters"] == "computed"
+
+
+def test_who_writes_the_instructions_of_mere_images_must_be_told(program: Program, tmp_path: Path) -> None:
+    pool = as_folder(tmp_path)
+    result = program("run", *pool, "until=instructions", "executor.workers=0")
+    refused(result, "this pool holds images and no instructions; choose who writes them")
+    assert "pool" not in result.stdout
+
+
+def test_a_task_of_one_image_can_be_chosen_from_but_has_no_reference(
+    program: Program, tmp_path: Path
+) -> None:
+    pool = as_folder(tmp_path)
+    picture(tmp_path / "images" / "lonely" / "1.png", 99)
+    assert program("run", *pool, *SELECT).returncode == 0
+    assert selection(tmp_path)["task"].nunique() == 3
