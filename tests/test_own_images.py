@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -67,7 +68,9 @@ def as_shards(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("make", [as_folder, as_manifest, as_dataset, as_shards])
-def test_every_source_is_selected_from(make: "type[list[str]]", program: Program, tmp_path: Path) -> None:
+def test_every_source_is_selected_from(
+    make: Callable[[Path], list[str]], program: Program, tmp_path: Path
+) -> None:
     pool = make(tmp_path)
     first = program("run", *pool, *SELECT)
     assert first.returncode == 0, first.stderr

@@ -63,12 +63,13 @@ class TaskRule:
     """Where a record's task is found.
 
     Attributes:
-        field: The key that names the task; not read where `image_patterns` is given.
+        field: The key that names the task; not read where `image_patterns` is given. None puts all records
+            into one task, `all`.
         image_patterns: Regular expression searched for in the image path -> task; the first that is
             found decides, so the order matters.
     """
 
-    field: str = "task"
+    field: str | None = "task"
     image_patterns: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -103,10 +104,15 @@ class TaskRule:
         Raises:
             PreselError: If the field is missing or blank, or no pattern matches.
         """
-        if self.image_patterns is None:
-            remedy = "name the record's task there, or give patterns that derive it from the image path"
-            return check_text(fields.get(self.field), f"'{self.field}'", remedy)
-        for pattern, task in self.image_patterns.items():
+        if self.image_patterns is not None:
+            return self._by_pattern(image, self.image_patterns)
+        if self.field is None:
+            return "all"
+        remedy = "name the record's task there, or give patterns that derive it from the image path"
+        return check_text(fields.get(self.field), f"'{self.field}'", remedy)
+
+    def _by_pattern(self, image: str, patterns: Mapping[str, str]) -> str:
+        for pattern, task in patterns.items():
             if re.search(pattern, image):
                 return task
         raise PreselError(

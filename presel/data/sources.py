@@ -106,7 +106,7 @@ class LlavaJson(Source):
     Attributes:
         annotations: JSON list of records, or JSON Lines if the name ends in `.jsonl`.
         images: Folder that the records' image paths are relative to.
-        task_field: The field of a record that names its task.
+        task_field: The field of a record that names its task; None for one task, `all`.
         task_patterns: Used instead of the field if given: regular expression on the image path → task,
             the first match counts.
         ids: Whether a record's name is its `id` (`field`) or its place in the file, from 0 (`position`).
@@ -116,7 +116,7 @@ class LlavaJson(Source):
 
     annotations: Path
     images: Path
-    task_field: str = "task"
+    task_field: str | None = "task"
     task_patterns: dict[str, str] | None = None
     ids: Literal["field", "position"] = "field"
     text_only: Literal["refuse", "drop"] = "refuse"

@@ -59,6 +59,8 @@ def find_shards(pattern: str) -> tuple[Path, ...]:
         if not shards or not shards[0].is_file():
             raise PreselError(f"{path}: there is no such shard; check pool.shards")
         found += shards
+    if not found:
+        raise PreselError(f"{pattern}: its range stands for no shard; check pool.shards")
     return tuple(found)
 
 

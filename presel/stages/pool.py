@@ -81,7 +81,9 @@ class PoolStage(Pool):
         table = pd.DataFrame(items, columns=["id", "image", "task"])
         self._check_tasks(table)
         if listing.other_files:
-            console.print(f"  files left out, since they are no images: {listing.told_other_files()}")
+            left_out = listing.told_other_files()
+            # A suffix is a user's text, and may look like markup.
+            console.print(f"  files left out, since they are no images: {left_out}", markup=False)
         with progress(f"checking {len(items):,} images", len(items)) as advance:
             images = [item.image for item in items]
             checked = check_images(files.images, images, self.workers, self.source.min_side, advance)

@@ -98,6 +98,11 @@ def test_task_from_another_field(tmp_path: Path) -> None:
     assert read_records(path, TaskRule(field="source"))[0].task == "gqa"
 
 
+def test_records_without_tasks_are_in_one(tmp_path: Path) -> None:
+    path = written(tmp_path, [fields(task=MISSING), fields(id="b", task=3)])
+    assert [record.task for record in read_records(path, TaskRule(field=None))] == ["all", "all"]
+
+
 def test_task_from_the_first_pattern_that_is_found(tmp_path: Path) -> None:
     rule = TaskRule(image_patterns={r"^coco/train": "caption", r"^coco/": "vqa", r"\.png$": "chart"})
     images = ["coco/train/1.png", "coco/val/1.png", "plots/1.png"]
