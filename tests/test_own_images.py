@@ -146,9 +146,7 @@ def test_who_writes_the_instructions_of_mere_images_must_be_told(program: Progra
     assert "pool" not in result.stdout
 
 
-def test_a_task_of_one_image_can_be_chosen_from_but_has_no_reference(
-    program: Program, tmp_path: Path
-) -> None:
+def test_a_task_of_one_image_can_be_chosen_from(program: Program, tmp_path: Path) -> None:
     pool = as_folder(tmp_path)
     picture(tmp_path / "images" / "lonely" / "1.png", 99)
     assert program("run", *pool, *SELECT).returncode == 0
