@@ -255,7 +255,8 @@ class Pipeline:
             PreselError: If anything about the models, the pool, the benchmarks or the budget is wrong.
         """
         steps = upstream(target)
-        instructed = any(isinstance(step, InstructionsStage) for step in steps)
+        # What is bought already needs no key and no server.
+        instructed = any(isinstance(step, InstructionsStage) and not store.has(step) for step in steps)
         if instructed:
             self.provider.check_source(self.source)
         for step in steps:

@@ -1,18 +1,24 @@
 """Answers that were paid for, written down the moment they come: none is ever asked for twice."""
 
 import json
+import os
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from presel.console import console
 from presel.errors import PreselError
 
 # A chat completion as OpenAI-compatible servers give it.
 Completion = dict[str, Any]
+
+# What a killed process wrote is safe with the system at once; a power cut may take what is younger than this.
+_SYNC_SECONDS = 1.0
 
 
 class Spent(NamedTuple):
@@ -35,12 +41,14 @@ class Answers:
     """
 
     def __init__(self, file: Path) -> None:
-        """Reads what earlier runs paid for; use `opened` instead."""
+        """Takes the file's place; use `opened`, or `read` to look only."""
         self.path = file
         self.tokens = 0
         self.money = 0.0
         self._found: dict[str, list[Completion]] = defaultdict(list)
+        self._kinds: dict[str, set[str]] = defaultdict(set)
         self._stream: TextIO | None = None
+        self._synced = 0.0
 
     @classmethod
     @contextmanager
@@ -51,46 +59,82 @@ class Answers:
             PreselError: If the file holds something else.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "answers.lock"):
+        with _held(FileLock(folder / "answers.lock"), folder):
             answers = cls(folder / "answers.jsonl")
-            answers._read()
+            whole = answers._read()
             # What a model writes may hold half of a surrogate pair.
             with answers.path.open("a", encoding="utf-8", errors="surrogatepass") as stream:
+                stream.truncate(whole)
                 answers._stream = stream
-                yield answers
+                try:
+                    yield answers
+                finally:
+                    answers._sync()
+
+    @classmethod
+    def read(cls, folder: Path) -> "Answers":
+        """The folder's answers up to now, while another run may be adding to them.
+
+        Raises:
+            PreselError: If the file holds something else.
+        """
+        answers = cls(folder / "answers.jsonl")
+        answers._read()
+        return answers
 
     def to(self, asked: str) -> list[Completion]:
         """All answers to what has this digest, oldest first."""
         return self._found.get(asked, [])
 
-    def add(self, asked: str, name: str, completion: Completion, spent: Spent) -> None:
+    def of(self, kind: str) -> list[list[Completion]]:
+        """All answers of a kind, those to the same question together."""
+        return [self._found[asked] for asked in sorted(self._kinds.get(kind, ()))]
+
+    def add(self, asked: str, name: str, raw: Completion | str, spent: Spent, kind: str = "") -> None:
         """Writes an answer down.
 
         Args:
             asked: Digest of what was asked.
             name: The image's id, for whoever reads the file.
-            completion: The raw answer.
+            raw: The answer as it came; text where it was no JSON, which is kept for its cost alone.
             spent: What it cost.
+            kind: What tells dear answers from cheap ones, see `of`.
         """
         assert self._stream is not None
-        line = {"asked": asked, "id": name, "tokens": spent.tokens, "money": spent.money, "raw": completion}
+        line = {
+            "asked": asked,
+            "id": name,
+            "kind": kind,
+            "tokens": spent.tokens,
+            "money": spent.money,
+            "raw": raw,
+        }
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._stream.flush()
         self._count(line)
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self._sync()
+
+    def _sync(self) -> None:
+        assert self._stream is not None
+        os.fsync(self._stream.fileno())
+        self._synced = time.monotonic()
 
     def _count(self, line: dict[str, Any]) -> None:
         self.tokens += line["tokens"]
         self.money += line["money"]
-        self._found[line["asked"]].append(line["raw"])
+        if isinstance(line["raw"], dict):
+            self._found[line["asked"]].append(line["raw"])
+            self._kinds[line.get("kind", "")].add(line["asked"])
 
-    def _read(self) -> None:
+    def _read(self) -> int:
+        """Reads whole lines, and says how many bytes they take."""
+        whole = 0
         if not self.path.exists():
-            return
-        with self.path.open("r+b") as file:
-            whole = 0
+            return whole
+        with self.path.open("rb") as file:
             for number, text in enumerate(file):
                 if not text.endswith(b"\n"):
-                    file.truncate(whole)
                     break
                 whole += len(text)
                 try:
@@ -100,3 +144,17 @@ class Answers:
                         f"{self.path}: line {number + 1} is no answer ({error}); restore the file, or delete "
                         "that line and have its image asked for again"
                     ) from error
+        return whole
+
+
+@contextmanager
+def _held(lock: FileLock, folder: Path) -> Iterator[None]:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        console.print(f"[yellow]…[/yellow] waiting for another run that adds answers to {folder}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

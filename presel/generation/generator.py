@@ -19,7 +19,8 @@ from presel.generation.prompts import Prompts, UnusableAnswer
 from presel.ledger import InstructionProvider, Revealed, Wanted
 
 _REFUSAL = re.compile(
-    r"\A(I'm|I am) sorry\b|\AI (can't|cannot|can not|am unable to|'m unable to)\b", re.IGNORECASE
+    r"\A(I['’]m sorry|I am sorry|Sorry, (but )?I|I can['’]t|I can ?not|I['’]m unable to|I am unable to)\b",
+    re.IGNORECASE,
 )
 
 

@@ -117,7 +117,11 @@ class Prompts:
 
     def of(self, task: str) -> Prompt:
         """The prompt of a task."""
-        return self.kinds[self.by_task.get(task, self.default)]
+        return self.kinds[self.name_of(task)]
+
+    def name_of(self, task: str) -> str:
+        """Name of the prompt of a task."""
+        return self.by_task.get(task, self.default)
 
     def check(self, tasks: Sequence[str]) -> None:
         """Makes sure that every task named has images.
