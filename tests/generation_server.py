@@ -1,7 +1,7 @@
 """A chat-completions server that misbehaves as told, in a process of its own, and remembers who asked what.
 
-`python -m tests.generation_server PLAN LOG` prints its port. The plan is the JSON of a `Plan`; the log gets a line
-for each request. What a request gets is a name of `_REPLIES`.
+`python -m tests.generation_server PLAN LOG` prints its port. The plan is the JSON of a `Plan`; the log gets a
+line for each request.
 """
 
 import asyncio
@@ -216,7 +216,6 @@ def _chunked(content: Any) -> bytes:
 
 
 async def _serve(plan: Plan, log: Path) -> None:
-    # A request is one line of base64, longer than the usual limit of a stream.
     server = await asyncio.start_server(_Server(plan, log).connected, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

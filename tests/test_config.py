@@ -36,6 +36,7 @@ GROUPS = [
     "paths",
     "executor",
 ]
+OPENAI = ("instructions=openai", "instructions.model=any")
 # What an option leaves to the user.
 REQUIRED = {
     "pool=llava_json": ["pool.annotations=pool.json", "pool.images=images"],
@@ -46,6 +47,7 @@ REQUIRED = {
     "pool=hf_dataset": ["pool.path=saved"],
     "pool=webdataset": ["pool.shards=shards/*.tar"],
     "lvlm=hf": ["lvlm.path=hub/model"],
+    "instructions=openai": ["instructions.model=any"],
     "instructions=openai_batch": ["instructions.model=gpt"],
     "instructions=transformers": ["instructions.model=hub/model"],
     "tau=fixed": ["tau.value=0.5"],
@@ -134,12 +136,23 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
             "pool: task_pattern is not a regular expression (missing )",
         ),
         (["pool=image_folder", "pool.images=a", "pool.task=' '"], "pool.task: string should match pattern"),
+        (["instructions=openai"], "instructions.model has no value"),
+        ([*OPENAI, "instructions.base_url=localhost"], "instructions: base_url must be an address such as"),
+        ([*OPENAI, "instructions.base_url=http://me:word@host/v1"], "a key belongs in the environment"),
+        ([*OPENAI, "instructions.key_variable=sk-secret"], "name of an environment variable, never the key"),
+        ([*OPENAI, "instructions.max_money=5"], "max_money=5 without prices would never be reached"),
+        ([*OPENAI, "instructions.parameters={stream: true}"], "parameters may not hold 'stream'"),
+        (
+            [*OPENAI, "instructions.prompts.by_task={ocr: letters}"],
+            "there is no prompt 'letters'; choose one of conversation, detail, reasoning",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(overrides: list[str], sentence: str) -> None:
     told = mistake(*overrides)
     assert sentence in told
     assert "\n" not in told
+    assert "secret" not in told and "word@" not in told
 
 
 def test_a_run_that_ends_early_needs_no_benchmarks() -> None:

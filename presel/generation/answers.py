@@ -82,6 +82,11 @@ class Answers:
         answers._read()
         return answers
 
+    @property
+    def spent(self) -> Spent:
+        """What all answers cost, those of earlier runs too."""
+        return Spent(self.tokens, self.money)
+
     def to(self, asked: str) -> list[Completion]:
         """All answers to what has this digest, oldest first."""
         return self._found.get(asked, [])

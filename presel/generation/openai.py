@@ -51,7 +51,8 @@ class OpenAI(Generator):
     Attributes:
         base_url: Where the API is, up to and with `/v1`.
         key_variable: Environment variable that holds the key; None for a server without keys.
-        parameters: Further keys of each request, such as `top_p`; None leaves out one that is sent otherwise.
+        parameters: Further keys of each request, such as `top_p`; None as a value leaves out one that is sent
+            otherwise.
         max_side: Longer images are shrunk to this many pixels; None for no limit.
         image_detail: How closely OpenAI's models look; None leaves it to the server.
         concurrency: Most requests at once.
@@ -67,7 +68,7 @@ class OpenAI(Generator):
 
     base_url: str = field(compare=False)
     key_variable: str | None = field(default="OPENAI_API_KEY", compare=False)
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] | None = None
     max_side: Annotated[int, Field(ge=1)] | None = None
     image_detail: Literal["low", "high", "auto"] | None = None
     concurrency: Annotated[int, Field(ge=1, le=1000)] = field(default=16, compare=False)
@@ -92,7 +93,7 @@ class OpenAI(Generator):
             )
         if self.key_variable is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
             raise ValueError("key_variable must be the name of an environment variable, never the key itself")
-        if taken := _OURS & self.parameters.keys():
+        if taken := _OURS & (self.parameters or {}).keys():
             raise ValueError(f"parameters may not hold '{min(taken)}', which is decided otherwise")
         if self.max_money is not None and not self.prompt_price and not self.answer_price:
             raise ValueError(
@@ -126,7 +127,7 @@ class OpenAI(Generator):
 
     def body(self, image: Wanted) -> dict[str, Any]:
         """What the model is asked about an image, the image left out."""
-        body = super().body(image) | self.parameters
+        body = super().body(image) | (self.parameters or {})
         return {key: value for key, value in body.items() if value is not None}
 
     def asked(self, image: Wanted) -> str:

@@ -102,16 +102,16 @@ class Prompts:
     Attributes:
         kinds: Prompts by name.
         default: Name of the prompt of every task that `by_task` does not name.
-        by_task: Name of the prompt by task.
+        by_task: Name of the prompt by task; None for the same for all.
     """
 
     kinds: dict[str, Prompt]
     default: str
-    by_task: dict[str, str] = field(default_factory=dict)
+    by_task: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Checks the names."""
-        for name in [self.default, *self.by_task.values()]:
+        for name in [self.default, *(self.by_task or {}).values()]:
             if name not in self.kinds:
                 raise ValueError(f"there is no prompt {name!r}; choose one of {', '.join(self.kinds)}")
 
@@ -121,7 +121,7 @@ class Prompts:
 
     def name_of(self, task: str) -> str:
         """Name of the prompt of a task."""
-        return self.by_task.get(task, self.default)
+        return (self.by_task or {}).get(task, self.default)
 
     def check(self, tasks: Sequence[str]) -> None:
         """Makes sure that every task named has images.
@@ -129,7 +129,7 @@ class Prompts:
         Raises:
             PreselError: If `by_task` names a task that the pool does not have.
         """
-        for task in self.by_task:
+        for task in self.by_task or {}:
             if task not in tasks:
                 raise PreselError(
                     f"instructions.prompts.by_task names '{task}', which is no task of the pool; there are "

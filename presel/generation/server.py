@@ -178,12 +178,12 @@ class Server:
 
     def _why(self, error: exceptions.HTTPError) -> str:
         match error:
+            case exceptions.NewConnectionError():
+                return f"no connection: {getattr(error.__cause__, 'strerror', None) or 'failed'}"
             case exceptions.ConnectTimeoutError():
                 return "no connection in time"
             case exceptions.TimeoutError():
                 return f"no answer within {self._timeout_s:g} s"
-            case exceptions.NewConnectionError():
-                return f"no connection: {getattr(error.__cause__, 'strerror', None) or 'failed'}"
             case exceptions.ProtocolError():
                 return "connection dropped"
             case _:

@@ -1,0 +1,160 @@
+"""What models are asked, what becomes of their answers, and the file that keeps them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from pydantic import ValidationError
+
+from presel.data.llava import Record, TaskRule, read_records, write_records
+from presel.errors import PreselError
+from presel.generation.answers import Answers, Spent
+from presel.generation.generator import Generator, Refusal, text_of
+from presel.generation.prompts import Prompt, Prompts, UnusableAnswer
+from presel.ledger import Wanted
+from tests.generation_server import completion
+
+IMAGE = Wanted("7", "7.png", "vqa", "digest")
+texts = some.text(min_size=1).map(str.strip).filter(bool).filter(lambda text: "<image>" not in text)
+pairs = some.lists(some.fixed_dictionaries({"question": texts, "answer": texts}), min_size=1, max_size=5)
+json_values = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats() | some.text(),
+    lambda inner: some.lists(inner) | some.dictionaries(some.text(), inner),
+    max_leaves=20,
+)
+
+
+def generator(prompt: Prompt, folder: Path = Path("answers")) -> Generator:
+    return Generator(model="seer", prompts=Prompts(kinds={"one": prompt}, default="one"), answers=folder)
+
+
+@given(pairs, some.sampled_from(["{}", "```json\n{}\n```", "```\n{}```", "\n {} \n"]))
+def test_a_list_of_questions_and_answers_becomes_a_conversation(
+    asked: list[dict[str, str]], form: str
+) -> None:
+    prompt = Prompt(request="Ask.", max_turns=5, suffix="Be short.")
+    turns = prompt.conversation("7", form.replace("{}", json.dumps(asked)))
+    assert [turn["from"] for turn in turns] == ["human", "gpt"] * len(asked)
+    questions = [turn["value"].removesuffix("\nBe short.") for turn in turns[::2]]
+    assert questions[0].startswith("<image>\n")
+    assert [questions[0].removeprefix("<image>\n"), *questions[1:]] == [pair["question"] for pair in asked]
+    assert [turn["value"] for turn in turns[1::2]] == [pair["answer"] for pair in asked]
+
+
+def test_a_given_question_is_the_same_for_an_image_wherever_it_stands() -> None:
+    prompt = Prompt(request="{question} ({task})", questions=["What?", "Who?", "Where?"])
+    asked = {name: prompt.messages(name, "vqa")[0]["content"] for name in map(str, range(40))}
+    assert set(asked.values()) == {"What? (vqa)", "Who? (vqa)", "Where? (vqa)"}
+    for name, request in asked.items():
+        turns = prompt.conversation(name, " A bowl. ")
+        assert turns[0]["value"] == f"<image>\n{request.removesuffix(' (vqa)')}"
+        assert turns[1]["value"] == "A bowl."
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (" \n", "blank answer"),
+        ("A bowl.", "not JSON"),
+        ('{"question": "What?", "answer": "B"}', "not a JSON list"),
+        ("[]", "not a JSON list"),
+        ('[{"question": "What?"}]', "a pair without 'answer'"),
+        ('[{"question": "What?", "answer": 4}]', "a pair without 'answer'"),
+        ('["What?"]', "a pair without 'question'"),
+        ('[{"question": "What?", "answer": "E"}]', "answer 'E' does not match '[A-D]'"),
+        ('[{"question": "What? <image>", "answer": "A"}]', "it holds the text <image>"),
+        (json.dumps([{"question": "What?", "answer": "A"}] * 2), "2 questions where at most 1"),
+    ],
+)
+def test_an_answer_in_another_form_is_unusable(text: str, reason: str) -> None:
+    with pytest.raises(UnusableAnswer) as told:
+        Prompt(request="Ask.", answer_pattern="[A-D]").conversation("7", text)
+    assert reason in str(told.value)
+
+
+def test_prompts_are_checked_when_they_are_made() -> None:
+    with pytest.raises(ValidationError, match="is no regular expression"):
+        Prompt(request="Ask.", answer_pattern="(")
+    with pytest.raises(ValidationError, match="there is no prompt 'two'; choose one of one"):
+        Prompts(kinds={"one": Prompt(request="Ask.")}, default="one", by_task={"vqa": "two"})
+
+
+@given(json_values)
+def test_whatever_a_server_says_is_an_answer_or_unusable(said: Any) -> None:
+    choice = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
+    for answer in (said, {"choices": said}, {"choices": [said]}, {"choices": [{"message": said}]}, choice):
+        try:
+            assert text_of(answer).strip()
+        except UnusableAnswer as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        (completion("I'm sorry, but I can't help with that."), True),
+        (completion("I\N{RIGHT SINGLE QUOTATION MARK}m sorry, I cannot."), True),
+        (completion("Sorry, but I can't."), True),
+        (completion("I'm unable to describe people."), True),
+        (completion(None, finish_reason="content_filter"), True),
+        (completion(None, message={"content": None, "refusal": "No."}), True),
+        (completion("I canvassed the room."), False),
+        (completion("A sorry sight."), False),
+    ],
+)
+def test_refusals_are_told_from_answers(answer: dict[str, Any], refused: bool) -> None:
+    if refused:
+        with pytest.raises(Refusal, match=r"\Arefused: "):
+            text_of(answer)
+    else:
+        assert text_of(answer)
+
+
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    asks = generator(Prompt(request="Ask.", questions=["What?"]), tmp_path)
+    with Answers.opened(tmp_path) as answers:
+        answers.add(asks.asked(IMAGE), "7", completion("A \ud83d."), Spent(1, 0.0))
+        assert asks.unsettled([IMAGE], answers) == [IMAGE]
+    with Answers.opened(tmp_path) as answers:
+        answers.add(asks.asked(IMAGE), "7", completion("A \U0001f600."), Spent(1, 0.0))
+        (record,) = asks.settled([IMAGE], answers).records
+    write_records(tmp_path / "train.json", [record])
+    assert read_records(tmp_path / "train.json", TaskRule()) == [record]
+    assert isinstance(record, Record)
+
+
+def test_answers_are_found_again_under_what_was_asked(tmp_path: Path) -> None:
+    with Answers.opened(tmp_path) as answers:
+        answers.add("one", "7", completion("A"), Spent(10, 0.5), kind="dear")
+        answers.add("one", "7", completion("B"), Spent(20, 0.5), kind="dear")
+        answers.add("two", "8", "no JSON", Spent(30, 1.0))
+        # Who only looks sees them while they are written.
+        for found in (answers, Answers.read(tmp_path)):
+            assert found.to("one") == [completion("A"), completion("B")]
+            assert found.to("two") == found.to("three") == found.of("cheap") == []
+            assert found.of("dear") == [found.to("one")]
+            assert found.spent == Spent(60, 2.0)
+
+
+def test_half_a_line_is_cut_off_by_who_adds_and_left_alone_by_who_looks(tmp_path: Path) -> None:
+    with Answers.opened(tmp_path) as answers:
+        answers.add("one", "7", completion("A"), Spent(10, 0.0))
+    file = tmp_path / "answers.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[:-9])
+    assert Answers.read(tmp_path).to("one") == [completion("A")]
+    assert file.read_bytes() == whole + whole[:-9]
+    with Answers.opened(tmp_path) as answers:
+        answers.add("two", "8", completion("B"), Spent(10, 0.0))
+    assert file.read_bytes().startswith(whole)
+    assert [json.loads(line)["asked"] for line in file.read_bytes().splitlines()] == ["one", "two"]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"asked": "one"}', "7"])
+def test_a_damaged_file_of_answers_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "answers.jsonl").write_text(f"{line}\n")
+    with pytest.raises(PreselError, match=r"answers\.jsonl: line 1 is no answer .*; restore the file"):
+        Answers.read(tmp_path)
