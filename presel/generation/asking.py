@@ -9,7 +9,6 @@ from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
 from presel.console import console
-from presel.errors import PreselError
 from presel.generation.answers import Completion
 from presel.generation.server import Unanswered
 from presel.ledger import Wanted
@@ -99,7 +98,7 @@ class Asking:
 
         Raises:
             KeyboardInterrupt: After Ctrl-C, once what was in flight is kept.
-            PreselError: If no further request would be answered.
+            PreselError: If the server turns all requests away.
         """
         with self._threads(), self._first_interrupt_taken():
             self._send_what_fits()
@@ -146,13 +145,15 @@ class Asking:
         self._failed_in_a_row += 1
         self._advance(1)
         if self._failed_in_a_row >= _HOPELESS and len(self.failed) > self._put_up_with:
-            self._stop(
-                PreselError(
-                    f"the server gave no answer about {self._failed_in_a_row} images in a row (the last: "
-                    f"{reason}), and more are without one than instructions.max_unanswered_share allows; "
-                    "mend the cause, then run the same command again: what was answered is kept"
-                )
-            )
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Asks about no more images: the run is spoilt, and the server answers nobody."""
+        why = f"not asked about, since {self._failed_in_a_row} images in a row had no answer"
+        self.failed |= {image.id: why for image in self.waiting}
+        self._advance(len(self.waiting))
+        self.waiting.clear()
+        self._stopped.set()
 
     def _stop(self, cause: BaseException) -> None:
         self._halt = self._halt or cause
