@@ -91,7 +91,7 @@ def test_an_answer_becomes_a_conversation_and_is_never_asked_for_again(tmp_path:
                 {"from": "human", "value": "<image>\nWhich image is this?"},
                 {"from": "gpt", "value": f"It is {image.content[:16]}."},
             )
-        # A third more images; neither prices nor the server's pace ask anything anew.
+        # Neither prices nor the pace ask anything anew.
         assert reveal(server, tmp_path, wanted, concurrency=1, prompt_price=1.0) == revealed
         assert len(server.seen()) == 20
         body = server.seen()[0].body
@@ -185,7 +185,7 @@ def test_tokens_are_counted_or_else_estimated(
         assert printed.count("without a count of tokens") == 1
     else:
         assert tokens == [110] * 5
-        assert "5 images answered; 550 tokens, 0.01 in money in this run" in printed
+        assert "5 images answered; 550 tokens, cost 0.01 in this run" in printed
 
 
 @pytest.mark.parametrize("cap", ["tokens", "money"])
@@ -292,10 +292,22 @@ def test_images_are_sent_as_they_are_or_shrunk(tmp_path: Path) -> None:
 
 
 def test_an_image_that_broke_meanwhile_is_listed(tmp_path: Path) -> None:
-    wanted = images(tmp_path, 2)
+    wanted = images(tmp_path, 3)
     (tmp_path / "images/00000.png").write_bytes(b"")
+    (tmp_path / "images/00001.png").unlink()
     with running(tmp_path, Plan()) as server:
-        assert reveal(server, tmp_path, wanted).unanswered == {"00000": "empty file"}
+        assert reveal(server, tmp_path, wanted).unanswered == {"00000": "empty file", "00001": "missing"}
+
+
+def test_the_proxy_that_the_environment_names_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tmp_path, Plan()) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "")
+        asks = provider(proxy, tmp_path, base_url="http://seer.invalid/v1")
+        asks.check(files(tmp_path), ["vqa"])
+        assert len(asks.reveal(images(tmp_path, 2), files(tmp_path)).records) == 2
 
 
 def test_further_parameters_are_sent_or_left_out(tmp_path: Path) -> None:

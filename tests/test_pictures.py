@@ -36,6 +36,11 @@ def test_what_every_service_shows_is_sent_as_it_is(name: str, head: str, tmp_pat
     assert decoded(data_url(tmp_path / name, 24)) == (head, (tmp_path / name).read_bytes())
 
 
+def test_garbled_exif_is_sent_along(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.jpg", exif=b"Exif\0\0rubbish")
+    assert decoded(data_url(tmp_path / "a.jpg", None))[1] == (tmp_path / "a.jpg").read_bytes()
+
+
 @pytest.mark.parametrize("name", ["a.bmp", "rotated.jpg", "cmyk.jpg", "moving.gif"])
 def test_everything_else_is_sent_as_it_looks(name: str, tmp_path: Path) -> None:
     file = tmp_path / name

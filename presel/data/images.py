@@ -122,6 +122,15 @@ def open_image(path: Path) -> Image.Image:
     return picture
 
 
+def turn_upright(image: Image.Image) -> Image.Transpose | None:
+    """How an image is to be turned by its EXIF block, if at all."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # A garbled EXIF block can raise anything; the picture itself is fine, and has no known rotation.
+    except Exception:
+        return None
+
+
 def check_images(
     root: Path,
     images: Sequence[str],
@@ -222,12 +231,8 @@ def _short(error: Exception) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    # A garbled EXIF block can raise anything; the picture itself is fine, and has no known rotation.
-    except Exception:
-        return image
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    turn = turn_upright(image)
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -292,5 +292,5 @@ def _summary(revealed: Revealed, failed: int, spent: Spent) -> str:
     malformed = len(revealed.unanswered) - refused - failed
     counts = {"refused": refused, "malformed": malformed, "failed": failed}
     told = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
-    money = f", {spent.money:.4g} in money" if spent.money else ""
+    money = f", cost {spent.money:.4g}" if spent.money else ""
     return f"  {len(revealed.records):,} images answered{told}; {spent.tokens:,} tokens{money} in this run"

@@ -6,9 +6,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
-from presel.data.images import open_image
+from presel.data.images import open_image, turn_upright
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 
@@ -52,11 +52,12 @@ def _media_type(path: Path, side: int | None) -> str | None:
     """What an image is that can be sent as it is; None where it has to be encoded anew."""
     try:
         with Image.open(path, formats=tuple(_MEDIA_TYPES)) as image:
-            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            upright = turn_upright(image) is None
             fits = side is None or max(image.size) <= side
             plain = image.mode != "CMYK" and getattr(image, "n_frames", 1) == 1
             return _MEDIA_TYPES[image.format or ""] if upright and fits and plain else None
-    except UnidentifiedImageError:
+    # Whoever opens it next says what is wrong, if anything is.
+    except OSError:
         return None
 
 
