@@ -49,12 +49,14 @@ class Seen(NamedTuple):
         image: Digest of the image.
         reply: What it got.
         time: When it came.
+        at_once: How many requests were waiting for an answer, this one too.
         body: What was asked, without the image.
     """
 
     image: str
     reply: str
     time: float
+    at_once: int
     body: dict[str, Any]
 
 
@@ -112,6 +114,7 @@ class _Server:
         self.plan = plan
         self.random = random.Random(plan.seed)
         self.times: Counter[str] = Counter()
+        self.at_once = 0
         self.log = log.open("a", encoding="utf-8")
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,7 +128,11 @@ class _Server:
                     status = 200 if self.plan.key in (None, key) else 401
                     writer.write(_response(status, {"error": {"message": f"no such key: {key}"}}))
                 else:
-                    await self.reply(json.loads(body), key, writer)
+                    self.at_once += 1
+                    try:
+                        await self.reply(json.loads(body), key, writer)
+                    finally:
+                        self.at_once -= 1
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -142,7 +149,7 @@ class _Server:
         self.times[image] += 1
         if self.plan.key not in (None, key):
             reply = "unauthorized"
-        self.log.write(json.dumps(Seen(image, reply, time.time(), body)._asdict()) + "\n")
+        self.log.write(json.dumps(Seen(image, reply, time.time(), self.at_once, body)._asdict()) + "\n")
         self.log.flush()
         await asyncio.sleep(self.plan.latency)
         text = conversation(image) if self.plan.text is None else self.plan.text

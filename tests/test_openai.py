@@ -199,6 +199,7 @@ def test_the_cap_is_not_passed_by_more_than_what_is_in_flight(tmp_path: Path, ca
         with pytest.raises(PreselError) as told:
             reveal(server, tmp_path, wanted, **changes, **limit)
         asked = len(server.seen())
+        assert max(one.at_once for one in server.seen()) == 4
         assert 3000 - 4 * 110 <= asked * 110 <= 3000 + 4 * 110
         assert len(kept(tmp_path)) == asked
         key = {"tokens": "max_tokens_total=3000: ", "money": "max_money=30: "}[cap]
@@ -403,6 +404,17 @@ def test_ctrl_c_keeps_what_is_on_its_way(tmp_path: Path) -> None:
         assert len(kept(tmp_path)) == asked
         reveal(server, tmp_path, wanted)
         assert len(server.seen()) == 200
+
+
+def test_ctrl_c_twice_waits_for_nothing(tmp_path: Path) -> None:
+    with running(tmp_path, Plan(script=["slow"])) as server:
+        process = started(server, tmp_path, images(tmp_path, 20), concurrency=8)
+        while len(server.seen()) < 8:
+            time.sleep(0.01)
+        while process.is_alive():
+            os.kill(process.pid, signal.SIGINT)
+            process.join(0.2)
+        assert process.exitcode != 0
 
 
 def test_runs_side_by_side_ask_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

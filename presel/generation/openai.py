@@ -84,7 +84,7 @@ class OpenAI(Generator):
     def __post_init__(self) -> None:
         """Checks what goes together; a key that was given by mistake is not repeated in the message."""
         address = urlsplit(self.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        if address.scheme not in ("http", "https") or not address.hostname or address.port == 0:
             raise ValueError("base_url must be an address such as https://api.openai.com/v1")
         if address.username or address.password or address.query:
             raise ValueError(
@@ -139,17 +139,17 @@ class OpenAI(Generator):
         """Asks about the images that are not settled yet.
 
         Raises:
-            PreselError: If the money is spent, or the server answers nothing.
+            PreselError: If there is no room for more requests, or the server turns all of them away.
         """
         with Answers.opened(self.answers) as answers:
             due = self.unsettled(wanted, answers)
             if not due:
                 return self.settled(wanted, answers)
-            before = Spent(answers.tokens, answers.money)
+            before = answers.spent
             failed = self._ask(due, len(wanted), answers, files.images)
             records, unanswered = self.settled(wanted, answers)
             revealed = Revealed(records, {name: failed.get(name, why) for name, why in unanswered.items()})
-            spent = Spent(answers.tokens - before.tokens, answers.money - before.money)
+            spent = Spent(answers.spent.tokens - before.tokens, answers.spent.money - before.money)
         console.print(_summary(revealed, len(failed), spent))
         return revealed
 
@@ -180,6 +180,17 @@ class OpenAI(Generator):
             messages[-1]["content"][0]["image_url"]["detail"] = self.image_detail
         return json.dumps(body | {"messages": messages}).encode()
 
+    def expected(self, task: str) -> Usage:
+        """Tokens that a request is taken to cost before there is an answer."""
+        body = self.body(Wanted("", "", task, ""))
+        words = sum(_tokens(message["content"]) for message in body["messages"])
+        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        return Usage(self.image_tokens + words, limit or self.prompts.of(task).max_tokens, counted=False)
+
+    def kind(self, task: str) -> str:
+        """What answers are alike in cost."""
+        return f"{self.model}, {self.prompts.name_of(task)}"
+
     def _ask(self, due: Sequence[Wanted], wanted: int, answers: Answers, images: Path) -> dict[str, str]:
         errand = _Errand(self, self._server(), answers, images, {image.task for image in due})
         put_up_with = int(self.max_unanswered_share * wanted)
@@ -193,17 +204,6 @@ class OpenAI(Generator):
                 "kept"
             )
         return asking.failed
-
-    def expected(self, task: str) -> Usage:
-        """Tokens that a request is taken to cost before there is an answer."""
-        body = self.body(Wanted("", "", task, ""))
-        words = sum(_tokens(message["content"]) for message in body["messages"])
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        return Usage(self.image_tokens + words, limit or self.prompts.of(task).max_tokens, counted=False)
-
-    def kind(self, task: str) -> str:
-        """What answers are alike in cost."""
-        return f"{self.model}, {self.prompts.name_of(task)}"
 
     def _server(self) -> Server:
         return Server(
@@ -257,11 +257,8 @@ class _Errand:
         expected = self._expected[image.task]
         most = self._provider.max_tokens_total
         if most is not None and self._with([image]).tokens > most:
-            key, spent, next_ = (
-                f"max_tokens_total={most}",
-                f"{self._answers.tokens} tokens",
-                f"{expected.tokens}",
-            )
+            key = f"max_tokens_total={most}"
+            spent, next_ = f"{self._answers.tokens} tokens", f"{expected.tokens}"
         else:
             key = f"max_money={self._provider.max_money:g}"
             spent, next_ = f"{self._answers.money:.4g}", f"{expected.money:.2g}"

@@ -22,8 +22,7 @@ _RETRIED = {408, 409, 429}
 _CLOSED = {401, 402, 403}
 _SPENT_UP = "insufficient_quota"
 _LONGEST_WAIT_S = 60.0
-# Asked for by the server.
-_LONGEST_ASKED_S = 86_400.0
+_LONGEST_RETRY_AFTER_S = 86_400.0
 _CONNECT_S = 10.0
 _CHUNK = 1 << 16
 _MASK = "[key]"
@@ -269,4 +268,4 @@ def _seconds(retry_after: str | None) -> float:
             seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
     except (ValueError, OverflowError):
         return 0.0
-    return min(max(seconds, 0.0), _LONGEST_ASKED_S)
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
