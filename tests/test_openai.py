@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from presel.data.llava import TaskRule
-from presel.data.sources import LlavaFiles
+from presel.data.sources import LlavaFiles, Source
 from presel.errors import PreselError
 from presel.generation.answers import Answers
 from presel.generation.openai import OpenAI
@@ -248,24 +248,24 @@ def test_the_server_and_its_key_are_checked_first(tmp_path: Path, monkeypatch: p
     with running(tmp_path, Plan(key=KEY)) as server:
         asks = provider(server, tmp_path, key_variable="SEER_KEY")
         with pytest.raises(PreselError, match="the environment variable SEER_KEY holds no key; set it"):
-            asks.check(files(tmp_path), ["vqa"])
+            asks.check_source(Source())
         monkeypatch.setenv("SEER_KEY", "wrong-key-987654")
         with pytest.raises(PreselError, match=r"turns requests away \(401 no such key: \[key\]\)"):
-            asks.check(files(tmp_path), ["vqa"])
+            asks.check_source(Source())
         monkeypatch.setenv("SEER_KEY", f"{KEY}\n")
         with pytest.raises(
             PreselError, match="the key in SEER_KEY holds spaces or characters that no"
         ) as told:
-            asks.check(files(tmp_path), ["vqa"])
+            asks.check_source(Source())
         assert KEY not in str(told.value)
         monkeypatch.setenv("SEER_KEY", KEY)
-        asks.check(files(tmp_path), ["vqa"])
+        asks.check_source(Source())
         with pytest.raises(PreselError, match="by_task names 'ocr', which is no task of the pool"):
             replace(asks, prompts=replace(prompts(), by_task={"ocr": "detail"})).check(
                 files(tmp_path), ["vqa"]
             )
     with pytest.raises(PreselError, match=r"cannot reach http://127\.0.*Connection refused"):
-        asks.check(files(tmp_path), ["vqa"])
+        asks.check_source(Source())
 
 
 def test_cost_is_foretold_by_the_prompt_and_then_by_answers(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_the_proxy_that_the_environment_names_is_used(
         monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
         monkeypatch.setenv("no_proxy", "")
         asks = provider(proxy, tmp_path, base_url="http://seer.invalid/v1")
-        asks.check(files(tmp_path), ["vqa"])
+        asks.check_source(Source())
         assert len(asks.reveal(images(tmp_path, 2), files(tmp_path)).records) == 2
 
 

@@ -18,6 +18,7 @@ from presel.component import STRICT
 from presel.console import console, progress
 from presel.data.images import BrokenImage
 from presel.data.listing import PoolFiles
+from presel.data.sources import Source
 from presel.errors import PreselError
 from presel.generation.answers import Answers, Completion, Spent
 from presel.generation.asking import Asking
@@ -101,9 +102,8 @@ class OpenAI(Generator):
                 "answer_price, in money for a million tokens"
             )
 
-    def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
-        """Makes sure of the prompts, the key and the server."""
-        super().check(files, tasks)
+    def check_source(self, source: Source) -> None:
+        """Makes sure of the key and the server, whatever the source."""
         self._server().check()
 
     def estimate(self, images: Mapping[str, int]) -> Estimate:
