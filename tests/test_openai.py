@@ -92,7 +92,9 @@ def test_an_answer_becomes_a_conversation_and_is_never_asked_for_again(tmp_path:
                 {"from": "gpt", "value": f"It is {image.content[:16]}."},
             )
         # Neither prices nor the pace ask anything anew.
-        assert reveal(server, tmp_path, wanted, concurrency=1, prompt_price=1.0) == revealed
+        assert (
+            reveal(server, tmp_path, wanted, concurrency=1, price_per_million_prompt_tokens=1.0) == revealed
+        )
         assert len(server.seen()) == 20
         body = server.seen()[0].body
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("seer", 0.2, 800)
@@ -177,7 +179,14 @@ def test_tokens_are_counted_or_else_estimated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], reply: str
 ) -> None:
     with running(tmp_path, Plan(script=[reply])) as server:
-        reveal(server, tmp_path, images(tmp_path, 5), prompt_price=10.0, answer_price=100.0, concurrency=1)
+        reveal(
+            server,
+            tmp_path,
+            images(tmp_path, 5),
+            price_per_million_prompt_tokens=10.0,
+            price_per_million_answer_tokens=100.0,
+            concurrency=1,
+        )
     tokens = [line["tokens"] for line in kept(tmp_path)]
     printed = capsys.readouterr().out
     if reply == "uncounted":
@@ -192,7 +201,12 @@ def test_tokens_are_counted_or_else_estimated(
 def test_the_cap_is_not_passed_by_more_than_what_is_in_flight(tmp_path: Path, cap: str) -> None:
     wanted = images(tmp_path, 60)
     # An answer takes 110 tokens where hardly any are expected, so that the cap is met from below.
-    changes: dict[str, Any] = {"image_tokens": 0, "prompt_price": 1e4, "answer_price": 1e4, "concurrency": 4}
+    changes: dict[str, Any] = {
+        "image_tokens": 0,
+        "price_per_million_prompt_tokens": 1e4,
+        "price_per_million_answer_tokens": 1e4,
+        "concurrency": 4,
+    }
     changes["parameters"] = {"max_tokens": 1}
     limit = {"tokens": {"max_tokens_total": 3000}, "money": {"max_money": 30.0}}[cap]
     with running(tmp_path, Plan(latency=0.02)) as server:
@@ -270,7 +284,13 @@ def test_the_server_and_its_key_are_checked_first(tmp_path: Path, monkeypatch: p
 
 def test_cost_is_foretold_by_the_prompt_and_then_by_answers(tmp_path: Path) -> None:
     with running(tmp_path, Plan(script=["empty", "answer"])) as server:
-        asks = provider(server, tmp_path, image_tokens=500, prompt_price=10.0, answer_price=20.0)
+        asks = provider(
+            server,
+            tmp_path,
+            image_tokens=500,
+            price_per_million_prompt_tokens=10.0,
+            price_per_million_answer_tokens=20.0,
+        )
         # The prompt of a conversation has some 120 tokens, the answer at most 800.
         assert 10 * 1400 < asks.estimate({"vqa": 10}).tokens < 10 * 1440
         asks.reveal(images(tmp_path, 3), files(tmp_path))
@@ -284,7 +304,7 @@ def test_images_are_sent_as_they_are_or_shrunk(tmp_path: Path) -> None:
     wanted = images(tmp_path, 1)
     with running(tmp_path, Plan()) as server:
         reveal(server, tmp_path, wanted)
-        reveal(server, tmp_path, wanted, max_side=2, image_detail="low")
+        reveal(server, tmp_path, wanted, image_side=2, image_detail="low")
         as_it_is, shrunk = server.seen()
     assert as_it_is.image == wanted[0].content[:16]
     assert shrunk.image != as_it_is.image
@@ -322,10 +342,13 @@ def test_what_decides_an_answer_and_what_does_not(tmp_path: Path) -> None:
     image = Wanted("1", "1.png", "vqa", "content")
     base = provider(Running("http://localhost/v1", tmp_path), tmp_path)
     same = {"base_url": "http://elsewhere/v1", "key_variable": "OTHER", "concurrency": 2, "attempts": 9}
-    for change in [same, {"max_tokens_total": 5, "prompt_price": 2.0, "answers": tmp_path / "other"}]:
+    for change in [
+        same,
+        {"max_tokens_total": 5, "price_per_million_prompt_tokens": 2.0, "answers": tmp_path / "other"},
+    ]:
         assert identity(replace(base, **change)) == identity(base)
         assert replace(base, **change).asked(image) == base.asked(image)
-    for key, value in {"model": "m", "temperature": 0.0, "max_side": 9, "parameters": {"top_p": 1}}.items():
+    for key, value in {"model": "m", "temperature": 0.0, "image_side": 9, "parameters": {"top_p": 1}}.items():
         assert identity(replace(base, **{key: value})) != identity(base)
         assert replace(base, **{key: value}).asked(image) != base.asked(image)
 

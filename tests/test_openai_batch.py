@@ -40,7 +40,13 @@ def answers(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(answers: Path) -> OpenAiBatch:
-    return OpenAiBatch(model="gpt", prompts=PROMPTS, answers=answers, prompt_price=1.0, answer_price=2.0)
+    return OpenAiBatch(
+        model="gpt",
+        prompts=PROMPTS,
+        answers=answers,
+        price_per_million_prompt_tokens=1.0,
+        price_per_million_answer_tokens=2.0,
+    )
 
 
 def wanted(files: LlavaFiles, *numbers: int) -> list[Wanted]:
@@ -142,7 +148,7 @@ def test_requests_are_written_as_the_service_takes_them(
 
 def test_a_request_that_fits_no_file_is_refused(files: LlavaFiles, answers: Path) -> None:
     service = OpenAiBatch(model="gpt", prompts=PROMPTS, answers=answers, max_bytes=500)
-    with pytest.raises(PreselError, match=r"0001\.png: a request .* instructions\.max_side"):
+    with pytest.raises(PreselError, match=r"0001\.png: a request .* instructions\.image_side"):
         service.reveal(wanted(files, 1), files)
     assert not orders(answers)
 

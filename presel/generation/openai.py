@@ -54,14 +54,14 @@ class OpenAI(Generator):
         key_variable: Environment variable that holds the key; None for a server without keys.
         parameters: Further keys of each request, such as `top_p`; None as a value leaves out one that is sent
             otherwise.
-        max_side: Longer images are shrunk to this many pixels; None for no limit.
+        image_side: Longer images are shrunk to this many pixels; None for no limit.
         image_detail: How closely OpenAI's models look; None leaves it to the server.
         concurrency: Most requests at once.
         timeout_s: How long an answer may take, in seconds.
         max_retries: How often a request is repeated that failed through no fault of its own.
         backoff_s: Wait before the first repetition, in seconds; it doubles with each, up to a minute.
-        prompt_price: Price of a million tokens of prompts, images included.
-        answer_price: Price of a million tokens of answers.
+        price_per_million_prompt_tokens: Price of a million tokens of prompts, images included.
+        price_per_million_answer_tokens: Price of a million tokens of answers.
         max_money: Most that all answers in the folder may cost; None for no limit.
         max_tokens_total: Most tokens of all answers in the folder, prompts included; None for no limit.
         image_tokens: Tokens that an image is taken to cost until an answer tells.
@@ -70,14 +70,14 @@ class OpenAI(Generator):
     base_url: str = field(compare=False)
     key_variable: str | None = field(default="OPENAI_API_KEY", compare=False)
     parameters: dict[str, Any] | None = None
-    max_side: Annotated[int, Field(ge=1)] | None = None
+    image_side: Annotated[int, Field(ge=1)] | None = None
     image_detail: Literal["low", "high", "auto"] | None = None
     concurrency: Annotated[int, Field(ge=1, le=1000)] = field(default=16, compare=False)
     timeout_s: Annotated[float, Field(gt=0)] = field(default=120.0, compare=False)
     max_retries: Annotated[int, Field(ge=0)] = field(default=6, compare=False)
     backoff_s: Annotated[float, Field(ge=0)] = field(default=1.0, compare=False)
-    prompt_price: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
-    answer_price: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
+    price_per_million_prompt_tokens: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
+    price_per_million_answer_tokens: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
     max_money: Annotated[float, Field(ge=0)] | None = field(default=None, compare=False)
     max_tokens_total: Annotated[int, Field(ge=0)] | None = field(default=None, compare=False)
     image_tokens: Annotated[int, Field(ge=0)] = field(default=1000, compare=False)
@@ -96,10 +96,11 @@ class OpenAI(Generator):
             raise ValueError("key_variable must be the name of an environment variable, never the key itself")
         if taken := _OURS & (self.parameters or {}).keys():
             raise ValueError(f"parameters may not hold '{min(taken)}', which is decided otherwise")
-        if self.max_money is not None and not self.prompt_price and not self.answer_price:
+        prices = (self.price_per_million_prompt_tokens, self.price_per_million_answer_tokens)
+        if self.max_money is not None and not any(prices):
             raise ValueError(
-                f"max_money={self.max_money:g} without prices would never be reached; set prompt_price and "
-                "answer_price, in money for a million tokens"
+                f"max_money={self.max_money:g} without prices would never be reached; set "
+                "price_per_million_prompt_tokens and price_per_million_answer_tokens"
             )
 
     def check_source(self, source: Source) -> None:
@@ -132,7 +133,7 @@ class OpenAI(Generator):
 
     def asked(self, image: Wanted) -> str:
         """Digest of what is asked, and of how the image is shown."""
-        text = json.dumps([super().asked(image), self.max_side, self.image_detail])
+        text = json.dumps([super().asked(image), self.image_side, self.image_detail])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
@@ -155,7 +156,10 @@ class OpenAI(Generator):
 
     def cost(self, usage: Usage) -> Spent:
         """What a request cost."""
-        money = (usage.prompt * self.prompt_price + usage.answer * self.answer_price) / 1e6
+        money = (
+            usage.prompt * self.price_per_million_prompt_tokens
+            + usage.answer * self.price_per_million_answer_tokens
+        ) / 1e6
         return Spent(usage.prompt + usage.answer, money)
 
     def usage(self, task: str, answer: Completion | str) -> Usage:
@@ -175,7 +179,7 @@ class OpenAI(Generator):
             BrokenImage: If the image cannot be read.
         """
         body = self.body(image)
-        messages = with_picture(body["messages"], data_url(images / image.image, self.max_side))
+        messages = with_picture(body["messages"], data_url(images / image.image, self.image_side))
         if self.image_detail is not None:
             messages[-1]["content"][0]["image_url"]["detail"] = self.image_detail
         return json.dumps(body | {"messages": messages}).encode()

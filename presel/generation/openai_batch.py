@@ -47,18 +47,18 @@ class OpenAiBatch(Generator):
     """Writes request files for somebody to upload, and reads the answer files that come back.
 
     Attributes:
-        max_side: Longer images are shrunk to this many pixels; None for no limit.
+        image_side: Longer images are shrunk to this many pixels; None for no limit.
         max_lines: Most requests of a file.
         max_bytes: Most bytes of a file.
-        prompt_price: Price of a million tokens of prompts, images included.
-        answer_price: Price of a million tokens of answers.
+        price_per_million_prompt_tokens: Price of a million tokens of prompts, images included.
+        price_per_million_answer_tokens: Price of a million tokens of answers.
     """
 
-    max_side: Annotated[int, Field(ge=1)] | None = field(default=None, compare=False)
+    image_side: Annotated[int, Field(ge=1)] | None = field(default=None, compare=False)
     max_lines: Annotated[int, Field(ge=1, le=50_000)] = field(default=50_000, compare=False)
     max_bytes: Annotated[int, Field(ge=1, le=200_000_000)] = field(default=200_000_000, compare=False)
-    prompt_price: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
-    answer_price: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
+    price_per_million_prompt_tokens: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
+    price_per_million_answer_tokens: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
 
     def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
         """Reads what came back, and orders what nobody is working on.
@@ -126,12 +126,12 @@ class OpenAiBatch(Generator):
     def _line(self, name: str, image: Wanted, images: Path) -> bytes:
         path = images / image.image
         body = self.body(image)
-        body["messages"] = with_picture(body["messages"], data_url(path, self.max_side))
+        body["messages"] = with_picture(body["messages"], data_url(path, self.image_side))
         line = json.dumps({"custom_id": name, "method": "POST", "url": _URL, "body": body}).encode() + b"\n"
         if len(line) > self.max_bytes:
             raise PreselError(
                 f"{path}: a request with this image takes {len(line):,} bytes, more than a file may hold "
-                f"(instructions.max_bytes={self.max_bytes}); shrink images by instructions.max_side=1024"
+                f"(instructions.max_bytes={self.max_bytes}); shrink images by instructions.image_side=1024"
             )
         return line
 
@@ -159,7 +159,11 @@ class OpenAiBatch(Generator):
     def _spent(self, completion: Completion) -> Spent:
         usage = completion.get("usage") or {}
         prompt, answer = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-        return Spent(prompt + answer, (prompt * self.prompt_price + answer * self.answer_price) / 1e6)
+        return Spent(
+            prompt + answer,
+            (prompt * self.price_per_million_prompt_tokens + answer * self.price_per_million_answer_tokens)
+            / 1e6,
+        )
 
 
 def in_files(lines: Iterable[bytes], max_lines: int, max_bytes: int) -> Iterator[tuple[int, bytes]]:
