@@ -1,29 +1,26 @@
 """README's worked example runs as printed."""
 
-import re
 import shlex
 from pathlib import Path
 
 import pandas as pd
 
 from tests.conftest import TINY, Program
+from tests.documents import blocks
 
 README = Path(__file__).parent.parent / "README.md"
 
 
-def blocks(language: str) -> list[str]:
-    fenced = re.findall(
-        r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
-    return [text for name, text in fenced if name == language]
+def texts(language: str) -> list[str]:
+    return [text for name, text in blocks(README) if name == language]
 
 
 def test_a_strategy_of_ones_own_gets_its_row(program: Program, tmp_path: Path) -> None:
-    for text in blocks("python") + blocks("yaml"):
+    for text in texts("python") + texts("yaml"):
         name = text.splitlines()[0].removeprefix("# ")
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    (line,) = [text for text in blocks("") if "--config-dir" in text]
+    (line,) = [text for text in texts("") if "--config-dir" in text]
     result = program(*shlex.split(line)[1:], *TINY)
     assert result.returncode == 0, result.stderr
     (file,) = tmp_path.glob("outputs/runs/*/*/summary.csv")
