@@ -277,7 +277,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     # A garbled EXIF block can raise anything; the picture itself is fine, and has no known rotation.
     except Exception:
         return None
-    return _UPRIGHT.get(orientation)
+    return _UPRIGHT[orientation] if orientation in _UPRIGHT else None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeGuard
 
 from presel.data.json_records import elements, is_json_lines
+from presel.data.listing import OnError, RecordError, refuse
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.files import atomic
@@ -87,7 +88,7 @@ class TaskRule:
                 raise PreselError(
                     f"task patterns: {pattern!r} is not a regular expression ({error}); mend it"
                 ) from None
-            _check_text(task, f"task patterns: the task of {pattern!r}", "name it")
+            _check_text(task, f"task patterns: the task of {pattern!r}", "name it", "no task")
 
     def task_of(self, fields: Mapping[str, object], image: str) -> str:
         """Tells a record's task.
@@ -104,7 +105,7 @@ class TaskRule:
         """
         if self.image_patterns is None:
             remedy = "name the record's task there, or give patterns that derive it from the image path"
-            return _check_text(fields.get(self.field), f"'{self.field}'", remedy)
+            return _check_text(fields.get(self.field), f"'{self.field}'", remedy, "no task")
         for pattern, task in self.image_patterns.items():
             if re.search(pattern, image):
                 return task
@@ -122,7 +123,12 @@ def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
 
 
 def read_contents(
-    annotations: Path, rule: TaskNamer, *, numbered: bool = False, drop_text_only: bool = False
+    annotations: Path,
+    rule: TaskNamer,
+    *,
+    numbered: bool = False,
+    drop_text_only: bool = False,
+    on_error: OnError = refuse,
 ) -> Contents:
     """Reads a LLaVA-format file and checks every record.
 
@@ -134,35 +140,33 @@ def read_contents(
         rule: Where a record's task is found.
         numbered: Name records by their position in the file, from 0, instead of their `id`.
         drop_text_only: Leave records out that have no `image`, instead of refusing the file.
+        on_error: Told of each mistake in the file; where it returns, what is usable is read on. Records and
+            turns are counted from 0.
 
     Raises:
-        PreselError: If the file cannot be read or parsed, holds no records, or a record is not usable;
-            the message counts records and turns from 0.
+        PreselError: If the file cannot be read.
     """
     records: list[Record] = []
     positions: dict[str, int] = {}
     text_only = 0
-    for position, fields in enumerate(elements(annotations)):
+    for position, fields in enumerate(elements(annotations, on_error)):
         if drop_text_only and isinstance(fields, dict) and fields.get("image") is None:
             text_only += 1
             continue
         try:
             record = _record(fields, rule, str(position) if numbered else None)
+            _check_first(record, positions, position)
         except PreselError as error:
-            raise PreselError(f"{annotations}: {_name(position, fields)}: {error}") from None
-        first = positions.setdefault(record.id, position)
-        if first != position:
-            raise PreselError(
-                f"{annotations}: {_name(position, fields)}: 'id' is already that of record {first}; "
-                "give every record an id of its own, or name them by position (pool.ids=position)"
-            )
-        records.append(record)
+            on_error(_placed(error, annotations, position, fields))
+        else:
+            records.append(record)
     if not records:
-        raise PreselError(
-            f"{annotations}: the file holds no records with an image; give one with at least one"
+        reason = (
+            "the file holds no records with an image; give one with at least one"
             if text_only
-            else f"{annotations}: the file holds no records; give one with at least one record"
+            else "the file holds no records; give one with at least one record"
         )
+        on_error(RecordError(reason, "no records", str(annotations)))
     return Contents(records, text_only)
 
 
@@ -201,12 +205,30 @@ def _as_json(record: Record) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-# Records. These checks tell what is wrong; `read_records` adds the file and the record.
+# Records. These checks tell what is wrong; `_placed` adds the file and the record.
+
+
+def _placed(error: PreselError, annotations: Path, position: int, fields: object) -> RecordError:
+    kind = error.kind if isinstance(error, RecordError) else "no task"
+    image = fields.get("image") if isinstance(fields, dict) else None
+    return RecordError(str(error), kind, f"{annotations}: {_name(position, fields)}", image)
+
+
+def _check_first(record: Record, positions: dict[str, int], position: int) -> None:
+    first = positions.setdefault(record.id, position)
+    if first != position:
+        raise RecordError(
+            f"'id' is already that of record {first}; give every record an id of its own, or name them by "
+            "position (pool.ids=position)",
+            "repeated id",
+        )
 
 
 def _record(fields: object, rule: TaskNamer, identifier: str | None) -> Record:
     if not isinstance(fields, dict):
-        raise PreselError(f"the record is {_kind(fields)}, not an object; remove it or write it as one")
+        raise RecordError(
+            f"the record is {_kind(fields)}, not an object; remove it or write it as one", "not an object"
+        )
     identifier = identifier or _identifier(fields.get("id"))
     image = _image(fields.get("image"))
     task = rule.task_of(fields, image)
@@ -221,55 +243,65 @@ def _name(position: int, fields: object) -> str:
 def _identifier(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return _check_text(value, "'id'", "give every record an id of its own")
+    return _check_text(value, "'id'", "give every record an id of its own", "no id")
 
 
 def _image(value: object) -> str:
-    image = _check_text(value, "'image'", "name one image file, and remove text-only records")
+    image = _check_text(value, "'image'", "name one image file, and remove text-only records", "no image")
     remedy = "write it relative to the image folder, with forward slashes"
     if image.startswith("/") or re.match("[A-Za-z]:", image):
-        raise PreselError(f"'image' is {image!r}, an absolute path; {remedy}")
+        raise RecordError(f"'image' is {image!r}, an absolute path; {remedy}", "bad image path")
     if ".." in image.split("/"):
-        raise PreselError(f"'image' is {image!r}, which may leave the image folder through '..'; {remedy}")
+        raise RecordError(
+            f"'image' is {image!r}, which may leave the image folder through '..'; {remedy}", "bad image path"
+        )
     if "\\" in image or "\0" in image:
-        raise PreselError(f"'image' is {image!r}, with a character no image path may have; {remedy}")
+        raise RecordError(
+            f"'image' is {image!r}, with a character no image path may have; {remedy}", "bad image path"
+        )
     return image
 
 
 def _conversations(value: object) -> tuple[Turn, ...]:
+    remedy = "give the record a question and an answer"
     if value is None:
-        raise PreselError("'conversations' is missing; give the record a question and an answer")
+        raise RecordError(f"'conversations' is missing; {remedy}", "no conversation")
     if not isinstance(value, list):
-        raise PreselError(f"'conversations' is {_kind(value)}; write a list of turns")
+        raise RecordError(f"'conversations' is {_kind(value)}; write a list of turns", "no conversation")
     if not value:
-        raise PreselError("'conversations' is empty; give the record a question and an answer")
+        raise RecordError(f"'conversations' is empty; {remedy}", "no conversation")
     turns = tuple(_turn(position, fields) for position, fields in enumerate(value))
     if turns[-1]["from"] != "gpt":
-        raise PreselError("'conversations' has no answer at its end; add a 'gpt' turn or remove the record")
+        raise RecordError(
+            "'conversations' has no answer at its end; add a 'gpt' turn or remove the record", "no answer"
+        )
     _check_image_tokens(turns)
     return turns
 
 
 def _turn(position: int, fields: object) -> Turn:
     if not isinstance(fields, dict):
-        raise PreselError(f"'conversations' turn {position} is {_kind(fields)}; write an object")
+        raise RecordError(f"'conversations' turn {position} is {_kind(fields)}; write an object", "bad turn")
     role = fields.get("from")
     if role != "human" and role != "gpt":
-        raise PreselError(
+        raise RecordError(
             f"'conversations' turn {position} has the unknown role {role!r}; "
-            "write 'from': 'human' for a question, 'gpt' for an answer"
+            "write 'from': 'human' for a question, 'gpt' for an answer",
+            "unknown role",
         )
     expected: Literal["human", "gpt"] = "gpt" if position % 2 else "human"
     if role != expected:
-        raise PreselError(
+        raise RecordError(
             f"'conversations' turn {position} is from {role!r}, where {expected!r} was due; "
-            "let the turns alternate, a human turn first"
+            "let the turns alternate, a human turn first",
+            "turns out of order",
         )
     name = "question" if role == "human" else "answer"
     value = fields.get("value")
     # Asked first, so that the message is only built where it is needed: there are millions of turns.
     if not _is_text(value):
-        value = _check_text(value, f"'conversations' turn {position} 'value'", f"write the {name} there")
+        where = f"'conversations' turn {position} 'value'"
+        value = _check_text(value, where, f"write the {name} there", f"no {name}")
     # Literals, not the file's strings: millions of turns then share their keys and roles.
     return {"from": expected, "value": value}
 
@@ -279,20 +311,27 @@ def _check_image_tokens(turns: tuple[Turn, ...]) -> None:
     in_questions = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns[::2])
     in_answers = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns[1::2])
     if not in_questions:
-        raise PreselError(f"'conversations' has no {IMAGE_TOKEN} in any question; {remedy}")
+        raise RecordError(
+            f"'conversations' has no {IMAGE_TOKEN} in any question; {remedy}", f"no {IMAGE_TOKEN}"
+        )
     if in_questions + in_answers > 1:
-        raise PreselError(f"'conversations' has {in_questions + in_answers} {IMAGE_TOKEN}; {remedy}")
+        raise RecordError(
+            f"'conversations' has {in_questions + in_answers} {IMAGE_TOKEN}; {remedy}",
+            f"several {IMAGE_TOKEN}",
+        )
 
 
-def _check_text(value: object, name: str, remedy: str) -> str:
+def _check_text(value: object, name: str, remedy: str, kind: str) -> str:
     if value is None:
-        raise PreselError(f"{name} is missing; {remedy}")
+        raise RecordError(f"{name} is missing; {remedy}", kind)
     if not isinstance(value, str):
-        raise PreselError(f"{name} is {_kind(value)}, not text; {remedy}")
+        raise RecordError(f"{name} is {_kind(value)}, not text; {remedy}", kind)
     if not value.strip():
-        raise PreselError(f"{name} is blank; {remedy}")
+        raise RecordError(f"{name} is blank; {remedy}", kind)
     if not _is_text(value):
-        raise PreselError(f"{name} has half of a surrogate pair, which is no character; {remedy}")
+        raise RecordError(
+            f"{name} has half of a surrogate pair, which is no character; {remedy}", "half a character"
+        )
     return value
 
 
