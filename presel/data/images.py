@@ -273,11 +273,11 @@ def _short(error: Exception) -> str:
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
     # A garbled EXIF block can raise anything; the picture itself is fine, and has no known rotation.
     except Exception:
         return None
-    return _UPRIGHT[orientation] if orientation in _UPRIGHT else None
+    return _UPRIGHT.get(orientation)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

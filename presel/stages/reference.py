@@ -43,7 +43,7 @@ class ReferenceStage(Stage[pd.DataFrame]):
                     f"task '{task}' has a single usable image ('{ids.iloc[0]}'), too few to take a reference "
                     "set and to select from; merge it into another task or remove its record"
                 )
-            size = max(1, round(self.share * len(ids)))
+            size = reference_size(self.share, len(ids))
             chosen += sorted(generator.choice(np.sort(ids.to_numpy(dtype=str)), size, replace=False))
         write_table(folder / "reference.parquet", pd.DataFrame({"id": chosen}))
         return {"images": len(chosen)}
@@ -51,3 +51,8 @@ class ReferenceStage(Stage[pd.DataFrame]):
     def load(self, folder: Path) -> pd.DataFrame:
         """Table of the reference set: id."""
         return pd.read_parquet(folder / "reference.parquet")
+
+
+def reference_size(share: float, images: int) -> int:
+    """How many of a task's images are in the reference set."""
+    return max(1, round(share * images))
