@@ -204,7 +204,7 @@ def _group(kind: str, group: pd.DataFrame) -> Finding:
     images = list(dict.fromkeys(group["image"]))
     tasks = ", ".join(sorted(group["task"].unique()))
     detail = f"{len(group)} records in {tasks}: {', '.join(images[:3])}{' …' if len(images) > 3 else ''}"
-    return Finding("warning", kind, _record(group.iloc[0]), detail, tuple(group["id"]), tuple(images))
+    return Finding("warning", kind, f"'{group['id'].iloc[0]}'", detail, tuple(group["id"]), tuple(images))
 
 
 def _misnamed(usable: pd.DataFrame) -> pd.Series:

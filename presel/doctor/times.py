@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +14,9 @@ from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.doctor.plan import Plan
 from presel.errors import PreselError
 from presel.files import read_json
-from presel.models.lvlm import locate
+from presel.models.encoder import Encoder
+from presel.models.lvlm import Lvlm, locate
+from presel.models.tune import Hardware, Tune
 from presel.pipeline import Pipeline
 from presel.shards import chunks
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage
@@ -23,11 +26,14 @@ from presel.stages.instructions import InstructionsStage
 from presel.stages.merged import MergedStage
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
+from presel.stages.scenes import ScenesStage
 from presel.stages.tuning import TuningStage
 from presel.store import MANIFEST, Stage, Store, identity
 
 # Fields that decide how many images a stage works on, and not how long one takes.
-_DATA = frozenset("source pool reference instructions needed seed share budget size chosen".split())
+_DATA = frozenset(
+    ["source", "pool", "reference", "instructions", "chosen", "needed", "seed", "share", "budget", "size"]
+)
 # What a stage's manifest counts its images by; one that counts none is counted by its first input.
 _COUNTS = ("different_images", "samples", "requested", "images")
 # How many times larger or smaller an earlier run may be.
@@ -40,7 +46,7 @@ _ANSWER = "There is a small red house on the left and a tree behind it."
 
 # Seconds, and what they rest on; None for a stage of which nothing is known.
 Estimated = tuple[float | None, str]
-_UNKNOWN: Estimated = (None, "unknown: no run like it is in the store")
+UNKNOWN = "no run like it in the store"
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def stage_times(pipeline: Pipeline, steps: Sequence[Stage[Any]], work: Work, sto
         try:
             seconds, source = _estimate(step, images, pipeline, work, store)
         except PreselError as error:
-            seconds, source = None, f"unknown: {error}"
+            seconds, source = None, str(error)
         times.append(StageTime(step.label, images, seconds, source))
     return times
 
@@ -124,7 +130,8 @@ def stage_times(pipeline: Pipeline, steps: Sequence[Stage[Any]], work: Work, sto
 def _images(step: Stage[Any], pipeline: Pipeline, work: Work) -> int | None:
     if isinstance(step, EvaluationStage | ExternalEvaluationStage | MostFrequentStage | MergedStage):
         return None
-    if isinstance(step, PoolStage) and step != pipeline.pool:
+    # The benchmarks are not examined.
+    if isinstance(step, PoolStage | ScenesStage) and step not in (pipeline.pool, *pipeline.source.stages):
         return None
     if isinstance(step, FeaturesStage):
         return work.different
@@ -149,10 +156,12 @@ def _estimate(
     if earlier is not None:
         return earlier
     if isinstance(step, FeaturesStage):
-        return _tried(step.encoder.path, images, work.trial, lambda trial: _encode(step, trial))
+        encode = partial(_encode, step.encoder, step.accelerator, tuple(work.trial))
+        return _tried(step.encoder.path, images, work, encode)
     if isinstance(step, TuningStage):
-        return _tried(step.lvlm.path, images, work.trial, lambda trial: _tune(step, trial))
-    return _UNKNOWN
+        tune = partial(_tune, step.lvlm, step.tune, step.hardware, tuple(work.trial))
+        return _tried(step.lvlm.path, images, work, tune)
+    return None, UNKNOWN
 
 
 def _earlier(step: Stage[Any], images: int | None, store: Store) -> Iterator[Estimated]:
@@ -203,55 +212,56 @@ def _count(manifest: dict[str, Any], store: Store) -> int | None:
     return None
 
 
-def _tried(
-    model: str, images: int | None, trial: Sequence[Path], attempt: Callable[[Sequence[Path]], Estimated]
-) -> Estimated:
-    if not trial or not images:
-        return _UNKNOWN
+def _tried(model: str, images: int | None, work: Work, attempt: Callable[[], Estimated]) -> Estimated:
+    """Tries a model on some images, unless it cannot be tried quickly."""
+    if not work.trial or not images:
+        return None, UNKNOWN
     folder = Path(locate(model))
     if not folder.is_dir():
-        return None, f"unknown: no run like it is in the store, and no model in {model} to try"
+        return None, f"{UNKNOWN}, and no folder {model} with a model to try"
     weights = [file for file in folder.iterdir() if file.suffix in {".safetensors", ".bin"}]
     if sum(file.stat().st_size for file in weights) > _TRIED_BELOW_BYTES:
-        return None, "unknown: no run like it is in the store, and the model is too large for a trial"
-    each, source = attempt(trial)
+        return None, f"{UNKNOWN}, and the model is too large for a trial"
+    each, source = attempt()
     return (None if each is None else each * images), source
 
 
-def _encode(step: FeaturesStage, trial: Sequence[Path]) -> Estimated:
+def _encode(encoder: Encoder, accelerator: str, trial: tuple[Path, ...]) -> Estimated:
     """Seconds an image."""
-    batches = list(chunks(trial, step.encoder.batch_size))[:_TRIED_BATCHES]
-    # Twice the first: loading the model does not count.
-    features = step.encoder.encode([batches[0], *batches], workers=0, accelerator=step.accelerator)
+    batches = list(chunks(trial, encoder.batch_size))[:_TRIED_BATCHES]
+    # The first comes twice: loading the model does not count.
+    features = encoder.encode([batches[0], *batches], workers=0, accelerator=accelerator)
     next(features)
     started = time.perf_counter()
     done = sum(len(rows) for rows in features)
     return (time.perf_counter() - started) / done, f"tried on {done} of the images"
 
 
-def _tune(step: TuningStage, trial: Sequence[Path]) -> Estimated:
-    """Seconds a sample, over all epochs."""
-    # Here, because torch and its companions take seconds, and a store with earlier runs needs neither.
+@cache
+def _tune(lvlm: Lvlm, settings: Tune, hardware: Hardware, trial: tuple[Path, ...]) -> Estimated:
+    """Seconds a sample, over all epochs; once for the reference model and the final one."""
+    # Here, because torch and its companions take seconds, and with earlier runs in the store none is needed.
     from pytorch_lightning.loggers.logger import DummyLogger
 
     from presel.models.tuner import tune
 
     turns: tuple[Turn, ...] = ({"from": "human", "value": _QUESTION}, {"from": "gpt", "value": _ANSWER})
-    chosen = trial[: step.tune.micro_batch_size * _TRIED_BATCHES]
+    chosen = trial[: settings.micro_batch_size * _TRIED_BATCHES]
     records = [Record(str(number), str(image), "", turns) for number, image in enumerate(chosen)]
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(prefix="presel-doctor-") as folder:
         measured = tune(
-            step.lvlm,
-            replace(step.tune, epochs=1),
-            step.hardware,
+            lvlm,
+            replace(settings, epochs=1),
+            hardware,
             records,
-            Path("/"),
-            Path(folder),
+            # Their paths are absolute.
+            images=Path(),
+            folder=Path(folder),
             seed=0,
             workers=0,
             logger=DummyLogger(),
         )
     if "samples_per_second" not in measured:
-        return None, "unknown: too few images to try the model on"
+        return None, "too few images to try the model on"
     source = f"tried on {len(records)} of the images, with a made-up question and answer of 9 and 13 words"
-    return step.tune.epochs / measured["samples_per_second"], source
+    return settings.epochs / measured["samples_per_second"], source

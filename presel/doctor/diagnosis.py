@@ -1,0 +1,170 @@
+"""From a run's configuration to everything that can be said about its pool; nothing is written."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from presel.console import ConsoleReporter, progress
+from presel.data.images import map_images
+from presel.data.listing import Listing, PoolFiles, RecordError
+from presel.data.sources import LlavaFiles, Source
+from presel.doctor import findings
+from presel.doctor.examine import examine
+from presel.doctor.findings import Finding
+from presel.doctor.plan import Plan, plan_for
+from presel.doctor.times import StageTime, Work, stage_times, steps_to
+from presel.errors import PreselError
+from presel.pipeline import Pipeline
+from presel.store import Stage, Store
+
+# Images that models are tried on, from all over the pool.
+_TRIAL = 320
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor found.
+
+    Attributes:
+        images: The image folder.
+        table: One row a sound record, see `findings.pool_table`.
+        text_only: Records without an image that are left out.
+        findings: What is wrong or worth knowing, the worst first.
+        plan: The instructions that a run would buy; None where the budget cannot be met.
+        times: How long its stages would take; none without a plan.
+    """
+
+    images: Path
+    table: pd.DataFrame
+    text_only: int
+    findings: list[Finding]
+    plan: Plan | None
+    times: list[StageTime]
+
+    @property
+    def usable(self) -> pd.DataFrame:
+        """The rows whose image can be used."""
+        return self.table[self.table["fault"].isna()]
+
+    @property
+    def faults(self) -> int:
+        """How many findings stop a run or cost it an image."""
+        return sum(finding.severity == "fault" for finding in self.findings)
+
+
+def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, trial: bool) -> Diagnosis:
+    """Examines the pool of a run.
+
+    Args:
+        pipeline: The run.
+        targets: The stages it is to end with.
+        store: Where earlier results lie.
+        trial: Whether models may be tried on some images, to estimate times.
+
+    Raises:
+        PreselError: If the pool's files cannot be read at all.
+    """
+    with _made(pipeline.source, store) as made:
+        files = pipeline.source.files(made)
+        errors: list[RecordError] = []
+        listing = _listing(files, errors)
+        started = time.perf_counter()
+        table = _examined(pipeline, files, listing)
+        seconds = time.perf_counter() - started
+        usable = table[table["fault"].isna()]
+        steps = steps_to(*targets)
+        found = [*findings.of_records(errors), *_of_pool(table, files, errors)]
+        sizes = {task: int((usable["task"] == task).sum()) for task in sorted(set(table["task"]))}
+        plan, problems = _planned(pipeline, files, sizes, steps)
+        found += [*_of_rejected(pipeline.source, table), *problems]
+        found += findings.of_tasks(sizes, plan, pipeline.clustering.images_per_cluster)
+        times = []
+        if plan is not None and len(usable):
+            chosen = usable["image"].iloc[:: max(1, len(usable) // _TRIAL)]
+            work = Work(
+                plan=plan,
+                images=len(usable),
+                different=usable["content"].nunique(),
+                seconds=seconds,
+                made=made,
+                sound=not errors,
+                trial=[files.images / image for image in chosen] if trial else [],
+            )
+            times = stage_times(pipeline, steps, work, store)
+    order = {"fault": 0, "warning": 1, "note": 2}
+    return Diagnosis(
+        files.images,
+        table,
+        listing.text_only,
+        sorted(found, key=lambda finding: order[finding.severity]),
+        plan,
+        times,
+    )
+
+
+@contextmanager
+def _made(source: Source, store: Store) -> Iterator[Store]:
+    """Yields a store that holds, or may take, what the source's own stages make: not the user's."""
+    if all(store.has(stage) for stage in source.stages):
+        yield store
+        return
+    with TemporaryDirectory(prefix="presel-doctor-") as folder:
+        yield Store(Path(folder), ConsoleReporter())
+
+
+def _listing(files: PoolFiles, errors: list[RecordError]) -> Listing:
+    """Lists the images, and the records that cannot be used."""
+    if isinstance(files, LlavaFiles):
+        return files.listing(errors.append)
+    return files.listing()
+
+
+def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.DataFrame:
+    images = [item.image for item in listing.items]
+    look = partial(examine, min_side=pipeline.source.min_side)
+    with progress(f"examining {len(images):,} images", len(images)) as advance:
+        return findings.pool_table(
+            listing.items, map_images(files.images, images, look, pipeline.workers, advance)
+        )
+
+
+def _of_pool(table: pd.DataFrame, files: PoolFiles, errors: list[RecordError]) -> Iterator[Finding]:
+    present = findings.image_files(files.images)
+    named = set(table["image"]) | {error.image for error in errors if error.image is not None}
+    yield from findings.of_images(table, present)
+    yield from findings.of_copies(table)
+    yield from findings.of_near_duplicates(table)
+    yield from findings.of_looks(table)
+    yield from findings.of_names(table)
+    yield from findings.of_files(present, named)
+
+
+def _of_rejected(source: Source, table: pd.DataFrame) -> Iterator[Finding]:
+    broken = int(table["fault"].notna().sum())
+    if broken > source.max_rejected_share * len(table):
+        detail = f"{broken} of {len(table)}; mend them or raise pool.max_rejected_share"
+        where = f"pool.max_rejected_share={source.max_rejected_share:g}"
+        yield Finding("fault", "more unusable images than are put up with", where, detail)
+
+
+def _planned(
+    pipeline: Pipeline, files: PoolFiles, sizes: dict[str, int], steps: list[Stage[Any]]
+) -> tuple[Plan | None, list[Finding]]:
+    problems = []
+    plan = None
+    try:
+        pipeline.provider.check(files, list(sizes))
+    except PreselError as error:
+        problems.append(Finding("fault", "no instructions to be had", "instructions", str(error)))
+    try:
+        plan = plan_for(pipeline, {task: size for task, size in sizes.items() if size}, steps)
+    except PreselError as error:
+        problems.append(Finding("fault", "budget that cannot be met", "budget", str(error)))
+    return plan, problems
