@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from presel.benchmarks import Benchmarks
 from presel.config import build, register
 from presel.console import ConsoleReporter, console
-from presel.doctor.diagnosis import diagnose
+from presel.doctor.diagnosis import Diagnosis, diagnose
 from presel.doctor.report import as_json, print_diagnosis
 from presel.errors import PreselError
 from presel.explain import explain
@@ -78,17 +79,9 @@ def doctor_command(arguments: Sequence[str]) -> int:
     if options.json == "-":
         # What people read makes way for what programs read.
         console.file = sys.stderr
-    _leave_no_trace()
-    config = _composed(options.overrides, options.config_dir)
-    try:
-        pipeline = build(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise PreselError(explain(error)) from error
-    targets = [getattr(pipeline, config.until)]
-    if isinstance(pipeline.benchmark_source, Benchmarks):
-        targets += [pipeline.base_evaluation, pipeline.most_frequent]
-    store = Store(Path(config.paths.store), ConsoleReporter())
-    diagnosis = diagnose(pipeline, targets, store, trial=not options.no_trial)
+    with TemporaryDirectory(prefix="presel-doctor-") as scratch:
+        _leave_no_trace(scratch)
+        diagnosis = _diagnosed(options, Path(scratch))
     print_diagnosis(diagnosis)
     if options.json == "-":
         print(json.dumps(as_json(diagnosis), ensure_ascii=False, indent=1))
@@ -98,11 +91,27 @@ def doctor_command(arguments: Sequence[str]) -> int:
     return int(diagnosis.faults > 0)
 
 
-def _leave_no_trace() -> None:
-    # A strategy of one's own would be compiled beside its file, a model's hub be asked for files.
+def _leave_no_trace(scratch: str) -> None:
+    """Sees to it that neither Python nor libraries write or download anything."""
     sys.dont_write_bytecode = True
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # Lightning imports Matplotlib, which keeps a list of fonts; torch makes a folder for what it compiles.
+    os.environ["MPLCONFIGDIR"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
+
+
+def _diagnosed(options: argparse.Namespace, scratch: Path) -> Diagnosis:
+    # A strategy of one's own may lie in the working directory, as with `presel run`.
     sys.path.append(str(Path.cwd()))
+    config = _composed(options.overrides, options.config_dir)
+    try:
+        pipeline = build(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PreselError(explain(error)) from error
+    targets = [getattr(pipeline, config.until)]
+    if isinstance(pipeline.benchmark_source, Benchmarks):
+        targets += [pipeline.base_evaluation, pipeline.most_frequent]
+    store = Store(Path(config.paths.store), ConsoleReporter())
+    return diagnose(pipeline, targets, store, scratch, trial=not options.no_trial)
 
 
 def _composed(overrides: list[str], config_dir: Path | None) -> DictConfig:

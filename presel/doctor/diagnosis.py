@@ -2,11 +2,9 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -17,7 +15,7 @@ from presel.data.listing import Listing, PoolFiles, RecordError
 from presel.data.sources import LlavaFiles, Source
 from presel.doctor import findings
 from presel.doctor.examine import examine
-from presel.doctor.findings import Finding
+from presel.doctor.findings import SEVERITIES, Finding
 from presel.doctor.plan import Plan, plan_for
 from presel.doctor.times import StageTime, Work, stage_times, steps_to
 from presel.errors import PreselError
@@ -59,64 +57,57 @@ class Diagnosis:
         return sum(finding.severity == "fault" for finding in self.findings)
 
 
-def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, trial: bool) -> Diagnosis:
+def diagnose(
+    pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratch: Path, trial: bool
+) -> Diagnosis:
     """Examines the pool of a run.
 
     Args:
         pipeline: The run.
         targets: The stages it is to end with.
-        store: Where earlier results lie.
+        store: Where earlier results lie; it is left as it is.
+        scratch: A folder for what has to be made to look at it.
         trial: Whether models may be tried on some images, to estimate times.
 
     Raises:
         PreselError: If the pool's files cannot be read at all.
     """
-    with _made(pipeline.source, store) as made:
-        files = pipeline.source.files(made)
-        errors: list[RecordError] = []
-        listing = _listing(files, errors)
-        started = time.perf_counter()
-        table = _examined(pipeline, files, listing)
-        seconds = time.perf_counter() - started
-        usable = table[table["fault"].isna()]
-        steps = steps_to(*targets)
-        found = [*findings.of_records(errors), *_of_pool(table, files, errors)]
-        sizes = {task: int((usable["task"] == task).sum()) for task in sorted(set(table["task"]))}
-        plan, problems = _planned(pipeline, files, sizes, steps)
-        found += [*_of_rejected(pipeline.source, table), *problems]
-        found += findings.of_tasks(sizes, plan, pipeline.clustering.images_per_cluster)
-        times = []
-        if plan is not None and len(usable):
-            chosen = usable["image"].iloc[:: max(1, len(usable) // _TRIAL)]
-            work = Work(
-                plan=plan,
-                images=len(usable),
-                different=usable["content"].nunique(),
-                seconds=seconds,
-                made=made,
-                sound=not errors,
-                trial=[files.images / image for image in chosen] if trial else [],
-            )
-            times = stage_times(pipeline, steps, work, store)
-    order = {"fault": 0, "warning": 1, "note": 2}
-    return Diagnosis(
-        files.images,
-        table,
-        listing.text_only,
-        sorted(found, key=lambda finding: order[finding.severity]),
-        plan,
-        times,
-    )
-
-
-@contextmanager
-def _made(source: Source, store: Store) -> Iterator[Store]:
-    """Yields a store that holds, or may take, what the source's own stages make: not the user's."""
-    if all(store.has(stage) for stage in source.stages):
-        yield store
-        return
-    with TemporaryDirectory(prefix="presel-doctor-") as folder:
-        yield Store(Path(folder), ConsoleReporter())
+    source = pipeline.source
+    kept = all(store.has(stage) for stage in source.stages)
+    made = store if kept else Store(scratch / "store", ConsoleReporter())
+    files = source.files(made)
+    errors: list[RecordError] = []
+    listing = _listing(files, errors)
+    started = time.perf_counter()
+    table = _examined(pipeline, files, listing)
+    seconds = time.perf_counter() - started
+    usable = table[table["fault"].isna()]
+    steps = steps_to(*targets)
+    sizes = {task: int((usable["task"] == task).sum()) for task in sorted(set(table["task"]))}
+    plan, problems = _planned(pipeline, files, sizes, steps)
+    found = [
+        *findings.of_records(errors),
+        *_of_pool(table, files, errors),
+        *_of_rejected(source, table),
+        *problems,
+        *findings.of_tasks(sizes, plan, pipeline.clustering.images_per_cluster),
+    ]
+    times = []
+    if plan is not None:
+        chosen = usable["image"].iloc[:: max(1, len(usable) // _TRIAL)]
+        work = Work(
+            plan=plan,
+            images=len(usable),
+            different=usable["content"].nunique(),
+            seconds=seconds,
+            made=made,
+            sound=not errors,
+            trial=tuple(files.images / image for image in chosen) if trial else (),
+            scratch=scratch,
+        )
+        times = stage_times(pipeline, steps, work, store)
+    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Diagnosis(files.images, table, listing.text_only, found, plan, times)
 
 
 def _listing(files: PoolFiles, errors: list[RecordError]) -> Listing:

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from presel.doctor.plan import Plan
 
 # fault: a run stops, or leaves the image out; warning: it goes on, to somebody's loss; note: worth knowing.
 Severity = Literal["fault", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 # Two patches of a ViT with patches of 14 pixels: less than that is hardly a picture.
 _SMALL_SIDE = 28
@@ -54,19 +55,19 @@ def pool_table(items: Sequence[Item], examined: Sequence[Examined]) -> pd.DataFr
     """One row a record: id, image, task, what `Examined` says, and `first`.
 
     `first` is the row whose picture the record's is a near-duplicate of: itself where it is like none before.
-    Exact copies share theirs. It is -1 where there is no picture.
+    Copies share theirs. It is -1 where there is no picture.
     """
     table = pd.DataFrame(items, columns=list(Item._fields))
     table = table.join(pd.DataFrame(examined, columns=list(Examined._fields)))
     table["first"] = -1
     usable = table[table["fault"].isna()]
-    different = usable.drop_duplicates("content")
-    if len(different):
-        shape = (len(different), THUMBNAIL, THUMBNAIL, 3)
-        thumbnails = np.frombuffer(b"".join(different["thumbnail"]), np.uint8).reshape(shape)
-        first = different.index[near_duplicates(thumbnails)]
-        by_content = dict(zip(different["content"], first, strict=True))
-        table.loc[usable.index, "first"] = usable["content"].map(by_content)
+    # Equal thumbnails need no comparing, and there may be thousands.
+    different = usable.drop_duplicates("thumbnail")
+    shape = (len(different), THUMBNAIL, THUMBNAIL, 3)
+    thumbnails = np.frombuffer(b"".join(different["thumbnail"]), np.uint8).reshape(shape)
+    first = different.index[near_duplicates(thumbnails)]
+    by_thumbnail = dict(zip(different["thumbnail"], first, strict=True))
+    table.loc[usable.index, "first"] = usable["thumbnail"].map(by_thumbnail)
     return table.drop(columns="thumbnail")
 
 

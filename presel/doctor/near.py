@@ -36,13 +36,14 @@ _MIN_CONTRAST = 2.0
 # Thumbnails that are worked on at once, to bound memory.
 _ROWS = 1024
 # Images of one key that each is compared with, to bound time where thousands look alike.
-_MAX_BUCKET = 200
+_MAX_BUCKET = 100
 
 
 def near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Groups pictures that look alike: each joins the first one before it that it is like.
+    """Groups pictures that look alike.
 
-    All of a group are like its first, so that no chain of small steps puts different pictures together.
+    Each is only compared with the firsts of groups, a group of one at the start, so that small steps do not
+    chain different pictures together, and thousands of like pictures cost little.
 
     Args:
         thumbnails: RGB, (n, 16, 16, 3).
@@ -51,46 +52,48 @@ def near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
         Row of the first picture of each one's group, (n,): its own where it is the first.
     """
     first = np.arange(len(thumbnails))
-    pixels = thumbnails.reshape(len(thumbnails), -1, 3)
+    pixels = thumbnails.reshape(len(thumbnails), THUMBNAIL**2, 3)
     colours, contrasts = _colours(pixels), _contrasts(pixels)
     shown = first[contrasts >= _MIN_CONTRAST]
-    pairs = shown[candidates(_signatures(pixels[shown]))]
-    shifts = np.abs(colours[pairs[:, 0]] - colours[pairs[:, 1]]).max(axis=1)
-    ratios = np.abs(np.log(contrasts[pairs[:, 0]] / contrasts[pairs[:, 1]]))
-    pairs = pairs[(shifts <= _MAX_SHIFT) & (ratios <= np.log(_MAX_CONTRAST))]
-    pairs = pairs[_cosines(pixels, pairs) >= _MIN_COSINE]
-    # By the later picture, then by the earlier: whether that is a first is settled by then.
-    for earlier, later in pairs[np.lexsort(pairs.T)].tolist():
-        if first[later] == later and first[earlier] == earlier:
-            first[later] = earlier
+    signatures = _signatures(pixels)
+    for key in range(KEYS):
+        firsts = shown[first[shown] == shown]
+        pairs = np.sort(firsts[candidates(signatures[firsts], key)])
+        shifts = np.abs(colours[pairs[:, 0]] - colours[pairs[:, 1]]).max(axis=1)
+        ratios = np.abs(np.log(contrasts[pairs[:, 0]] / contrasts[pairs[:, 1]]))
+        pairs = pairs[(shifts <= _MAX_SHIFT) & (ratios <= np.log(_MAX_CONTRAST))]
+        pairs = pairs[_cosines(pixels, pairs) >= _MIN_COSINE]
+        # By the later picture, then by the earlier: whether that is still a first is settled by then.
+        for earlier, later in pairs[np.lexsort(pairs.T)].tolist():
+            if first[later] == later and first[earlier] == earlier:
+                first[later] = earlier
+    # The first that a picture joined may have joined another since.
+    while not np.array_equal(first[first], first):
+        first = first[first]
     return first
 
 
-def candidates(signatures: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Pairs whose signatures have a key in common and differ in no more than `MAX_BITS` bits.
+def candidates(signatures: NDArray[np.uint16], key: int) -> NDArray[np.int64]:
+    """Pairs that have one key in common, and signatures that differ in no more than `MAX_BITS` bits.
 
-    Signatures that differ in fewer bits than they have keys always agree in one. Where more than 200 share a
-    key, they are put in the order of another key, and each is compared with the next 200.
+    Signatures that differ in fewer bits than they have keys agree in at least one of these. Where more than a
+    hundred agree, they are put in the order of another key, and each is compared with the next hundred.
 
     Args:
         signatures: (n, 32).
+        key: Which one.
 
     Returns:
-        Pairs of rows, the smaller first, each once, in order: (p, 2).
+        Pairs of rows, each once, (p, 2).
     """
     words = np.ascontiguousarray(signatures).view(np.uint64)
-    # Each pair as one number, so that finding it again costs no memory.
-    found = np.empty(0, np.int64)
-    for key in range(KEYS):
-        order = np.lexsort((signatures[:, key - 1], signatures[:, key]))
-        codes = [found]
-        for places in _sharing(signatures[order, key]):
-            pairs = np.sort(order[places])
-            bits = np.bitwise_count(words[pairs[:, 0]] ^ words[pairs[:, 1]]).sum(axis=1, dtype=np.int64)
-            close = pairs[bits <= MAX_BITS]
-            codes.append(close[:, 0] * len(words) + close[:, 1])
-        found = np.unique(np.concatenate(codes))
-    return np.stack(np.divmod(found, max(1, len(words))), axis=1)
+    order = np.lexsort((signatures[:, key - 1], signatures[:, key]))
+    found = [np.empty((0, 2), np.int64)]
+    for places in _sharing(signatures[order, key]):
+        pairs = order[places]
+        bits = np.bitwise_count(words[pairs[:, 0]] ^ words[pairs[:, 1]]).sum(axis=1, dtype=np.int64)
+        found.append(pairs[bits <= MAX_BITS])
+    return np.concatenate(found)
 
 
 def _sharing(keys: NDArray[np.uint16]) -> Iterator[NDArray[np.int64]]:
@@ -118,7 +121,7 @@ def _contrasts(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _signatures(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """On which sides of 512 planes the pictures lie, (n, 32)."""
     planes = np.random.default_rng(0).standard_normal((THUMBNAIL**2 * 3, KEYS * _KEY_BITS), np.float32)
-    sides = _in_blocks(lambda block: _centred(block).reshape(len(block), -1) @ planes > 0, pixels)
+    sides = _in_blocks(lambda block: _centred(block).reshape(-1, THUMBNAIL**2 * 3) @ planes > 0, pixels)
     return np.packbits(sides, axis=1).view(np.uint16)
 
 

@@ -187,8 +187,8 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
 
     - `images`: the image folder; `records`, `text_only`, `usable_images`, `different_images`: counts;
       `formats` and `modes`: counts of usable images.
-    - `tasks`: by name, the columns of `by_task` and the instructions to be bought, `reference` (null where the
-      strategy needs none) and `bought` in all; both null where the budget cannot be met.
+    - `tasks`: by name, the columns of `by_task` and the instructions to be bought: `reference` (null where
+      the strategy needs none) and `bought` in all; both null where the budget cannot be met.
     - `near_duplicates`: `groups`, how many there are; `images`, how many different images are in them;
       `share`, of the different images.
     - `findings`: a list of `severity` (fault, warning, note), `kind`, `where`, `detail`, `ids`, `images`.

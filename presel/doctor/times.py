@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from presel.data.llava import Record
@@ -78,6 +77,7 @@ class Work:
         made: The store that the pool's files are in, if they are made by a stage.
         sound: Whether the pool's records are as they should be, so that results can be looked up.
         trial: Images to try the models on; none to try nothing.
+        scratch: A folder for what a trial leaves.
     """
 
     plan: Plan
@@ -86,7 +86,8 @@ class Work:
     seconds: float
     made: Store
     sound: bool
-    trial: Sequence[Path]
+    trial: tuple[Path, ...]
+    scratch: Path
 
 
 def steps_to(*targets: Stage[Any]) -> list[Stage[Any]]:
@@ -156,10 +157,10 @@ def _estimate(
     if earlier is not None:
         return earlier
     if isinstance(step, FeaturesStage):
-        encode = partial(_encode, step.encoder, step.accelerator, tuple(work.trial))
+        encode = partial(_encode, step.encoder, step.accelerator, work.trial)
         return _tried(step.encoder.path, images, work, encode)
     if isinstance(step, TuningStage):
-        tune = partial(_tune, step.lvlm, step.tune, step.hardware, tuple(work.trial))
+        tune = partial(_tune, step.lvlm, step.tune, step.hardware, work.trial, work.scratch)
         return _tried(step.lvlm.path, images, work, tune)
     return None, UNKNOWN
 
@@ -238,7 +239,9 @@ def _encode(encoder: Encoder, accelerator: str, trial: tuple[Path, ...]) -> Esti
 
 
 @cache
-def _tune(lvlm: Lvlm, settings: Tune, hardware: Hardware, trial: tuple[Path, ...]) -> Estimated:
+def _tune(
+    lvlm: Lvlm, settings: Tune, hardware: Hardware, trial: tuple[Path, ...], scratch: Path
+) -> Estimated:
     """Seconds a sample, over all epochs; once for the reference model and the final one."""
     # Here, because torch and its companions take seconds, and with earlier runs in the store none is needed.
     from pytorch_lightning.loggers.logger import DummyLogger
@@ -248,19 +251,17 @@ def _tune(lvlm: Lvlm, settings: Tune, hardware: Hardware, trial: tuple[Path, ...
     turns: tuple[Turn, ...] = ({"from": "human", "value": _QUESTION}, {"from": "gpt", "value": _ANSWER})
     chosen = trial[: settings.micro_batch_size * _TRIED_BATCHES]
     records = [Record(str(number), str(image), "", turns) for number, image in enumerate(chosen)]
-    with TemporaryDirectory(prefix="presel-doctor-") as folder:
-        measured = tune(
-            lvlm,
-            replace(settings, epochs=1),
-            hardware,
-            records,
-            # Their paths are absolute.
-            images=Path(),
-            folder=Path(folder),
-            seed=0,
-            workers=0,
-            logger=DummyLogger(),
-        )
+    measured = tune(
+        lvlm,
+        replace(settings, epochs=1),
+        hardware,
+        records,
+        images=Path(),  # the records' paths are absolute
+        folder=scratch / "model",
+        seed=0,
+        workers=0,
+        logger=DummyLogger(),
+    )
     if "samples_per_second" not in measured:
         return None, "too few images to try the model on"
     source = f"tried on {len(records)} of the images, with a made-up question and answer of 9 and 13 words"
