@@ -277,8 +277,46 @@ def test_a_pool_that_a_run_would_stop_at_only_later(program: Program, planted: P
     )
     assert result.returncode == 1
     assert "malformed JSON" in result.stdout
-    assert "line 6 column 8" in result.stdout
+    assert "line 6 column 12" in result.stdout
     assert "90 records, 90 usable images" in result.stdout
+
+
+def test_benchmarks_are_held_against_the_pool(program: Program, planted: Planted) -> None:
+    planted.write()
+    held_out = [record(900, image="0007.png"), record(901, image="gone.png")]
+    (planted.folder / "eval.json").write_text(json.dumps(held_out))
+    evaluation = ["evaluation=llava_json", f"evaluation.annotations={planted.folder}/eval.json"]
+    arguments = [*overrides(planted.folder), *evaluation, f"evaluation.images={planted.folder}/images"]
+    kinds = found(program("doctor", *arguments, "--json", "-", "--no-trial"))
+    assert [one["images"] for one in kinds["image in a benchmark too"]] == [["0007.png"]]
+    assert kinds["unusable benchmark image"][0]["where"] == "'0901' of benchmark 'vqa', gone.png"
+
+
+PRICED = """
+from pydantic.dataclasses import dataclass
+from presel.component import STRICT
+from presel.ledger import Annotations, Estimate
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Priced(Annotations):
+    def estimate(self, images):
+        return Estimate(sum(images.values()) * 1000, sum(images.values()) * 0.5)
+"""
+
+
+def test_what_instructions_cost(program: Program, planted: Planted) -> None:
+    planted.write()
+    (planted.folder / "priced.py").write_text(PRICED)
+    (planted.folder / "conf" / "instructions").mkdir(parents=True)
+    (planted.folder / "conf" / "instructions" / "priced.yaml").write_text("_target_: priced.Priced")
+    before = snapshot(planted.folder)
+    own = ["--config-dir", "conf", "instructions=priced", "--no-trial"]
+    result = program("doctor", *overrides(planted.folder), "budget=40", *own)
+    assert "instructions: 40 images, 5 of them for the reference set" in result.stdout, result.stderr
+    assert "about 40,000 tokens, 20.00 in money" in result.stdout
+    result = program("doctor", *overrides(planted.folder), "strategy=el2n", *own, "--json", "-")
+    assert json.loads(result.stdout)["instructions"] == {"images": 90, "tokens": 90_000, "money": 45.0}
+    assert snapshot(planted.folder) == before
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from presel.benchmarks import Benchmarks
 from presel.console import ConsoleReporter, progress
-from presel.data.images import map_images
+from presel.data.images import check_images, map_images
 from presel.data.listing import Listing, PoolFiles, RecordError
 from presel.data.sources import LlavaFiles, Source
 from presel.doctor import findings
@@ -89,6 +90,7 @@ def diagnose(
         *findings.of_records(errors),
         *_of_pool(table, files, errors),
         *_of_rejected(source, table),
+        *_of_benchmarks(pipeline, table, store),
         *problems,
         *findings.of_tasks(sizes, plan, pipeline.clustering.images_per_cluster),
     ]
@@ -143,6 +145,28 @@ def _of_rejected(source: Source, table: pd.DataFrame) -> Iterator[Finding]:
         detail = f"{broken} of {len(table)}; mend them or raise pool.max_rejected_share"
         where = f"pool.max_rejected_share={source.max_rejected_share:g}"
         yield Finding("fault", "more unusable images than are put up with", where, detail)
+
+
+def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Iterator[Finding]:
+    """Benchmark images that cannot be used, or are in the pool; the built-in ones are always sound."""
+    source = pipeline.benchmark_source
+    if not isinstance(source, Benchmarks) or source.stages:
+        return
+    files = source.files(store)
+    errors: list[RecordError] = []
+    items = _listing(files, errors).items
+    yield from findings.of_records(errors)
+    with progress(f"checking {len(items):,} benchmark images", len(items)) as advance:
+        images = [item.image for item in items]
+        checked = check_images(files.images, images, pipeline.workers, source.min_side, advance)
+    in_pool = dict(zip(table["content"], table["image"], strict=True))
+    for item, (fault, content) in zip(items, checked, strict=True):
+        where = f"'{item.id}' of benchmark '{item.task}', {item.image}"
+        if fault is not None:
+            yield Finding("fault", "unusable benchmark image", where, fault)
+        elif content in in_pool:
+            image = in_pool[content]
+            yield Finding("warning", "image in a benchmark too", where, f"it is {image}", images=(image,))
 
 
 def _planned(
