@@ -9,6 +9,7 @@ from pathlib import Path
 
 COMMANDS = {
     "run": "choose images, buy their instructions, tune, evaluate (Hydra; see `presel run --help`)",
+    "doctor": "check a pool: faults, duplicates, and what a run on it would take and cost",
     "report": "compare finished runs: tables, intervals, figures, one page",
     "export": "write what a run chose as training data for LLaVA, LLaMA-Factory or Hugging Face datasets",
     "diff": "compare two selections of one pool",
@@ -36,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = parser.parse_args(arguments[:1] or ["--help"])
     rest = arguments[1:]
+    if chosen.command == "doctor":
+        from presel.doctor.command import doctor_command
+
+        return _told(doctor_command, rest)
     if chosen.command == "report":
         from presel.report.command import report_command
 

@@ -41,8 +41,7 @@ def run(config: DictConfig) -> float | None:
     Raises:
         PreselError: If the configuration or the data is not as it should be.
     """
-    if config.until not in STEPS:
-        raise PreselError(f"until={config.until}: no such step; choose one of {', '.join(STEPS)}")
+    check_step(config.until)
     try:
         pipeline = build(config)
     except (HydraException, OmegaConfBaseException) as error:
@@ -80,6 +79,16 @@ def run(config: DictConfig) -> float | None:
         print_table(rows)
     _print_paths(pipeline, store, target, folder)
     return rows[-1].mean if rows else None
+
+
+def check_step(until: str) -> None:
+    """Makes sure that a run can end there.
+
+    Raises:
+        PreselError: If there is no such step.
+    """
+    if until not in STEPS:
+        raise PreselError(f"until={until}: no such step; choose one of {', '.join(STEPS)}")
 
 
 class SweepSummary(Callback):

@@ -4,36 +4,39 @@ import json
 import re
 from typing import TypeGuard
 
-from presel.errors import PreselError
+from presel.data.listing import RecordError
 
 
-def check_text(value: object, name: str, remedy: str) -> str:
+def check_text(value: object, name: str, remedy: str, kind: str = "bad value") -> str:
     """Makes sure that a value is text with something in it.
 
     Args:
         value: What the file holds.
         name: What the error calls it.
         remedy: What the error tells the user to do.
+        kind: What the error calls all mistakes of this sort.
 
     Raises:
-        PreselError: If it is not.
+        RecordError: If it is not.
     """
     if value is None:
-        raise PreselError(f"{name} is missing; {remedy}")
+        raise RecordError(f"{name} is missing; {remedy}", kind)
     if not isinstance(value, str):
-        raise PreselError(f"{name} is {kind_of(value)}, not text; {remedy}")
+        raise RecordError(f"{name} is {kind_of(value)}, not text; {remedy}", kind)
     if not value.strip():
-        raise PreselError(f"{name} is blank; {remedy}")
+        raise RecordError(f"{name} is blank; {remedy}", kind)
     if not is_text(value):
-        raise PreselError(f"{name} has half of a surrogate pair, which is no character; {remedy}")
+        raise RecordError(
+            f"{name} has half of a surrogate pair, which is no character; {remedy}", "half a character"
+        )
     return value
 
 
-def check_name(value: object, name: str, remedy: str) -> str:
+def check_name(value: object, name: str, remedy: str, kind: str = "bad value") -> str:
     """Like `check_text`, but a whole number will do as well, and is written out."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return check_text(value, name, remedy)
+    return check_text(value, name, remedy, kind)
 
 
 def check_path(
@@ -47,14 +50,18 @@ def check_path(
         remedy: What the error tells the user to do.
 
     Raises:
-        PreselError: If it does not.
+        RecordError: If it does not.
     """
     if path.startswith("/") or re.match("[A-Za-z]:", path):
-        raise PreselError(f"{name} is {path!r}, an absolute path; {remedy}")
+        raise RecordError(f"{name} is {path!r}, an absolute path; {remedy}", "bad image path")
     if ".." in path.split("/"):
-        raise PreselError(f"{name} is {path!r}, which may leave the image folder through '..'; {remedy}")
+        raise RecordError(
+            f"{name} is {path!r}, which may leave the image folder through '..'; {remedy}", "bad image path"
+        )
     if "\\" in path or "\0" in path:
-        raise PreselError(f"{name} is {path!r}, with a character no image path may have; {remedy}")
+        raise RecordError(
+            f"{name} is {path!r}, with a character no image path may have; {remedy}", "bad image path"
+        )
     return path
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -33,6 +33,8 @@ SUFFIXES = frozenset(
         *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs"),
     ]
 )
+
+Found = TypeVar("Found")
 
 # How a picture is put upright, by its EXIF orientation. Not `ImageOps.exif_transpose`: that also writes
 # the EXIF block anew, which fails on the odd blocks that some cameras leave.
@@ -62,6 +64,22 @@ class Checked(NamedTuple):
     content: str | None
 
 
+class Picture(NamedTuple):
+    """An opened image file.
+
+    Attributes:
+        image: Upright 8-bit RGB, without the file's metadata, so that nothing rotates it again.
+        format: Pillow's name of the file's format.
+        mode: Pillow's name of the kind of pixels in the file.
+        rotated: Whether its EXIF block had it turned or mirrored.
+    """
+
+    image: Image.Image
+    format: str
+    mode: str
+    rotated: bool
+
+
 class BrokenImage(PreselError):
     """An image that cannot be used.
 
@@ -82,6 +100,11 @@ class BrokenImage(PreselError):
 
 
 def open_image(path: Path) -> Image.Image:
+    """The image of `open_picture`."""
+    return open_picture(path).image
+
+
+def open_picture(path: Path) -> Picture:
     """Opens an image as upright 8-bit RGB, fully decoded.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, CMYK and
@@ -89,9 +112,6 @@ def open_image(path: Path) -> Image.Image:
 
     Args:
         path: The image file.
-
-    Returns:
-        The picture, without the file's metadata, so that nothing rotates it again.
 
     Raises:
         BrokenImage: If the file is missing, empty, not an image, truncated, larger than `MAX_PIXELS`,
@@ -104,7 +124,9 @@ def open_image(path: Path) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise BrokenImage(f"too large: {_size(image)}")
             image.load()
-            picture = _to_rgb(_upright(image))
+            turn = turn_upright(image)
+            upright = _to_rgb(image if turn is None else image.transpose(turn))
+            picture = Picture(upright, str(image.format), image.mode, turn is not None)
     except BrokenImage as error:
         raise BrokenImage(error.reason, path) from None
     except Image.DecompressionBombError:
@@ -118,7 +140,7 @@ def open_image(path: Path) -> Image.Image:
     # Pillow's decoders raise whatever the broken bytes lead them to, not OSError alone.
     except Exception as error:
         raise BrokenImage(_short(error), path) from error
-    picture.info.clear()
+    upright.info.clear()
     return picture
 
 
@@ -129,6 +151,29 @@ def turn_upright(image: Image.Image) -> Image.Transpose | None:
     # A garbled EXIF block can raise anything; the picture itself is fine, and has no known rotation.
     except Exception:
         return None
+
+
+def open_usable(root: Path, image: str, min_side: int) -> tuple[Path, Picture]:
+    """Opens an image of a pool.
+
+    Args:
+        root: The image folder, all links resolved.
+        image: Path relative to it.
+        min_side: Smallest width and height that is usable, in pixels.
+
+    Returns:
+        Where the file really lies, and the picture.
+
+    Raises:
+        BrokenImage: If the image cannot be used.
+    """
+    path = Path(os.path.realpath(root / image))
+    if not path.is_relative_to(root):
+        raise BrokenImage("leaves the image folder", path)
+    picture = open_picture(path)
+    if min(picture.image.size) < min_side:
+        raise BrokenImage(f"too small: {_size(picture.image)}", path)
+    return path, picture
 
 
 def check_images(
@@ -142,9 +187,34 @@ def check_images(
 
     Args:
         root: The image folder.
-        images: Paths relative to it; one that occurs several times is decoded once.
-        workers: Processes to share the work; 0 does it in this one. The result does not depend on it.
+        images: Paths relative to it.
+        workers: See `map_images`.
         min_side: Smallest width and height that is usable, in pixels.
+        on_progress: See `map_images`.
+
+    Returns:
+        What was found of each image.
+
+    Raises:
+        PreselError: If there is no such folder, or a worker process dies.
+    """
+    return map_images(root, images, partial(_check, min_side=min_side), workers, on_progress)
+
+
+def map_images(
+    root: Path,
+    images: Sequence[str],
+    look: Callable[[Path, str], Found],
+    workers: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Found]:
+    """Looks at every image of a pool.
+
+    Args:
+        root: The image folder.
+        images: Paths relative to it; one that occurs several times is looked at once.
+        look: Takes the folder, all links resolved, and one path; picklable.
+        workers: Processes to share the work; 0 does it in this one. The result does not depend on it.
         on_progress: Called with the number of `images` settled since the last call.
 
     Returns:
@@ -157,13 +227,13 @@ def check_images(
     times = Counter(images)
     distinct = list(times)
     chunks = [distinct[start : start + _CHUNK] for start in range(0, len(distinct), _CHUNK)]
-    check = partial(_check_chunk, Path(os.path.realpath(root)), min_side=min_side)
-    checked: dict[str, Checked] = {}
-    for chunk, found in zip(chunks, _map(check, chunks, workers), strict=True):
-        checked.update(zip(chunk, found, strict=True))
+    look_at_chunk = partial(_look_at_chunk, look, Path(os.path.realpath(root)))
+    looked_at: dict[str, Found] = {}
+    for chunk, found in zip(chunks, _map(look_at_chunk, chunks, workers), strict=True):
+        looked_at.update(zip(chunk, found, strict=True))
         if on_progress is not None:
             on_progress(sum(times[image] for image in chunk))
-    return [checked[image] for image in images]
+    return [looked_at[image] for image in images]
 
 
 def image_fingerprint(root: Path, images: Sequence[str]) -> str:
@@ -230,11 +300,6 @@ def _short(error: Exception) -> str:
     return f"cannot be decoded ({error or type(error).__name__})"
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    turn = turn_upright(image)
-    return image if turn is None else image.transpose(turn)
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise BrokenImage("floating-point pixels, which have no agreed white")
@@ -258,37 +323,32 @@ def _grey_16_to_8(image: Image.Image) -> Image.Image:
 
 
 def _map(
-    check: Callable[[list[str]], list[Checked]], chunks: list[list[str]], workers: int
-) -> Iterator[list[Checked]]:
+    look_at_chunk: Callable[[list[str]], list[Found]], chunks: list[list[str]], workers: int
+) -> Iterator[list[Found]]:
     """Maps in order, in this process or in others."""
     if workers == 0 or not chunks:
-        yield from map(check, chunks)
+        yield from map(look_at_chunk, chunks)
         return
     # Spawned, because a fork of a process that runs threads (torch, a progress bar) can lock up.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as executor:
         try:
-            yield from executor.map(check, chunks)
+            yield from executor.map(look_at_chunk, chunks)
         except BrokenProcessPool as error:
             raise PreselError(
                 "a worker process died while it checked images, perhaps for want of memory; use fewer workers"
             ) from error
 
 
-def _check_chunk(root: Path, images: list[str], min_side: int) -> list[Checked]:
-    return [_check(root, image, min_side) for image in images]
+def _look_at_chunk(look: Callable[[Path, str], Found], root: Path, images: list[str]) -> list[Found]:
+    return [look(root, image) for image in images]
 
 
 def _check(root: Path, image: str, min_side: int) -> Checked:
-    path = Path(os.path.realpath(root / image))
-    if not path.is_relative_to(root):
-        return Checked("leaves the image folder", None)
     try:
-        picture = open_image(path)
+        path, _ = open_usable(root, image, min_side)
     except BrokenImage as error:
         return Checked(error.reason, None)
-    if min(picture.size) < min_side:
-        return Checked(f"too small: {_size(picture)}", None)
     return Checked(None, sha256(path))
 
 

@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO, cast
 
+from presel.data.listing import OnError, RecordError, refuse
 from presel.errors import PreselError
 
 
@@ -14,18 +15,24 @@ def is_json_lines(path: Path) -> bool:
     return path.suffix.lower() == ".jsonl"
 
 
-def elements(annotations: Path) -> Iterator[object]:
+def elements(annotations: Path, on_error: OnError = refuse) -> Iterator[object]:
     """Yields what a file's list holds, one after another, so that memory never holds the whole text.
 
     Args:
         annotations: A JSON list, or JSON Lines if the name ends in `.jsonl`; UTF-8.
+        on_error: Told where the file is malformed, line and column. Where it returns, JSON Lines go on with
+            the next line, and a list ends.
 
     Raises:
-        PreselError: If the file cannot be read, or is malformed; the message names it, line and column.
+        PreselError: If the file cannot be read.
     """
+
+    def tell(error: PreselError) -> None:
+        on_error(RecordError(str(error), "malformed JSON", str(annotations)))
+
     try:
         with annotations.open(encoding="utf-8-sig") as stream:
-            yield from _json_lines(stream) if is_json_lines(annotations) else _json_list(stream)
+            yield from _json_lines(stream, tell) if is_json_lines(annotations) else _json_list(stream, tell)
     except FileNotFoundError:
         reason = "there is no such file; check the path of the annotations"
     except IsADirectoryError:
@@ -34,27 +41,33 @@ def elements(annotations: Path) -> Iterator[object]:
         reason = f"the file cannot be read ({error.strerror}); check the path and its permissions"
     except UnicodeDecodeError:
         reason = "the file is not UTF-8; convert it"
-    except PreselError as error:
-        reason = str(error)
     else:
         return
     raise PreselError(f"{annotations}: {reason}")
 
 
-def _json_lines(stream: TextIO) -> Iterator[object]:
+def _json_lines(stream: TextIO, tell: Callable[[PreselError], None]) -> Iterator[object]:
     for number, line in enumerate(stream, start=1):
         if line.isspace():
             continue
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise _malformed(number, error.colno, error.msg) from None
+            tell(_malformed(number, error.colno, error.msg))
         except (RecursionError, ValueError) as error:
-            raise _malformed(number, 1, str(error)) from None
-        yield value
+            tell(_malformed(number, 1, str(error)))
+        else:
+            yield value
 
 
-def _json_list(stream: TextIO) -> Iterator[object]:
+def _json_list(stream: TextIO, tell: Callable[[PreselError], None]) -> Iterator[object]:
+    try:
+        yield from _list_elements(stream)
+    except PreselError as error:
+        tell(error)
+
+
+def _list_elements(stream: TextIO) -> Iterator[object]:
     window = _Window(stream)
     opening = window.peek()
     if not opening:

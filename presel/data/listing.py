@@ -1,8 +1,37 @@
 """What every pool has: images, each in a task or in none yet; instructions or not."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol, TypeAlias
+
+from presel.errors import PreselError
+
+
+class RecordError(PreselError):
+    """What is wrong with one record of a pool.
+
+    Attributes:
+        reason: The sentence that tells it, with the remedy.
+        kind: The same in a few words, alike for all records with this mistake.
+        place: The file and the record, if they are known.
+        image: The image that the record names, if it names one.
+    """
+
+    def __init__(self, reason: str, kind: str = "bad record", place: str = "", image: object = None) -> None:
+        """Takes the attributes; their order lets the error be rebuilt from its message (pickling)."""
+        super().__init__(f"{place}: {reason}" if place else reason)
+        self.reason = reason
+        self.kind = kind
+        self.place = place
+        self.image = image if isinstance(image, str) else None
+
+
+OnError: TypeAlias = Callable[[RecordError], None]
+
+
+def refuse(error: RecordError) -> NoReturn:
+    """Stops at the first mistake."""
+    raise error
 
 
 class Item(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from presel.data.checks import check_name, check_path, check_text, is_text, kind_of
 from presel.data.json_records import elements, is_json_lines
+from presel.data.listing import OnError, RecordError, refuse
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.files import atomic
@@ -109,7 +110,7 @@ class TaskRule:
         if self.field is None:
             return "all"
         remedy = "name the record's task there, or give patterns that derive it from the image path"
-        return check_text(fields.get(self.field), f"'{self.field}'", remedy)
+        return check_text(fields.get(self.field), f"'{self.field}'", remedy, "no task")
 
     def _by_pattern(self, image: str, patterns: Mapping[str, str]) -> str:
         for pattern, task in patterns.items():
@@ -129,7 +130,12 @@ def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
 
 
 def read_contents(
-    annotations: Path, rule: TaskNamer, *, numbered: bool = False, drop_text_only: bool = False
+    annotations: Path,
+    rule: TaskNamer,
+    *,
+    numbered: bool = False,
+    drop_text_only: bool = False,
+    on_error: OnError = refuse,
 ) -> Contents:
     """Reads a LLaVA-format file and checks every record.
 
@@ -141,35 +147,33 @@ def read_contents(
         rule: Where a record's task is found.
         numbered: Name records by their position in the file, from 0, instead of their `id`.
         drop_text_only: Leave records out that have no `image`, instead of refusing the file.
+        on_error: Told of each mistake in the file; where it returns, what is usable is read on. Records and
+            turns are counted from 0.
 
     Raises:
-        PreselError: If the file cannot be read or parsed, holds no records, or a record is not usable;
-            the message counts records and turns from 0.
+        PreselError: If the file cannot be read.
     """
     records: list[Record] = []
     positions: dict[str, int] = {}
     text_only = 0
-    for position, fields in enumerate(elements(annotations)):
+    for position, fields in enumerate(elements(annotations, on_error)):
         if drop_text_only and isinstance(fields, dict) and fields.get("image") is None:
             text_only += 1
             continue
         try:
             record = _record(fields, rule, str(position) if numbered else None)
+            _check_first(record, positions, position)
         except PreselError as error:
-            raise PreselError(f"{annotations}: {_name(position, fields)}: {error}") from None
-        first = positions.setdefault(record.id, position)
-        if first != position:
-            raise PreselError(
-                f"{annotations}: {_name(position, fields)}: 'id' is already that of record {first}; "
-                "give every record an id of its own, or name them by position (pool.ids=position)"
-            )
-        records.append(record)
+            on_error(_placed(error, annotations, position, fields))
+        else:
+            records.append(record)
     if not records:
-        raise PreselError(
-            f"{annotations}: the file holds no records with an image; give one with at least one"
+        reason = (
+            "the file holds no records with an image; give one with at least one"
             if text_only
-            else f"{annotations}: the file holds no records; give one with at least one record"
+            else "the file holds no records; give one with at least one record"
         )
+        on_error(RecordError(reason, "no records", str(annotations)))
     return Contents(records, text_only)
 
 
@@ -208,13 +212,33 @@ def _as_json(record: Record) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-# Records. These checks tell what is wrong; `read_records` adds the file and the record.
+# Records. These checks tell what is wrong; `_placed` adds the file and the record.
+
+
+def _placed(error: PreselError, annotations: Path, position: int, fields: object) -> RecordError:
+    kind = error.kind if isinstance(error, RecordError) else "no task"
+    image = fields.get("image") if isinstance(fields, dict) else None
+    return RecordError(str(error), kind, f"{annotations}: {_name(position, fields)}", image)
+
+
+def _check_first(record: Record, positions: dict[str, int], position: int) -> None:
+    first = positions.setdefault(record.id, position)
+    if first != position:
+        raise RecordError(
+            f"'id' is already that of record {first}; give every record an id of its own, or name them by "
+            "position (pool.ids=position)",
+            "repeated id",
+        )
 
 
 def _record(fields: object, rule: TaskNamer, identifier: str | None) -> Record:
     if not isinstance(fields, dict):
-        raise PreselError(f"the record is {kind_of(fields)}, not an object; remove it or write it as one")
-    identifier = identifier or check_name(fields.get("id"), "'id'", "give every record an id of its own")
+        raise RecordError(
+            f"the record is {kind_of(fields)}, not an object; remove it or write it as one", "not an object"
+        )
+    identifier = identifier or check_name(
+        fields.get("id"), "'id'", "give every record an id of its own", "no id"
+    )
     image = _image(fields.get("image"))
     task = rule.task_of(fields, image)
     return Record(identifier, image, task, _conversations(fields.get("conversations")))
@@ -226,44 +250,52 @@ def _name(position: int, fields: object) -> str:
 
 
 def _image(value: object) -> str:
-    image = check_text(value, "'image'", "name one image file, and remove text-only records")
+    image = check_text(value, "'image'", "name one image file, and remove text-only records", "no image")
     return check_path(image, "'image'")
 
 
 def _conversations(value: object) -> tuple[Turn, ...]:
+    remedy = "give the record a question and an answer"
     if value is None:
-        raise PreselError("'conversations' is missing; give the record a question and an answer")
+        raise RecordError(f"'conversations' is missing; {remedy}", "no conversation")
     if not isinstance(value, list):
-        raise PreselError(f"'conversations' is {kind_of(value)}; write a list of turns")
+        raise RecordError(f"'conversations' is {kind_of(value)}; write a list of turns", "no conversation")
     if not value:
-        raise PreselError("'conversations' is empty; give the record a question and an answer")
+        raise RecordError(f"'conversations' is empty; {remedy}", "no conversation")
     turns = tuple(_turn(position, fields) for position, fields in enumerate(value))
     if turns[-1]["from"] != "gpt":
-        raise PreselError("'conversations' has no answer at its end; add a 'gpt' turn or remove the record")
+        raise RecordError(
+            "'conversations' has no answer at its end; add a 'gpt' turn or remove the record", "no answer"
+        )
     _check_image_tokens(turns)
     return turns
 
 
 def _turn(position: int, fields: object) -> Turn:
     if not isinstance(fields, dict):
-        raise PreselError(f"'conversations' turn {position} is {kind_of(fields)}; write an object")
+        raise RecordError(
+            f"'conversations' turn {position} is {kind_of(fields)}; write an object", "bad turn"
+        )
     role = fields.get("from")
     if role != "human" and role != "gpt":
-        raise PreselError(
+        raise RecordError(
             f"'conversations' turn {position} has the unknown role {role!r}; "
-            "write 'from': 'human' for a question, 'gpt' for an answer"
+            "write 'from': 'human' for a question, 'gpt' for an answer",
+            "unknown role",
         )
     expected: Literal["human", "gpt"] = "gpt" if position % 2 else "human"
     if role != expected:
-        raise PreselError(
+        raise RecordError(
             f"'conversations' turn {position} is from {role!r}, where {expected!r} was due; "
-            "let the turns alternate, a human turn first"
+            "let the turns alternate, a human turn first",
+            "turns out of order",
         )
     name = "question" if role == "human" else "answer"
     value = fields.get("value")
     # Asked first, so that the message is only built where it is needed: there are millions of turns.
     if not is_text(value):
-        value = check_text(value, f"'conversations' turn {position} 'value'", f"write the {name} there")
+        where = f"'conversations' turn {position} 'value'"
+        value = check_text(value, where, f"write the {name} there", f"no {name}")
     # Literals, not the file's strings: millions of turns then share their keys and roles.
     return {"from": expected, "value": value}
 
@@ -273,6 +305,11 @@ def _check_image_tokens(turns: tuple[Turn, ...]) -> None:
     in_questions = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns[::2])
     in_answers = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns[1::2])
     if not in_questions:
-        raise PreselError(f"'conversations' has no {IMAGE_TOKEN} in any question; {remedy}")
+        raise RecordError(
+            f"'conversations' has no {IMAGE_TOKEN} in any question; {remedy}", f"no {IMAGE_TOKEN}"
+        )
     if in_questions + in_answers > 1:
-        raise PreselError(f"'conversations' has {in_questions + in_answers} {IMAGE_TOKEN}; {remedy}")
+        raise RecordError(
+            f"'conversations' has {in_questions + in_answers} {IMAGE_TOKEN}; {remedy}",
+            f"several {IMAGE_TOKEN}",
+        )

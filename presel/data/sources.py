@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.data.images import image_fingerprint
-from presel.data.listing import Item, Listing, PoolFiles
+from presel.data.listing import Item, Listing, OnError, PoolFiles, refuse
 from presel.data.llava import Contents, Record, TaskNamer, TaskRule, read_contents
 from presel.errors import PreselError
 from presel.files import sha256
@@ -39,23 +39,30 @@ class LlavaFiles(NamedTuple):
     numbered: bool = False
     drop_text_only: bool = False
 
-    def contents(self) -> Contents:
+    def contents(self, on_error: OnError = refuse) -> Contents:
         """Every record with an image, and how many were left out.
 
+        Args:
+            on_error: See `read_contents`.
+
         Raises:
-            PreselError: If the file or one of its records is not as it should be.
+            PreselError: If the file cannot be read.
         """
         return read_contents(
-            self.annotations, self.tasks, numbered=self.numbered, drop_text_only=self.drop_text_only
+            self.annotations,
+            self.tasks,
+            numbered=self.numbered,
+            drop_text_only=self.drop_text_only,
+            on_error=on_error,
         )
 
     def records(self) -> list[Record]:
         """The records of `contents`."""
         return self.contents().records
 
-    def listing(self) -> Listing:
+    def listing(self, on_error: OnError = refuse) -> Listing:
         """The images of `contents`, without their text."""
-        records, text_only = self.contents()
+        records, text_only = self.contents(on_error)
         return Listing([Item(record.id, record.image, record.task) for record in records], text_only)
 
 

@@ -44,7 +44,7 @@ class ReferenceStage(Stage[pd.DataFrame]):
                     "set and to select from; merge it into another task, remove its record, or lower "
                     "tasks.n_tasks where tasks are discovered"
                 )
-            size = max(1, round(self.share * len(ids)))
+            size = reference_size(self.share, len(ids))
             chosen += sorted(generator.choice(np.sort(ids.to_numpy(dtype=str)), size, replace=False))
         write_table(folder / "reference.parquet", pd.DataFrame({"id": chosen}))
         return {"images": len(chosen)}
@@ -52,3 +52,8 @@ class ReferenceStage(Stage[pd.DataFrame]):
     def load(self, folder: Path) -> pd.DataFrame:
         """Table of the reference set: id."""
         return pd.read_parquet(folder / "reference.parquet")
+
+
+def reference_size(share: float, images: int) -> int:
+    """How many of a task's images are in the reference set."""
+    return max(1, round(share * images))

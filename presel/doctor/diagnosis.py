@@ -1,0 +1,185 @@
+"""From a run's configuration to everything that can be said about its pool; nothing is written."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from presel.benchmarks import Benchmarks
+from presel.console import ConsoleReporter, progress
+from presel.data.images import check_images, map_images
+from presel.data.listing import Listing, PoolFiles, RecordError
+from presel.data.sources import LlavaFiles, Source
+from presel.doctor import findings
+from presel.doctor.examine import examine
+from presel.doctor.findings import SEVERITIES, Finding
+from presel.doctor.plan import Plan, plan_for
+from presel.doctor.times import StageTime, Work, stage_times, steps_to
+from presel.errors import PreselError
+from presel.pipeline import Pipeline
+from presel.store import Stage, Store
+
+# Images that models are tried on, from all over the pool.
+_TRIAL = 320
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor found.
+
+    Attributes:
+        images: The image folder.
+        table: One row a sound record, see `findings.pool_table`.
+        text_only: Records without an image that are left out.
+        findings: What is wrong or worth knowing, the worst first.
+        plan: The instructions that a run would buy; None where the budget cannot be met.
+        times: How long its stages would take; none without a plan.
+    """
+
+    images: Path
+    table: pd.DataFrame
+    text_only: int
+    findings: list[Finding]
+    plan: Plan | None
+    times: list[StageTime]
+
+    @property
+    def usable(self) -> pd.DataFrame:
+        """The rows whose image can be used."""
+        return self.table[self.table["fault"].isna()]
+
+    @property
+    def faults(self) -> int:
+        """How many findings stop a run or cost it an image."""
+        return sum(finding.severity == "fault" for finding in self.findings)
+
+
+def diagnose(
+    pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratch: Path, trial: bool
+) -> Diagnosis:
+    """Examines the pool of a run.
+
+    Args:
+        pipeline: The run.
+        targets: The stages it is to end with.
+        store: Where earlier results lie; it is left as it is.
+        scratch: A folder for what has to be made to look at it.
+        trial: Whether models may be tried on some images, to estimate times.
+
+    Raises:
+        PreselError: If the pool's files cannot be read at all.
+    """
+    source = pipeline.source
+    kept = all(store.has(stage) for stage in source.stages)
+    made = store if kept else Store(scratch / "store", ConsoleReporter())
+    files = source.files(made)
+    errors: list[RecordError] = []
+    listing = _listing(files, errors)
+    started = time.perf_counter()
+    table = _examined(pipeline, files, listing)
+    seconds = time.perf_counter() - started
+    usable = table[table["fault"].isna()]
+    steps = steps_to(*targets)
+    sizes = {task: int((usable["task"] == task).sum()) for task in sorted(set(table["task"]))}
+    plan, problems = _planned(pipeline, files, sizes, steps)
+    found = [
+        *findings.of_records(errors),
+        *_of_pool(table, files, errors),
+        *_of_rejected(source, table),
+        *_of_benchmarks(pipeline, table, store),
+        *problems,
+        *findings.of_tasks(sizes, plan, pipeline.clustering.images_per_cluster),
+    ]
+    times = []
+    if plan is not None:
+        chosen = usable["image"].iloc[:: max(1, len(usable) // _TRIAL)]
+        work = Work(
+            plan=plan,
+            images=len(usable),
+            different=usable["content"].nunique(),
+            seconds=seconds,
+            made=made,
+            sound=not errors,
+            trial=tuple(files.images / image for image in chosen) if trial else (),
+            scratch=scratch,
+        )
+        times = stage_times(pipeline, steps, work, store)
+    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Diagnosis(files.images, table, listing.text_only, found, plan, times)
+
+
+def _listing(files: PoolFiles, errors: list[RecordError]) -> Listing:
+    """Lists the images, and the records that cannot be used."""
+    if isinstance(files, LlavaFiles):
+        return files.listing(errors.append)
+    return files.listing()
+
+
+def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.DataFrame:
+    images = [item.image for item in listing.items]
+    look = partial(examine, min_side=pipeline.source.min_side)
+    with progress(f"examining {len(images):,} images", len(images)) as advance:
+        return findings.pool_table(
+            listing.items, map_images(files.images, images, look, pipeline.workers, advance)
+        )
+
+
+def _of_pool(table: pd.DataFrame, files: PoolFiles, errors: list[RecordError]) -> Iterator[Finding]:
+    present = findings.image_files(files.images)
+    named = set(table["image"]) | {error.image for error in errors if error.image is not None}
+    yield from findings.of_images(table, present)
+    yield from findings.of_copies(table)
+    yield from findings.of_near_duplicates(table)
+    yield from findings.of_looks(table)
+    yield from findings.of_names(table)
+    yield from findings.of_files(present, named)
+
+
+def _of_rejected(source: Source, table: pd.DataFrame) -> Iterator[Finding]:
+    broken = int(table["fault"].notna().sum())
+    if broken > source.max_rejected_share * len(table):
+        detail = f"{broken} of {len(table)}; mend them or raise pool.max_rejected_share"
+        where = f"pool.max_rejected_share={source.max_rejected_share:g}"
+        yield Finding("fault", "more unusable images than are put up with", where, detail)
+
+
+def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Iterator[Finding]:
+    """Benchmark images that cannot be used, or are in the pool; the built-in ones are always sound."""
+    source = pipeline.benchmark_source
+    if not isinstance(source, Benchmarks) or source.stages:
+        return
+    files = source.files(store)
+    errors: list[RecordError] = []
+    items = _listing(files, errors).items
+    yield from findings.of_records(errors)
+    with progress(f"checking {len(items):,} benchmark images", len(items)) as advance:
+        images = [item.image for item in items]
+        checked = check_images(files.images, images, pipeline.workers, source.min_side, advance)
+    in_pool = dict(zip(table["content"], table["image"], strict=True))
+    for item, (fault, content) in zip(items, checked, strict=True):
+        where = f"'{item.id}' of benchmark '{item.task}', {item.image}"
+        if fault is not None:
+            yield Finding("fault", "unusable benchmark image", where, fault)
+        elif content in in_pool:
+            image = in_pool[content]
+            yield Finding("warning", "image in a benchmark too", where, f"it is {image}", images=(image,))
+
+
+def _planned(
+    pipeline: Pipeline, files: PoolFiles, sizes: dict[str, int], steps: list[Stage[Any]]
+) -> tuple[Plan | None, list[Finding]]:
+    problems = []
+    plan = None
+    try:
+        pipeline.provider.check(files, list(sizes))
+    except PreselError as error:
+        problems.append(Finding("fault", "no instructions to be had", "instructions", str(error)))
+    try:
+        plan = plan_for(pipeline, {task: size for task, size in sizes.items() if size}, steps)
+    except PreselError as error:
+        problems.append(Finding("fault", "budget that cannot be met", "budget", str(error)))
+    return plan, problems

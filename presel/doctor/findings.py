@@ -1,0 +1,215 @@
+"""What is wrong with a pool: every check that `presel doctor` makes, each a function of the pool's table."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from presel.data.listing import Item, RecordError
+from presel.doctor.examine import THUMBNAIL, Examined
+from presel.doctor.near import near_duplicates
+from presel.doctor.plan import Plan
+
+# fault: a run stops, or leaves the image out; warning: it goes on, to somebody's loss; note: worth knowing.
+Severity = Literal["fault", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+
+# Two patches of a ViT with patches of 14 pixels: less than that is hardly a picture.
+_SMALL_SIDE = 28
+# Padded to a square, such a picture fills an eighth of it.
+_STRETCHED = 8
+# A task's relevance is a mean over its reference samples.
+_FEW_REFERENCE = 3
+_ORDINARY_MODES = frozenset({"RGB", "L"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        severity: How bad it is.
+        kind: What it is, in a few words.
+        where: The record, image or task, as the table prints it.
+        detail: More about it; '' where the kind says it all.
+        ids: The records concerned.
+        images: The images concerned.
+    """
+
+    severity: Severity
+    kind: str
+    where: str
+    detail: str = ""
+    ids: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+
+
+def pool_table(items: Sequence[Item], examined: Sequence[Examined]) -> pd.DataFrame:
+    """One row a record: id, image, task, what `Examined` says, and `first`.
+
+    `first` is the row whose picture the record's is a near-duplicate of: itself where it is like none before.
+    Copies share theirs. It is -1 where there is no picture.
+    """
+    table = pd.DataFrame(items, columns=list(Item._fields))
+    table = table.join(pd.DataFrame(examined, columns=list(Examined._fields)))
+    table["first"] = -1
+    usable = table[table["fault"].isna()]
+    # Equal thumbnails need no comparing, and there may be thousands.
+    different = usable.drop_duplicates("thumbnail")
+    shape = (len(different), THUMBNAIL, THUMBNAIL, 3)
+    thumbnails = np.frombuffer(b"".join(different["thumbnail"]), np.uint8).reshape(shape)
+    first = different.index[near_duplicates(thumbnails)]
+    by_thumbnail = dict(zip(different["thumbnail"], first, strict=True))
+    table.loc[usable.index, "first"] = usable["thumbnail"].map(by_thumbnail)
+    return table.drop(columns="thumbnail")
+
+
+def of_records(errors: Sequence[RecordError]) -> Iterator[Finding]:
+    """Records that cannot be used, and places where the file is malformed."""
+    for error in errors:
+        images = () if error.image is None else (error.image,)
+        yield Finding("fault", error.kind, error.place, error.reason, images=images)
+
+
+def of_images(table: pd.DataFrame, files: Sequence[str]) -> Iterator[Finding]:
+    """Images that cannot be used.
+
+    Args:
+        table: See `pool_table`.
+        files: See `image_files`.
+    """
+    by_folded_name = {folded(file): file for file in files}
+    for row in _rows(table[table["fault"].notna()]):
+        kind = re.split(r" ?[:(,]", row.fault)[0]
+        other = by_folded_name.get(folded(row.image))
+        detail = f"there is '{other}'" if row.fault == "missing" and other else row.fault.removeprefix(kind)
+        yield Finding("fault", kind, _record(row), detail.strip(" :,"), (row.id,), (row.image,))
+
+
+def of_copies(table: pd.DataFrame) -> Iterator[Finding]:
+    """Images that are the same file or the same bytes, in one task or in several."""
+    usable = table[table["fault"].isna()]
+    repeated = usable[usable["content"].duplicated(keep=False)]
+    for _, group in repeated.groupby("content", sort=False):
+        tasks = group["task"].value_counts()
+        if tasks.max() > 1:
+            for task in tasks.index[tasks > 1]:
+                yield _group("duplicates in a task", group[group["task"] == task])
+        if len(tasks) > 1:
+            yield _group("duplicates across tasks", group)
+
+
+def of_near_duplicates(table: pd.DataFrame) -> Iterator[Finding]:
+    """Different files that show the same picture, or nearly."""
+    usable = table[table["first"] >= 0].drop_duplicates("content")
+    alike = usable[usable["first"].duplicated(keep=False)]
+    for _, group in alike.groupby("first", sort=False):
+        yield _group("near-duplicates", group)
+
+
+def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
+    """Usable images that a model may make little of, or that are not what they seem."""
+    usable = table[table["fault"].isna()].drop_duplicates("image")
+    short = usable[["width", "height"]].min(axis=1)
+    long = usable[["width", "height"]].max(axis=1)
+    sizes = usable["width"].astype(str) + " × " + usable["height"].astype(str)
+    kinds: list[tuple[Severity, str, pd.Series, pd.Series]] = [
+        ("warning", "a single colour", usable["blank"], sizes),
+        ("warning", "tiny", short < _SMALL_SIDE, sizes),
+        ("warning", "long and narrow", long > _STRETCHED * short, sizes),
+        ("note", "wrong name for its format", _misnamed(usable), usable["format"]),
+        ("note", "several frames, the first counts", usable["frames"], usable["format"]),
+        ("note", "turned by EXIF", usable["rotated"], sizes),
+        ("note", "converted to RGB", ~usable["mode"].isin(_ORDINARY_MODES), usable["mode"]),
+    ]
+    for severity, kind, found, details in kinds:
+        for row, detail in zip(_rows(usable[found]), details[found], strict=True):
+            yield Finding(severity, kind, _record(row), detail, (row.id,), (row.image,))
+
+
+def of_names(table: pd.DataFrame) -> Iterator[Finding]:
+    """Names that somebody, or a file system, takes for one."""
+    for what, names in (("images", table["image"]), ("tasks", table["task"])):
+        different = pd.Series(names.unique())
+        for _, group in different.groupby(different.map(folded)):
+            if len(group) > 1:
+                where = " and ".join(f"'{name}'" for name in group)
+                images = tuple(group) if what == "images" else ()
+                yield Finding("warning", f"{what} whose names hardly differ", where, images=images)
+
+
+def of_files(files: Sequence[str], named: set[str]) -> Iterator[Finding]:
+    """Image files in the folder that no record names."""
+    for image in sorted(set(files) - named):
+        yield Finding("note", "image that no record names", image, images=(image,))
+
+
+def of_tasks(sizes: Mapping[str, int], plan: Plan | None, images_per_cluster: int) -> Iterator[Finding]:
+    """Tasks too small for what is planned with them.
+
+    Args:
+        sizes: Usable images of each task.
+        plan: What is to be bought; None where the budget cannot be met.
+        images_per_cluster: Images that a cluster is meant to have.
+    """
+    for task, size in sizes.items():
+        where = f"task '{task}'"
+        if size <= 1:
+            # A run that draws a reference set stops at a single image.
+            severity: Severity = "fault" if size and plan and plan.reference else "warning"
+            kind = "task of a single image" if size else "task without a usable image"
+            yield Finding(severity, kind, where)
+            continue
+        if plan and plan.reference and plan.reference[task] < _FEW_REFERENCE:
+            detail = f"{size} images, {plan.reference[task]} of them in the reference set: too few for a mean"
+            yield Finding("warning", "task too small for the budget", where, detail)
+        elif plan and not plan.bought[task]:
+            detail = f"{size} images, of which the budget would buy none if it went by size"
+            yield Finding("warning", "task too small for the budget", where, detail)
+        if size < images_per_cluster:
+            detail = f"{size} images, where a cluster is meant to have {images_per_cluster}"
+            yield Finding("note", "task of less than a cluster", where, detail)
+
+
+def image_files(root: Path) -> list[str]:
+    """The files under a folder that are named like images, relative to it."""
+    endings = tuple(Image.registered_extensions())
+    found: list[str] = []
+    for folder, _, names in os.walk(root):
+        inside = Path(folder).relative_to(root)
+        found += [(inside / name).as_posix() for name in names if name.lower().endswith(endings)]
+    return found
+
+
+def folded(name: str) -> str:
+    """A name without what file systems and readers may overlook: case, kinds of space, composed accents."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def _rows(table: pd.DataFrame) -> Iterable[Any]:
+    return table.itertuples()
+
+
+def _record(row: Any) -> str:
+    return f"'{row.id}', {row.image}"
+
+
+def _group(kind: str, group: pd.DataFrame) -> Finding:
+    images = list(dict.fromkeys(group["image"]))
+    tasks = ", ".join(sorted(group["task"].unique()))
+    detail = f"{len(group)} records in {tasks}: {', '.join(images[:3])}{' …' if len(images) > 3 else ''}"
+    return Finding("warning", kind, f"'{group['id'].iloc[0]}'", detail, tuple(group["id"]), tuple(images))
+
+
+def _misnamed(usable: pd.DataFrame) -> pd.Series:
+    formats = Image.registered_extensions()
+    named = usable["image"].map(lambda image: formats.get(Path(image).suffix.lower()))
+    # A camera's JPEG with a preview inside.
+    return named.notna() & (named != usable["format"].replace("MPO", "JPEG"))

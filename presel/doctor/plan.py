@@ -1,0 +1,67 @@
+"""What a run would buy: how many instructions of each task, and what they would cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from presel.errors import PreselError
+from presel.ledger import Estimate
+from presel.pipeline import Pipeline
+from presel.selection import allocate_tasks
+from presel.stages.instructions import InstructionsStage
+from presel.stages.reference import reference_size
+from presel.stages.selection import PAID, images_in_budget
+from presel.store import Stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The instructions of a run.
+
+    Attributes:
+        reference: Those bought before the selection, by task; None where the strategy needs none.
+        selected: Those of the selection, the reference set included, by task. How a strategy divides them is
+            only known once it has chosen; here they go by the tasks' sizes.
+        bought: All, by task: the selection, or the whole pool for strategies that read it before they choose.
+        estimate: What they would cost; None where nobody charges.
+    """
+
+    reference: Mapping[str, int] | None
+    selected: Mapping[str, int]
+    bought: Mapping[str, int]
+    estimate: Estimate | None
+
+
+def plan_for(pipeline: Pipeline, sizes: Mapping[str, int], steps: Sequence[Stage[Any]]) -> Plan:
+    """Plans what a run buys.
+
+    Args:
+        pipeline: The run.
+        sizes: Usable images of each task.
+        steps: The stages of the run.
+
+    Raises:
+        PreselError: If the budget cannot be met.
+    """
+    reference = None
+    if PAID.intersection(pipeline.strategy.needs):
+        share = pipeline.reference_share
+        reference = {task: min(size, reference_size(share, size)) for task, size in sizes.items()}
+    selected = sizes if pipeline.strategy.whole_pool else _by_size(pipeline, sizes, reference or {})
+    reads_all = any(isinstance(step, InstructionsStage) and step.chosen == pipeline.pool for step in steps)
+    bought = sizes if reads_all else selected
+    wanted = {task: images for task, images in bought.items() if images}
+    return Plan(reference, selected, bought, pipeline.provider.estimate(wanted))
+
+
+def _by_size(pipeline: Pipeline, sizes: Mapping[str, int], reference: Mapping[str, int]) -> Mapping[str, int]:
+    budget = images_in_budget(pipeline.budget, sum(sizes.values()))
+    paid = sum(reference.values())
+    if paid > budget:
+        raise PreselError(
+            f"budget={pipeline.budget:g} is {budget} images, fewer than the {paid} of the reference set "
+            f"(reference.share={pipeline.reference_share:g} of each task); raise the one or lower the other"
+        )
+    free = [size - reference.get(task, 0) for task, size in sizes.items()]
+    added = allocate_tasks(list(sizes.values()), free, budget - paid).tolist()
+    return {task: reference.get(task, 0) + more for task, more in zip(sizes, added, strict=True)}

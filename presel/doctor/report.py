@@ -1,0 +1,237 @@
+"""What the doctor says: short tables for people, everything as JSON for programs."""
+
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from presel.console import console
+from presel.doctor.diagnosis import Diagnosis
+from presel.doctor.findings import Finding
+from presel.doctor.times import UNKNOWN, StageTime
+
+# What is printed of each kind of finding, and of the tasks; the JSON has all.
+_EXAMPLES = 5
+_TASKS = 40
+_WIDTH = 120
+_STYLES = {"fault": "red", "warning": "yellow", "note": "dim"}
+_QUANTILES = {"p05": 0.05, "median": 0.5, "p95": 0.95}
+
+
+def by_task(diagnosis: Diagnosis) -> pd.DataFrame:
+    """One row a task: images (usable), unusable, duplicates, near_duplicates, bytes, widths, heights.
+
+    Duplicates are records whose image came before in the same task; near-duplicates are different images that
+    are like one that came before anywhere in the pool.
+    """
+    table, usable = diagnosis.table, diagnosis.usable
+    different = usable.drop_duplicates("content")
+    counted = {
+        "images": usable["task"],
+        "unusable": table.loc[table["fault"].notna(), "task"],
+        "duplicates": usable.loc[usable.duplicated(["task", "content"]), "task"],
+        "near_duplicates": different.loc[different["first"] != different.index, "task"],
+    }
+    counts = pd.DataFrame({name: tasks.value_counts() for name, tasks in counted.items()})
+    counts["bytes"] = usable.groupby("task")["size"].sum()
+    counts = counts.reindex(sorted(table["task"].unique())).fillna(0).astype(int)
+    for side in ("width", "height"):
+        for name, share in _QUANTILES.items():
+            counts[f"{side}_{name}"] = usable.groupby("task")[side].quantile(share).reindex(counts.index)
+    return counts
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """Prints the tables."""
+    usable = diagnosis.usable
+    different = usable["content"].nunique()
+    console.print(
+        f"{len(diagnosis.table):,} records, {len(usable):,} usable images ({different:,} different) in "
+        f"{usable['task'].nunique()} tasks, {usable['size'].sum() / 1e6:,.1f} MB, in {diagnosis.images}"
+    )
+    if diagnosis.text_only:
+        console.print(f"{diagnosis.text_only:,} records without an image are left out")
+    console.print(f"formats: {_shares(usable['format'])}; pixels: {_shares(usable['mode'])}\n")
+    console.print(_task_table(diagnosis))
+    _print_findings(diagnosis.findings)
+    if diagnosis.times:
+        console.print(_time_table(diagnosis.times))
+        unknown = [one.stage for one in diagnosis.times if one.source == UNKNOWN]
+        if unknown:
+            console.print(f"of unknown time, since there was no run like it yet: {', '.join(unknown)}")
+    _print_cost(diagnosis)
+    counts = pd.Series([finding.severity for finding in diagnosis.findings], dtype=object).value_counts()
+    said = ", ".join(f"{counts.get(severity, 0):,} {severity}s" for severity in _STYLES)
+    console.print(f"\n[bold]{said}[/bold]")
+
+
+def _shares(values: pd.Series) -> str:
+    shares = values.value_counts(normalize=True)
+    return ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares.items()) or "none"
+
+
+def _task_table(diagnosis: Diagnosis) -> Table:
+    table = _table(
+        "task",
+        "images",
+        "%",
+        "unusable",
+        "duplicates",
+        "near-duplicates",
+        "median size",
+        "MB",
+        "reference",
+        "to buy",
+    )
+    counts = by_task(diagnosis).sort_values("images", ascending=False, kind="stable")
+    total = max(1, int(counts["images"].sum()))
+    plan = diagnosis.plan
+    reference, bought = (plan.reference or {}, plan.bought) if plan else ({}, {})
+
+    def add(name: str, row: pd.Series, size: str, of_reference: Any, to_buy: Any) -> None:
+        numbers = [f"{int(row[column]):,}" for column in ("unusable", "duplicates", "near_duplicates")]
+        images = [f"{int(row['images']):,}", f"{100 * row['images'] / total:.1f}"]
+        table.add_row(
+            escape(name),
+            *images,
+            *numbers,
+            size,
+            f"{row['bytes'] / 1e6:,.1f}",
+            str(of_reference),
+            str(to_buy),
+        )
+
+    for task, row in counts.head(_TASKS).iterrows():
+        name = str(task)
+        size = "–" if not row["images"] else f"{row['width_median']:.0f} × {row['height_median']:.0f}"
+        add(name, row, size, reference.get(name, "–"), bought.get(name, "–"))
+    if len(counts) > _TASKS:
+        table.add_row(f"… {len(counts) - _TASKS} smaller tasks")
+    if len(counts) > 1:
+        table.add_section()
+        of_all = (sum(reference.values()) or "–", sum(bought.values()) or "–")
+        add(
+            "all", counts[["images", "unusable", "duplicates", "near_duplicates", "bytes"]].sum(), "", *of_all
+        )
+    return table
+
+
+def _print_findings(found: list[Finding]) -> None:
+    kinds: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in found:
+        kinds[finding.severity, finding.kind].append(finding)
+    for (severity, kind), findings in kinds.items():
+        style = _STYLES[severity]
+        console.print(f"[{style}]{severity:<8}[/{style}] [bold]{escape(kind)}[/bold]: {len(findings):,}")
+        for finding in findings[:_EXAMPLES]:
+            text = f"{finding.where}: {finding.detail}" if finding.detail else finding.where
+            console.print(f"           {escape(text)}")
+        if len(findings) > _EXAMPLES:
+            console.print(f"           … {len(findings) - _EXAMPLES:,} more")
+    if not kinds:
+        console.print("nothing is wrong")
+
+
+def _time_table(times: list[StageTime]) -> Table:
+    table = _table("stage", "images", "time")
+    table.add_column("estimated from")
+    shown = [one for one in times if one.source != UNKNOWN]
+    for one in shown:
+        images = "–" if one.images is None else f"{one.images:,}"
+        table.add_row(one.stage, images, _duration(one.seconds), escape(one.source))
+    table.add_section()
+    known = sum(one.seconds for one in times if one.seconds is not None)
+    table.add_row("known so far", "", _duration(known))
+    return table
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _print_cost(diagnosis: Diagnosis) -> None:
+    plan = diagnosis.plan
+    if plan is None:
+        return
+    images = sum(plan.bought.values())
+    text = f"instructions: {images:,} images"
+    if plan.reference is not None:
+        text += f", {sum(plan.reference.values()):,} of them for the reference set"
+    if plan.bought != plan.selected:
+        text += " (the strategy reads all before it chooses)"
+    if plan.estimate is None:
+        console.print(f"{text}; nobody charges for them")
+    else:
+        console.print(f"{text}; about {plan.estimate.tokens:,} tokens, {plan.estimate.money:,.2f} in money")
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Everything, ready for JSON.
+
+    - `images`: the image folder; `records`, `text_only`, `usable_images`, `different_images`: counts;
+      `formats` and `modes`: counts of usable images.
+    - `tasks`: by name, the columns of `by_task` and the instructions to be bought: `reference` (null where
+      the strategy needs none) and `bought` in all; both null where the budget cannot be met.
+    - `near_duplicates`: `groups`, how many there are; `images`, how many different images are in them;
+      `share`, of the different images.
+    - `findings`: a list of `severity` (fault, warning, note), `kind`, `where`, `detail`, `ids`, `images`.
+    - `counts`: findings of each kind, by severity and kind.
+    - `instructions`: `images`, and `tokens` and `money`, both null where nobody charges; null where the
+      budget cannot be met.
+    - `stages`: a list of `stage`, `images`, `seconds` (null where unknown), `source`.
+    """
+    usable, plan = diagnosis.usable, diagnosis.plan
+    different = usable.drop_duplicates("content")
+    grouped = different["first"].duplicated(keep=False)
+    columns = by_task(diagnosis).astype(object)
+    tasks = columns.where(columns.notna(), None).to_dict("index")
+    counts: dict[str, dict[str, int]] = {severity: {} for severity in _STYLES}
+    for finding in diagnosis.findings:
+        of_severity = counts[finding.severity]
+        of_severity[finding.kind] = of_severity.get(finding.kind, 0) + 1
+    for task, row in tasks.items():
+        name = str(task)
+        row["reference"] = plan.reference.get(name, 0) if plan and plan.reference is not None else None
+        row["bought"] = plan.bought.get(name, 0) if plan else None
+    return {
+        "images": str(diagnosis.images),
+        "records": len(diagnosis.table),
+        "text_only": diagnosis.text_only,
+        "usable_images": len(usable),
+        "different_images": len(different),
+        "formats": usable["format"].value_counts().to_dict(),
+        "modes": usable["mode"].value_counts().to_dict(),
+        "tasks": tasks,
+        "near_duplicates": {
+            "groups": different.loc[grouped, "first"].nunique(),
+            "images": int(grouped.sum()),
+            "share": float(grouped.mean()) if len(grouped) else 0.0,
+        },
+        "findings": [asdict(finding) for finding in diagnosis.findings],
+        "counts": counts,
+        "instructions": None
+        if plan is None
+        else {
+            "images": sum(plan.bought.values()),
+            "tokens": plan.estimate.tokens if plan.estimate else None,
+            "money": plan.estimate.money if plan.estimate else None,
+        },
+        "stages": [asdict(time) for time in diagnosis.times],
+    }

@@ -1,0 +1,387 @@
+"""`presel doctor` on pools with planted faults: each is found by name, nothing sound is accused."""
+
+import io
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from presel.digits.scenes import Contents, render, sample
+from presel.digits.scenes import near_duplicates as photographed_again
+from presel.doctor.near import KEYS, MAX_BITS, candidates, near_duplicates
+from tests.conftest import TINY, Program, record
+
+SOUND = 90
+
+
+def picture(number: int) -> Image.Image:
+    """A colourful picture like no other: coarse noise, smoothed, so that scaling keeps it."""
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((160, 120), Image.Resampling.BICUBIC)
+
+
+class Planted:
+    """A pool of sound records, and whatever faults are added to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images = folder / "images"
+        self.images.mkdir()
+        self.records: list[Any] = []
+        for number in range(SOUND):
+            self.add(number, "ocr" if number % 3 else "vqa")
+            picture(number).save(self.images / f"{number:04}.png")
+
+    def add(self, number: int, task: str = "vqa", **changes: Any) -> None:
+        """Adds a record."""
+        self.records.append(record(number, task, **changes))
+
+    def write(self) -> None:
+        (self.folder / "pool.json").write_text(json.dumps(self.records))
+
+
+def overrides(folder: Path) -> list[str]:
+    return [
+        "pool=llava_json",
+        f"pool.annotations={folder}/pool.json",
+        f"pool.images={folder}/images",
+        "executor.workers=0",
+    ]
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Planted:
+    return Planted(tmp_path)
+
+
+def found(result: Any) -> dict[str, list[dict[str, Any]]]:
+    """The findings of the JSON on the standard output, by kind."""
+    assert result.stdout, result.stderr
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for finding in json.loads(result.stdout)["findings"]:
+        kinds.setdefault(finding["kind"], []).append(finding)
+    return kinds
+
+
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that claims a trillion pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1_000_000, 1_000_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+# Faults of the image file, by the kind that is to be found. The file is `planted` and its ending.
+FILES: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: None,
+    "empty file": lambda path: path.touch(),
+    "not an image of a known format": lambda path: path.write_text("<html>404 Not Found</html>"),
+    "truncated": lambda path: path.write_bytes(jpeg(picture(1000))[:2000]),
+    "too small": lambda path: Image.new("RGB", (1, 9)).save(path),
+    "too large": lambda path: path.write_bytes(bomb()),
+    "a folder": lambda path: path.mkdir(),
+    "not an ordinary file": lambda path: os.mkfifo(path),
+    "leaves the image folder": lambda path: path.symlink_to("/etc/hostname"),
+    "cannot be opened": lambda path: path.symlink_to(path.name),
+    "floating-point pixels": lambda path: Image.new("F", (30, 30)).save(path, "TIFF"),
+    # Usable, but not as they should be.
+    "a single colour": lambda path: path.write_bytes(jpeg(Image.new("RGB", (90, 90), "teal"))),
+    "tiny": lambda path: path.write_bytes(jpeg(picture(1001).resize((20, 15)))),
+    "long and narrow": lambda path: path.write_bytes(jpeg(picture(1002).resize((600, 40)))),
+    "wrong name for its format": lambda path: picture(1003).save(path, "PNG"),
+    "several frames, the first counts": lambda path: picture(1004).save(
+        path, "GIF", save_all=True, append_images=[picture(1005)]
+    ),
+    "turned by EXIF": lambda path: picture(1006).save(
+        path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    ),
+    "converted to RGB": lambda path: picture(1007).convert("CMYK").save(path),
+}
+
+HUMAN = {"from": "human", "value": "<image>\nWhat is it?"}
+GPT = {"from": "gpt", "value": "A cat."}
+
+# Faults of the record: what is changed in a sound one.
+RECORDS: dict[str, dict[str, Any]] = {
+    "no id": {"id": " "},
+    "repeated id": {"id": "0001"},
+    "no image": {"image": None},
+    "bad image path": {"image": "../0000.png"},
+    "no task": {"task": ""},
+    "no conversation": {"conversations": []},
+    "no answer": {"conversations": [HUMAN]},
+    "no question": {"conversations": [{"from": "human", "value": ""}, GPT]},
+    "unknown role": {"conversations": [HUMAN, {"from": "robot", "value": "A cat."}]},
+    "turns out of order": {"conversations": [GPT, HUMAN]},
+    "no <image>": {"conversations": [{"from": "human", "value": "What is it?"}, GPT]},
+    "several <image>": {"conversations": [{"from": "human", "value": "<image><image>"}, GPT]},
+    "half a character": {"conversations": [HUMAN, {"from": "gpt", "value": "A \ud83d cat."}]},
+    "bad turn": {"conversations": ["What is it?", GPT]},
+}
+
+
+def test_every_fault_is_found_by_name_and_nothing_sound_is_accused(
+    program: Program, planted: Planted
+) -> None:
+    for number, (kind, make) in enumerate(FILES.items(), start=500):
+        make(planted.images / f"file{number}.jpg")
+        planted.add(number, image=f"file{number}.jpg", id=kind)
+    for number, changes in enumerate(RECORDS.values(), start=600):
+        if "image" not in changes:
+            picture(number).save(planted.images / f"{number:04}.png")
+        planted.add(number, **changes)
+    planted.records.append("not a record")
+    # Copies: the same file, the same bytes, in one task and in another.
+    planted.add(701, "ocr", image="0001.png")
+    (planted.images / "copy.png").write_bytes((planted.images / "0001.png").read_bytes())
+    planted.add(702, "vqa", image="copy.png")
+    # Names that are one where case does not count, and files that nobody names.
+    picture(703).save(planted.images / "Name.png")
+    picture(704).save(planted.images / "name.png")
+    planted.add(703, image="Name.png")
+    planted.add(704, image="name.png")
+    picture(705).save(planted.images / "0705.png")
+    planted.add(705, "Ocr ")
+    picture(706).save(planted.images / "nobody.png")
+    planted.write()
+
+    kinds = found(program("doctor", *overrides(planted.folder), "--json", "-", "--no-trial"))
+
+    for kind in FILES:
+        assert [kind] in [finding["ids"] for finding in kinds[kind]], kind
+    for number, kind in enumerate(RECORDS, start=600):
+        assert [f"record {number - 600 + SOUND + len(FILES)} " in f["where"] for f in kinds[kind]] == [
+            True
+        ], kind
+    assert "the record is text" in kinds["not an object"][0]["detail"]
+    assert kinds["duplicates in a task"][0]["ids"] == ["0001", "0701"]
+    assert kinds["duplicates across tasks"][0]["ids"] == ["0001", "0701", "0702"]
+    assert kinds["images whose names hardly differ"][0]["images"] == ["Name.png", "name.png"]
+    assert kinds["tasks whose names hardly differ"][0]["where"] == "'ocr' and 'Ocr '"
+    assert [finding["images"] for finding in kinds["image that no record names"]] == [["nobody.png"]]
+    assert kinds["task of a single image"][0]["where"] == "task 'Ocr '"
+    assert kinds["task too small for the budget"]
+    assert "11 of 113" in kinds["more unusable images than are put up with"][0]["detail"]
+    expected = {*FILES, *RECORDS, "not an object", "duplicates in a task", "duplicates across tasks"}
+    expected |= {"images whose names hardly differ", "tasks whose names hardly differ"}
+    expected |= {"image that no record names", "task of a single image", "task too small for the budget"}
+    expected |= {"more unusable images than are put up with", "task of less than a cluster"}
+    assert kinds.keys() == expected
+    accused = {name for findings in kinds.values() for finding in findings for name in finding["ids"]}
+    assert accused == {*FILES, "0001", "0701", "0702"}
+
+
+VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "encoded": lambda image: Image.open(io.BytesIO(jpeg(image, 40))),
+    "halved": lambda image: image.resize((80, 60), Image.Resampling.LANCZOS),
+    "enlarged": lambda image: image.resize((400, 300), Image.Resampling.BICUBIC),
+    "brightened": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+    "darkened": lambda image: ImageEnhance.Brightness(image).enhance(0.88),
+    "cut": lambda image: image.crop((2, 2, 158, 118)),
+}
+
+
+def test_near_duplicates_are_found(program: Program, planted: Planted) -> None:
+    for number, (name, change) in enumerate(VARIANTS.items()):
+        change(picture(number)).save(planted.images / f"{name}.png")
+        planted.add(800 + number, image=f"{name}.png")
+    planted.write()
+    result = program("doctor", *overrides(planted.folder), "--json", "-", "--no-trial")
+    groups = [finding["images"] for finding in found(result)["near-duplicates"]]
+    assert groups == [[f"{number:04}.png", f"{name}.png"] for number, name in enumerate(VARIANTS)]
+    assert result.returncode == 0, "near-duplicates are no faults"
+    assert json.loads(result.stdout)["near_duplicates"] == {"groups": 6, "images": 12, "share": 12 / 96}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of everything; of `temporary`, which may be used, only what is in it."""
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.name != "temporary"
+    }
+
+
+def test_a_sound_pool_has_no_findings_and_nothing_is_written(program: Program, planted: Planted) -> None:
+    planted.write()
+    for name in ("home", "temporary"):
+        (planted.folder / name).mkdir()
+    before = snapshot(planted.folder)
+    result = program(
+        "doctor",
+        *overrides(planted.folder),
+        "strategy=random",
+        "cluster.images_per_cluster=10",
+        HOME=str(planted.folder / "home"),
+        TMPDIR=str(planted.folder / "temporary"),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "nothing is wrong" in result.stdout
+    assert "instructions: 14 images; nobody charges for them" in result.stdout
+    assert result.stdout.count("66.7") == 1, "two thirds are of one task"
+    assert "tried on" in result.stdout
+    assert snapshot(planted.folder) == before
+
+
+def test_the_built_in_pool_is_drawn_aside_and_found_sound(program: Program, tmp_path: Path) -> None:
+    result = program("doctor", *TINY, "--json", "report.json", "--no-trial")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert report["usable_images"] == 400
+    assert sum(task["images"] for task in report["tasks"].values()) == 400
+    assert report["instructions"] == {"images": 60, "tokens": None, "money": None}
+    assert {stage["stage"] for stage in report["stages"]} >= {"pool", "features", "model (selection)"}
+
+
+def test_times_come_from_earlier_runs(program: Program, planted: Planted) -> None:
+    planted.write()
+    arguments = [*overrides(planted.folder), "until=selection", "strategy=typiclust"]
+    assert program("run", *arguments).returncode == 0
+    done = json.loads(program("doctor", *arguments, "--json", "-").stdout)["stages"]
+    assert {stage["seconds"] for stage in done} == {0.0}
+    planted.records.pop()
+    planted.write()
+    again = json.loads(program("doctor", *arguments, "--json", "-").stdout)["stages"]
+    features = next(stage for stage in again if stage["stage"] == "features")
+    assert features["source"].startswith("a run on 90 of ")
+    assert features["seconds"] > 0
+
+
+def test_a_pool_that_a_run_would_stop_at_only_later(program: Program, planted: Planted) -> None:
+    planted.write()
+    kinds = found(program("doctor", *overrides(planted.folder), "budget=3", "--json", "-", "--no-trial"))
+    assert "fewer than the 5 of the reference set" in kinds["budget that cannot be met"][0]["detail"]
+    lines = [json.dumps(one) for one in planted.records]
+    (planted.folder / "pool.jsonl").write_text("\n".join([*lines[:5], '{"id": "cut', *lines[5:]]))
+    result = program(
+        "doctor", *overrides(planted.folder), f"pool.annotations={planted.folder}/pool.jsonl", "--no-trial"
+    )
+    assert result.returncode == 1
+    assert "malformed JSON" in result.stdout
+    assert "line 6 column 12" in result.stdout
+    assert "90 records, 90 usable images" in result.stdout
+
+
+def test_benchmarks_are_held_against_the_pool(program: Program, planted: Planted) -> None:
+    planted.write()
+    held_out = [record(900, image="0007.png"), record(901, image="gone.png")]
+    (planted.folder / "eval.json").write_text(json.dumps(held_out))
+    evaluation = ["evaluation=llava_json", f"evaluation.annotations={planted.folder}/eval.json"]
+    arguments = [*overrides(planted.folder), *evaluation, f"evaluation.images={planted.folder}/images"]
+    kinds = found(program("doctor", *arguments, "--json", "-", "--no-trial"))
+    assert [one["images"] for one in kinds["image in a benchmark too"]] == [["0007.png"]]
+    assert kinds["unusable benchmark image"][0]["where"] == "'0901' of benchmark 'vqa', gone.png"
+
+
+PRICED = """
+from pydantic.dataclasses import dataclass
+from presel.component import STRICT
+from presel.ledger import Annotations, Estimate
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Priced(Annotations):
+    def estimate(self, images):
+        return Estimate(sum(images.values()) * 1000, sum(images.values()) * 0.5)
+"""
+
+
+def test_what_instructions_cost(program: Program, planted: Planted) -> None:
+    planted.write()
+    (planted.folder / "priced.py").write_text(PRICED)
+    (planted.folder / "conf" / "instructions").mkdir(parents=True)
+    (planted.folder / "conf" / "instructions" / "priced.yaml").write_text("_target_: priced.Priced")
+    before = snapshot(planted.folder)
+    own = ["--config-dir", "conf", "instructions=priced", "--no-trial"]
+    result = program("doctor", *overrides(planted.folder), "budget=40", *own)
+    assert "instructions: 40 images, 5 of them for the reference set" in result.stdout, result.stderr
+    assert "about 40,000 tokens, 20.00 in money" in result.stdout
+    result = program("doctor", *overrides(planted.folder), "strategy=el2n", *own, "--json", "-")
+    assert json.loads(result.stdout)["instructions"] == {"images": 90, "tokens": 90_000, "money": 45.0}
+    assert snapshot(planted.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pool=llava_jsno"], "did you mean 'llava_json'?"),
+        (["budgett=1"], "did you mean 'budget'?"),
+        (["pool=llava_json", "pool.images=x"], "pool.annotations has no value"),
+        (["pool=llava_json", "pool.annotations=nowhere.json", "pool.images=."], "there is no such file"),
+        (["until=report"], "until=report: no such step"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(program: Program, overrides: list[str], message: str) -> None:
+    result = program("doctor", *overrides)
+    assert result.returncode == 2
+    assert result.stderr.startswith("presel: error: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_is_worth_reading(program: Program) -> None:
+    text = program("doctor", "--help").stdout
+    for word in ("examples:", "exit status", "--json FILE", "near-duplicates"):
+        assert word in text
+
+
+# The search for near-duplicates.
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32), st.integers(2, 60), st.integers(0, 140))
+def test_signatures_that_differ_little_are_always_found(seed: int, size: int, flips: int) -> None:
+    random = np.random.default_rng(seed)
+    bits = random.integers(0, 2, (size, KEYS * 16), dtype=np.uint8)
+    # Half of them are others with some bits turned over.
+    for row in range(size // 2):
+        bits[row] = bits[random.integers(size)]
+        bits[row, random.choice(KEYS * 16, flips, replace=False)] ^= 1
+    distances = (bits[:, None] != bits[None]).sum(axis=2)
+    close = {tuple(pair) for pair in np.argwhere(np.triu(distances < KEYS, 1)).tolist()}
+    near = {tuple(pair) for pair in np.argwhere(np.triu(distances <= MAX_BITS, 1)).tolist()}
+    signatures = np.packbits(bits, axis=1).view(np.uint16)
+    found = {tuple(sorted(pair)) for key in range(KEYS) for pair in candidates(signatures, key).tolist()}
+    assert close <= found <= near
+
+
+def thumbnails(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.stack(
+        [np.asarray(Image.fromarray(one).resize((16, 16), Image.Resampling.BOX)) for one in pictures]
+    )
+
+
+def test_scenes_photographed_again_are_found_among_others() -> None:
+    random = np.random.default_rng(0)
+    scenes = sample(random, 1000, Contents.zipf(random, 0.8))
+    pictures = [render(scenes), render(photographed_again(random, scenes))]
+    first = near_duplicates(thumbnails(np.concatenate(pictures)))
+    assert (first[1000:] == np.arange(1000)).mean() > 0.75
+    assert (first[:1000] == np.arange(1000)).mean() > 0.99
+
+
+def test_thousands_of_like_pictures_and_none() -> None:
+    noise = np.random.default_rng(0).integers(-2, 3, (2000, 16, 16, 3))
+    alike = np.clip(thumbnails(np.asarray(picture(0))[None]) + noise, 0, 255).astype(np.uint8)
+    assert (near_duplicates(alike) == 0).all()
+    flat = np.full((50, 16, 16, 3), 7, np.uint8)
+    assert (near_duplicates(flat) == np.arange(50)).all()
+    assert len(near_duplicates(flat[:0])) == 0
