@@ -41,7 +41,8 @@ def test_the_tutorial_leads_from_a_folder_of_pictures_to_a_tuned_model(tmp_path:
 def _run(language: str, text: str, before: str, folder: Path) -> str:
     """Does what a reader of the block would do, and gives what came of it."""
     if language == "yaml":
-        file = folder / text.splitlines()[0].removeprefix("# ")
+        # The first line is Hydra's.
+        file = folder / text.splitlines()[1].removeprefix("# ")
         file.parent.mkdir(parents=True)
         file.write_text(text)
         return ""
