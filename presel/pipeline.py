@@ -117,7 +117,7 @@ class Pipeline:
     @cached_property
     def features(self) -> FeaturesStage:
         """One vector an image."""
-        return FeaturesStage(self.pool, self.encoder, self.workers, self.hardware.accelerator)
+        return FeaturesStage(self.pool, self.encoder, self.workers, self.hardware)
 
     @cached_property
     def clusters(self) -> ClustersStage:
@@ -144,7 +144,7 @@ class Pipeline:
     @cached_property
     def clip_scores(self) -> ClipScoresStage:
         """How well the text of every sample of the pool fits its image."""
-        return ClipScoresStage(self.all_instructions, self.clip, self.workers, self.hardware.accelerator)
+        return ClipScoresStage(self.all_instructions, self.clip, self.workers, self.hardware)
 
     @cached_property
     def multimodal_features(self) -> MultimodalFeaturesStage:
@@ -154,7 +154,7 @@ class Pipeline:
             self.all_instructions,
             self.relevance_batch_tokens,
             self.workers,
-            self.hardware.accelerator,
+            self.hardware,
         )
 
     @cached_property
@@ -244,9 +244,18 @@ class Pipeline:
         Raises:
             PreselError: If anything about the models, the pool, the benchmarks or the budget is wrong.
         """
+        from presel.models.hardware import check_hardware
+
         for step in upstream(target):
             if isinstance(step, FineTuneStage | EvaluationStage | MultimodalFeaturesStage):
                 step.lvlm.check()
+            if isinstance(step, FineTuneStage):
+                check_hardware(step.hardware, step.tune.batch_size, step.tune.micro_batch_size)
+            if isinstance(step, SelfFilterStage) and step.hardware.strategy not in ("single", "ddp"):
+                raise PreselError(
+                    f"strategy=self_filter: trainer.strategy={step.hardware.strategy} would spread "
+                    "the weights of its net; set trainer=ddp"
+                )
             if isinstance(step, FeaturesStage):
                 step.encoder.check()
             if isinstance(step, ClipScoresStage):
@@ -267,7 +276,9 @@ class Pipeline:
                 )
 
     def _scored(self, instructions: InstructionsStage) -> RelevanceStage:
-        return RelevanceStage(self.reference_model, instructions, self.relevance_batch_tokens, self.workers)
+        return RelevanceStage(
+            self.reference_model, instructions, self.relevance_batch_tokens, self.workers, self.hardware
+        )
 
     def _tuned_on(self, instructions: InstructionsStage) -> TuningStage:
         return TuningStage(
@@ -280,7 +291,7 @@ class Pipeline:
             self._own_benchmarks.scoring,
             self.lvlm,
             model,
-            self.hardware.accelerator,
+            self.hardware,
             who,
             self.workers,
         )

@@ -44,7 +44,7 @@ def _chunks(values: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def deal(batches: list[list[int]], rank: int, processes: int, batches_a_step: int) -> list[list[int]]:
-    """One process's share, such that all together take each optimizer step on the batches that one would take.
+    """One process's share, so that all together take each optimizer step on the batches that one would.
 
     Args:
         batches: All batches.

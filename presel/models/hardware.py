@@ -65,8 +65,8 @@ def check_hardware(hardware: Hardware, batch_size: int, micro_batch_size: int) -
     if hardware.strategy == "deepspeed_zero3":
         if find_spec("deepspeed") is None:
             raise PreselError(
-                'trainer=deepspeed_zero3: DeepSpeed is not installed; pip install "presel[deepspeed]", or set '
-                "trainer=fsdp"
+                'trainer=deepspeed_zero3: DeepSpeed is not installed; pip install "presel[deepspeed]", or '
+                "set trainer=fsdp"
             )
         if not use_gpu:
             raise PreselError("trainer=deepspeed_zero3 runs on GPUs only; set trainer=fsdp or trainer=ddp")

@@ -26,6 +26,7 @@ class Fsdp(ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Gathers the trained weights alone; the frozen ones are many times as large."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        assert self.model is not None
         return get_model_state_dict(self.model, options=options)
 
 
@@ -34,9 +35,7 @@ class DeepSpeedZero3(DeepSpeedStrategy):
 
     def __init__(self, micro_batch_size: int) -> None:
         """Takes the samples a forward pass, which DeepSpeed reports."""
-        super().__init__(
-            stage=3, exclude_frozen_parameters=True, logging_batch_size_per_gpu=micro_batch_size
-        )
+        super().__init__(stage=3, exclude_frozen_parameters=True, logging_batch_size_per_gpu=micro_batch_size)
 
     def backward(self, closure_loss: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Keeps DeepSpeed from dividing the loss by the accumulated batches once more: Lightning did."""

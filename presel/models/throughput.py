@@ -57,7 +57,7 @@ class Throughput(pl.Callback):
         )
 
     def measured(self, trainer: pl.Trainer) -> dict[str, float | None]:
-        """Samples and response tokens a second of all processes, and utilisation; nothing after a single batch."""
+        """Samples and response tokens a second of all processes, and utilisation; nothing after one batch."""
         counts = trainer.strategy.reduce(self._counts, reduce_op="sum")
         samples, responses, tokens, image_tokens = counts.tolist()
         seconds = self._last - self._started
