@@ -44,4 +44,8 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of torch's libraries may abort a process that ends the long way, when all is written.
+    os._exit(code)

@@ -249,7 +249,7 @@ def tune(
         accumulate_grad_batches=accumulate,
         gradient_clip_val=settings.max_grad_norm,
         logger=logger,
-        log_every_n_steps=min(10, steps),
+        log_every_n_steps=1,
         plugins=[_Checkpoints()],
         callbacks=[
             ModelCheckpoint(

@@ -87,6 +87,10 @@ def work_in(task: Path, rank: int, processes: int, device: int) -> None:
     measured = stage.work(Store(Path(told["store"]), _Silent()), Path(told["folder"]), rank, processes)
     if not rank:
         write_json(task / _RESULT, measured)
+    if torch.distributed.is_initialized():
+        # None may leave while another one still reads from it.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 class _Silent:
