@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -88,7 +89,8 @@ def adapter(store: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_training(store: Path, reference: Path) -> None:
-    pd.testing.assert_series_equal(losses(store), losses(reference), atol=1e-4, rtol=0)
+    logged = losses(store)
+    pd.testing.assert_series_equal(logged, losses(reference).loc[logged.index], atol=1e-4, rtol=0)
     ours, theirs = adapter(store), adapter(reference)
     assert ours.keys() == theirs.keys()
     for name, weight in theirs.items():
@@ -101,14 +103,14 @@ def workers_of(folder: Path) -> dict[int, int]:
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            variables = dict(
-                variable.split(b"=", 1) for variable in (process / "environ").read_bytes().split(b"\0")[:-1]
-            )
-        except (FileNotFoundError, ProcessLookupError, ValueError):
+            words = (process / "cmdline").read_text().split("\0")
+            if "presel.worker" in words and str(folder) in words[-2]:
+                rank = re.search(r"\0RANK=(\d+)\0", (process / "environ").read_text())
+                # torchrun, which has the same words, has no rank.
+                if rank:
+                    found[int(rank[1])] = int(process.name)
+        except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"presel.worker" in words and b"RANK" in variables and str(folder).encode() in words[-2]:
-            found[int(variables[b"RANK"])] = int(process.name)
     return found
 
 
@@ -129,7 +131,7 @@ def test_two_processes_train_as_one_also_in_a_sweep(program: Program, pool_folde
     assert two.returncode == 0, two.stderr
     for strategy in ("ddp", "fsdp"):
         assert_same_training(pool_folder / strategy, pool_folder / "one")
-    assert len(losses(pool_folder / "one")) == 12
+        assert len(losses(pool_folder / strategy)) == 12
     assert len(list(pool_folder.glob("outputs/runs/*/*/*/run.json"))) == 2
 
 
@@ -160,14 +162,14 @@ def test_a_killed_process_ends_the_run_which_then_resumes(
     assert "presel: error: model (selection): process 1 of 2 was ended by signal 9" in told
     assert "the same command goes on where it stopped" in told
     assert not workers_of(pool_folder)
-    assert not (pool_folder / "cut" / "model" / "adapter").exists()
+    assert not list(pool_folder.glob("cut/model/*/adapter"))
 
     resumed = program(*cut, OMP_NUM_THREADS="1")
     assert resumed.returncode == 0, resumed.stderr
     assert_same_training(pool_folder / "cut", pool_folder / "one")
     # It went on, instead of starting again.
-    first = min(pool_folder.glob("cut/model/*/metrics/version_1/metrics.csv"))
-    assert pd.read_csv(first)["step"].min() > 3
+    (second,) = pool_folder.glob("cut/model/*/metrics/version_1/metrics.csv")
+    assert pd.read_csv(second)["step"].min() >= 3
 
 
 @pytest.mark.slow
