@@ -42,25 +42,24 @@ def torchrun(module: str, folder: Path, hardware: Hardware) -> None:
         run += [f"--nnodes={hardware.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={_meeting_point()}"]
         run = [*hardware.node_command, *run]
     environment = {"OMP_NUM_THREADS": str(max(1, processors() // here))} | os.environ
+    command = [*run, "-m", module, str(folder)]
     log = folder / "torchrun.log"
-    try:
-        with (
-            log.open("w") as output,
-            subprocess.Popen(
-                [*run, "-m", module, str(folder)],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stderr=output,
-            ) as child,
-        ):
-            try:
-                code = child.wait()
-            finally:
-                child.terminate()
-    except OSError as error:
-        raise PreselError(f"trainer.node_command: {run[0]} cannot be started ({error.strerror})") from error
+    with log.open("w") as output:
+        try:
+            child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=output)
+        except OSError as error:
+            raise PreselError(
+                f"trainer.node_command: {run[0]} cannot be started ({error.strerror}); name a command that "
+                "starts another one on each node"
+            ) from error
+    # Leaving the block closes the pipe, and waits.
+    with child:
+        try:
+            code = child.wait()
+        finally:
+            child.terminate()
     if code:
-        raise PreselError(_what_failed(log, folder, processes_in_all(hardware)))
+        raise PreselError(_what_failed(log, code, folder, processes_in_all(hardware)))
 
 
 def _meeting_point() -> str:
@@ -70,13 +69,11 @@ def _meeting_point() -> str:
         return f"{socket.gethostname()}:{probe.getsockname()[1]}"
 
 
-def _what_failed(log: Path, folder: Path, processes: int) -> str:
+def _what_failed(log: Path, code: int, folder: Path, processes: int) -> str:
     again = "the same command goes on where it stopped"
     found = _FIRST_FAILURE.search(log.read_text(errors="replace"))
     if not found:
-        return (
-            f"the processes could not be started ({_last_line(log)}); torchrun's output is in {log}; {again}"
-        )
+        return f"torchrun ended with exit status {code} ({_last_line(log)}); its output is in {log}; {again}"
     rank, code = int(found[1]), int(found[2])
     own = folder / f"rank-{rank}.log"
     last = _last_line(own)

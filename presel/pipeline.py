@@ -244,18 +244,11 @@ class Pipeline:
         Raises:
             PreselError: If anything about the models, the pool, the benchmarks or the budget is wrong.
         """
-        from presel.models.hardware import check_hardware
-
         for step in upstream(target):
-            if isinstance(step, FineTuneStage | EvaluationStage | MultimodalFeaturesStage):
-                step.lvlm.check()
             if isinstance(step, FineTuneStage):
-                check_hardware(step.hardware, step.tune.batch_size, step.tune.micro_batch_size)
-            if isinstance(step, SelfFilterStage) and step.hardware.strategy not in ("single", "ddp"):
-                raise PreselError(
-                    f"strategy=self_filter: trainer.strategy={step.hardware.strategy} would spread "
-                    "the weights of its net; set trainer=ddp"
-                )
+                step.check()
+            if isinstance(step, EvaluationStage | MultimodalFeaturesStage):
+                step.lvlm.check()
             if isinstance(step, FeaturesStage):
                 step.encoder.check()
             if isinstance(step, ClipScoresStage):

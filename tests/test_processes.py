@@ -196,6 +196,7 @@ def test_no_process_outlives_the_run(pool_folder: Path, ending: signal.Signals) 
 def test_two_processes_score_and_encode_as_one(program: Program, tmp_path: Path) -> None:
     # More than a shard of reference samples, of different images, and of questions.
     overrides = [*TINY, "pool.size=1100", "reference.share=0.6", "budget=0.7", "evaluation.size=60"]
+    overrides += ["tune.micro_batch_size=16"]
     one = program("run", *overrides, "trainer=cpu", OMP_NUM_THREADS="1")
     assert one.returncode == 0, one.stderr
     files = [

@@ -265,7 +265,7 @@ def tune(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    if processes > 1:
+    if hardware.strategy != "single":
         epochs = [deal(batches, trainer.global_rank, processes, batches_a_step) for batches in epochs]
     last, step = last_checkpoint(checkpoints) or (None, 0)
     epoch, step = divmod(step, steps_an_epoch)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from presel.errors import PreselError
 from presel.files import write_table
 from presel.importance import instruction_relevance
 from presel.stages.relevance import RelevanceStage
@@ -38,6 +39,15 @@ class SelfFilterStage(FineTuneStage[pd.DataFrame]):
 
     scores: RelevanceStage
     lr: float
+
+    def check(self) -> None:
+        """Checks besides that the net is not to be spread over processes."""
+        super().check()
+        if self.hardware.strategy not in ("single", "ddp"):
+            raise PreselError(
+                f"strategy=self_filter: trainer.strategy={self.hardware.strategy} would spread the weights of "
+                "its net; set trainer=ddp"
+            )
 
     def make_tuner(self, store: Store) -> "MakeTuner":
         """What trains net and model together."""

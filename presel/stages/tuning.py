@@ -38,6 +38,17 @@ class FineTuneStage(ParallelStage[T_co]):
     workers: int = field(compare=False)
     logger: LoggerFactory = field(compare=False)
 
+    def check(self) -> None:
+        """Makes sure that there is such a model, and that its tuning can be spread as asked.
+
+        Raises:
+            PreselError: If not.
+        """
+        from presel.models.hardware import check_hardware
+
+        self.lvlm.check()
+        check_hardware(self.hardware, self.tune.batch_size, self.tune.micro_batch_size)
+
     @abstractmethod
     def make_tuner(self, store: Store) -> "MakeTuner":
         """What trains the model."""
