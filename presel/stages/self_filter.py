@@ -45,8 +45,8 @@ class SelfFilterStage(FineTuneStage[pd.DataFrame]):
         super().check()
         if self.hardware.strategy not in ("single", "ddp"):
             raise PreselError(
-                f"strategy=self_filter: trainer.strategy={self.hardware.strategy} would spread the weights of "
-                "its net; set trainer=ddp"
+                f"strategy=self_filter: trainer.strategy={self.hardware.strategy} would spread the weights "
+                "of its net; set trainer=ddp"
             )
 
     def make_tuner(self, store: Store) -> "MakeTuner":
