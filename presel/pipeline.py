@@ -96,7 +96,7 @@ class Pipeline:
     @cached_property
     def features(self) -> FeaturesStage:
         """One vector an image."""
-        return FeaturesStage(self.images, self.encoder, self.workers, self.hardware.accelerator)
+        return FeaturesStage(self.images, self.encoder, self.workers, self.hardware)
 
     @cached_property
     def pool(self) -> Pool:
@@ -154,7 +154,7 @@ class Pipeline:
     @cached_property
     def clip_scores(self) -> ClipScoresStage:
         """How well the text of every sample of the pool fits its image."""
-        return ClipScoresStage(self.all_instructions, self.clip, self.workers, self.hardware.accelerator)
+        return ClipScoresStage(self.all_instructions, self.clip, self.workers, self.hardware)
 
     @cached_property
     def multimodal_features(self) -> MultimodalFeaturesStage:
@@ -164,7 +164,7 @@ class Pipeline:
             self.all_instructions,
             self.relevance_batch_tokens,
             self.workers,
-            self.hardware.accelerator,
+            self.hardware,
         )
 
     @cached_property
@@ -260,7 +260,9 @@ class Pipeline:
         if instructed:
             self.provider.check_source(self.source)
         for step in steps:
-            if isinstance(step, FineTuneStage | EvaluationStage | MultimodalFeaturesStage):
+            if isinstance(step, FineTuneStage):
+                step.check()
+            if isinstance(step, EvaluationStage | MultimodalFeaturesStage):
                 step.lvlm.check()
             if isinstance(step, FeaturesStage):
                 step.encoder.check()
@@ -285,7 +287,9 @@ class Pipeline:
                 )
 
     def _scored(self, instructions: InstructionsStage) -> RelevanceStage:
-        return RelevanceStage(self.reference_model, instructions, self.relevance_batch_tokens, self.workers)
+        return RelevanceStage(
+            self.reference_model, instructions, self.relevance_batch_tokens, self.workers, self.hardware
+        )
 
     def _tuned_on(self, instructions: InstructionsStage) -> TuningStage:
         return TuningStage(
@@ -298,7 +302,7 @@ class Pipeline:
             self._own_benchmarks.scoring,
             self.lvlm,
             model,
-            self.hardware.accelerator,
+            self.hardware,
             who,
             self.workers,
         )

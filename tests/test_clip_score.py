@@ -19,6 +19,7 @@ from presel.errors import PreselError
 from presel.ledger import LEDGER, Annotations, requested_ids
 from presel.models.clip import Clip, text_of
 from presel.models.conversations import Example
+from presel.models.tune import Hardware
 from presel.shards import chunks
 from presel.stages.clip_scores import ClipScoresStage
 from presel.stages.instructions import InstructionsStage
@@ -31,6 +32,7 @@ from tests.conftest import TINY, Program, record, stage_lines
 from tests.test_pipeline import only
 
 CLIP = Clip(path="builtin:digit_clip", batch_size=4)
+CPU = Hardware(accelerator="cpu")
 FOLDER = Path(str(files("presel") / "assets" / "digit_clip"))
 MAX_TOKENS = 77
 
@@ -116,7 +118,7 @@ def test_a_model_that_is_no_clip_is_refused() -> None:
 def test_the_whole_pool_is_requested(store: Store, pool_folder: Path) -> None:
     source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
     pool = PoolStage(source, workers=0)
-    scored = ClipScoresStage(InstructionsStage(pool, pool, Annotations(), "whole pool"), CLIP, 0, "cpu")
+    scored = ClipScoresStage(InstructionsStage(pool, pool, Annotations(), "whole pool"), CLIP, 0, CPU)
     selection = SelectionStage(ClipScore(), pool, 0.2, 0, {"clip_scores": scored})
     assert len(store.load(selection)) == 12
     assert requested_ids(store, selection) == set(store.load(pool)["id"])

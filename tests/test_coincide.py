@@ -20,6 +20,7 @@ from presel.ledger import Annotations, requested_ids
 from presel.models.conversations import ConversationEncoder, Example
 from presel.models.lvlm import Lvlm
 from presel.models.multimodal import MultimodalEncoder, spread_layers
+from presel.models.tune import Hardware
 from presel.selection import FeatureRows
 from presel.selection.kmeans import spherical_kmeans
 from presel.stages.features import Features
@@ -41,6 +42,7 @@ from tests.conftest import TINY, Program, record
 from tests.test_pipeline import only
 
 LVLM = Lvlm(path="builtin:digit_llava", template="plain", max_length=160)
+CPU = Hardware(accelerator="cpu")
 
 Float = npt.NDArray[np.float64]
 
@@ -61,7 +63,7 @@ def features_stage(pool_folder: Path) -> MultimodalFeaturesStage:
         LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images"), workers=0
     )
     instructions = InstructionsStage(pool, pool, Annotations(), "whole pool")
-    return MultimodalFeaturesStage(LVLM, instructions, batch_tokens=500, workers=0, accelerator="cpu")
+    return MultimodalFeaturesStage(LVLM, instructions, batch_tokens=500, workers=0, hardware=CPU)
 
 
 def by_definition(model: PreTrainedModel, encoder: ConversationEncoder, example: Example) -> Float:

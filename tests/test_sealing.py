@@ -16,6 +16,7 @@ from presel.data.sources import LlavaJson
 from presel.errors import PreselError
 from presel.ledger import LEDGER, UNANSWERED, Annotations, Revealed, Wanted, request, requested_ids
 from presel.models.encoder import Encoder
+from presel.models.tune import Hardware
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
@@ -28,6 +29,7 @@ from presel.strategies.random import Random
 
 SECRET = "There are"
 ENCODER = Encoder(path="builtin:digit_dinov2")
+CPU = Hardware(accelerator="cpu")
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
@@ -81,7 +83,7 @@ def test_there_is_no_name_to_ask_for_instructions_by(store: Store, pool: PoolSta
 
 
 def test_no_instruction_is_within_a_strategys_reach(store: Store, pool: PoolStage) -> None:
-    needed = {"features": FeaturesStage(pool, ENCODER, 0, "cpu"), "reference": ReferenceStage(pool, 0.05, 0)}
+    needed = {"features": FeaturesStage(pool, ENCODER, 0, CPU), "reference": ReferenceStage(pool, 0.05, 0)}
     store.ensure(SelectionStage(Searching(), pool, 0.5, seed=0, needed=needed))
 
 

@@ -157,7 +157,7 @@ def _estimate(
     if earlier is not None:
         return earlier
     if isinstance(step, FeaturesStage):
-        encode = partial(_encode, step.encoder, step.accelerator, work.trial)
+        encode = partial(_encode, step.encoder, step.hardware.accelerator, work.trial)
         return _tried(step.encoder.path, images, work, encode)
     if isinstance(step, TuningStage):
         tune = partial(_tune, step.lvlm, step.tune, step.hardware, work.trial, work.scratch)

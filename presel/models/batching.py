@@ -43,6 +43,22 @@ def _chunks(values: np.ndarray, size: int) -> list[np.ndarray]:
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 
+def deal(batches: list[list[int]], rank: int, processes: int, batches_a_step: int) -> list[list[int]]:
+    """One process's share, so that all together take each optimizer step on the batches that one would.
+
+    Args:
+        batches: All batches.
+        rank: Number of the process.
+        processes: How many there are.
+        batches_a_step: Batches an optimizer step; `processes` divides it.
+
+    Returns:
+        Every `processes`-th batch. Where the last step is short of batches, empty ones make it up.
+    """
+    missing = -len(batches) % batches_a_step
+    return [*batches, *([[]] * missing)][rank::processes]
+
+
 def fill_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Fills batches up to a number of tokens, padding counted.
 

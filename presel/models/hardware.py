@@ -1,6 +1,11 @@
 """What the machine offers."""
 
+from importlib.util import find_spec
+
 import torch
+
+from presel.errors import PreselError
+from presel.models.tune import Hardware
 
 
 def device_for(accelerator: str) -> torch.device:
@@ -18,3 +23,50 @@ def precision_for(accelerator: str, dtype: str) -> str:
     use_gpu = device_for(accelerator).type == "cuda"
     native = use_gpu and torch.cuda.is_bf16_supported()
     return "bf16-mixed" if native or dtype != "float32" else "32-true"
+
+
+def processes_on_node(hardware: Hardware) -> int:
+    """How many processes run on each node."""
+    if hardware.devices != "auto":
+        return hardware.devices
+    return torch.cuda.device_count() if device_for(hardware.accelerator).type == "cuda" else 1
+
+
+def processes_in_all(hardware: Hardware) -> int:
+    """How many processes run on all nodes together."""
+    return hardware.nodes * processes_on_node(hardware)
+
+
+def check_hardware(hardware: Hardware, batch_size: int, micro_batch_size: int) -> None:
+    """Makes sure that a fine-tune can be spread as asked.
+
+    Args:
+        hardware: What is asked for.
+        batch_size: Samples an optimizer step.
+        micro_batch_size: Samples a forward pass of one process.
+
+    Raises:
+        PreselError: If there are too few GPUs, if the batch does not divide among the processes, or if
+            DeepSpeed is missing.
+    """
+    use_gpu = device_for(hardware.accelerator).type == "cuda"
+    here, processes = processes_on_node(hardware), processes_in_all(hardware)
+    if use_gpu and here > torch.cuda.device_count():
+        raise PreselError(
+            f"trainer.devices={here}: this machine has {torch.cuda.device_count()} GPUs; ask for as many, or "
+            "set trainer.accelerator=cpu"
+        )
+    if batch_size % (micro_batch_size * processes):
+        raise PreselError(
+            f"tune.batch_size={batch_size} does not divide into micro batches of "
+            f"tune.micro_batch_size={micro_batch_size} for {processes} processes; set a multiple of "
+            f"{micro_batch_size * processes}, or smaller micro batches"
+        )
+    if hardware.strategy == "deepspeed_zero3":
+        if find_spec("deepspeed") is None:
+            raise PreselError(
+                'trainer=deepspeed_zero3: DeepSpeed is not installed; pip install "presel[deepspeed]", or '
+                "set trainer=fsdp"
+            )
+        if not use_gpu:
+            raise PreselError("trainer=deepspeed_zero3 runs on GPUs only; set trainer=fsdp or trainer=ddp")

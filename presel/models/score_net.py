@@ -58,4 +58,5 @@ class ScoreNetTuner(Tuner):
     def save_result(self, folder: Path) -> None:
         """Writes the net's weights, (c,); the model was only there to train them."""
         weights = self.score_net.weight.detach().squeeze(0).double().cpu()
-        write_array(folder / SCORE_NET, weights.numpy())
+        if self.trainer.is_global_zero:
+            write_array(folder / SCORE_NET, weights.numpy())

@@ -30,38 +30,43 @@ class Throughput(pl.Callback):
         self._sizes = sizes
         self._image_token = image_token
         self._started = self._last = 0.0
-        self._samples = 0
-        self._counts: torch.Tensor | None = None
+        self._counts: torch.Tensor
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts at 0."""
+        self._counts = torch.zeros(4, dtype=torch.long, device=trainer.strategy.root_device)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds a batch."""
+        if not len(batch["rows"]):
+            return
         self._last = time.perf_counter()
         if not self._started:
             self._started = self._last
             return
-        self._samples += len(batch["labels"])
         # Kept on the device: reading a number would wait for the batch.
-        counts = torch.stack(
+        self._counts += torch.stack(
             [
+                batch["attention_mask"].new_tensor(len(batch["labels"])),
                 (batch["labels"] != IGNORED).sum(),
                 batch["attention_mask"].sum(),
                 (batch["input_ids"] == self._image_token).sum(),
             ]
         )
-        self._counts = counts if self._counts is None else self._counts + counts
 
     def measured(self, trainer: pl.Trainer) -> dict[str, float | None]:
-        """Samples and response tokens a second, and utilisation; nothing where there was a single batch."""
-        if self._counts is None:
-            return {}
+        """Samples and response tokens a second of all processes, and utilisation; nothing after one batch."""
+        counts = trainer.strategy.reduce(self._counts, reduce_op="sum")
+        samples, responses, tokens, image_tokens = counts.tolist()
         seconds = self._last - self._started
-        responses, tokens, image_tokens = self._counts.tolist()
+        if not seconds:
+            return {}
         flops = 4 * tokens * self._sizes["language"] + 2 * image_tokens * self._sizes["vision"]
         peak = get_available_flops(trainer.strategy.root_device, _PRECISIONS[trainer.precision])
         return {
-            "samples_per_second": round(self._samples / seconds, 2),
+            "samples_per_second": round(samples / seconds, 2),
             "response_tokens_per_second": round(responses / seconds, 1),
-            "utilisation": round(flops / seconds / peak, 4) if peak else None,
+            "utilisation": round(flops / seconds / peak / trainer.world_size, 4) if peak else None,
         }

@@ -80,7 +80,25 @@ class Hardware:
         accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
         precision: Lightning's name of the training precision, or `auto` for bf16 where the device
             computes it natively, else float32.
+        strategy: How processes train together: `ddp` holds the model in each, `fsdp` and `deepspeed_zero3`
+            spread its weights over all; `single` is one process.
+        devices: Processes on each node, one a GPU; `auto` for all GPUs.
+        nodes: Machines, which share the store's disk.
+        node_command: Command that starts the one after it once on each node; read where there are several.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = field(default="auto", compare=False)
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
+    strategy: Literal["single", "ddp", "fsdp", "deepspeed_zero3"] = field(default="single", compare=False)
+    devices: Annotated[int, Field(gt=0)] | Literal["auto"] = field(default=1, compare=False)
+    nodes: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
+    node_command: list[str] = field(default_factory=list, compare=False)
+
+    def __post_init__(self) -> None:
+        """Checks what a single field cannot say."""
+        if self.strategy == "single" and (self.devices, self.nodes) != (1, 1):
+            raise ValueError(
+                "strategy 'single' is one process on one node; choose another one for more, as in trainer=ddp"
+            )
+        if self.nodes > 1 and not self.node_command:
+            raise ValueError(f"nodes={self.nodes} needs a node_command that starts a command on each of them")

@@ -24,11 +24,12 @@ from presel.console import console, progress
 from presel.data.llava import Record
 from presel.errors import PreselError
 from presel.files import atomic
-from presel.models.batching import BatchPlan, plan_batches
+from presel.models.batching import BatchPlan, deal, plan_batches
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.hardware import precision_for
+from presel.models.hardware import precision_for, processes_in_all, processes_on_node
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
+from presel.models.sharding import gathered, last_checkpoint, lightning_strategy, shard
 from presel.models.throughput import Throughput
 from presel.models.tune import Hardware, Tune
 
@@ -51,22 +52,49 @@ class Tuner(pl.LightningModule):
         self._settings = settings
         self._steps = steps
         self._seed = seed
+        self._sharded = False
+        self._losses: list[Tensor] = []
+        self._batches = 0
+
+    def configure_model(self) -> None:
+        """Spreads the weights over the processes, under FSDP."""
+        if self.device_mesh is not None and not self._sharded:
+            shard(self.model, self.device_mesh["data_parallel"])
+            self._sharded = True
 
     def on_fit_start(self) -> None:
         """Switches to training: neither transformers nor PEFT nor Lightning does."""
         self.model.train()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seeds dropout by the batch's number, so that a resumed run draws what it would have drawn."""
-        torch.manual_seed(self._seed * 1_000_003 + self.current_epoch * 100_003 + batch_idx)
+        """Seeds dropout by the batch's number among those of all processes.
+
+        So a resumed run draws what it would have drawn, and several processes what one would.
+        """
+        number = batch_idx * self.trainer.world_size + self.trainer.global_rank
+        torch.manual_seed(self._seed * 1_000_003 + self.current_epoch * 100_003 + number)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy over the batch's response tokens."""
-        rows = batch.pop("rows")
-        losses = self.weighted(token_losses(self.model, **batch), rows)
+        """Mean cross-entropy over the batch's response tokens; 0 for a batch that makes up the numbers."""
+        rows = batch["rows"]
+        inputs = {name: tensor for name, tensor in batch.items() if name != "rows"}
+        losses = self.weighted(token_losses(self.model, **inputs), rows)
         loss: Tensor = losses.sum() / (batch["labels"] != IGNORED).sum()
-        self.log("train/loss", loss, batch_size=len(batch["input_ids"]), prog_bar=True)
-        return loss
+        return loss if len(rows) else loss * 0
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs the mean loss of an optimizer step's batches, those of all processes."""
+        accumulate = self.trainer.accumulate_grad_batches
+        self._losses.append(outputs["loss"] * accumulate)
+        self._batches += len(batch["rows"]) > 0
+        if (batch_idx + 1) % accumulate and not self.trainer.is_last_batch:
+            return
+        total = torch.stack(self._losses).sum()
+        total, batches = self.trainer.strategy.reduce(
+            torch.stack([total, total.new_tensor(self._batches)]), reduce_op="sum"
+        )
+        self.log("train/loss", total / batches, prog_bar=True)
+        self._losses, self._batches = [], 0
 
     def weighted(self, losses: Tensor, rows: Tensor) -> Tensor:
         """The token losses as they count: as they are, where no subclass weighs the samples.
@@ -108,7 +136,11 @@ class Tuner(pl.LightningModule):
 
     def save_result(self, folder: Path) -> None:
         """Writes what the fine-tune is for: the PEFT adapter, into `adapter/`."""
-        self.model.save_pretrained(str(folder / "adapter"))
+        trained = {
+            name: gathered(weight) for name, weight in self.model.named_parameters() if weight.requires_grad
+        }
+        if self.trainer.is_global_zero:
+            self.model.save_pretrained(str(folder / "adapter"), state_dict=trained)
 
 
 MakeTuner = Callable[[PeftModel, Tune, int, int], Tuner]
@@ -190,8 +222,9 @@ def tune(
         plan_batches(lengths, settings.micro_batch_size, seed + epoch, settings.group_by_length)
         for epoch in range(settings.epochs)
     ]
-    accumulate = settings.batch_size // settings.micro_batch_size
-    steps = settings.epochs * math.ceil(len(epochs[0]) / accumulate)
+    batches_a_step = settings.batch_size // settings.micro_batch_size
+    steps_an_epoch = math.ceil(len(epochs[0]) / batches_a_step)
+    steps = settings.epochs * steps_an_epoch
     base = lvlm.load_model()
     throughput = Throughput(base, encoder.image_token)
     model = add_lora(base, lvlm, settings)
@@ -201,16 +234,14 @@ def tune(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
 
-    last = folder / "checkpoints" / "last.ckpt"
-    loader = DataLoader(
-        _Batches(encoder, examples),
-        sampler=BatchPlan(epochs, _batches_done(last)),
-        batch_size=None,  # the sampler draws whole batches
-        num_workers=workers,
-    )
+    processes = processes_in_all(hardware)
+    accumulate = batches_a_step // processes
+    checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
     trainer = pl.Trainer(
         accelerator=hardware.accelerator,
-        devices=1,
+        strategy=lightning_strategy(hardware, processes, settings.micro_batch_size),
+        devices=processes_on_node(hardware),
+        num_nodes=hardware.nodes,
         precision=precision_for(hardware.accelerator, lvlm.dtype)  # type: ignore[arg-type]
         if hardware.precision == "auto"
         else hardware.precision,
@@ -218,14 +249,13 @@ def tune(
         accumulate_grad_batches=accumulate,
         gradient_clip_val=settings.max_grad_norm,
         logger=logger,
-        log_every_n_steps=min(10, steps),
+        log_every_n_steps=1,
         plugins=[_Checkpoints()],
         callbacks=[
             ModelCheckpoint(
-                dirpath=last.parent,
+                dirpath=checkpoints,
                 filename="{step}",
                 every_n_train_steps=settings.checkpoint_steps,
-                save_last=True,
                 enable_version_counter=False,
             ),
             throughput,
@@ -235,10 +265,21 @@ def tune(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    if hardware.strategy != "single":
+        epochs = [deal(batches, trainer.global_rank, processes, batches_a_step) for batches in epochs]
+    last, step = last_checkpoint(checkpoints) or (None, 0)
+    epoch, step = divmod(step, steps_an_epoch)
+    loader = DataLoader(
+        _Batches(encoder, examples),
+        sampler=BatchPlan(epochs, epoch * len(epochs[0]) + step * accumulate),
+        batch_size=None,  # the sampler draws whole batches
+        num_workers=workers,
+    )
     tuner = make_tuner(model, settings, steps, seed)
-    trainer.fit(tuner, loader, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    trainer.fit(tuner, loader, ckpt_path=last, weights_only=True)
     tuner.save_result(folder)
-    shutil.rmtree(last.parent, ignore_errors=True)
+    if trainer.is_global_zero:
+        shutil.rmtree(checkpoints.parent, ignore_errors=True)
     loss = trainer.callback_metrics.get("train/loss")
     return {
         "steps": trainer.global_step,
@@ -257,15 +298,18 @@ class _Checkpoints(TorchCheckpointIO):
 
 
 class _Batches(Dataset[Batch]):
-    """Encoded batches, looked up by the rows that make one up, and those rows."""
+    """Encoded batches, looked up by the rows that make one up, and those rows.
+
+    No rows stand for a batch that only keeps a process busy; it holds the first sample.
+    """
 
     def __init__(self, encoder: ConversationEncoder, examples: Sequence[Example]) -> None:
         self._encoder = encoder
         self._examples = examples
 
     def __getitem__(self, rows: list[int]) -> Batch:
-        batch = self._encoder.batch([self._examples[row] for row in rows])
-        return batch | {"rows": torch.tensor(rows)}
+        batch = self._encoder.batch([self._examples[row] for row in rows or [0]])
+        return batch | {"rows": torch.tensor(rows, dtype=torch.long)}
 
 
 def _lengths(encoder: ConversationEncoder, records: Sequence[Record]) -> list[int]:
@@ -281,12 +325,3 @@ def _lengths(encoder: ConversationEncoder, records: Sequence[Record]) -> list[in
             lengths.append(len(prompt.ids))
             advance(1)
     return lengths
-
-
-def _batches_done(checkpoint: Path) -> int:
-    if not checkpoint.exists():
-        return 0
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    # A checkpoint is written after a step, when its batch counts as processed but not yet as completed.
-    done: int = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
-    return done

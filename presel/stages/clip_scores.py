@@ -10,13 +10,15 @@ import pandas as pd
 from presel.data.llava import Record
 from presel.files import write_table
 from presel.models.clip import Clip
-from presel.shards import Batches, chunks, table_in_shards
+from presel.models.tune import Hardware
+from presel.shards import Batches, Shards, chunks, joined_table, table_shards
 from presel.stages.instructions import InstructionsStage
-from presel.store import Stage, Store
+from presel.stages.parallel import ShardedStage
+from presel.store import Store
 
 
 @dataclass(frozen=True)
-class ClipScoresStage(Stage[pd.DataFrame]):
+class ClipScoresStage(ShardedStage[pd.DataFrame]):
     """Cosine of image and text embedding of every sample.
 
     Leaves `clip_scores.parquet`: id, clip_score (-1 to 1).
@@ -25,7 +27,7 @@ class ClipScoresStage(Stage[pd.DataFrame]):
         instructions: Whose samples.
         clip: By what model.
         workers: Processes that prepare batches.
-        accelerator: Where.
+        hardware: Where.
     """
 
     name: ClassVar[str] = "clip_scores"
@@ -33,10 +35,10 @@ class ClipScoresStage(Stage[pd.DataFrame]):
     instructions: InstructionsStage
     clip: Clip
     workers: int = field(compare=False)
-    accelerator: str = field(compare=False)
+    hardware: Hardware = field(compare=False)
 
-    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Scores the samples in shards."""
+    def shards(self, store: Store, folder: Path) -> Shards[Record, pd.DataFrame]:
+        """The samples."""
         from presel.models.conversations import Example
 
         images = self.instructions.pool.files(store).images
@@ -45,17 +47,21 @@ class ClipScoresStage(Stage[pd.DataFrame]):
             examples = [
                 [Example(images / one.image, one.conversations) for one in batch] for batch in batches
             ]
-            scored = self.clip.score(examples, self.workers, self.accelerator)
+            scored = self.clip.score(examples, self.workers, self.hardware.accelerator)
             for batch, scores in zip(batches, scored, strict=True):
                 yield pd.DataFrame({"id": [record.id for record in batch], "clip_score": scores})
 
-        table = table_in_shards(
+        return table_shards(
             folder / "shards",
             store.load(self.instructions),
             "scoring samples",
             lambda shard: list(chunks(shard, self.clip.batch_size)),
             score,
         )
+
+    def join(self, store: Store, folder: Path, shards: Shards[Record, pd.DataFrame]) -> dict[str, Any]:
+        """Joins the shards into one table."""
+        table = joined_table(shards)
         write_table(folder / "clip_scores.parquet", table)
         return {"samples": len(table)}
 

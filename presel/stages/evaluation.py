@@ -17,7 +17,9 @@ from presel.errors import PreselError
 from presel.files import read_json, write_json, write_table
 from presel.metrics import METRICS
 from presel.models.lvlm import Lvlm
-from presel.shards import Batches, chunks, table_in_shards
+from presel.models.tune import Hardware
+from presel.shards import Batches, Shards, chunks, joined_table, table_shards
+from presel.stages.parallel import ShardedStage
 from presel.stages.pool import PoolStage
 from presel.stages.tuning import TuningStage
 from presel.store import Stage, Store
@@ -68,7 +70,7 @@ def questions(store: Store, benchmarks: PoolStage) -> list[Question]:
 
 
 @dataclass(frozen=True)
-class EvaluationStage(Stage[Scores]):
+class EvaluationStage(ShardedStage[Scores]):
     """Greedy answers of one model; leaves `predictions.parquet` and `scores.json`.
 
     Attributes:
@@ -76,7 +78,7 @@ class EvaluationStage(Stage[Scores]):
         scoring: How answers are scored.
         lvlm: The base model.
         tuned: The adapter to put on it; None evaluates the base itself.
-        accelerator: Where.
+        hardware: Where.
         who: The model's name, for the stage line.
         workers: Processes that prepare batches.
     """
@@ -87,7 +89,7 @@ class EvaluationStage(Stage[Scores]):
     scoring: Scoring
     lvlm: Lvlm
     tuned: TuningStage | None
-    accelerator: str = field(compare=False)
+    hardware: Hardware = field(compare=False)
     who: str = field(compare=False)
     workers: int = field(compare=False)
 
@@ -96,8 +98,8 @@ class EvaluationStage(Stage[Scores]):
         """Says whose evaluation this is."""
         return f"{self.name} ({self.who})"
 
-    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Answers and scores."""
+    def shards(self, store: Store, folder: Path) -> Shards[Question, pd.DataFrame]:
+        """The questions to answer."""
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.generation import generate_answers, prompt_batch
         from presel.models.hardware import device_for
@@ -108,7 +110,7 @@ class EvaluationStage(Stage[Scores]):
         adapter = store.load(self.tuned) if self.tuned else None
 
         def answer(batches: Batches[Question]) -> Iterator[pd.DataFrame]:
-            model = self.lvlm.load_model(adapter).to(device_for(self.accelerator))
+            model = self.lvlm.load_model(adapter).to(device_for(self.hardware.accelerator))
             chosen = [
                 [Example(images / item.record.image, item.prompt) for item in batch] for batch in batches
             ]
@@ -121,13 +123,17 @@ class EvaluationStage(Stage[Scores]):
                     answer=generate_answers(model, encoder, encoded, self.scoring.max_new_tokens)
                 )
 
-        predictions = table_in_shards(
+        return table_shards(
             folder / "shards",
             questions(store, self.benchmarks),
             "answering",
             lambda shard: list(chunks(shard, self.scoring.batch_size)),
             answer,
         )
+
+    def join(self, store: Store, folder: Path, shards: Shards[Question, pd.DataFrame]) -> dict[str, Any]:
+        """Scores the answers."""
+        predictions = joined_table(shards)
         scores, scored = score(predictions, self.scoring)
         write_table(folder / "predictions.parquet", scored)
         write_json(folder / "scores.json", scores)

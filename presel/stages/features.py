@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from presel.files import atomic, map_array, write_array, write_table
+from presel.files import atomic, map_array, write_table
 from presel.models.encoder import Encoder
+from presel.models.tune import Hardware
 from presel.selection import FeatureRows
-from presel.shards import chunks, compute_shards
+from presel.shards import Shards, array_shards, chunks
+from presel.stages.parallel import ShardedStage
 from presel.stages.pool import PoolStage
-from presel.store import Stage, Store
+from presel.store import Store
 
 
 class Features(NamedTuple):
@@ -30,14 +32,14 @@ class Features(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FeaturesStage(Stage[Features]):
+class FeaturesStage(ShardedStage[Features]):
     """Features of every image by an encoder, `features.npy` and `ids.parquet`.
 
     Attributes:
         pool: Whose images.
         encoder: By what model.
         workers: Processes that decode images.
-        accelerator: Where.
+        hardware: Where.
     """
 
     name: ClassVar[str] = "features"
@@ -46,24 +48,29 @@ class FeaturesStage(Stage[Features]):
     pool: PoolStage
     encoder: Encoder
     workers: int = field(compare=False)
-    accelerator: str = field(compare=False)
+    hardware: Hardware = field(compare=False)
 
-    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Encodes the different images in shards, then joins the shards into one file."""
-        pool = store.load(self.pool)
-        # Copies are encoded once: `rows` says which of the different images each record shows.
-        rows, contents = pd.factorize(self.pool.contents(store))
-        first = pool["image"].groupby(rows).first()
-        files = compute_shards(
-            lambda number: folder / "shards" / f"part-{number:05}.npy",
-            self.pool.image_paths(store, first),
+    def shards(self, store: Store, folder: Path) -> Shards[Path, NDArray[np.float16]]:
+        """The different images; copies are encoded once."""
+        rows = self._rows(store)
+        return array_shards(
+            folder / "shards",
+            self.pool.image_paths(store, store.load(self.pool)["image"].groupby(rows).first()),
             "encoding images",
             lambda shard: list(chunks(shard, self.encoder.batch_size)),
-            lambda batches: self.encoder.encode(batches, self.workers, self.accelerator),
-            lambda file, rows: write_array(file, np.concatenate(rows)),
+            lambda batches: self.encoder.encode(batches, self.workers, self.hardware.accelerator),
         )
-        dimensions = write_features(folder, pool["id"], files, rows)
-        return {"images": len(pool), "different_images": len(contents), "dimensions": dimensions}
+
+    def join(self, store: Store, folder: Path, shards: Shards[Path, NDArray[np.float16]]) -> dict[str, Any]:
+        """Joins the shards into one file."""
+        ids = store.load(self.pool)["id"]
+        dimensions = write_features(folder, ids, shards.files, self._rows(store))
+        return {"images": len(ids), "different_images": len(shards.items), "dimensions": dimensions}
+
+    def _rows(self, store: Store) -> NDArray[np.intp]:
+        """Which of the different images each record shows."""
+        rows: NDArray[np.intp] = pd.factorize(self.pool.contents(store))[0]
+        return rows
 
     def load(self, folder: Path) -> Features:
         """The features, memory-mapped."""

@@ -10,17 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from presel.files import write_array
 from presel.models.lvlm import Lvlm
-from presel.shards import Batches, compute_shards
+from presel.models.tune import Hardware
+from presel.shards import Batches, Shards, array_shards
 from presel.stages.features import Features, load_features, write_features
 from presel.stages.instructions import InstructionsStage
+from presel.stages.parallel import ShardedStage
 from presel.stages.samples import cut_by_tokens, longest_first, measure
-from presel.store import Stage, Store
+from presel.store import Store
 
 
 @dataclass(frozen=True)
-class MultimodalFeaturesStage(Stage[Features]):
+class MultimodalFeaturesStage(ShardedStage[Features]):
     """Features of every sample by `MultimodalEncoder`, `features.npy` and `ids.parquet`.
 
     Attributes:
@@ -28,7 +29,7 @@ class MultimodalFeaturesStage(Stage[Features]):
         instructions: Those of the whole pool.
         batch_tokens: Tokens a forward pass, padding counted.
         workers: Processes that prepare batches.
-        accelerator: Where.
+        hardware: Where.
     """
 
     name: ClassVar[str] = "multimodal_features"
@@ -37,10 +38,10 @@ class MultimodalFeaturesStage(Stage[Features]):
     instructions: InstructionsStage
     batch_tokens: int = field(compare=False)
     workers: int = field(compare=False)
-    accelerator: str = field(compare=False)
+    hardware: Hardware = field(compare=False)
 
-    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Encodes the samples in shards, the longest first, then joins the shards into one file."""
+    def shards(self, store: Store, folder: Path) -> Shards[int, NDArray[np.float16]]:
+        """The samples, the longest first."""
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
         from presel.models.loading import prepared
@@ -53,26 +54,28 @@ class MultimodalFeaturesStage(Stage[Features]):
         lengths, truncated = measure(
             examples, lambda example: conversations.tokens(example.conversations), self.lvlm.max_length
         )
-        order = longest_first(lengths)
 
         def encode(batches: Batches[int]) -> Iterator[NDArray[np.float16]]:
-            model = self.lvlm.load_model().to(device_for(self.accelerator))
+            model = self.lvlm.load_model().to(device_for(self.hardware.accelerator))
             encoder = MultimodalEncoder(model, self.lvlm.language_model, conversations.image_token)
             chosen = [[examples[row] for row in batch] for batch in batches]
             for batch in prepared(chosen, conversations.batch, self.workers):
                 yield encoder.features(batch).half().cpu().numpy()
 
-        files = compute_shards(
-            lambda number: folder / "shards" / f"part-{number:05}.npy",
-            order,
+        return array_shards(
+            folder / "shards",
+            longest_first(lengths),
             "encoding samples",
             partial(cut_by_tokens, lengths=lengths, tokens=self.batch_tokens),
             encode,
-            lambda file, rows: write_array(file, np.concatenate(rows)),
+            truncated=truncated,
         )
-        ids = pd.Series([record.id for record in records])
-        dimensions = write_features(folder, ids, files, np.argsort(order))
-        return {"samples": len(records), "truncated": truncated, "dimensions": dimensions}
+
+    def join(self, store: Store, folder: Path, shards: Shards[int, NDArray[np.float16]]) -> dict[str, Any]:
+        """Joins the shards into one file."""
+        ids = pd.Series([record.id for record in store.load(self.instructions)])
+        dimensions = write_features(folder, ids, shards.files, np.argsort(shards.items))
+        return {"samples": len(ids), **shards.measured, "dimensions": dimensions}
 
     def load(self, folder: Path) -> Features:
         """The features, memory-mapped."""

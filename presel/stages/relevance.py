@@ -10,15 +10,17 @@ import pandas as pd
 
 from presel.errors import PreselError
 from presel.files import write_table
-from presel.shards import Batches, table_in_shards
+from presel.models.tune import Hardware
+from presel.shards import Batches, Shards, joined_table, table_shards
 from presel.stages.instructions import InstructionsStage
+from presel.stages.parallel import ShardedStage
 from presel.stages.samples import cut_by_tokens, longest_first, measure
 from presel.stages.tuning import TuningStage
-from presel.store import Stage, Store
+from presel.store import Store
 
 
 @dataclass(frozen=True)
-class RelevanceStage(Stage[pd.DataFrame]):
+class RelevanceStage(ShardedStage[pd.DataFrame]):
     """Losses with and without the question under the reference model (eq. 1 and 2), and EL2N.
 
     Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, el2n, n_tokens.
@@ -28,6 +30,7 @@ class RelevanceStage(Stage[pd.DataFrame]):
         instructions: Those of the reference set, or of the whole pool for strategies that score all of it.
         batch_tokens: Tokens a forward pass, padding counted.
         workers: Processes that prepare batches.
+        hardware: Where.
     """
 
     name: ClassVar[str] = "relevance"
@@ -37,18 +40,18 @@ class RelevanceStage(Stage[pd.DataFrame]):
     instructions: InstructionsStage
     batch_tokens: int = field(compare=False)
     workers: int = field(compare=False)
+    hardware: Hardware = field(compare=False)
 
     @property
     def label(self) -> str:
         """Says whose samples are scored."""
         return f"{self.name} ({self.instructions.what_for})"
 
-    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Scores the samples in one pass, the longest first.
+    def shards(self, store: Store, folder: Path) -> Shards[int, pd.DataFrame]:
+        """The samples, the longest first, scored in one pass.
 
         Raises:
-            PreselError: If a sample's responses lie beyond the model's maximal length, or it does not fit
-                into memory.
+            PreselError: If a sample does not fit into memory.
         """
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
@@ -64,7 +67,7 @@ class RelevanceStage(Stage[pd.DataFrame]):
         lengths, truncated = measure(examples, partial(pair, encoder), lvlm.max_length)
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
-            model = lvlm.load_model(store.load(self.model)).to(device_for(self.model.hardware.accelerator))
+            model = lvlm.load_model(store.load(self.model)).to(device_for(self.hardware.accelerator))
             scorer = Scorer(model)
             chosen = [[examples[row] for row in batch] for batch in batches]
             for batch, encoded in zip(
@@ -82,27 +85,36 @@ class RelevanceStage(Stage[pd.DataFrame]):
                     }
                 )
 
-        scored = table_in_shards(
+        return table_shards(
             folder / "shards",
             longest_first(lengths),
             "scoring samples",
             partial(cut_by_tokens, lengths=lengths, tokens=self.batch_tokens),
             score,
+            truncated=truncated,
         )
+
+    def join(self, store: Store, folder: Path, shards: Shards[int, pd.DataFrame]) -> dict[str, Any]:
+        """Joins the shards into one table.
+
+        Raises:
+            PreselError: If a sample's responses lie beyond the model's maximal length.
+        """
+        scored = joined_table(shards)
         scored = scored.sort_values("row", ignore_index=True)
         table = scored.drop(columns=["row", "passes"])
-        table.insert(0, "id", [record.id for record in records])
+        table.insert(0, "id", [record.id for record in store.load(self.instructions)])
         unscored = table[table.isna().any(axis=1)]
         if len(unscored):
             raise PreselError(
                 f"record '{unscored['id'].iloc[0]}': none of its responses lies within lvlm.max_length="
-                f"{lvlm.max_length} tokens, so it has no relevance score; raise lvlm.max_length"
+                f"{self.model.lvlm.max_length} tokens, so it has no relevance score; raise lvlm.max_length"
             )
         write_table(folder / "relevance.parquet", table)
         return {
             "samples": len(table),
             "tokens": int(table["n_tokens"].sum()),
-            "truncated": truncated,
+            **shards.measured,
             "passes": int(scored["passes"].max()),
         }
 

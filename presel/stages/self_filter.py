@@ -3,17 +3,21 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from presel.errors import PreselError
 from presel.files import write_table
 from presel.importance import instruction_relevance
 from presel.stages.relevance import RelevanceStage
 from presel.stages.tuning import FineTuneStage
 from presel.store import Store
+
+if TYPE_CHECKING:
+    from presel.models.tuner import MakeTuner
 
 FloatMatrix = npt.NDArray[np.float64]
 
@@ -36,21 +40,38 @@ class SelfFilterStage(FineTuneStage[pd.DataFrame]):
     scores: RelevanceStage
     lr: float
 
+    def check(self) -> None:
+        """Checks besides that the net is not to be spread over processes."""
+        super().check()
+        if self.hardware.strategy not in ("single", "ddp"):
+            raise PreselError(
+                f"strategy=self_filter: trainer.strategy={self.hardware.strategy} would spread the weights "
+                "of its net; set trainer=ddp"
+            )
+
+    def make_tuner(self, store: Store) -> "MakeTuner":
+        """What trains net and model together."""
+        from presel.models.score_net import ScoreNetTuner
+
+        return partial(ScoreNetTuner, scores=min_max_scaled(self._read(store).to_numpy()), lr=self.lr)
+
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Trains net and model together, then scores every sample by the final net."""
-        from presel.models.score_net import SCORE_NET, ScoreNetTuner
+        from presel.models.score_net import SCORE_NET
 
+        measured = self.fine_tune(store, folder)
+        read = self._read(store)
+        weights = np.load(folder / SCORE_NET)
+        ids, scores = store.load(self.scores)["id"], min_max_scaled(read.to_numpy()) @ weights
+        write_table(folder / "self_filter.parquet", pd.DataFrame({"id": ids, "score": scores}))
+        return measured | {"weights": dict(zip(read, weights.tolist(), strict=True))}
+
+    def _read(self, store: Store) -> pd.DataFrame:
+        """What the net reads, one column each."""
         table = store.load(self.scores)
-        read = table[["loss_with_question", "loss_without_question", "el2n"]].assign(
+        return table[["loss_with_question", "loss_without_question", "el2n"]].assign(
             irs=instruction_relevance(table["loss_with_question"], table["loss_without_question"])
         )
-        scaled = min_max_scaled(read.to_numpy())
-        measured = self.fine_tune(store, folder, partial(ScoreNetTuner, scores=scaled, lr=self.lr))
-        weights = np.load(folder / SCORE_NET)
-        write_table(
-            folder / "self_filter.parquet", pd.DataFrame({"id": table["id"], "score": scaled @ weights})
-        )
-        return measured | {"weights": dict(zip(read, weights.tolist(), strict=True))}
 
     def load(self, folder: Path) -> pd.DataFrame:
         """The table of scores, one row a sample."""

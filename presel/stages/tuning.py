@@ -1,5 +1,6 @@
 """Stage `model`: fine-tunes the vision-language model on instructions, reference or final."""
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -8,14 +9,15 @@ from presel.models.loggers import LoggerFactory
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Hardware, Tune
 from presel.stages.instructions import InstructionsStage
-from presel.store import Stage, Store, T_co
+from presel.stages.parallel import ParallelStage
+from presel.store import Store, T_co
 
 if TYPE_CHECKING:
     from presel.models.tuner import MakeTuner
 
 
 @dataclass(frozen=True)
-class FineTuneStage(Stage[T_co]):
+class FineTuneStage(ParallelStage[T_co]):
     """What every stage that fine-tunes the vision-language model rests on.
 
     Attributes:
@@ -36,8 +38,29 @@ class FineTuneStage(Stage[T_co]):
     workers: int = field(compare=False)
     logger: LoggerFactory = field(compare=False)
 
-    def fine_tune(self, store: Store, folder: Path, make_tuner: "MakeTuner") -> dict[str, Any]:
+    def check(self) -> None:
+        """Makes sure that there is such a model, and that its tuning can be spread as asked.
+
+        Raises:
+            PreselError: If not.
+        """
+        from presel.models.hardware import check_hardware
+
+        self.lvlm.check()
+        check_hardware(self.hardware, self.tune.batch_size, self.tune.micro_batch_size)
+
+    @abstractmethod
+    def make_tuner(self, store: Store) -> "MakeTuner":
+        """What trains the model."""
+
+    def fine_tune(self, store: Store, folder: Path) -> dict[str, Any]:
         """Tunes the model, from the last checkpoint on if there is one; returns what was measured."""
+        if self.hardware.strategy == "single":
+            return self.work(store, folder)
+        return self.work_in_processes(store, folder)
+
+    def work(self, store: Store, folder: Path, rank: int = 0, processes: int = 1) -> dict[str, Any]:
+        """Tunes the model, together with the other processes if there are any."""
         from presel.models.tuner import tune
 
         try:
@@ -51,7 +74,7 @@ class FineTuneStage(Stage[T_co]):
                 self.seed,
                 self.workers,
                 self.logger.create(folder, f"{self.label} {self.key}"),
-                make_tuner,
+                self.make_tuner(store),
             )
         finally:
             self.logger.close()
@@ -69,11 +92,15 @@ class TuningStage(FineTuneStage[Path]):
         """Says on which instructions the model is tuned."""
         return f"{self.name} ({self.instructions.what_for})"
 
-    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Tunes the model."""
+    def make_tuner(self, store: Store) -> "MakeTuner":
+        """The plain tuner."""
         from presel.models.tuner import Tuner
 
-        return self.fine_tune(store, folder, Tuner)
+        return Tuner
+
+    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Tunes the model."""
+        return self.fine_tune(store, folder)
 
     def load(self, folder: Path) -> Path:
         """The adapter's folder."""

@@ -1,0 +1,263 @@
+"""Several processes on CPUs: the results of one, in sweeps too, and an end when one of them is killed."""
+
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from presel.data.sources import LlavaJson
+from presel.description import describe, rebuild
+from presel.ledger import Annotations
+from presel.models.batching import deal
+from presel.models.loggers import Csv
+from presel.models.lvlm import Lvlm
+from presel.models.tune import Hardware, Tune
+from presel.stages.instructions import InstructionsStage
+from presel.stages.pool import PoolStage
+from presel.stages.reference import ReferenceStage
+from presel.stages.tuning import TuningStage
+from tests.conftest import TINY, Program, command, environment, on_folder
+from tests.test_pipeline import only
+
+TWO = ("trainer.devices=2", "trainer.accelerator=cpu")
+# 15 micro batches, one of them a single sample, 4 a step: 4 steps an epoch, the last one of 3.
+RECIPE = (
+    *(
+        "strategy=random",
+        "until=model",
+        "budget=29",
+        "seed=3",
+        "tune.batch_size=8",
+        "tune.micro_batch_size=2",
+    ),
+    *("tune.epochs=3", "tune.lora_dropout=0.1", "tune.checkpoint_steps=1"),
+)
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 4))
+def test_all_processes_together_take_the_steps_of_one(count: int, processes: int, accumulate: int) -> None:
+    batches = [[number] for number in range(count)]
+    a_step = processes * accumulate
+    shares = [deal(batches, rank, processes, a_step) for rank in range(processes)]
+    assert {len(share) for share in shares} == {math.ceil(count / a_step) * accumulate}
+    for step in range(math.ceil(count / a_step)):
+        taken = [batch for share in shares for batch in share[step * accumulate : (step + 1) * accumulate]]
+        assert sorted(filter(None, taken)) == batches[step * a_step : (step + 1) * a_step]
+    # The number that seeds dropout is the batch's own.
+    for rank, share in enumerate(shares):
+        assert all(batch in ([], [place * processes + rank]) for place, batch in enumerate(share))
+
+
+def test_a_described_stage_is_made_again_with_its_key(pool_folder: Path) -> None:
+    source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
+    pool = PoolStage(source, workers=0)
+    instructions = InstructionsStage(pool, ReferenceStage(pool, 0.1, 0), Annotations(), "reference")
+    recipe = Tune(lr=1e-3, projector_lr=1e-4, batch_size=4, micro_batch_size=2, lora_rank=4, lora_alpha=8)
+    lvlm = Lvlm(path="builtin:digit_llava")
+    stage = TuningStage(instructions, lvlm, recipe, Hardware(strategy="ddp", devices=2), 0, 0, Csv())
+    again = rebuild(describe(stage))
+    assert again == stage
+    assert again.key == stage.key
+    # What the sources hold now does not count.
+    (pool_folder / "pool.json").unlink()
+    assert rebuild(describe(stage)).key == stage.key
+
+
+def losses(store: Path) -> pd.Series:
+    """The losses logged by the runs of the only fine-tune, by step."""
+    files = sorted(store.glob("model/*/metrics/version_*/metrics.csv"))
+    logged = pd.concat([pd.read_csv(file) for file in files]).drop_duplicates("step", keep="last")
+    return logged.set_index("step")["train/loss"].sort_index()
+
+
+def adapter(store: Path) -> dict[str, torch.Tensor]:
+    """The weights of the only fine-tune."""
+    (file,) = store.glob("model/*/adapter/adapter_model.safetensors")
+    return load_file(file)
+
+
+def assert_same_training(store: Path, reference: Path) -> None:
+    logged = losses(store)
+    pd.testing.assert_series_equal(logged, losses(reference).loc[logged.index], atol=1e-4, rtol=0)
+    ours, theirs = adapter(store), adapter(reference)
+    assert ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, atol=1e-4, rtol=0)
+    assert [path.name for path in store.glob("model/*")] == [path.name for path in reference.glob("model/*")]
+
+
+def workers_of(folder: Path) -> dict[int, int]:
+    """The running processes that work on a stage under a folder: rank → process id."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_text().split("\0")
+            if "presel.worker" in words and str(folder) in words[-2]:
+                rank = re.search(r"\0RANK=(\d+)\0", (process / "environ").read_text())
+                # torchrun, which has the same words, has no rank.
+                if rank:
+                    found[int(rank[1])] = int(process.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_also_in_a_sweep(program: Program, pool_folder: Path) -> None:
+    recipe = (*on_folder(pool_folder), *RECIPE)
+    one = program("run", *recipe, "trainer=cpu", "paths.store=one", OMP_NUM_THREADS="1")
+    assert one.returncode == 0, one.stderr
+    two = program(
+        "run",
+        "-m",
+        *recipe,
+        "trainer=ddp,fsdp",
+        *TWO,
+        "paths.store=${hydra:runtime.choices.trainer}",
+        OMP_NUM_THREADS="1",
+    )
+    assert two.returncode == 0, two.stderr
+    for strategy in ("ddp", "fsdp"):
+        assert_same_training(pool_folder / strategy, pool_folder / "one")
+        assert len(losses(pool_folder / strategy)) == 12
+    assert len(list(pool_folder.glob("outputs/runs/*/*/*/run.json"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_killed_process_ends_the_run_which_then_resumes(
+    program: Program, pool_folder: Path, strategy: str
+) -> None:
+    recipe = (*on_folder(pool_folder), *RECIPE)
+    one = program("run", *recipe, "trainer=cpu", "paths.store=one", OMP_NUM_THREADS="1")
+    assert one.returncode == 0, one.stderr
+
+    cut = ("run", *recipe, f"trainer={strategy}", *TWO, "paths.store=cut")
+    with (pool_folder / "stderr").open("w") as errors:
+        run = subprocess.Popen(
+            command(*cut),
+            cwd=pool_folder,
+            env=environment(OMP_NUM_THREADS="1"),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+    while not list(pool_folder.glob("cut/model/*/checkpoints/*/step=3.ckpt")):
+        assert run.poll() is None
+        time.sleep(0.01)
+    os.kill(workers_of(pool_folder)[1], signal.SIGKILL)
+    assert run.wait(timeout=60) == 2
+    told = (pool_folder / "stderr").read_text()
+    assert "presel: error: model (selection): process 1 of 2 was ended by signal 9" in told
+    assert "the same command goes on where it stopped" in told
+    assert not workers_of(pool_folder)
+    assert not list(pool_folder.glob("cut/model/*/adapter"))
+
+    resumed = program(*cut, OMP_NUM_THREADS="1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_training(pool_folder / "cut", pool_folder / "one")
+    # It went on, instead of starting again.
+    (second,) = pool_folder.glob("cut/model/*/metrics/version_1/metrics.csv")
+    assert pd.read_csv(second)["step"].min() >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_the_run(pool_folder: Path, ending: signal.Signals) -> None:
+    run = subprocess.Popen(
+        command("run", *on_folder(pool_folder), *RECIPE, "tune.epochs=50", "trainer=ddp", *TWO),
+        cwd=pool_folder,
+        env=environment(OMP_NUM_THREADS="1"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while len(workers_of(pool_folder)) < 2:
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(ending)
+    assert run.wait(timeout=60) == (130 if ending == signal.SIGINT else -ending)
+    # A process that is just starting up looks at its parent once Python runs.
+    while workers_of(pool_folder):
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_two_processes_score_and_encode_as_one(program: Program, tmp_path: Path) -> None:
+    # More than a shard of reference samples, of different images, and of questions.
+    overrides = [*TINY, "pool.size=1100", "reference.share=0.6", "budget=0.7", "evaluation.size=60"]
+    overrides += ["tune.micro_batch_size=16"]
+    one = program("run", *overrides, "trainer=cpu", OMP_NUM_THREADS="1")
+    assert one.returncode == 0, one.stderr
+    files = [
+        *only(tmp_path, "relevance", "relevance.parquet"),
+        *only(tmp_path, "features", "features.npy"),
+        *only(tmp_path, "evaluation", "predictions.parquet"),
+    ]
+    before = {file: file.read_bytes() for file in files}
+    for file in files:
+        shutil.rmtree(file.parent)
+    for stage in ("clusters", "centrality", "selection"):
+        shutil.rmtree(tmp_path / "outputs" / "store" / stage)
+    # The model is kept, so that only who asks for the selection computes what that rests on.
+    for until in ("selection", "evaluation"):
+        two = program("run", *overrides, "trainer=ddp", *TWO, f"until={until}", OMP_NUM_THREADS="1")
+        assert two.returncode == 0, two.stderr
+    assert {file: file.read_bytes() for file in files} == before
+    for file in files:
+        assert len(list((file.parent / "processes").glob("rank-*.log"))) == 2
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one(program: Program, pool_folder: Path) -> None:
+    """Both nodes are this machine: the command that stands for `srun` starts another one twice."""
+    twice = pool_folder / "twice.py"
+    twice.write_text(
+        "import subprocess, sys\n"
+        "both = [subprocess.Popen(sys.argv[1:], stdin=stdin) for stdin in (None, subprocess.DEVNULL)]\n"
+        "sys.exit(max(abs(one.wait()) for one in both))\n"
+    )
+    recipe = (*on_folder(pool_folder), *RECIPE)
+    one = program("run", *recipe, "trainer=cpu", "paths.store=one", OMP_NUM_THREADS="1")
+    assert one.returncode == 0, one.stderr
+    two = program(
+        *("run", *recipe, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.nodes=2"),
+        *(f"trainer.node_command=[{sys.executable},{twice}]", "paths.store=two"),
+        OMP_NUM_THREADS="1",
+    )
+    assert two.returncode == 0, two.stderr
+    assert_same_training(pool_folder / "two", pool_folder / "one")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ("trainer=ddp", "trainer.devices=3"),
+            "micro_batch_size=2 for 3 processes",
+        ),
+        (("trainer=ddp", "trainer.devices=2", "trainer.nodes=3"), "for 6 processes; set a multiple of 12"),
+        (("trainer=ddp", "trainer.devices=0"), "trainer.devices"),
+        (("trainer=ddp", "trainer.strategy=single", "trainer.devices=2"), "is one process on one node"),
+        (("trainer=ddp", "trainer.nodes=2", "trainer.node_command=[]"), "needs a node_command"),
+        (("trainer=deepspeed_zero3",), "DeepSpeed is not installed"),
+        (("trainer=fsdp", "trainer.devices=2", "strategy=self_filter"), "set trainer=ddp"),
+    ],
+)
+def test_what_cannot_be_spread_is_refused_before_any_work(
+    program: Program, pool_folder: Path, overrides: tuple[str, ...], told: str
+) -> None:
+    result = program("run", *on_folder(pool_folder), *RECIPE, "trainer.accelerator=cpu", *overrides)
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert not (pool_folder / "outputs" / "store").exists()
