@@ -8,6 +8,7 @@ import pytest
 from presel.data.image_folder import ImageFolder
 from presel.errors import PreselError
 from presel.models.encoder import Encoder
+from presel.models.tune import Hardware
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import PoolStage
 from presel.stages.tasks import DiscoveredTasks, GivenTasks, task_names
@@ -20,7 +21,9 @@ def pool(folder: Path) -> PoolStage:
 
 
 def features(folder: Path) -> FeaturesStage:
-    return FeaturesStage(pool(folder), Encoder(path="builtin:digit_dinov2"), workers=0, accelerator="cpu")
+    return FeaturesStage(
+        pool(folder), Encoder(path="builtin:digit_dinov2"), workers=0, hardware=Hardware(accelerator="cpu")
+    )
 
 
 def test_names_are_numbered_in_ascending_order() -> None:
