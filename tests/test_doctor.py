@@ -20,6 +20,7 @@ from presel.digits.scenes import Contents, render, sample
 from presel.digits.scenes import near_duplicates as photographed_again
 from presel.doctor.near import KEYS, MAX_BITS, candidates, near_duplicates
 from tests.conftest import TINY, Program, record
+from tests.pictures import two_kinds
 
 SOUND = 90
 
@@ -385,3 +386,34 @@ def test_thousands_of_like_pictures_and_none() -> None:
     flat = np.full((50, 16, 16, 3), 7, np.uint8)
     assert (near_duplicates(flat) == np.arange(50)).all()
     assert len(near_duplicates(flat[:0])) == 0
+
+
+def test_every_row_of_a_manifest_that_cannot_be_used_is_found(program: Program, tmp_path: Path) -> None:
+    two_kinds(tmp_path / "images")
+    names = sorted(path.relative_to(tmp_path / "images").as_posix() for path in tmp_path.glob("images/*/*"))
+    rows = [f"{name},{name[:4]}" for name in names]
+    planted = [f"{names[0]},cats", "cats/odd.png,", "../cats/out.png,cats", ",dogs"]
+    (tmp_path / "pool.csv").write_text("\n".join(["image,task", *rows, *planted]))
+    result = program(
+        *("doctor", "pool=manifest", f"pool.manifest={tmp_path}/pool.csv", f"pool.images={tmp_path}/images"),
+        *("strategy=random", "budget=10", "until=selection", "executor.workers=0", "--no-trial", "--json=-"),
+    )
+    assert result.returncode == 1, result.stderr
+    kinds = found(result)
+    for number, kind in enumerate(["duplicate id", "no task", "bad image path", "no image"], start=41):
+        (finding,) = kinds[kind]
+        assert finding["where"].endswith(f"pool.csv: row {number}")
+    assert json.loads(result.stdout)["tasks"].keys() >= {"cats", "dogs"}
+
+
+def test_images_in_no_sub_folder_lack_a_task_unless_tasks_are_discovered(
+    program: Program, tmp_path: Path
+) -> None:
+    two_kinds(tmp_path / "images")
+    (tmp_path / "images/cats/000.png").rename(tmp_path / "images/alone.png")
+    common = ("doctor", "pool=image_folder", f"pool.images={tmp_path}/images", "strategy=random")
+    common += ("until=selection", "executor.workers=0", "--no-trial", "--json=-")
+    (finding,) = found(program(*common))["no task"]
+    assert finding["where"] == "alone.png"
+    result = program(*common, "tasks=discovered", "tasks.n_tasks=2")
+    assert result.returncode == 0, result.stdout

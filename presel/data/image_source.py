@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.data.listing import Listing
+from presel.data.listing import Listing, OnError, refuse
 from presel.data.sources import Source
 
 
@@ -35,6 +35,6 @@ class ImageFiles(NamedTuple):
     images: Path
     contents: Listing
 
-    def listing(self) -> Listing:
-        """The `contents`."""
+    def listing(self, on_error: OnError = refuse) -> Listing:
+        """The `contents`, which hold no mistakes."""
         return self.contents

@@ -73,8 +73,11 @@ class PoolFiles(Protocol):
     def images(self) -> Path:
         """The folder that image paths are relative to."""
 
-    def listing(self) -> Listing:
+    def listing(self, on_error: OnError = refuse) -> Listing:
         """Every image and its task if it has one, without a word of text.
+
+        Args:
+            on_error: Told of each record that cannot be used; where it returns, the others are listed.
 
         Raises:
             PreselError: If the files are not as they should be.

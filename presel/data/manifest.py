@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.data.checks import check_name, check_path, check_text
-from presel.data.image_source import ImageFiles, ImageSource
+from presel.data.image_source import ImageSource
 from presel.data.images import image_fingerprint
-from presel.data.listing import Item, Listing
+from presel.data.listing import Item, Listing, OnError, RecordError, refuse
 from presel.errors import PreselError
 from presel.files import sha256
 from presel.store import Store
@@ -54,8 +54,8 @@ class Manifest(ImageSource):
     task_column: str | None = "task"
     id_column: str | None = None
 
-    def files(self, store: Store) -> ImageFiles:
-        """The folder and the table's rows."""
+    def files(self, store: Store) -> "ManifestFiles":
+        """The folder and the table."""
         return self._files
 
     def identity(self) -> dict[str, Any]:
@@ -66,15 +66,13 @@ class Manifest(ImageSource):
     def _columns(self) -> Columns:
         return Columns(self.image_column, self.task_column, self.id_column)
 
-    @cached_property
-    def _files(self) -> ImageFiles:
-        return ImageFiles(
-            self.images.absolute(), Listing(read_manifest(self.manifest, self._columns, self.task))
-        )
+    @property
+    def _files(self) -> "ManifestFiles":
+        return ManifestFiles(self.images.absolute(), self.manifest.absolute(), self._columns, self.task)
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        images = [item.image for item in self._files.contents.items]
+        images = [item.image for item in self._files.listing().items]
         return {
             "class": "Manifest",
             "manifest": sha256(self.manifest),
@@ -85,53 +83,82 @@ class Manifest(ImageSource):
         }
 
 
-def read_manifest(path: Path, columns: Columns, task: str | None = None) -> list[Item]:
+class ManifestFiles(NamedTuple):
+    """A manifest and the folder of its images.
+
+    Attributes:
+        images: The folder.
+        manifest: The table.
+        columns: Its columns.
+        task: The task of all images where there is no column for it.
+    """
+
+    images: Path
+    manifest: Path
+    columns: Columns
+    task: str | None
+
+    def listing(self, on_error: OnError = refuse) -> Listing:
+        """The images in the order of the rows."""
+        return Listing(read_manifest(self.manifest, self.columns, self.task, on_error))
+
+
+def read_manifest(
+    path: Path, columns: Columns, task: str | None = None, on_error: OnError = refuse
+) -> list[Item]:
     """Reads a manifest and checks every row.
 
     Args:
         path: CSV or TSV with a header, in UTF-8, or parquet.
         columns: Their names; further columns are not read.
         task: The task of all images where there is no column for it.
+        on_error: Told of each row that is not usable; where it returns, the others are read. Rows are counted
+            from 1, the header not among them.
 
     Returns:
         The images, in the order of the rows.
 
     Raises:
-        PreselError: If the file cannot be read, lacks a column or holds no row, or a row is not usable; the
-            message counts rows from 1, the header not among them.
+        PreselError: If the file cannot be read, lacks a column or holds no row.
     """
     items: list[Item] = []
     rows: dict[str, int] = {}
     if not path.is_file():
         raise PreselError(f"{path}: there is no such file; check pool.manifest")
+    number = 0
     try:
         for number, fields in enumerate(_rows(path, columns), start=1):
             try:
                 item = _item(fields, columns, task)
                 first = rows.setdefault(item.id, number)
                 if first != number:
-                    raise PreselError(
+                    raise RecordError(
                         f"'{columns.id or columns.image}' is already that of row {first} ({item.id!r}); give "
-                        "every image one row and a name of its own"
+                        "every image one row and a name of its own",
+                        "duplicate id",
                     )
-            except PreselError as error:
-                raise PreselError(f"row {number}: {error}") from None
-            items.append(item)
-        if not items:
-            raise PreselError("the table has no row; give one with at least one image")
+            except RecordError as error:
+                image = fields[columns.image]
+                on_error(RecordError(error.reason, error.kind, f"{path}: row {number}", image))
+            else:
+                items.append(item)
+    except RecordError:
+        raise
     except PreselError as error:
         raise PreselError(f"{path}: {error}") from None
+    if not number:
+        raise PreselError(f"{path}: the table has no row; give one with at least one image")
     return items
 
 
 def _item(fields: Mapping[str, object], columns: Columns, task: str | None) -> Item:
-    image = check_text(fields[columns.image], f"'{columns.image}'", "name an image file")
+    image = check_text(fields[columns.image], f"'{columns.image}'", "name an image file", "no image")
     check_path(image, f"'{columns.image}'")
     if columns.task is not None:
-        task = check_name(fields[columns.task], f"'{columns.task}'", "name the image's task")
+        task = check_name(fields[columns.task], f"'{columns.task}'", "name the image's task", "no task")
     if columns.id is None:
         return Item(image, image, task)
-    return Item(check_name(fields[columns.id], f"'{columns.id}'", "name the image"), image, task)
+    return Item(check_name(fields[columns.id], f"'{columns.id}'", "name the image", "no id"), image, task)
 
 
 def _rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]]:

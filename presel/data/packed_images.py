@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as component
 from presel.component import STRICT
 from presel.data.archive import Archive
 from presel.data.image_source import ImageSource
-from presel.data.listing import Item, Listing
+from presel.data.listing import Item, Listing, OnError, refuse
 from presel.stages.unpacked import UnpackedStage
 from presel.store import Store
 
@@ -31,7 +31,7 @@ class UnpackedFiles(NamedTuple):
         """The folder of the image files."""
         return self.folder / "images"
 
-    def listing(self) -> Listing:
+    def listing(self, on_error: OnError = refuse) -> Listing:
         """Every image, in the order of the archive."""
         rows = pyarrow.parquet.read_table(self.folder / "listing.parquet").to_pylist()
         return Listing([Item(row["id"], row["image"], row["task"] or self.task) for row in rows])

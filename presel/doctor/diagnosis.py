@@ -13,7 +13,7 @@ from presel.benchmarks import Benchmarks
 from presel.console import ConsoleReporter, progress
 from presel.data.images import check_images, map_images
 from presel.data.listing import Listing, PoolFiles, RecordError
-from presel.data.sources import LlavaFiles, Source
+from presel.data.sources import Source
 from presel.doctor import findings
 from presel.doctor.examine import examine
 from presel.doctor.findings import SEVERITIES, Finding
@@ -21,10 +21,14 @@ from presel.doctor.plan import Plan, plan_for
 from presel.doctor.times import StageTime, Work, stage_times, steps_to
 from presel.errors import PreselError
 from presel.pipeline import Pipeline
+from presel.stages.instructions import InstructionsStage
+from presel.stages.tasks import Tasks
 from presel.store import Stage, Store
 
 # Images that models are tried on, from all over the pool.
 _TRIAL = 320
+# Tasks that clustering finds are not known before it.
+_UNDISCOVERED = "not discovered yet"
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def diagnose(
     made = store if kept else Store(scratch / "store", ConsoleReporter())
     files = source.files(made)
     errors: list[RecordError] = []
-    listing = _listing(files, errors)
+    listing = _with_tasks(files.listing(errors.append), pipeline.tasks, errors)
     started = time.perf_counter()
     table = _examined(pipeline, files, listing)
     seconds = time.perf_counter() - started
@@ -112,11 +116,17 @@ def diagnose(
     return Diagnosis(files.images, table, listing.text_only, found, plan, times)
 
 
-def _listing(files: PoolFiles, errors: list[RecordError]) -> Listing:
-    """Lists the images, and the records that cannot be used."""
-    if isinstance(files, LlavaFiles):
-        return files.listing(errors.append)
-    return files.listing()
+def _with_tasks(listing: Listing, tasks: Tasks, errors: list[RecordError]) -> Listing:
+    """Lists images without a task among the errors, or puts all into one where tasks are yet to be found."""
+    if not tasks.from_source:
+        return listing._replace(items=[item._replace(task=_UNDISCOVERED) for item in listing.items])
+    remedy = "name one for such images by pool.task=NAME, or have tasks found by tasks=discovered"
+    errors += [
+        RecordError(f"it has no task; {remedy}", "no task", item.image, item.image)
+        for item in listing.items
+        if item.task is None
+    ]
+    return listing._replace(items=[item for item in listing.items if item.task is not None])
 
 
 def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.DataFrame:
@@ -154,7 +164,7 @@ def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Ite
         return
     files = source.files(store)
     errors: list[RecordError] = []
-    items = _listing(files, errors).items
+    items = files.listing(errors.append).items
     yield from findings.of_records(errors)
     with progress(f"checking {len(items):,} benchmark images", len(items)) as advance:
         images = [item.image for item in items]
@@ -175,7 +185,8 @@ def _planned(
     problems = []
     plan = None
     try:
-        pipeline.provider.check(files, list(sizes))
+        if any(isinstance(step, InstructionsStage) for step in steps):
+            pipeline.provider.check(files, list(sizes))
     except PreselError as error:
         problems.append(Finding("fault", "no instructions to be had", "instructions", str(error)))
     try:

@@ -132,7 +132,7 @@ def _images(step: Stage[Any], pipeline: Pipeline, work: Work) -> int | None:
     if isinstance(step, EvaluationStage | ExternalEvaluationStage | MostFrequentStage | MergedStage):
         return None
     # The benchmarks are not examined.
-    if isinstance(step, PoolStage | ScenesStage) and step not in (pipeline.pool, *pipeline.source.stages):
+    if isinstance(step, PoolStage | ScenesStage) and step not in (pipeline.images, *pipeline.source.stages):
         return None
     if isinstance(step, FeaturesStage):
         return work.different
@@ -151,7 +151,7 @@ def _estimate(
         return 0.0, "done: its result is in the store"
     if step in pipeline.source.stages:
         return work.made.manifest(step)["wall_seconds"], "just made for this check"
-    if step == pipeline.pool:
+    if step == pipeline.images:
         return work.seconds, "just decoded for this check"
     earlier = next(_earlier(step, images, store), None)
     if earlier is not None:
