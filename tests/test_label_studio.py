@@ -11,10 +11,11 @@ import pytest
 from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused, PreselError
-from presel.files import read_json, sha256, write_json
+from presel.files import read_json, write_json
 from presel.generation.label_studio import LabelStudio
 from presel.ledger import Wanted
 from tests.conftest import Program, on_folder, stage_lines
+from tests.waiting import orders, paused, wanted
 
 Task = dict[str, Any]
 
@@ -32,23 +33,6 @@ def answers(tmp_path: Path) -> Path:
 @pytest.fixture
 def people(answers: Path) -> LabelStudio:
     return LabelStudio(answers=answers)
-
-
-def wanted(files: LlavaFiles, *numbers: int) -> list[Wanted]:
-    names = [f"{number:04}.png" for number in numbers]
-    return [Wanted(name[:4], name, "vqa", sha256(files.images / name)) for name in names]
-
-
-def paused(people: LabelStudio, images: list[Wanted], files: LlavaFiles) -> str:
-    with pytest.raises(Paused) as told:
-        people.reveal(images, files)
-    return str(told.value)
-
-
-def orders(answers: Path) -> list[Path]:
-    """Folders of all orders, oldest first."""
-    found = (answers / "label_studio").glob("*/order.json")
-    return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime_ns)]
 
 
 def written(**areas: list[str]) -> Task:

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from presel.data.llava import Record, TaskRule
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused, PreselError
-from presel.files import read_json, sha256
+from presel.files import read_json
 from presel.generation.openai_batch import OpenAiBatch, in_files
 from presel.generation.prompts import Prompt, Prompts
-from presel.ledger import Revealed, Wanted
+from presel.ledger import Revealed
 from tests.conftest import Program, on_folder, stage_lines
+from tests.waiting import orders, paused, wanted
 
 Line = dict[str, Any]
 PROMPTS = Prompts(
@@ -47,23 +48,6 @@ def service(answers: Path) -> OpenAiBatch:
         price_per_million_prompt_tokens=1.0,
         price_per_million_answer_tokens=2.0,
     )
-
-
-def wanted(files: LlavaFiles, *numbers: int) -> list[Wanted]:
-    names = [f"{number:04}.png" for number in numbers]
-    return [Wanted(name[:4], name, "vqa", sha256(files.images / name)) for name in names]
-
-
-def paused(service: OpenAiBatch, images: list[Wanted], files: LlavaFiles) -> str:
-    with pytest.raises(Paused) as told:
-        service.reveal(images, files)
-    return str(told.value)
-
-
-def orders(answers: Path) -> list[Path]:
-    """Folders of all orders, oldest first."""
-    found = (answers / "openai_batch").glob("*/order.json")
-    return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime_ns)]
 
 
 def lines(file: Path) -> list[Line]:

@@ -1,0 +1,28 @@
+"""What tests of providers that wait for others share: images asked about, and the orders that are written."""
+
+from pathlib import Path
+
+import pytest
+
+from presel.data.sources import LlavaFiles
+from presel.errors import Paused
+from presel.files import sha256
+from presel.ledger import InstructionProvider, Wanted
+
+
+def wanted(files: LlavaFiles, *numbers: int) -> list[Wanted]:
+    names = [f"{number:04}.png" for number in numbers]
+    return [Wanted(name[:4], name, "vqa", sha256(files.images / name)) for name in names]
+
+
+def paused(provider: InstructionProvider, images: list[Wanted], files: LlavaFiles) -> str:
+    """Asks for instructions, and gives what the pause says."""
+    with pytest.raises(Paused) as told:
+        provider.reveal(images, files)
+    return str(told.value)
+
+
+def orders(answers: Path) -> list[Path]:
+    """Folders of all orders, oldest first."""
+    found = answers.glob("*/*/order.json")
+    return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime_ns)]
