@@ -7,8 +7,9 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/presel run experiment=quickstart
 
+# Side by side, a thread each: most tests keep one core busy.
 test: .venv/installed check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: .venv/installed
 	$(BIN)/ruff check .

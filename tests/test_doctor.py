@@ -347,7 +347,7 @@ def test_help_is_worth_reading(program: Program) -> None:
 # The search for near-duplicates.
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32), st.integers(2, 60), st.integers(0, 140))
 def test_signatures_that_differ_little_are_always_found(seed: int, size: int, flips: int) -> None:
     random = np.random.default_rng(seed)

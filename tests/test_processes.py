@@ -117,7 +117,7 @@ def workers_of(folder: Path) -> dict[int, int]:
 @pytest.mark.slow
 def test_two_processes_train_as_one_also_in_a_sweep(program: Program, pool_folder: Path) -> None:
     recipe = (*on_folder(pool_folder), *RECIPE)
-    one = program("run", *recipe, "trainer=cpu", "paths.store=one", OMP_NUM_THREADS="1")
+    one = program("run", *recipe, "trainer=cpu", "paths.store=one")
     assert one.returncode == 0, one.stderr
     two = program(
         "run",
@@ -126,7 +126,6 @@ def test_two_processes_train_as_one_also_in_a_sweep(program: Program, pool_folde
         "trainer=ddp,fsdp",
         *TWO,
         "paths.store=${hydra:runtime.choices.trainer}",
-        OMP_NUM_THREADS="1",
     )
     assert two.returncode == 0, two.stderr
     for strategy in ("ddp", "fsdp"):
@@ -141,7 +140,7 @@ def test_a_killed_process_ends_the_run_which_then_resumes(
     program: Program, pool_folder: Path, strategy: str
 ) -> None:
     recipe = (*on_folder(pool_folder), *RECIPE)
-    one = program("run", *recipe, "trainer=cpu", "paths.store=one", OMP_NUM_THREADS="1")
+    one = program("run", *recipe, "trainer=cpu", "paths.store=one")
     assert one.returncode == 0, one.stderr
 
     cut = ("run", *recipe, f"trainer={strategy}", *TWO, "paths.store=cut")
@@ -149,7 +148,7 @@ def test_a_killed_process_ends_the_run_which_then_resumes(
         run = subprocess.Popen(
             command(*cut),
             cwd=pool_folder,
-            env=environment(OMP_NUM_THREADS="1"),
+            env=environment(),
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
@@ -164,7 +163,7 @@ def test_a_killed_process_ends_the_run_which_then_resumes(
     assert not workers_of(pool_folder)
     assert not list(pool_folder.glob("cut/model/*/adapter"))
 
-    resumed = program(*cut, OMP_NUM_THREADS="1")
+    resumed = program(*cut)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_training(pool_folder / "cut", pool_folder / "one")
     # It went on, instead of starting again.
@@ -178,9 +177,11 @@ def test_no_process_outlives_the_run(pool_folder: Path, ending: signal.Signals) 
     run = subprocess.Popen(
         command("run", *on_folder(pool_folder), *RECIPE, "tune.epochs=50", "trainer=ddp", *TWO),
         cwd=pool_folder,
-        env=environment(OMP_NUM_THREADS="1"),
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Where the tests run in a shell's background, their children would ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while len(workers_of(pool_folder)) < 2:
         assert run.poll() is None
@@ -197,7 +198,7 @@ def test_two_processes_score_and_encode_as_one(program: Program, tmp_path: Path)
     # More than a shard of reference samples, of different images, and of questions.
     overrides = [*TINY, "pool.size=1100", "reference.share=0.6", "budget=0.7", "evaluation.size=60"]
     overrides += ["tune.micro_batch_size=16"]
-    one = program("run", *overrides, "trainer=cpu", OMP_NUM_THREADS="1")
+    one = program("run", *overrides, "trainer=cpu")
     assert one.returncode == 0, one.stderr
     files = [
         *only(tmp_path, "relevance", "relevance.parquet"),
@@ -211,7 +212,7 @@ def test_two_processes_score_and_encode_as_one(program: Program, tmp_path: Path)
         shutil.rmtree(tmp_path / "outputs" / "store" / stage)
     # The model is kept, so that only who asks for the selection computes what that rests on.
     for until in ("selection", "evaluation"):
-        two = program("run", *overrides, "trainer=ddp", *TWO, f"until={until}", OMP_NUM_THREADS="1")
+        two = program("run", *overrides, "trainer=ddp", *TWO, f"until={until}")
         assert two.returncode == 0, two.stderr
     assert {file: file.read_bytes() for file in files} == before
     for file in files:
@@ -228,12 +229,11 @@ def test_two_nodes_train_as_one(program: Program, pool_folder: Path) -> None:
         "sys.exit(max(abs(one.wait()) for one in both))\n"
     )
     recipe = (*on_folder(pool_folder), *RECIPE)
-    one = program("run", *recipe, "trainer=cpu", "paths.store=one", OMP_NUM_THREADS="1")
+    one = program("run", *recipe, "trainer=cpu", "paths.store=one")
     assert one.returncode == 0, one.stderr
     two = program(
         *("run", *recipe, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.nodes=2"),
         *(f"trainer.node_command=[{sys.executable},{twice}]", "paths.store=two"),
-        OMP_NUM_THREADS="1",
     )
     assert two.returncode == 0, two.stderr
     assert_same_training(pool_folder / "two", pool_folder / "one")

@@ -63,7 +63,7 @@ name = st.text(
 ).filter(lambda text: bool(text.strip()) and not text.startswith(".") and text[1:2] != ":")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(name, name), min_size=1, max_size=6, unique=True), st.randoms(use_true_random=False)
 )

@@ -341,7 +341,7 @@ record_lists = st.lists(
 
 
 # No time limits: a busy machine is no fault of the code.
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(record_lists, st.sampled_from(["training.json", "training.jsonl"]))
 def test_what_is_written_is_read_back(records: list[Record], name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -65,7 +65,7 @@ def test_clusters_ascend_and_centrality_descends() -> None:
     assert (picks == most_central(scores, given_["labels"], given_["available"], 20)).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(0, 90), st.sampled_from(["cluster", "task"]))
 def test_any_order_of_rows_gives_the_same_selection(seed: int, budget: int, scope: Any) -> None:
     given_ = task(seed=seed % 5)
