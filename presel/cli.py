@@ -75,6 +75,7 @@ def _run(overrides: list[str]) -> int:
     from presel.explain import explain
     from presel.paths import config_folder
     from presel.run import run
+    from presel.secrets import refuse_keys
 
     register()
     # Otherwise Hydra prints errors its own way and exits.
@@ -83,6 +84,7 @@ def _run(overrides: list[str]) -> int:
     sys.path.append(str(Path.cwd()))
     sys.argv = ["presel run", *overrides]
     try:
+        refuse_keys(overrides)
         hydra_main(config_path=str(config_folder()), config_name="config", version_base="1.3")(run)()
     except Paused as pause:
         print(f"presel: paused: {pause}", file=sys.stderr)

@@ -477,3 +477,22 @@ def test_the_key_is_written_nowhere(program: Program, pool_folder: Path) -> None
     for secret in (KEY, "another-key-0123", KEY.replace("/", "\\/")):
         assert secret not in told
         assert not [file for file in written if secret.encode() in file.read_bytes()]
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"instructions.key_variable={KEY}",
+        f"+instructions.api_key={KEY}",
+        f"instructions.base_url=https://me:{KEY}@elsewhere/v1",
+    ],
+)
+def test_a_key_on_the_command_line_is_refused_and_written_nowhere(
+    program: Program, tmp_path: Path, mode: list[str], override: str
+) -> None:
+    result = program("run", *mode, "instructions=openai", "instructions.model=seer", override)
+    assert result.returncode == 2
+    assert "a key may not stand on the command line" in result.stderr
+    assert KEY not in result.stdout + result.stderr
+    assert not (tmp_path / "outputs").exists()

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
@@ -26,6 +25,7 @@ from presel.generation.generator import Generator
 from presel.generation.pictures import data_url, with_picture
 from presel.generation.server import Server, Unanswered
 from presel.ledger import Estimate, Revealed, Wanted
+from presel.secrets import has_credentials, is_variable
 
 _CHARACTERS_PER_TOKEN = 4
 _OURS = {"model", "messages", "stream", "n"}
@@ -84,15 +84,15 @@ class OpenAI(Generator):
 
     def __post_init__(self) -> None:
         """Checks what goes together; a key that was given by mistake is not repeated in the message."""
-        address = urlsplit(self.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname or address.port == 0:
-            raise ValueError("base_url must be an address such as https://api.openai.com/v1")
-        if address.username or address.password or address.query:
+        if has_credentials(self.base_url):
             raise ValueError(
                 "base_url holds more than an address; a key belongs in the environment variable that "
                 "key_variable names"
             )
-        if self.key_variable is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname or address.port == 0:
+            raise ValueError("base_url must be an address such as https://api.openai.com/v1")
+        if self.key_variable is not None and not is_variable(self.key_variable):
             raise ValueError("key_variable must be the name of an environment variable, never the key itself")
         if taken := _OURS & (self.parameters or {}).keys():
             raise ValueError(f"parameters may not hold '{min(taken)}', which is decided otherwise")
