@@ -3,7 +3,7 @@
 Command: `python experiments/benchmarks/doctor.py`. Draws 100,000 JPEGs of 640 × 480 pixels, 5 GB, one in a
 hundred a near-duplicate of the one before; decodes them in bare worker processes, then runs the doctor at the
 command line with as many, which is to find the near-duplicates. Ends in one line of JSON. `--size 2000` and
-`--width 64 --height 48` make it smaller.
+`--width 64 --height 48` make it smaller; `--folder` keeps the pictures, and draws only what is missing there.
 """
 
 import argparse
@@ -25,7 +25,10 @@ _TASKS = 10
 
 
 def draw(folder: Path, size: tuple[int, int], number: int) -> None:
-    """Draws one picture: smoothed noise, under finer noise."""
+    """Draws one picture, unless it is there: smoothed noise, under finer noise."""
+    path = folder / f"{number:06}.jpg"
+    if path.exists():
+        return
     repeats = number % _REPEATED == _REPEATED - 1
     random = np.random.default_rng(number - repeats)
     coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(
@@ -37,7 +40,7 @@ def draw(folder: Path, size: tuple[int, int], number: int) -> None:
     picture = Image.blend(coarse, fine, 0.15)
     if repeats:
         picture = ImageEnhance.Brightness(picture).enhance(1.05)
-    picture.save(folder / f"{number:06}.jpg", quality=85)
+    picture.save(path, quality=85)
 
 
 def decode(path: Path) -> int:
@@ -77,11 +80,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     numbers = range(options.size)
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(options.workers) as processes:
-        folder = Path(name)
-        (folder / "images").mkdir()
+        folder = (options.folder or Path(name)).absolute()
+        (folder / "images").mkdir(parents=True, exist_ok=True)
         size = (options.width, options.height)
         list(processes.map(partial(draw, folder / "images", size), numbers, chunksize=64))
         files = [folder / "images" / f"{number:06}.jpg" for number in numbers]
