@@ -32,6 +32,7 @@ class Plan:
         key: The key that it asks for; None takes all comers.
         latency: How long every answer takes, in seconds.
         text: What the model says; None for a conversation that names the image.
+        models: Whether it lists its models; otherwise a web page comes in place of them.
     """
 
     script: Sequence[str] = ("answer",)
@@ -40,6 +41,7 @@ class Plan:
     key: str | None = None
     latency: float = 0.0
     text: str | None = None
+    models: bool = True
 
 
 class Seen(NamedTuple):
@@ -125,8 +127,11 @@ class _Server:
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 key = next((line.split()[-1] for line in head.splitlines() if line.startswith("Auth")), None)
                 if head.startswith("GET"):
-                    status = 200 if self.plan.key in (None, key) else 401
-                    writer.write(_response(status, {"error": {"message": f"no such key: {key}"}}))
+                    if self.plan.key not in (None, key):
+                        writer.write(_response(401, {"error": {"message": f"no such key: {key}"}}))
+                    else:
+                        listed = {"object": "list", "data": [{"id": "seer", "object": "model"}]}
+                        writer.write(_response(200, listed if self.plan.models else b"<html>Welcome</html>"))
                 else:
                     self.at_once += 1
                     try:
@@ -164,6 +169,13 @@ class _Server:
             case "echo":
                 said = json.dumps([{"question": "Who asks?", "answer": f"{key} does."}])
                 writer.write(_response(200, completion(said)))
+            case "escaped echo":
+                said = "".join(f"\\u{ord(one):04x}" for one in str(key))
+                body_ = json.dumps(completion("Who asks? KEY")).replace("KEY", said)
+                writer.write(_response(200, body_.encode()))
+            case "gateway":
+                busy = {"error": {"message": "busy behind", "code": 429}}
+                writer.write(_response(200, busy))
             case "empty":
                 writer.write(_response(200, completion("")))
             case "half":
@@ -195,6 +207,8 @@ class _Server:
                 writer.write(_response(429, {"error": {"message": "pay", "code": "insufficient_quota"}}))
             case "wait":
                 writer.write(_response(429, error, "Retry-After: 1"))
+            case "wait a little":
+                writer.write(_response(429, error, "Retry-After: 0.5"))
             case "wait until":
                 writer.write(
                     _response(503, error, f"Retry-After: {formatdate(time.time() + 2, usegmt=True)}")

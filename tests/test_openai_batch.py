@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from presel.data.llava import Record, TaskRule
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused, PreselError
 from presel.files import read_json
+from presel.generation.openai import OpenAI
 from presel.generation.openai_batch import OpenAiBatch, in_files
 from presel.generation.prompts import Prompt, Prompts
-from presel.ledger import Revealed
 from tests.conftest import Program, on_folder, stage_lines
 from tests.waiting import orders, paused, wanted
 
@@ -235,30 +236,75 @@ def test_answers_that_do_not_belong_are_refused(
     assert not lines(answers / "answers.jsonl")
 
 
-def test_what_is_missing_failed_or_malformed_is_asked_again(
+def test_what_failed_or_is_malformed_is_asked_again(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, *range(5))
+    paused(service, images, files)
+    (first,) = orders(answers)
+    fine, late, malformed, wrong, declined = requests(first)
+    put(first, [completed(fine), completed(malformed, "NO!"), completed(declined, "I'm sorry, no.")])
+    put(first, [expired(late), refused(wrong)], "errors.jsonl")
+    told = paused(service, images, files)
+    assert "3 are asked again: '0001' (batch_expired), '0002' (answer 'NO!' does not match" in told
+    assert "'0003' (error: {'message': 'the image cannot be parsed'" in told
+    _, second = orders(answers)
+    assert [row["id"] for row in read_json(second / "order.json")] == ["0001", "0002", "0003"]
+    late, malformed, wrong = requests(second)
+    put(second, map(completed, [late, malformed]))
+    put(second, [refused(wrong)], "errors.jsonl")
+    revealed = service.reveal(images, files)
+    assert [record.id for record in revealed.records] == ["0000", "0001", "0002"]
+    assert revealed.unanswered == {
+        "0003": "error: {'message': 'the image cannot be parsed', 'code': 'invalid_image'}",
+        "0004": "refused: I'm sorry, no.",
+    }
+    # A request that was turned down costs nothing.
+    assert sorted(line["tokens"] for line in lines(answers / "answers.jsonl")) == [0, 0, *[110] * 5]
+
+
+def test_missing_answers_are_refused_by_name_and_nothing_is_lost(
     service: OpenAiBatch, files: LlavaFiles, answers: Path
 ) -> None:
     images = wanted(files, *range(6))
     paused(service, images, files)
     (first,) = orders(answers)
-    fine, late, malformed, wrong, declined, _ = requests(first)
-    put(first, [completed(fine), completed(malformed, "NO!"), completed(declined, "I'm sorry, no.")])
-    put(first, [expired(late), refused(wrong)], "errors.jsonl")
-    told = paused(service, images, files)
-    assert "4 are asked again: '0001' (batch_expired), '0002' (answer 'NO!' does not match" in told
-    assert "'0003' (error: {'message': 'the image cannot be parsed'" in told
-    assert "'0005' (never answered)" in told
-    _, second = orders(answers)
-    assert [row["id"] for row in read_json(second / "order.json")] == ["0001", "0002", "0003", "0005"]
-    late, malformed, wrong, missing = requests(second)
-    put(second, map(completed, [late, malformed, missing]))
-    put(second, [refused(wrong)], "errors.jsonl")
+    put(first, map(completed, requests(first)[:3]))
+    for _ in range(2):
+        with pytest.raises(
+            PreselError, match=r"no answer to 3 .* about '0003', '0004', '0005'; add the rest"
+        ) as told:
+            service.reveal(images, files)
+        assert not isinstance(told.value, Paused)
+        assert len(lines(answers / "answers.jsonl")) == 3
+        assert orders(answers) == [first]
+    put(first, map(completed, requests(first)[3:5]), "more.jsonl")
+    with pytest.raises(PreselError, match="about '0005'; add"):
+        service.reveal(images, files)
+    # Whoever gives up what is missing orders it anew, and nothing else.
+    shutil.rmtree(first)
+    paused(service, images, files)
+    (second,) = orders(answers)
+    put(second, map(completed, requests(second)))
+    assert len(requests(second)) == 1
+    assert len(service.reveal(images, files).records) == 6
+
+
+def test_how_an_image_is_shown_decides_and_the_way_it_is_sent_does_not(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, 0, 1)
+    paused(service, images, files)
+    (order,) = orders(answers)
+    put(order, map(completed, requests(order)))
     revealed = service.reveal(images, files)
-    assert [record.id for record in revealed.records] == ["0000", "0001", "0002", "0005"]
-    assert revealed.unanswered == {
-        "0003": "error: {'message': 'the image cannot be parsed', 'code': 'invalid_image'}",
-        "0004": "refused: I'm sorry, no.",
-    }
+    online = OpenAI(
+        model="gpt", prompts=PROMPTS, answers=answers, base_url="http://nowhere.invalid/v1", key_variable=None
+    )
+    assert online.reveal(images, files) == revealed
+    assert online.estimate({"cats": 1}) == service.estimate({"cats": 1})._replace(money=0.0)
+    paused(replace(service, image_side=2), images, files)
+    assert len(orders(answers)) == 2
 
 
 def test_an_answer_that_no_file_can_hold_is_malformed(files: LlavaFiles, answers: Path) -> None:
@@ -289,19 +335,6 @@ def test_answers_outlive_the_order_that_they_were_to(
     (order,) = orders(answers)
     put(order, map(completed, requests(order)))
     assert len(service.reveal(images, files).records) == 2
-
-
-def test_answers_that_come_after_all_are_taken(
-    service: OpenAiBatch, files: LlavaFiles, answers: Path
-) -> None:
-    images = wanted(files, 0, 1)
-    paused(service, images, files)
-    (first,) = orders(answers)
-    here, late = requests(first)
-    put(first, [completed(here)])
-    paused(service, images, files)
-    put(first, [completed(late)], "late.jsonl")
-    assert isinstance(service.reveal(images, files), Revealed)
 
 
 def test_a_file_that_is_still_out_is_waited_for(files: LlavaFiles, answers: Path) -> None:

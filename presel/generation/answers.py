@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +19,11 @@ Completion = dict[str, Any]
 
 # What a killed process wrote is safe with the system at once; a power cut may take what is younger than this.
 _SYNC_SECONDS = 1.0
+
+
+def is_error(completion: Completion) -> bool:
+    """Whether it is no completion, but says why there is none."""
+    return bool(completion.get("error")) and not completion.get("choices")
 
 
 class Spent(NamedTuple):
@@ -47,6 +52,7 @@ class Answers:
         self.money = 0.0
         self._found: dict[str, list[Completion]] = defaultdict(list)
         self._kinds: dict[str, set[str]] = defaultdict(set)
+        self._unpriced: Counter[str] = Counter()
         self._stream: TextIO | None = None
         self._synced = 0.0
 
@@ -95,15 +101,22 @@ class Answers:
         """All answers of a kind, those to the same question together."""
         return [self._found[asked] for asked in sorted(self._kinds.get(kind, ()))]
 
+    def unpriced(self, model: str) -> int:
+        """How many answers of a model were bought while no prices were set."""
+        return sum(count for kind, count in self._unpriced.items() if kind.startswith(f"{model}, "))
+
     def add(self, asked: str, name: str, raw: Completion | str, spent: Spent, kind: str = "") -> None:
         """Writes an answer down.
 
         Args:
             asked: Digest of what was asked.
             name: The image's id, for whoever reads the file.
-            raw: The answer as it came; text where it was no JSON, which is kept for its cost alone.
+            raw: The answer as it came; text where it was no whole answer, which is kept for its cost alone.
             spent: What it cost.
             kind: What tells dear answers from cheap ones, see `of`.
+
+        Raises:
+            PreselError: If it cannot be written.
         """
         assert self._stream is not None
         line = {
@@ -114,8 +127,14 @@ class Answers:
             "money": spent.money,
             "raw": raw,
         }
-        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise PreselError(
+                f"{self.path}: cannot write an answer down ({error.strerror}); make room, then run the same "
+                "command again"
+            ) from error
         self._count(line)
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             self._sync()
@@ -128,6 +147,8 @@ class Answers:
     def _count(self, line: dict[str, Any]) -> None:
         self.tokens += line["tokens"]
         self.money += line["money"]
+        if line["tokens"] and not line["money"]:
+            self._unpriced[line.get("kind", "")] += 1
         if isinstance(line["raw"], dict):
             self._found[line["asked"]].append(line["raw"])
             self._kinds[line.get("kind", "")].add(line["asked"])

@@ -2,7 +2,8 @@
 
 import signal
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -10,42 +11,61 @@ from typing import NamedTuple, Protocol
 
 from presel.console import console
 from presel.generation.answers import Completion
-from presel.generation.server import Unanswered
+from presel.generation.server import Again, Unanswered
 from presel.ledger import Wanted
 
-# So many images in a row without an answer are no bad luck.
+# So many images in a row without an answer that can be used are no bad luck.
 _HOPELESS = 20
+# Who waits longer is told.
+_LONG_PAUSE_S = 60.0
 
 
 class Came(NamedTuple):
-    """What came of a request.
-
-    Attributes:
-        image: The image it was about.
-        result: The answer; an answer that is no JSON, after which more comes; or what went wrong.
-    """
+    """What came of a request: the answer, or what went wrong."""
 
     image: Wanted
-    result: Completion | str | Exception
+    result: Completion | Exception
+
+
+class _Sending(NamedTuple):
+    """An image to ask about, after a pause in seconds if it was asked about in vain before."""
+
+    image: Wanted
+    pause: float = 0.0
+    reason: str = ""
+
+
+class Kept(NamedTuple):
+    """What an answer is worth.
+
+    Attributes:
+        settled: Whether its image is not asked about again.
+        why_not: Why it cannot be used, if it cannot.
+    """
+
+    settled: bool
+    why_not: str | None
 
 
 class Errand(Protocol):
     """What is asked, and what becomes of the answers."""
 
-    def send(self, image: Wanted, unreadable: Callable[[str], None], stopped: threading.Event) -> Completion:
-        """Asks about an image; called in other threads.
-
-        Args:
-            image: The image.
-            unreadable: Takes answers that are no JSON.
-            stopped: Says that nobody waits for further tries.
+    def send(self, image: Wanted) -> Completion:
+        """Asks about an image, once; called in other threads.
 
         Raises:
-            Unanswered: If there is no answer.
+            Again: If another try may get an answer.
+            Unanswered: If none will.
         """
 
-    def keep(self, image: Wanted, answer: Completion | str) -> bool:
-        """Keeps an answer, and tells whether the image is settled by it."""
+    def pause(self, repetition: int, after: float) -> float:
+        """Seconds to wait before a try, from the second one on, where the server asked for so many."""
+
+    def keep(self, image: Wanted, answer: Completion) -> Kept:
+        """Keeps an answer."""
+
+    def charge(self, image: Wanted, text: str) -> None:
+        """Counts a request that got no whole answer, and may have been charged for; keeps what came."""
 
     def has_room(self, images: Sequence[Wanted]) -> bool:
         """Whether these images may be in flight together."""
@@ -67,6 +87,7 @@ class Asking:
         images: Sequence[Wanted],
         errand: Errand,
         concurrency: int,
+        max_retries: int,
         put_up_with: int,
         advance: Callable[[int], None],
     ) -> None:
@@ -76,20 +97,26 @@ class Asking:
             images: What to ask about.
             errand: How.
             concurrency: Most images in flight.
-            put_up_with: Images without an answer that do not yet spoil the run.
+            max_retries: How often a request is repeated that failed through no fault of its own.
+            put_up_with: Images without an instruction that do not yet spoil the run.
             advance: Told of images that are done with.
         """
         self.failed: dict[str, str] = {}
         self.waiting = deque(images)
         self._errand = errand
         self._concurrency = min(concurrency, len(images))
+        self._max_retries = max_retries
         self._put_up_with = put_up_with
         self._advance = advance
         self._in_flight: dict[str, Wanted] = {}
-        self._failed_in_a_row = 0
+        self._tries: Counter[str] = Counter()
+        self._next_try: dict[str, _Sending] = {}
+        self._told_to_wait_until = 0.0
+        self._without: set[str] = set()
+        self._in_vain = 0
         self._halt: BaseException | None = None
         self._stopped = threading.Event()
-        self._out: SimpleQueue[Wanted | None] = SimpleQueue()
+        self._out: SimpleQueue[_Sending | None] = SimpleQueue()
         # None stands for Ctrl-C.
         self._back: SimpleQueue[Came | None] = SimpleQueue()
 
@@ -114,7 +141,7 @@ class Asking:
             if not self._errand.has_room([*self._in_flight.values(), image]):
                 return
             self._in_flight[image.id] = self.waiting.popleft()
-            self._out.put(image)
+            self._out.put(self._next_try.pop(image.id, _Sending(image)))
 
     def _take(self, came: Came | None) -> None:
         if came is None:
@@ -125,32 +152,66 @@ class Asking:
             )
             return
         image, result = came
-        if isinstance(result, str):
-            self._errand.keep(image, result)
-            return
         del self._in_flight[image.id]
-        if isinstance(result, Unanswered):
-            self._fail(image, result)
+        if isinstance(result, Again):
+            self._repeat(image, result)
+        elif isinstance(result, Unanswered):
+            self._fail(image, str(result))
         elif isinstance(result, Exception):
             self._stop(result)
         else:
-            self._failed_in_a_row = 0
-            if self._errand.keep(image, result):
-                self._advance(1)
-            else:
-                self.waiting.append(image)
+            self._keep(image, result)
 
-    def _fail(self, image: Wanted, reason: Unanswered) -> None:
-        self.failed[image.id] = str(reason)
-        self._failed_in_a_row += 1
+    def _keep(self, image: Wanted, answer: Completion) -> None:
+        del self._tries[image.id]
+        kept = self._errand.keep(image, answer)
+        if kept.settled:
+            self._advance(1)
+        else:
+            self.waiting.append(image)
+        if kept.why_not is None:
+            self._in_vain = 0
+            self._without.discard(image.id)
+        else:
+            self._count_in_vain(image, kept.why_not)
+
+    def _repeat(self, image: Wanted, reason: Again) -> None:
+        """Puts an image first in the queue: others are not sent while a server wants to be left alone."""
+        if reason.text is not None:
+            self._errand.charge(image, reason.text)
+        self._tries[image.id] += 1
+        tries = self._tries[image.id]
+        told = f"{reason}, after {tries} requests"
+        if tries > self._max_retries or self._stopped.is_set():
+            self._fail(image, told)
+            return
+        pause = self._errand.pause(tries, reason.after)
+        self._tell_of(pause)
+        self._next_try[image.id] = _Sending(image, pause, told)
+        self.waiting.appendleft(image)
+
+    def _tell_of(self, pause: float) -> None:
+        until = time.monotonic() + pause
+        if pause > _LONG_PAUSE_S and until > self._told_to_wait_until + _LONG_PAUSE_S:
+            self._told_to_wait_until = until
+            console.print(f"[yellow]…[/yellow] the server asks to wait {pause / 60:.0f} minutes")
+
+    def _fail(self, image: Wanted, reason: str) -> None:
+        self.failed[image.id] = reason
         self._advance(1)
-        if self._failed_in_a_row >= _HOPELESS and len(self.failed) > self._put_up_with:
-            self._give_up()
+        self._count_in_vain(image, reason)
 
-    def _give_up(self) -> None:
-        """Asks about no more images: the run is spoilt, and the server answers nobody."""
-        why = f"not asked about, since {self._failed_in_a_row} images in a row had no answer"
-        self.failed |= {image.id: why for image in self.waiting}
+    def _count_in_vain(self, image: Wanted, reason: str) -> None:
+        """Gives up where the run is spoilt, and no answer can be used: each may cost."""
+        self._without.add(image.id)
+        self._in_vain += 1
+        if self._in_vain < _HOPELESS or len(self._without) <= self._put_up_with:
+            return
+        why = (
+            f"not asked about, since {self._in_vain} times in a row no answer could be used (last: {reason})"
+        )
+        # Those that were asked about have reasons of their own.
+        self.failed |= {image.id: why for image in self.waiting if image.id not in self._without}
         self._advance(len(self.waiting))
         self.waiting.clear()
         self._stopped.set()
@@ -160,15 +221,14 @@ class Asking:
         self._stopped.set()
 
     def _work(self) -> None:
-        while (image := self._out.get()) is not None:
-            self._back.put(Came(image, self._result(image)))
+        while (sending := self._out.get()) is not None:
+            self._back.put(Came(sending.image, self._result(sending)))
 
-    def _result(self, image: Wanted) -> Completion | Exception:
-        def unreadable(text: str) -> None:
-            self._back.put(Came(image, text))
-
+    def _result(self, sending: _Sending) -> Completion | Exception:
+        if sending.pause and self._stopped.wait(sending.pause):
+            return Unanswered(sending.reason)
         try:
-            return self._errand.send(image, unreadable, self._stopped)
+            return self._errand.send(sending.image)
         # Raised by the thread that waits for it.
         except Exception as error:
             return error

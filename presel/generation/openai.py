@@ -1,13 +1,11 @@
 """Servers that speak OpenAI's chat API: OpenAI itself, vLLM, Ollama and their like."""
 
-import hashlib
 import json
-import math
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import field
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -20,67 +18,36 @@ from presel.data.listing import PoolFiles
 from presel.data.sources import Source
 from presel.errors import PreselError
 from presel.generation.answers import Answers, Completion, Spent
-from presel.generation.asking import Asking
-from presel.generation.generator import Generator
-from presel.generation.pictures import data_url, with_picture
+from presel.generation.asking import Asking, Kept
 from presel.generation.server import Server, Unanswered
-from presel.ledger import Estimate, Revealed, Wanted
+from presel.generation.service import ChatService, Usage
+from presel.ledger import Revealed, Wanted
 from presel.secrets import has_credentials, is_variable
-
-_CHARACTERS_PER_TOKEN = 4
-_OURS = {"model", "messages", "stream", "n"}
-
-
-class Usage(NamedTuple):
-    """Tokens of a request.
-
-    Attributes:
-        prompt: What was sent, image included.
-        answer: What came back.
-        counted: Whether the server counted them.
-    """
-
-    prompt: int
-    answer: int
-    counted: bool
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
-class OpenAI(Generator):
+class OpenAI(ChatService):
     """Asks a server about each image, many at once; an answer that came once is never asked for again.
 
     Attributes:
         base_url: Where the API is, up to and with `/v1`.
         key_variable: Environment variable that holds the key; None for a server without keys.
-        parameters: Further keys of each request, such as `top_p`; None as a value leaves out one that is sent
-            otherwise.
-        image_side: Longer images are shrunk to this many pixels; None for no limit.
-        image_detail: How closely OpenAI's models look; None leaves it to the server.
         concurrency: Most requests at once.
         timeout_s: How long an answer may take, in seconds.
         max_retries: How often a request is repeated that failed through no fault of its own.
         backoff_s: Wait before the first repetition, in seconds; it doubles with each, up to a minute.
-        price_per_million_prompt_tokens: Price of a million tokens of prompts, images included.
-        price_per_million_answer_tokens: Price of a million tokens of answers.
         max_money: Most that all answers in the folder may cost; None for no limit.
         max_tokens_total: Most tokens of all answers in the folder, prompts included; None for no limit.
-        image_tokens: Tokens that an image is taken to cost until an answer tells.
     """
 
     base_url: str = field(compare=False)
     key_variable: str | None = field(default="OPENAI_API_KEY", compare=False)
-    parameters: dict[str, Any] | None = None
-    image_side: Annotated[int, Field(ge=1)] | None = None
-    image_detail: Literal["low", "high", "auto"] | None = None
     concurrency: Annotated[int, Field(ge=1, le=1000)] = field(default=16, compare=False)
-    timeout_s: Annotated[float, Field(gt=0)] = field(default=120.0, compare=False)
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = field(default=120.0, compare=False)
     max_retries: Annotated[int, Field(ge=0)] = field(default=6, compare=False)
     backoff_s: Annotated[float, Field(ge=0)] = field(default=1.0, compare=False)
-    price_per_million_prompt_tokens: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
-    price_per_million_answer_tokens: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
     max_money: Annotated[float, Field(ge=0)] | None = field(default=None, compare=False)
     max_tokens_total: Annotated[int, Field(ge=0)] | None = field(default=None, compare=False)
-    image_tokens: Annotated[int, Field(ge=0)] = field(default=1000, compare=False)
 
     def __post_init__(self) -> None:
         """Checks what goes together; a key that was given by mistake is not repeated in the message."""
@@ -94,47 +61,22 @@ class OpenAI(Generator):
             raise ValueError("base_url must be an address such as https://api.openai.com/v1")
         if self.key_variable is not None and not is_variable(self.key_variable):
             raise ValueError("key_variable must be the name of an environment variable, never the key itself")
-        if taken := _OURS & (self.parameters or {}).keys():
-            raise ValueError(f"parameters may not hold '{min(taken)}', which is decided otherwise")
-        prices = (self.price_per_million_prompt_tokens, self.price_per_million_answer_tokens)
-        if self.max_money is not None and not any(prices):
+        if self.max_money is not None and not self.priced:
             raise ValueError(
                 f"max_money={self.max_money:g} without prices would never be reached; set "
                 "price_per_million_prompt_tokens and price_per_million_answer_tokens"
             )
+        super().__post_init__()
 
     def check_source(self, source: Source) -> None:
-        """Makes sure of the key and the server, whatever the source."""
+        """Makes sure of the key, the server and the cap, whatever the source."""
         self._server().check()
-
-    def estimate(self, images: Mapping[str, int]) -> Estimate:
-        """What instructions would cost.
-
-        By the mean of the answers that the same model gave to the same prompt. Without any, the prompt
-        counts a token for four characters and `image_tokens` for the image, and the answer all that it may
-        take.
-        """
-        answers = Answers.read(self.answers)
-        tokens, money = 0.0, 0.0
-        for task, count in images.items():
-            kept = answers.of(self.kind(task))
-            usages = [self.usage(task, one) for several in kept for one in several] or [self.expected(task)]
-            # An image that was asked about twice costs twice.
-            share = count / max(1, len(kept))
-            costs = [self.cost(usage) for usage in usages]
-            tokens += share * sum(cost.tokens for cost in costs)
-            money += share * sum(cost.money for cost in costs)
-        return Estimate(math.ceil(tokens), money)
-
-    def body(self, image: Wanted) -> dict[str, Any]:
-        """What the model is asked about an image, the image left out."""
-        body = super().body(image) | (self.parameters or {})
-        return {key: value for key, value in body.items() if value is not None}
-
-    def asked(self, image: Wanted) -> str:
-        """Digest of what is asked, and of how the image is shown."""
-        text = json.dumps([super().asked(image), self.image_side, self.image_detail])
-        return hashlib.sha256(text.encode()).hexdigest()
+        unpriced = Answers.read(self.answers).unpriced(self.model)
+        if self.max_money is not None and unpriced:
+            raise PreselError(
+                f"instructions.max_money: {unpriced} answers of {self.model} in {self.answers} were bought "
+                "without prices, and their cost is not known; limit instructions.max_tokens_total instead"
+            )
 
     def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
         """Asks about the images that are not settled yet.
@@ -154,52 +96,11 @@ class OpenAI(Generator):
         console.print(_summary(revealed, len(failed), spent))
         return revealed
 
-    def cost(self, usage: Usage) -> Spent:
-        """What a request cost."""
-        money = (
-            usage.prompt * self.price_per_million_prompt_tokens
-            + usage.answer * self.price_per_million_answer_tokens
-        ) / 1e6
-        return Spent(usage.prompt + usage.answer, money)
-
-    def usage(self, task: str, answer: Completion | str) -> Usage:
-        """Tokens of a request, estimated where the server does not tell."""
-        given = answer.get("usage") if isinstance(answer, dict) else None
-        if isinstance(given, dict):
-            prompt, completion = given.get("prompt_tokens"), given.get("completion_tokens")
-            if _is_count(prompt) and _is_count(completion):
-                return Usage(prompt, completion, counted=True)
-        text = answer if isinstance(answer, str) else json.dumps(answer.get("choices"))
-        return Usage(self.expected(task).prompt, _tokens(text), counted=False)
-
-    def request(self, image: Wanted, images: Path) -> bytes:
-        """The request about an image.
-
-        Raises:
-            BrokenImage: If the image cannot be read.
-        """
-        body = self.body(image)
-        messages = with_picture(body["messages"], data_url(images / image.image, self.image_side))
-        if self.image_detail is not None:
-            messages[-1]["content"][0]["image_url"]["detail"] = self.image_detail
-        return json.dumps(body | {"messages": messages}).encode()
-
-    def expected(self, task: str) -> Usage:
-        """Tokens that a request is taken to cost before there is an answer."""
-        body = self.body(Wanted("", "", task, ""))
-        words = sum(_tokens(message["content"]) for message in body["messages"])
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        return Usage(self.image_tokens + words, limit or self.prompts.of(task).max_tokens, counted=False)
-
-    def kind(self, task: str) -> str:
-        """What answers are alike in cost."""
-        return f"{self.model}, {self.prompts.name_of(task)}"
-
     def _ask(self, due: Sequence[Wanted], wanted: int, answers: Answers, images: Path) -> dict[str, str]:
         errand = _Errand(self, self._server(), answers, images, {image.task for image in due})
         put_up_with = int(self.max_unanswered_share * wanted)
         with progress("writing instructions", len(due)) as advance:
-            asking = Asking(due, errand, self.concurrency, put_up_with, advance)
+            asking = Asking(due, errand, self.concurrency, self.max_retries, put_up_with, advance)
             asking.ask()
         if asking.waiting:
             raise PreselError(
@@ -215,7 +116,6 @@ class OpenAI(Generator):
             self.key_variable,
             concurrency=self.concurrency,
             timeout_s=self.timeout_s,
-            max_retries=self.max_retries,
             backoff_s=self.backoff_s,
         )
 
@@ -230,26 +130,48 @@ class _Errand:
         self._server = server
         self._answers = answers
         self._images = images
-        self._expected = {task: provider.cost(provider.expected(task)) for task in tasks}
+        self._expected = {task: provider.expected(task) for task in tasks}
         self._told_of_estimates = False
+        for task in tasks:
+            for answer in chain.from_iterable(answers.of(provider.kind(task))):
+                self._learn(task, provider.usage(task, answer))
 
-    def send(self, image: Wanted, unreadable: Callable[[str], None], stopped: threading.Event) -> Completion:
+    def send(self, image: Wanted) -> Completion:
         try:
             body = self._provider.request(image, self._images)
         except BrokenImage as error:
             raise Unanswered(error.reason) from None
-        return self._server.complete(body, unreadable, stopped)
+        return self._server.complete(json.dumps(body).encode())
 
-    def keep(self, image: Wanted, answer: Completion | str) -> bool:
+    def pause(self, repetition: int, after: float) -> float:
+        return self._server.pause(repetition, after)
+
+    def keep(self, image: Wanted, answer: Completion) -> Kept:
         usage = self._provider.usage(image.task, answer)
+        if usage.counted:
+            self._learn(image.task, usage)
+        self._add(image, answer, usage)
+        why_not = self._provider.settled([image], self._answers).unanswered.get(image.id)
+        return Kept(not self._provider.unsettled([image], self._answers), why_not)
+
+    def charge(self, image: Wanted, text: str) -> None:
+        self._add(image, text, self._expected[image.task])
+
+    def _add(self, image: Wanted, raw: Completion | str, usage: Usage) -> None:
         if not usage.counted and not self._told_of_estimates:
             console.print(
-                "[yellow]…[/yellow] answers without a count of tokens: estimated, a token for 4 characters"
+                "[yellow]…[/yellow] answers without a count of tokens, or cut short: their cost is estimated"
             )
             self._told_of_estimates = True
         asked, kind = self._provider.asked(image), self._provider.kind(image.task)
-        self._answers.add(asked, image.id, answer, self._provider.cost(usage), kind)
-        return not self._provider.unsettled([image], self._answers)
+        self._answers.add(asked, image.id, raw, self._provider.cost(usage), kind)
+
+    def _learn(self, task: str, usage: Usage) -> None:
+        """From now on expects as much as the dearest answer took."""
+        before = self._expected[task]
+        self._expected[task] = Usage(
+            max(before.prompt, usage.prompt), max(before.answer, usage.answer), counted=False
+        )
 
     def has_room(self, images: Sequence[Wanted]) -> bool:
         tokens, money = self._with(images)
@@ -258,7 +180,7 @@ class _Errand:
 
     def why_no_room(self, image: Wanted) -> str:
         """Which limit the next request may pass, and how far it is used."""
-        expected = self._expected[image.task]
+        expected = self._provider.cost(self._expected[image.task])
         most = self._provider.max_tokens_total
         if most is not None and self._with([image]).tokens > most:
             key = f"max_tokens_total={most}"
@@ -273,19 +195,11 @@ class _Errand:
 
     def _with(self, images: Sequence[Wanted]) -> Spent:
         """What is spent, and what these images may cost besides."""
-        expected = [self._expected[image.task] for image in images]
+        expected = [self._provider.cost(self._expected[image.task]) for image in images]
         return Spent(
             self._answers.tokens + sum(one.tokens for one in expected),
             self._answers.money + sum(one.money for one in expected),
         )
-
-
-def _tokens(text: str) -> int:
-    return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and value >= 0
 
 
 def _summary(revealed: Revealed, failed: int, spent: Spent) -> str:

@@ -17,17 +17,16 @@ from presel.data.json_records import elements, is_json_lines
 from presel.data.listing import PoolFiles
 from presel.errors import Paused, PreselError
 from presel.files import atomic
-from presel.generation.answers import Answers, Completion, Spent
-from presel.generation.generator import Generator
+from presel.generation.answers import Answers, Completion
 from presel.generation.orders import Order, Request, folder_for, listed, place, placed
-from presel.generation.pictures import data_url, with_picture
+from presel.generation.service import ChatService
 from presel.ledger import Revealed, Wanted
 
 _ANSWERS = "answers"
 _URL = "/v1/chat/completions"
 # What says nothing of the request itself, which can be sent again as it is.
 _NOT_WORKED_ON = {"batch_expired", "batch_cancelled"}
-_BUSY = {408, 429}
+_PASSING = {401, 402, 408, 429}
 
 
 class _CameBack(NamedTuple):
@@ -43,22 +42,16 @@ class _CameBack(NamedTuple):
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
-class OpenAiBatch(Generator):
+class OpenAiBatch(ChatService):
     """Writes request files for somebody to upload, and reads the answer files that come back.
 
     Attributes:
-        image_side: Longer images are shrunk to this many pixels; None for no limit.
         max_lines: Most requests of a file.
         max_bytes: Most bytes of a file.
-        price_per_million_prompt_tokens: Price of a million tokens of prompts, images included.
-        price_per_million_answer_tokens: Price of a million tokens of answers.
     """
 
-    image_side: Annotated[int, Field(ge=1)] | None = field(default=None, compare=False)
     max_lines: Annotated[int, Field(ge=1, le=50_000)] = field(default=50_000, compare=False)
     max_bytes: Annotated[int, Field(ge=1, le=200_000_000)] = field(default=200_000_000, compare=False)
-    price_per_million_prompt_tokens: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
-    price_per_million_answer_tokens: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
 
     def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
         """Reads what came back, and orders what nobody is working on.
@@ -124,46 +117,45 @@ class OpenAiBatch(Generator):
         return {request.asked: folder / request.file for request in requests}
 
     def _line(self, name: str, image: Wanted, images: Path) -> bytes:
-        path = images / image.image
-        body = self.body(image)
-        body["messages"] = with_picture(body["messages"], data_url(path, self.image_side))
+        body = self.request(image, images)
         line = json.dumps({"custom_id": name, "method": "POST", "url": _URL, "body": body}).encode() + b"\n"
         if len(line) > self.max_bytes:
             raise PreselError(
-                f"{path}: a request with this image takes {len(line):,} bytes, more than a file may hold "
-                f"(instructions.max_bytes={self.max_bytes}); shrink images by instructions.image_side=1024"
+                f"{images / image.image}: a request with this image takes {len(line):,} bytes, more than a "
+                f"file may hold (instructions.max_bytes={self.max_bytes}); shrink images by "
+                "instructions.image_side=1024"
             )
         return line
 
     def _take_up(self, order: Order, answers: Answers) -> _CameBack:
-        """Keeps the answers to an order that are not kept yet."""
+        """Keeps the answers to an order that are not kept yet.
+
+        Raises:
+            PreselError: If some of them, or some that a file of requests should have got, are amiss.
+        """
         order.check([(line["custom_id"], file) for file, line in _lines(order)])
-        answered_files: set[str] = set()
+        came: set[str] = set()
         failed: dict[str, str] = {}
         for _, line in _lines(order):
             request = order.requests[line["custom_id"]]
-            answered_files.add(request.file)
+            came.add(request.name)
             why = _not_worked_on(line)
             if why:
                 failed[request.id] = why
             elif all(one.get("custom_id") != request.name for one in answers.to(request.asked)):
                 completion = _completion(line)
-                answers.add(request.asked, request.id, completion, self._spent(completion))
-        pending = {
-            request.asked: order.folder / request.file
-            for request in order.requests.values()
-            if request.file not in answered_files
-        }
-        return _CameBack(pending, failed)
-
-    def _spent(self, completion: Completion) -> Spent:
-        usage = completion.get("usage") or {}
-        prompt, answer = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-        return Spent(
-            prompt + answer,
-            (prompt * self.price_per_million_prompt_tokens + answer * self.price_per_million_answer_tokens)
-            / 1e6,
-        )
+                cost = self.cost(self.usage(request.task, completion))
+                answers.add(request.asked, request.id, completion, cost, self.kind(request.task))
+        answered_files = {order.requests[name].file for name in came}
+        awaited = [request for name, request in order.requests.items() if name not in came]
+        missing = [request for request in awaited if request.file in answered_files]
+        if missing:
+            raise PreselError(
+                f"{order.folder / _ANSWERS}: no answer to {len(missing)} requests of {missing[0].file}, "
+                f"those about {listed([request.id for request in missing])}; add the rest of the output and "
+                "error files, or delete the order's folder to have them asked about again: what came is kept"
+            )
+        return _CameBack({request.asked: order.folder / request.file for request in awaited}, failed)
 
 
 def in_files(lines: Iterable[bytes], max_lines: int, max_bytes: int) -> Iterator[tuple[int, bytes]]:
@@ -206,7 +198,7 @@ def _not_worked_on(line: dict[str, Any]) -> str | None:
     if isinstance(error, dict) and error.get("code") in _NOT_WORKED_ON:
         return f"{error['code']}"
     status = response.get("status_code") if isinstance(response, dict) else None
-    if isinstance(status, int) and (status in _BUSY or status >= 500):
+    if isinstance(status, int) and (status in _PASSING or status >= 500):
         return f"status {status}"
     return None
 
