@@ -212,6 +212,7 @@ class Asking:
         )
         # Those that were asked about have reasons of their own.
         self.failed |= {image.id: why for image in self.waiting if image.id not in self._without}
+        self.failed |= {name: sending.reason for name, sending in self._next_try.items()}
         self._advance(len(self.waiting))
         self.waiting.clear()
         self._stopped.set()
