@@ -169,11 +169,13 @@ def request(
         )
     reasons = pd.DataFrame({"id": list(unanswered), "why": list(unanswered.values())}, dtype=object)
     write_table(folder / UNANSWERED, reasons)
-    if not records or len(unanswered) > provider.max_unanswered_share * len(wanted):
+    too_many = len(unanswered) > provider.max_unanswered_share * len(wanted)
+    if not records or too_many:
         name, why = next(iter(unanswered.items()))
+        share = f"instructions.max_unanswered_share={provider.max_unanswered_share:g}"
+        limit = f"more than {share} allows" if too_many else "and there is nothing to train on without any"
         raise PreselError(
-            f"{len(unanswered)} of {len(wanted)} images have no instruction, more than "
-            f"instructions.max_unanswered_share={provider.max_unanswered_share:g} allows (first: '{name}': "
+            f"{len(unanswered)} of {len(wanted)} images have no instruction, {limit} (first: '{name}': "
             f"{why}); all are listed in {folder / UNANSWERED}; what was answered is kept"
         )
     return [found[image.id] for image in wanted if image.id in found]

@@ -35,27 +35,38 @@ def people(answers: Path) -> LabelStudio:
     return LabelStudio(answers=answers)
 
 
-def written(**areas: list[str]) -> Task:
-    """An annotation as Label Studio exports it: one result for each text area."""
+def written(number: int = 7, *, skipped: bool = False, **areas: list[str]) -> Task:
+    """An annotation as Label Studio 1.23.2 exports it, less what says who made it when, and out of what."""
     results = [
         {
-            "id": f"r-{name}",
+            "value": {"text": texts},
+            "id": f"T4NV5j{name}",
             "from_name": name,
             "to_name": "image",
             "type": "textarea",
             "origin": "manual",
-            "value": {"text": texts},
         }
         for name, texts in areas.items()
     ]
-    return {"id": 7, "completed_by": 1, "result": results, "was_cancelled": False, "lead_time": 4.2}
+    return {
+        "id": number,
+        "completed_by": 1,
+        "result": results,
+        "was_cancelled": skipped,
+        "ground_truth": False,
+        "created_at": "2026-11-25T09:34:54.787611Z",
+        "updated_at": "2026-11-25T09:34:54.787639Z",
+        "lead_time": 7.365,
+        "prediction": {},
+        "result_count": len(results),
+    }
 
 
 def annotated(name: str) -> Task:
     return written(question=[f"What is on {name}?"], answer=[f"A thing on {name}."])
 
 
-SKIPPED: Task = {"id": 8, "completed_by": 1, "result": [], "was_cancelled": True}
+SKIPPED = written(8, skipped=True)
 
 
 def export(order: Path, changes: Mapping[str, list[Task]] | None = None) -> list[Task]:
@@ -64,7 +75,23 @@ def export(order: Path, changes: Mapping[str, list[Task]] | None = None) -> list
     for number, task in enumerate(reversed(read_json(order / "tasks.json")), start=1):
         name = task["data"]["uid"]
         made = (changes or {}).get(name, [annotated(name)])
-        exported.append({"id": number, **task, "annotations": made, "predictions": [], "project": 1})
+        skipped = sum(annotation["was_cancelled"] for annotation in made)
+        exported.append(
+            {
+                "id": number,
+                "annotations": made,
+                "file_upload": "71301db3-tasks.json",
+                "drafts": [],
+                "predictions": [],
+                "data": task["data"],
+                "meta": {},
+                "allow_skip": True,
+                "inner_id": number,
+                "total_annotations": len(made) - skipped,
+                "cancelled_annotations": skipped,
+                "project": 1,
+            }
+        )
     write_json(order / "export.json", exported)
     return exported
 
@@ -73,15 +100,20 @@ def test_tasks_and_the_interface_go_together(people: LabelStudio, files: LlavaFi
     told = paused(people, wanted(files, 0, 1), files)
     (order,) = orders(answers)
     assert f"2 images wait for people in {order}" in told
-    for word in ("import tasks.json", "config.xml", "export as JSON to export.json", "same command again"):
-        assert word in told
+    for words in (
+        "import tasks.json",
+        f"config.xml as its labelling interface and access to the images in {files.images}, annotate",
+        "export as JSON to export.json",
+        "same command again",
+    ):
+        assert words in told
     (data, _) = [task["data"] for task in read_json(order / "tasks.json")]
     assert data["uid"] == "0000"
     assert data["image"] == "/data/local-files/?d=images/0000.png"
     assert data["task"] == "vqa"
     interface = ElementTree.parse(order / "config.xml").getroot()
     assert {area.get("name") for area in interface.iter("TextArea")} == {"question", "answer"}
-    assert interface.find("Image").get("value") == "$image"  # type: ignore[union-attr]
+    assert [image.get("value") for image in interface.iter("Image")] == ["$image"]
     assert all(area.get("toName") == "image" for area in interface.iter("TextArea"))
 
 
@@ -94,7 +126,7 @@ def test_an_image_is_shown_by_the_url_one_says(files: LlavaFiles, answers: Path)
     assert paused(LabelStudio(answers=answers, image_url="https://host/{path}"), images, files) == told
     (order,) = orders(answers)
     assert read_json(order / "tasks.json")[0]["data"]["image"] == "https://host/a%20folder/b%26c.png"
-    paused(LabelStudio(answers=answers, image_url=None), images, files)
+    assert "access to the images" not in paused(LabelStudio(answers=answers, image_url=None), images, files)
     assert read_json(order / "tasks.json")[0]["data"]["image"].startswith("data:image/png;base64,iVBOR")
     with pytest.raises(ValueError, match=r"image_url lacks \{path\}"):
         LabelStudio(answers=answers, image_url="https://host/")
@@ -106,9 +138,16 @@ def test_annotations_come_back_and_are_never_asked_for_again(
     images = wanted(files, 0, 1, 2)
     paused(people, images, files)
     (order,) = orders(answers)
-    dialog = written(question=["What is it? ", "Where?"], answer=["A box.", "On the left."])
-    export(order, {"0001": [SKIPPED, written(answer=["half"]), dialog, annotated("never read")]})
-    for _ in range(2):
+    dialog = written(10, question=["What is it? ", "Where?"], answer=["A box.\nOr so.", "On the left."])
+    made = [
+        written(11, question=["Later?"], answer=["Never read."]),
+        dialog,
+        written(9, answer=["half"]),
+        SKIPPED,
+    ]
+    # Whatever order the database gives them in.
+    for several in (made, made[::-1]):
+        export(order, {"0001": several})
         records, unanswered = people.reveal(images, files)
         assert not unanswered
         assert [record.id for record in records] == ["0000", "0001", "0002"]
@@ -118,7 +157,7 @@ def test_annotations_come_back_and_are_never_asked_for_again(
         ]
         assert [turn["value"] for turn in records[1].conversations] == [
             "<image>\nWhat is it?",
-            "A box.",
+            "A box.\nOr so.",
             "Where?",
             "On the left.",
         ]
@@ -134,17 +173,19 @@ def test_half_done_work_is_kept_and_waited_for(people: LabelStudio, files: Llava
     images = wanted(files, *range(6))
     paused(people, images, files)
     (order,) = orders(answers)
-    half = {
+    half: dict[str, list[Task]] = {
         "0000": [],
         "0001": [written(question=["What?"])],
         "0002": [written()],
         "0003": [written(question=["<image> what?"], answer=["This."])],
     }
     exported = export(order, half)
-    # By default Label Studio leaves tasks out that nobody annotated.
+    # By default Label Studio leaves tasks out that nobody annotated; else they come without annotations.
+    assert "'0000' (not annotated)" in paused(people, images, files)
     write_json(order / "export.json", [task for task in exported if task["data"]["uid"] != "0000"])
     told = paused(people, images, files)
     assert "4 images wait for people" in told
+    assert "import" not in told
     assert (
         "the export lacks '0000' (not in the export), '0001' (questions: 1, answers: 0), "
         "'0002' (nothing written), '0003' (it holds the text <image>"
@@ -179,6 +220,27 @@ def test_nobody_is_asked_while_another_selection_waits(
     assert [task["data"]["uid"] for task in read_json(second / "tasks.json")] == ["0002"]
 
 
+def test_one_project_may_hold_the_tasks_of_all_orders(
+    people: LabelStudio, files: LlavaFiles, answers: Path
+) -> None:
+    paused(people, wanted(files, 0, 1), files)
+    (first,) = orders(answers)
+    before = export(first)
+    people.reveal(wanted(files, 0, 1), files)
+    told = paused(people, wanted(files, 0, 1, 2), files)
+    (second,) = set(orders(answers)) - {first}
+    assert f"people in {second}; import" in told
+    together = before + export(second)
+    for order in (first, second):
+        write_json(order / "export.json", together)
+    records, unanswered = people.reveal(wanted(files, 0, 1, 2), files)
+    assert not unanswered
+    assert [record.id for record in records] == ["0000", "0001", "0002"]
+    write_json(second / "export.json", before)
+    with pytest.raises(PreselError, match=r"export\.json: 2 of its answers .* move it to that one's folder"):
+        people.reveal(wanted(files, 0, 1, 2), files)
+
+
 Spoil = Callable[[list[Task]], object]
 
 
@@ -192,7 +254,13 @@ Spoil = Callable[[list[Task]], object]
             r"1 images are answered more than once \('0002'; .* export\.json",
         ),
         (lambda tasks: tasks[0].pop("annotations"), r"export\.json: task 1 .*as JSON \(not JSON-MIN"),
-        (lambda tasks: tasks[2].pop("data"), r"export\.json: task 3 has no 'data' with a 'uid'"),
+        (lambda tasks: tasks[2].pop("data"), r"export\.json: task 3 has no 'data'"),
+        (lambda tasks: tasks[0]["annotations"][0].pop("id"), r"no 'annotations' with 'id' and 'result'"),
+        # As a storage gives it that was synced.
+        (
+            lambda tasks: tasks[1].update(data={"image": tasks[1]["data"]["image"]}),
+            r"export\.json: task 2 was not imported from tasks\.json, .*; delete it from the project",
+        ),
     ],
 )
 def test_an_export_that_does_not_belong_is_refused(
@@ -208,6 +276,37 @@ def test_an_export_that_does_not_belong_is_refused(
         people.reveal(images, files)
     assert not isinstance(told.value, Paused)
     assert not (answers / "label_studio" / "answers.jsonl").read_text()
+
+
+_JSON_MIN = """[{
+  "image": "/data/local-files/?d=images/0000.png", "uid": "0000", "task": "vqa", "digest": "efd5b770",
+  "id": 1, "question": "How many?", "answer": {"text": ["Three.", "Four."]}, "annotator": 1,
+  "annotation_id": 1, "created_at": "2026-11-25T09:34:54.787611Z", "lead_time": 7.365
+}]"""
+_CSV = """"annotation_id","annotator","answer","digest","id","image","question","task","uid"
+1,"1","Three.","efd5b770",1,"/data/local-files/?d=images/0000.png","How many?","vqa","0000"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_JSON_MIN, r"export\.json: task 1 has no 'data', .*; export from Label Studio as JSON"),
+        (
+            _CSV,
+            r"export\.json: this is no JSON list, .*; export from Label Studio as JSON \(not JSON-MIN or CSV",
+        ),
+        ('[{"id": 1, "annot', r"export\.json: this is no JSON list, or not a whole one; export"),
+    ],
+)
+def test_another_format_is_refused(
+    text: str, message: str, people: LabelStudio, files: LlavaFiles, answers: Path
+) -> None:
+    paused(people, wanted(files, 0), files)
+    (order,) = orders(answers)
+    (order / "export.json").write_text(text)
+    with pytest.raises(PreselError, match=message):
+        people.reveal(wanted(files, 0), files)
 
 
 def test_a_broken_order_is_named(people: LabelStudio, files: LlavaFiles, answers: Path) -> None:

@@ -145,8 +145,14 @@ def test_images_without_an_instruction_are_listed_and_put_up_with_up_to_a_share(
     records = request(wanted("0001", "0000"), Shy(max_unanswered_share=0.5), files, tmp_path, "selection")
     assert [record.id for record in records] == ["0000"]
     assert pd.read_parquet(tmp_path / UNANSWERED).to_numpy().tolist() == [["0001", "refused: a face"]]
-    with pytest.raises(PreselError, match=r"1 of 2 images have no instruction.*'0001': refused: a face"):
+    with pytest.raises(
+        PreselError, match=r"1 of 2 images .*share=0\.4 allows \(first: '0001': refused: a face"
+    ):
         request(wanted("0001", "0000"), Shy(max_unanswered_share=0.4), files, tmp_path, "selection")
+    with pytest.raises(
+        PreselError, match="1 of 1 images have no instruction, and there is nothing to train on"
+    ):
+        request(wanted("0001"), Shy(max_unanswered_share=1), files, tmp_path, "selection")
 
 
 @component(frozen=True, kw_only=True, config=STRICT)

@@ -5,14 +5,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote
 
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.data.json_records import elements
-from presel.data.listing import PoolFiles
+from presel.data.listing import PoolFiles, RecordError
 from presel.data.llava import Record
 from presel.data.prompts import Turn
 from presel.errors import Paused, PreselError
@@ -26,15 +26,21 @@ from presel.ledger import InstructionProvider, Revealed, Wanted
 _TASKS = "tasks.json"
 _EXPORT = "export.json"
 _INTERFACE_FILE = "config.xml"
-_INTERFACE = """<View>
-  <Header value="$task"/>
-  <Image name="image" value="$image" zoom="true"/>
-  <Header value="Question"/>
-  <TextArea name="question" toName="image" editable="true" required="true"/>
-  <Header value="Answer; with several questions, one for each, in their order"/>
-  <TextArea name="answer" toName="image" rows="3" editable="true" required="true"/>
+# Side by side: below an image as large as the page, one would scroll to the question of every task.
+_INTERFACE = """<View style="display: flex; gap: 24px">
+  <View style="flex: 3; min-width: 0">
+    <Image name="image" value="$image" zoom="true"/>
+  </View>
+  <View style="flex: 2; min-width: 0">
+    <Header value="$task"/>
+    <Header size="5" value="Question; Enter begins another"/>
+    <TextArea name="question" toName="image" editable="true" required="true"/>
+    <Header size="5" value="Answer; with several questions, one for each, in their order"/>
+    <TextArea name="answer" toName="image" rows="3" editable="true" required="true"/>
+  </View>
 </View>
 """
+_EXPORT_AS_JSON = "export from Label Studio as JSON (not JSON-MIN or CSV)"
 
 # An annotation as Label Studio exports it.
 _Annotation = dict[str, Any]
@@ -45,18 +51,18 @@ class _Exported(NamedTuple):
 
     Attributes:
         uid: The image's name in the pool.
-        digest: Of the image, if the export still holds it.
-        annotations: What people wrote.
+        digest: Of the image.
+        annotations: What people wrote, oldest first.
     """
 
     uid: str
-    digest: object
+    digest: str
     annotations: list[_Annotation]
 
     def name_in(self, order: Order) -> str:
         """The image's name, unless it is another picture of that name."""
         request = order.requests.get(self.uid)
-        same = request is None or self.digest in (None, request.asked)
+        same = request is None or self.digest == request.asked
         return self.uid if same else f"{self.uid} of another pool"
 
 
@@ -64,10 +70,11 @@ class _Exported(NamedTuple):
 class LabelStudio(InstructionProvider):
     """Writes tasks to import into Label Studio, and reads the export that comes back.
 
-    Of several annotations of an image, the first that is complete counts.
+    Of several annotations of an image, the oldest that is complete counts. A Label Studio project may hold
+    the tasks of several orders: its export does for the folder of each.
 
     Attributes:
-        image_url: Where the annotators' browsers find an image; `{path}` stands for its path in the image
+        image_url: Where the annotators' browsers fetch an image; `{path}` stands for its path in the image
             folder, `{folder}` for the name of that folder. None writes the images into the tasks.
         answers: Folder that keeps every annotation, for all runs.
     """
@@ -104,7 +111,7 @@ class LabelStudio(InstructionProvider):
                     # Also where there are tasks already: `image_url` may be another now.
                     self._write_tasks(order, files.images)
         half_done = {image.id: missing[asked] for asked, image in todo.items() if asked in missing}
-        raise Paused(_what_to_do(len(todo), waiting, half_done))
+        raise Paused(_what_to_do(len(todo), waiting, half_done, self._shown_from(files.images)))
 
     @property
     def _root(self) -> Path:
@@ -133,6 +140,10 @@ class LabelStudio(InstructionProvider):
                 stream.write(json.dumps({"data": task}, ensure_ascii=False))
             stream.write("\n]\n")
 
+    def _shown_from(self, images: Path) -> str:
+        """What to tell whoever sets a project up; images within the tasks need nothing."""
+        return "" if self.image_url is None else f" and access to the images in {images}"
+
     def _url(self, image: str, images: Path) -> str:
         if self.image_url is None:
             return data_url(images / image, None)
@@ -143,10 +154,16 @@ class LabelStudio(InstructionProvider):
         file = order.folder / _EXPORT
         if not file.exists():
             return {}
-        exported = [_read(task, number, file) for number, task in enumerate(elements(file), start=1)]
-        order.check([(one.name_in(order), file) for one in exported])
+        exported = [
+            _read(task, number, file) for number, task in enumerate(elements(file, _no_export), start=1)
+        ]
+        together = placed(self._root, {one.digest for one in exported})
+        others = {asked for other in together if other.folder != order.folder for asked in other.asked}
+        ours = [one for one in exported if one.digest not in others]
+        # An export of other orders alone is one in the wrong folder.
+        order.check([(one.name_in(order), file) for one in ours or exported])
         missing = dict.fromkeys(order.asked, "not in the export")
-        for one in exported:
+        for one in ours:
             asked = order.requests[one.uid].asked
             annotation, why_not = _written(one.annotations)
             if annotation is None:
@@ -163,20 +180,38 @@ def _digest(image: Wanted) -> str:
     return hashlib.sha256(json.dumps([image.id, image.content]).encode()).hexdigest()
 
 
+def _no_export(error: RecordError) -> NoReturn:
+    raise PreselError(
+        f"{error.place}: this is no JSON list, or not a whole one; {_EXPORT_AS_JSON}"
+    ) from error
+
+
 def _read(task: object, number: int, file: Path) -> _Exported:
     data = task.get("data") if isinstance(task, dict) else None
     annotations = task.get("annotations") if isinstance(task, dict) else None
     if (
         not isinstance(data, dict)
-        or not isinstance(data.get("uid"), str)
         or not isinstance(annotations, list)
-        or not all(isinstance(one, dict) and isinstance(one.get("result"), list) for one in annotations)
+        or not all(_is_annotation(one) for one in annotations)
     ):
         raise PreselError(
-            f"{file}: task {number} has no 'data' with a 'uid', or no 'annotations' with a 'result'; "
-            "export from Label Studio as JSON (not JSON-MIN or CSV)"
+            f"{file}: task {number} has no 'data', or no 'annotations' with 'id' and 'result'; "
+            f"{_EXPORT_AS_JSON}"
         )
-    return _Exported(data["uid"], data.get("digest"), annotations)
+    uid, digest = data.get("uid"), data.get("digest")
+    if not isinstance(uid, str) or not isinstance(digest, str):
+        raise PreselError(
+            f"{file}: task {number} was not imported from {_TASKS}, since its 'data' lacks 'uid' or "
+            "'digest'; delete it from the project (a storage that is synced adds such tasks) and export again"
+        )
+    # Label Studio exports them in whatever order its database gives them.
+    return _Exported(uid, digest, sorted(annotations, key=lambda one: one["id"]))
+
+
+def _is_annotation(value: object) -> bool:
+    return (
+        isinstance(value, dict) and isinstance(value.get("id"), int) and isinstance(value.get("result"), list)
+    )
 
 
 def _written(annotations: Sequence[_Annotation]) -> tuple[_Annotation | None, str]:
@@ -224,11 +259,19 @@ def _texts(annotation: _Annotation, name: str) -> list[str]:
     return [text.strip() for text in texts if text.strip()]
 
 
-def _what_to_do(images: int, orders: Sequence[Order], half_done: dict[str, str]) -> str:
+def _what_to_do(images: int, orders: Sequence[Order], half_done: dict[str, str], shown_from: str) -> str:
     folders = " and ".join(str(order.folder) for order in orders)
-    missing = f"the export lacks {listed(list(half_done), half_done)}; " if half_done else ""
-    return (
-        f"{images} images wait for people in {folders}; {missing}import {_TASKS} into a Label Studio project "
-        f"with {_INTERFACE_FILE} as its labelling interface, annotate, export as JSON to {_EXPORT} in the "
-        "same folder, and run the same command again"
-    )
+    steps = []
+    if half_done:
+        # Not imported again, which would double the tasks.
+        steps.append(
+            f"the export lacks {listed(list(half_done), half_done)}: annotate or skip them in the same "
+            f"project, and export to {_EXPORT} again"
+        )
+    if not all((order.folder / _EXPORT).exists() for order in orders):
+        steps.append(
+            f"import {_TASKS} into a Label Studio project with {_INTERFACE_FILE} as its labelling interface"
+            f"{shown_from}, annotate or skip, and export as JSON to {_EXPORT} in the same folder"
+        )
+    steps.append("run the same command again")
+    return f"{images} images wait for people in {folders}; " + "; ".join(steps)
