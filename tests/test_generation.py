@@ -1,6 +1,7 @@
 """What models are asked, what becomes of their answers, and the file that keeps them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def test_a_given_question_is_the_same_for_an_image_wherever_it_stands() -> None:
         ("A bowl.", "not JSON"),
         ('{"question": "What?", "answer": "B"}', "not a JSON list"),
         ("[]", "not a JSON list"),
+        ("[" * 3000, "not JSON (maximum recursion depth exceeded"),
         ('[{"question": "What?"}]', "a pair without 'answer'"),
         ('[{"question": "What?", "answer": 4}]', "a pair without 'answer'"),
         ('["What?"]', "a pair without 'question'"),
@@ -80,6 +82,23 @@ def test_prompts_are_checked_when_they_are_made() -> None:
         Prompt(request="Ask.", answer_pattern="(")
     with pytest.raises(ValidationError, match="there is no prompt 'two'; choose one of one"):
         Prompts(kinds={"one": Prompt(request="Ask.")}, default="one", by_task={"vqa": "two"})
+
+
+@pytest.mark.parametrize(
+    ("request_", "questions", "wrong"),
+    [
+        ("{question}", [], "{question}"),
+        ("{tsk}: {question}", ["What?"], "{tsk}"),
+        ("{question} ({task})", ["What?"], None),
+        ('Write {"question": "…", "answer": "…"} about a {task}, {} or { task }.', [], None),
+    ],
+)
+def test_what_stands_for_nothing_is_not_asked(request_: str, questions: list[str], wrong: str | None) -> None:
+    if wrong is None:
+        assert Prompt(request=request_, questions=questions)
+        return
+    with pytest.raises(ValidationError, match=re.escape(f"holds {wrong}, which stands for nothing; there are")):
+        Prompt(request=request_, questions=questions)
 
 
 @given(json_values)
