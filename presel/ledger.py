@@ -160,15 +160,17 @@ def request(
         PreselError: If the provider gives other instructions than those asked for, or too few.
     """
     write_table(folder / LEDGER, pd.DataFrame({"id": [image.id for image in wanted], "stage": stage}))
-    records, unanswered = provider.reveal(wanted, files)
+    records, reasons = provider.reveal(wanted, files)
+    # A reason may quote half of a surrogate pair, which no file can hold.
+    unanswered = {name: why.encode("utf-8", "replace").decode() for name, why in reasons.items()}
     found = {record.id: record for record in records}
     if len(found) != len(records) or {image.id for image in wanted} != found.keys() | unanswered.keys():
         raise PreselError(
             f"{type(provider).__name__} gave {len(records)} instructions and {len(unanswered)} reasons for "
             f"none, not one for each of the {len(wanted)} images asked for"
         )
-    reasons = pd.DataFrame({"id": list(unanswered), "why": list(unanswered.values())}, dtype=object)
-    write_table(folder / UNANSWERED, reasons)
+    listed = pd.DataFrame({"id": list(unanswered), "why": list(unanswered.values())}, dtype=object)
+    write_table(folder / UNANSWERED, listed)
     too_many = len(unanswered) > provider.max_unanswered_share * len(wanted)
     if not records or too_many:
         name, why = next(iter(unanswered.items()))

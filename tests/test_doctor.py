@@ -20,6 +20,7 @@ from presel.digits.scenes import Contents, render, sample
 from presel.digits.scenes import near_duplicates as photographed_again
 from presel.doctor.near import KEYS, MAX_BITS, candidates, near_duplicates
 from tests.conftest import TINY, Program, record
+from tests.generation_server import Plan, running
 from tests.pictures import two_kinds
 
 SOUND = 90
@@ -249,7 +250,7 @@ def test_the_built_in_pool_is_drawn_aside_and_found_sound(program: Program, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert report["usable_images"] == 400
     assert sum(task["images"] for task in report["tasks"].values()) == 400
-    assert report["instructions"] == {"images": 60, "tokens": None, "money": None}
+    assert report["instructions"] == {"images": 60, "tokens": None, "money": None, "exceeds": []}
     assert {stage["stage"] for stage in report["stages"]} >= {"pool", "features", "model (selection)"}
 
 
@@ -316,8 +317,34 @@ def test_what_instructions_cost(program: Program, planted: Planted) -> None:
     assert "instructions: 40 images, 5 of them for the reference set" in result.stdout, result.stderr
     assert "about 40,000 tokens, 20.00 in money" in result.stdout
     result = program("doctor", *overrides(planted.folder), "strategy=el2n", *own, "--json", "-")
-    assert json.loads(result.stdout)["instructions"] == {"images": 90, "tokens": 90_000, "money": 45.0}
+    bought = {"images": 90, "tokens": 90_000, "money": 45.0, "exceeds": []}
+    assert json.loads(result.stdout)["instructions"] == bought
     assert snapshot(planted.folder) == before
+
+
+def test_limits_that_instructions_would_pass(program: Program, planted: Planted) -> None:
+    planted.write()
+    prices = [f"instructions.price_per_million_{what}_tokens=10" for what in ("prompt", "answer")]
+    asks = ["instructions=openai", "instructions.model=seer", "instructions.key_variable=null", *prices]
+    limits = ["instructions.max_money=0.25", "instructions.max_tokens_total=1000000"]
+    with running(planted.folder, Plan()) as server:
+        asks.append(f"instructions.base_url={server.url}")
+        arguments = [
+            *overrides(planted.folder),
+            "budget=40",
+            "--no-trial",
+            *asks,
+            *limits,
+            "--json",
+            "found.json",
+        ]
+        result = program("doctor", *arguments)
+        assert server.seen() == []
+    said = " ".join(result.stdout.split())
+    assert "in money, above instructions.max_money=0.25" in said, result.stderr
+    bought = json.loads((planted.folder / "found.json").read_text())["instructions"]
+    assert bought["money"] > 0.25 and bought["tokens"] < 1_000_000
+    assert bought["exceeds"] == ["instructions.max_money=0.25"]
 
 
 @pytest.mark.parametrize(

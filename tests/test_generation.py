@@ -1,7 +1,9 @@
 """What models are asked, what becomes of their answers, and the file that keeps them."""
 
 import json
+import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from presel.errors import PreselError
 from presel.generation.answers import Answers, Spent
 from presel.generation.generator import Generator, Refusal, text_of
 from presel.generation.prompts import Prompt, Prompts, UnusableAnswer
-from presel.ledger import Wanted
+from presel.ledger import Revealed, Wanted
 from tests.generation_server import completion
 
 IMAGE = Wanted("7", "7.png", "vqa", "digest")
@@ -29,6 +31,14 @@ json_values = some.recursive(
 
 def generator(prompt: Prompt, folder: Path = Path("answers")) -> Generator:
     return Generator(model="seer", prompts=Prompts(kinds={"one": prompt}, default="one"), answers=folder)
+
+
+def settles(answer: dict[str, Any]) -> Revealed:
+    """What becomes of an answer to a request for a pair."""
+    asks = generator(Prompt(request="Ask."))
+    with TemporaryDirectory() as folder, Answers.opened(Path(folder)) as answers:
+        answers.add(asks.asked(IMAGE), IMAGE.id, answer, Spent(1, 0.0))
+        return asks.settled([IMAGE], answers)
 
 
 @given(pairs, some.sampled_from(["{}", "```json\n{}\n```", "```\n{}```", "\n {} \n"]))
@@ -61,6 +71,7 @@ def test_a_given_question_is_the_same_for_an_image_wherever_it_stands() -> None:
         ("A bowl.", "not JSON"),
         ('{"question": "What?", "answer": "B"}', "not a JSON list"),
         ("[]", "not a JSON list"),
+        ("[" * 3000, "not JSON (maximum recursion depth exceeded"),
         ('[{"question": "What?"}]', "a pair without 'answer'"),
         ('[{"question": "What?", "answer": 4}]', "a pair without 'answer'"),
         ('["What?"]', "a pair without 'question'"),
@@ -82,6 +93,25 @@ def test_prompts_are_checked_when_they_are_made() -> None:
         Prompts(kinds={"one": Prompt(request="Ask.")}, default="one", by_task={"vqa": "two"})
 
 
+@pytest.mark.parametrize(
+    ("request_", "questions", "wrong"),
+    [
+        ("{question}", [], "{question}"),
+        ("{tsk}: {question}", ["What?"], "{tsk}"),
+        ("{question} ({task})", ["What?"], None),
+        ('Write {"question": "…", "answer": "…"} about a {task}, {} or { task }.', [], None),
+    ],
+)
+def test_what_stands_for_nothing_is_not_asked(request_: str, questions: list[str], wrong: str | None) -> None:
+    if wrong is None:
+        assert Prompt(request=request_, questions=questions)
+        return
+    with pytest.raises(
+        ValidationError, match=re.escape(f"holds {wrong}, which stands for nothing; there are")
+    ):
+        Prompt(request=request_, questions=questions)
+
+
 @given(json_values)
 def test_whatever_a_server_says_is_an_answer_or_unusable(said: Any) -> None:
     choice = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
@@ -92,25 +122,111 @@ def test_whatever_a_server_says_is_an_answer_or_unusable(said: Any) -> None:
             assert str(error)
 
 
+REFUSALS = [
+    "I'm sorry, but I can't help with that.",
+    "I\N{RIGHT SINGLE QUOTATION MARK}m sorry, I cannot.",
+    "I am very sorry.",
+    "Sorry, but I can't.",
+    "My apologies, but I can't do that.",
+    "I apologize, but I can't look at this.",
+    "I'm unable to describe people.",
+    "I am currently unable to view images.",
+    "\n I'm not able to help with that.",
+    "I can't identify who this is.",
+    "I can not do that.",
+    "I cannot\nreally comply with this request.",
+    "I won't be able to fulfill this request.",
+    "I will not write that.",
+    "I cannot see images.",
+    "Unfortunately, I can't share that.",
+    "I'm afraid I can't answer that.",
+    "As an AI, I cannot look at faces.",
+    "As an AI language model, I'm not able to judge this.",
+]
+ANSWERS = [
+    "I canvassed the room.",
+    "A sorry sight.",
+    "Sorry, we are closed.",
+    "I can't help but smile at this picture: a cat sits in a bowl.",
+    "I can't see any dogs in the picture.",
+    "I'm unable to tell whether it is day or night.",
+    "Unfortunately, I can't make out the last digit: 4, 7, and one that is hidden.",
+    "As an AI exhibit, the robot cannot move.",
+    "The sign says: I cannot help you.",
+]
+
+
+@pytest.mark.parametrize("text", REFUSALS)
+def test_refusals_are_told_from_answers(text: str) -> None:
+    pair = completion(json.dumps([{"question": "What is it?", "answer": text}]))
+    with pytest.raises(Refusal, match=r"\Arefused: "):
+        text_of(completion(text))
+    assert not settles(pair).records
+    assert settles(pair).unanswered["7"].startswith("refused: ")
+
+
+@pytest.mark.parametrize("text", ANSWERS)
+def test_answers_are_told_from_refusals(text: str) -> None:
+    assert text_of(completion(text)) == text
+    assert settles(completion(json.dumps([{"question": "What is it?", "answer": text}]))).records
+
+
 @pytest.mark.parametrize(
-    ("answer", "refused"),
+    "answer",
     [
-        (completion("I'm sorry, but I can't help with that."), True),
-        (completion("I\N{RIGHT SINGLE QUOTATION MARK}m sorry, I cannot."), True),
-        (completion("Sorry, but I can't."), True),
-        (completion("I'm unable to describe people."), True),
-        (completion(None, finish_reason="content_filter"), True),
-        (completion(None, message={"content": None, "refusal": "No."}), True),
-        (completion("I canvassed the room."), False),
-        (completion("A sorry sight."), False),
+        completion(None, finish_reason="content_filter"),
+        completion(None, message={"content": None, "refusal": "No."}),
     ],
 )
-def test_refusals_are_told_from_answers(answer: dict[str, Any], refused: bool) -> None:
-    if refused:
-        with pytest.raises(Refusal, match=r"\Arefused: "):
-            text_of(answer)
-    else:
-        assert text_of(answer)
+def test_refusals_may_be_told_beside_the_text(answer: dict[str, Any]) -> None:
+    with pytest.raises(Refusal, match=r"\Arefused: "):
+        text_of(answer)
+
+
+def test_a_refusal_among_several_answers_is_not_asked_about_again(tmp_path: Path) -> None:
+    asks = generator(Prompt(request="Ask.", max_turns=2), tmp_path)
+    said = [{"question": "What?", "answer": "A bowl."}, {"question": "Who?", "answer": REFUSALS[0]}]
+    with Answers.opened(tmp_path) as answers:
+        answers.add(asks.asked(IMAGE), "7", completion(json.dumps(said)), Spent(1, 0.0))
+        assert asks.unsettled([IMAGE], answers) == []
+
+
+def test_a_text_in_parts_is_joined() -> None:
+    parts = [
+        {"type": "thinking", "text": "Hm."},
+        {"type": "text", "text": "A "},
+        {"type": "text", "text": "bowl."},
+    ]
+    assert text_of(completion(None, message={"content": parts})) == "A bowl."
+    with pytest.raises(UnusableAnswer, match="blank answer"):
+        text_of(completion(None, message={"content": parts[:1]}))
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<think>A bowl?</think>A bowl.", "A bowl."),
+        ("\n<think>\nI can't help.\n</think>\nA bowl.", "\nA bowl."),
+        ("A bowl? <b></think>A bowl.", "A bowl."),
+        ("The page shows <think>A bowl?</think>.", "The page shows <think>A bowl?</think>."),
+        ("A bowl, I <think>", "A bowl, I <think>"),
+    ],
+)
+def test_thoughts_are_no_answer(text: str, left: str) -> None:
+    assert text_of(completion(text)) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<think>A bowl?", "only thoughts"),
+        (" <think>A bowl?</think>\n", "blank answer"),
+        ("<think>A bowl?</think> I can't help with that.", "refused: I can't help"),
+    ],
+)
+def test_thoughts_make_no_instruction(text: str, reason: str) -> None:
+    with pytest.raises(UnusableAnswer, match=reason):
+        text_of(completion(text))
 
 
 def test_half_a_character_is_no_text(tmp_path: Path) -> None:

@@ -625,6 +625,7 @@ def test_the_key_is_written_nowhere(program: Program, pool_folder: Path) -> None
         f"instructions.key_variable={KEY}",
         f"+instructions.api_key={KEY}",
         f"instructions.base_url=https://me:{KEY}@elsewhere/v1",
+        f"instructions.parameters={{api_key: {KEY}}}",
     ],
 )
 def test_a_key_on_the_command_line_is_refused_and_written_nowhere(

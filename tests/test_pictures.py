@@ -61,6 +61,20 @@ def test_everything_else_is_sent_as_it_looks(name: str, tmp_path: Path) -> None:
         assert sent.mode == "RGB"
 
 
+def test_an_animation_cut_off_anywhere_is_sent_as_it_looks_or_named(tmp_path: Path) -> None:
+    whole, file = tmp_path / "whole.gif", tmp_path / "cut.gif"
+    picture().save(whole, save_all=True, append_images=[picture().rotate(angle) for angle in (90, 180)])
+    content = whole.read_bytes()
+    sent = []
+    for length in range(1, len(content), 7):
+        file.write_bytes(content[:length])
+        try:
+            sent.append(decoded(data_url(file, None))[0])
+        except BrokenImage:
+            continue
+    assert "data:image/jpeg;base64" in sent
+
+
 def test_long_images_are_shrunk(tmp_path: Path) -> None:
     picture(400, 100).save(tmp_path / "a.png")
     _, content = decoded(data_url(tmp_path / "a.png", 100))

@@ -155,6 +155,21 @@ def test_images_without_an_instruction_are_listed_and_put_up_with_up_to_a_share(
         request(wanted("0001"), Shy(max_unanswered_share=1), files, tmp_path, "selection")
 
 
+class Garbled(Shy):
+    """Quotes half of a surrogate pair."""
+
+    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
+        return super().reveal(wanted, files)._replace(unanswered={"0001": "not JSON: \ud83d"})
+
+
+def test_a_reason_that_no_file_can_hold_is_listed_all_the_same(
+    tmp_path: Path, pool: PoolStage, store: Store
+) -> None:
+    files = pool.source.files(store)
+    request(wanted("0001", "0000"), Garbled(max_unanswered_share=0.5), files, tmp_path, "selection")
+    assert pd.read_parquet(tmp_path / UNANSWERED).to_numpy().tolist() == [["0001", "not JSON: ?"]]
+
+
 @component(frozen=True, kw_only=True, config=STRICT)
 class Spendthrift(Strategy):
     """Spends the whole budget beside the reference set."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from presel.errors import PreselError
-from presel.ledger import Estimate
+from presel.generation.openai import OpenAI
+from presel.ledger import Estimate, InstructionProvider
 from presel.pipeline import Pipeline
 from presel.selection import allocate_tasks
 from presel.stages.instructions import InstructionsStage
@@ -24,12 +25,14 @@ class Plan:
             only known once it has chosen; here they go by the tasks' sizes.
         bought: All, by task: the selection, or the whole pool for strategies that read it before they choose.
         estimate: What they would cost; None where nobody charges.
+        exceeds: The limits on cost that this is more than, as settings with their values.
     """
 
     reference: Mapping[str, int] | None
     selected: Mapping[str, int]
     bought: Mapping[str, int]
     estimate: Estimate | None
+    exceeds: Sequence[str]
 
 
 def plan_for(pipeline: Pipeline, sizes: Mapping[str, int], steps: Sequence[Stage[Any]]) -> Plan:
@@ -51,7 +54,23 @@ def plan_for(pipeline: Pipeline, sizes: Mapping[str, int], steps: Sequence[Stage
     reads_all = any(isinstance(step, InstructionsStage) and step.chosen == pipeline.pool for step in steps)
     bought = sizes if reads_all else selected
     wanted = {task: images for task, images in bought.items() if images}
-    return Plan(reference, selected, bought, pipeline.provider.estimate(wanted))
+    estimate = pipeline.provider.estimate(wanted)
+    return Plan(reference, selected, bought, estimate, _exceeded(pipeline.provider, estimate))
+
+
+def _exceeded(provider: InstructionProvider, estimate: Estimate | None) -> list[str]:
+    # Nobody else has limits.
+    if estimate is None or not isinstance(provider, OpenAI):
+        return []
+    limits = {
+        "max_money": (estimate.money, provider.max_money),
+        "max_tokens_total": (estimate.tokens, provider.max_tokens_total),
+    }
+    return [
+        f"instructions.{name}={most:.15g}"
+        for name, (cost, most) in limits.items()
+        if most is not None and cost > most
+    ]
 
 
 def _by_size(pipeline: Pipeline, sizes: Mapping[str, int], reference: Mapping[str, int]) -> Mapping[str, int]:

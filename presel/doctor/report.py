@@ -171,7 +171,10 @@ def _print_cost(diagnosis: Diagnosis) -> None:
     if plan.estimate is None:
         console.print(f"{text}; nobody charges for them")
     else:
-        console.print(f"{text}; about {plan.estimate.tokens:,} tokens, {plan.estimate.money:,.2f} in money")
+        text += f"; about {plan.estimate.tokens:,} tokens, {plan.estimate.money:,.2f} in money"
+        if plan.exceeds:
+            text += f", above {' and '.join(plan.exceeds)}"
+        console.print(text)
 
 
 def _table(first: str, *others: str) -> Table:
@@ -193,8 +196,8 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
       `share`, of the different images.
     - `findings`: a list of `severity` (fault, warning, note), `kind`, `where`, `detail`, `ids`, `images`.
     - `counts`: findings of each kind, by severity and kind.
-    - `instructions`: `images`, and `tokens` and `money`, both null where nobody charges; null where the
-      budget cannot be met.
+    - `instructions`: `images`; `tokens` and `money`, both null where nobody charges; `exceeds`, the limits
+      that this is more than; null where the budget cannot be met.
     - `stages`: a list of `stage`, `images`, `seconds` (null where unknown), `source`.
     """
     usable, plan = diagnosis.usable, diagnosis.plan
@@ -232,6 +235,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
             "images": sum(plan.bought.values()),
             "tokens": plan.estimate.tokens if plan.estimate else None,
             "money": plan.estimate.money if plan.estimate else None,
+            "exceeds": plan.exceeds,
         },
         "stages": [asdict(time) for time in diagnosis.times],
     }

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as component
@@ -18,10 +18,32 @@ from presel.generation.answers import Answers, Completion
 from presel.generation.prompts import Prompts, UnusableAnswer
 from presel.ledger import InstructionProvider, Revealed, Wanted
 
+# In these, white space says nothing and \s is a space; they read text with plain apostrophes.
+_SORRY = r"""
+    I(?: 'm | \sam )\s(?: (?: very | so | really | truly )\s )?sorry
+  | (?: Sorry | (?: My\s )?Apologies ),\s(?: but\s )?I
+  | I\sapologi[sz]e
+"""
+_CANNOT = r"""
+    I(?: \s(?: can't | can\s?not | won't | will\snot )(?: \sbe\sable\sto )?
+       | (?: 'm | \sam )(?: \scurrently )?\s(?: unable | not\sable )\sto )
+"""
+# "I can't see any dogs in it" and "I can't help but smile" are answers.
+_SERVE = r"""
+    help(?! \sbut\b ) | assist | provide | comply | fulfil+ | respond | answer | identify | recogni[sz]e
+  | describe | discuss | engage | continue | generate | create | write | share | process | analy[sz]e
+  | view | access | see\s(?: the\s | this\s | your\s )?images? | do\s(?: that | this | so )
+"""
 _REFUSAL = re.compile(
-    r"\A(I['’]m sorry|I am sorry|Sorry, (but )?I|I can['’]t|I can ?not|I['’]m unable to|I am unable to)\b",
-    re.IGNORECASE,
+    rf"""
+    (?: {_SORRY}
+      | As\san\s(?: AI | artificial\sintelligence )\b [^.]* \b {_CANNOT}
+      | (?: Unfortunately,?\s | I'm\safraid\s(?: that\s )? )? {_CANNOT} \s(?: \w+ly\s )? (?: {_SERVE} )
+    )\b
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
+_THOUGHTS, _THOUGHTS_END = "<think>", "</think>"
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
@@ -34,7 +56,10 @@ class Generator(InstructionProvider):
         temperature: Its sampling temperature.
         attempts: How often an image is asked before its malformed answers are given up.
         answers: Folder that keeps every answer, for all runs.
+        version: Raised when other instructions come to be made of the same answers.
     """
+
+    version: ClassVar[int] = 2
 
     model: Annotated[str, Field(min_length=1)]
     prompts: Prompts
@@ -96,6 +121,9 @@ class Generator(InstructionProvider):
 
     def _record(self, image: Wanted, completion: Completion) -> Record:
         conversation = self.prompts.of(image.task).conversation(image.id, text_of(completion))
+        for turn in conversation:
+            if turn["from"] == "gpt":
+                _check_willing(turn["value"])
         return Record(image.id, image.image, image.task, conversation)
 
 
@@ -104,24 +132,52 @@ class Refusal(UnusableAnswer):
 
 
 def text_of(completion: Completion) -> str:
-    """The text of a chat completion.
+    """The text of a chat completion, without the thoughts that went before it.
 
     Raises:
         UnusableAnswer: If it is none, an error, was cut off, or refuses.
     """
     try:
         choice = completion["choices"][0]
-        text, finish = choice["message"].get("content"), choice.get("finish_reason")
+        content, finish = choice["message"].get("content"), choice.get("finish_reason")
         refusal = choice["message"].get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError):
         error = completion.get("error") if isinstance(completion, dict) else None
         raise UnusableAnswer(f"error: {error}" if error else "not a chat completion") from None
     if refusal or finish == "content_filter":
         raise Refusal(f"refused: {refusal or 'content filter'}")
-    if not isinstance(text, str) or not text.strip():
-        raise UnusableAnswer("blank answer")
     if finish == "length":
         raise UnusableAnswer("cut off at max_tokens")
-    if _REFUSAL.match(text):
-        raise Refusal(f"refused: {text[:80]}")
+    text = _without_thoughts(_joined(content))
+    if not text.strip():
+        raise UnusableAnswer("blank answer")
+    _check_willing(text)
     return text
+
+
+def _joined(content: Any) -> str:
+    """The text of a message, which may come in parts."""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _without_thoughts(text: str) -> str:
+    """What comes after the thoughts that a text begins with, if it does."""
+    before, end, after = text.partition(_THOUGHTS_END)
+    opened = before.lstrip().startswith(_THOUGHTS)
+    if opened and not end:
+        raise UnusableAnswer("only thoughts")
+    # Some chat templates open the thoughts themselves, so that the answer holds their end alone.
+    return after if opened or (end and _THOUGHTS not in before) else text
+
+
+def _check_willing(text: str) -> None:
+    """Makes sure that a text is no refusal.
+
+    Raises:
+        Refusal: If it is.
+    """
+    words = " ".join(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
+    if _REFUSAL.match(words):
+        raise Refusal(f"refused: {words[:80]}")

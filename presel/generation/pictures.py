@@ -56,8 +56,11 @@ def _media_type(path: Path, side: int | None) -> str | None:
             fits = side is None or max(image.size) <= side
             plain = image.mode != "CMYK" and getattr(image, "n_frames", 1) == 1
             return _MEDIA_TYPES[image.format or ""] if upright and fits and plain else None
-    # Whoever opens it next says what is wrong, if anything is.
-    except OSError:
+    except MemoryError:
+        raise
+    # Pillow raises whatever broken bytes lead it to, such as IndexError where a second frame is cut off.
+    # Whoever opens the image next says what is wrong, if anything is.
+    except Exception:
         return None
 
 

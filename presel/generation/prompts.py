@@ -15,6 +15,7 @@ from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
 
 
@@ -55,6 +56,12 @@ class Prompt:
             raise ValueError(
                 f"answer_pattern {self.answer_pattern!r} is no regular expression ({error})"
             ) from None
+        for name in _PLACEHOLDER.findall(self.request):
+            if name != "task" and not (name == "question" and self.questions):
+                raise ValueError(
+                    f"request holds {{{name}}}, which stands for nothing; there are {{task}} and, where "
+                    "questions are given, {question}"
+                )
 
     def messages(self, name: str, task: str) -> list[dict[str, str]]:
         """The chat messages, the image left out.
@@ -159,7 +166,8 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     fenced = _FENCED.match(text)
     try:
         found = json.loads(fenced.group(1) if fenced else text)
-    except ValueError as error:
+    # Brackets nested by the thousand are beyond the parser.
+    except (ValueError, RecursionError) as error:
         raise UnusableAnswer(f"not JSON ({error})") from None
     if not isinstance(found, list) or not found:
         raise UnusableAnswer("not a JSON list of questions and answers")

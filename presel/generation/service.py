@@ -16,6 +16,7 @@ from presel.generation.answers import Answers, Completion, Spent, is_error
 from presel.generation.generator import Generator
 from presel.generation.pictures import data_url, with_picture
 from presel.ledger import Estimate, Wanted
+from presel.secrets import named_like_a_key
 
 _CHARACTERS_PER_TOKEN = 4
 _OURS = {"model", "messages", "stream", "n"}
@@ -66,6 +67,8 @@ class ChatService(Generator):
         given = self.parameters or {}
         if taken := _OURS & given.keys():
             raise ValueError(f"parameters may not hold '{min(taken)}', which is decided otherwise")
+        if keys := [name for name in given if named_like_a_key(name)]:
+            raise ValueError(f"parameters.{keys[0]} would hold a key; name its variable in key_variable")
         for name in _LIMITS:
             limit = given.get(name)
             if limit is not None and not (_is_count(limit) and limit > 0):

@@ -49,7 +49,8 @@ class LocalModel(Generator):
 
     def identity(self) -> dict[str, Any]:
         """The model's content and how it is asked; not where it lies."""
-        return {"class": "LocalModel"} | fields_identity(self) | {"model": self._fingerprint}
+        own = {"class": "LocalModel", "version": self.version, "model": self._fingerprint}
+        return fields_identity(self) | own
 
     def body(self, image: Wanted) -> dict[str, Any]:
         """What the model is asked, the image left out, and all else that decides the answer."""

@@ -1,0 +1,65 @@
+"""Keys on the command line are refused before anybody writes them down."""
+
+import pytest
+
+from presel.errors import PreselError
+from presel.secrets import is_variable, named_like_a_key, refuse_keys
+
+KEY = "abc123DEF"
+
+
+@pytest.mark.parametrize(
+    ("override", "setting"),
+    [
+        (f"+instructions.api_key={KEY}", "instructions.api_key"),
+        (f"+instructions.api_key={KEY}==", "instructions.api_key"),
+        (f"instructions.parameters={{api_key: {KEY}}}", "instructions.parameters"),
+        (f"instructions.parameters={{api_key: '{KEY}'}}", "instructions.parameters"),
+        (f"instructions.parameters={{headers: [{{X-Api-Key: {KEY}}}]}}", "instructions.parameters"),
+        (f"instructions.parameters={{top_p: 1}},{{api_key: {KEY}}}", "instructions.parameters"),
+        (f"instructions.parameters=choice({{token: {KEY}}})", "instructions.parameters"),
+        (f"instructions.key_variable={KEY}", "instructions.key_variable"),
+        (f"instructions.key_variable=OPENAI_API_KEY,{KEY}", "instructions.key_variable"),
+        (f"+instructions={{key_variable: {KEY}}}", "instructions"),
+        (f'instructions.base_url="http://host/v1?key={KEY}"', "instructions.base_url"),
+        (f"instructions.base_url=http://host/v1,http://me:{KEY}@host/v1", "instructions.base_url"),
+        (f"+hydra.job.env_set.OPENAI_API_KEY={KEY}", "hydra.job.env_set.OPENAI_API_KEY"),
+        (f"+hydra.sweeper.params={{instructions.parameters.api_key: {KEY}}}", "hydra.sweeper.params"),
+    ],
+)
+def test_an_override_that_holds_a_key_is_refused_and_not_repeated(override: str, setting: str) -> None:
+    with pytest.raises(PreselError, match=rf"\A{setting}: a key may not stand on the command") as told:
+        refuse_keys(["-m", "budget=5", override])
+    assert KEY not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "instructions.key_variable=OPENAI_API_KEY",
+        "instructions.key_variable=null",
+        "instructions.base_url=http://host/v1",
+        "instructions.parameters={max_tokens: null, prompt_cache_key: a, logit_bias: {50256: -100}}",
+        "pool.image_key=jpg",
+        "~instructions.parameters.api_key",
+        "tau.value=range(1,3),interval(1,2)",
+        "budget",
+        "pool.shards={0..9}.tar",
+        "--config-dir",
+    ],
+)
+def test_other_overrides_are_left_to_hydra(override: str) -> None:
+    refuse_keys([override])
+
+
+def test_a_variable_is_set_or_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("my_key", KEY)
+    assert is_variable("OPENAI_API_KEY") and is_variable("_KEY2") and is_variable("my_key")
+    assert not is_variable(KEY) and not is_variable("") and not is_variable("sk-1")
+
+
+def test_names_of_keys_are_told_from_others() -> None:
+    for name in ("key", "api_key", "apiKey", "X-Api-Key", "OPENAI_API_KEY", "access_token", "Authorization"):
+        assert named_like_a_key(name), name
+    for name in ("max_tokens", "prompt_cache_key", "stop_token_ids", "key_variable", "top_p", "image_key"):
+        assert not named_like_a_key(name), name
