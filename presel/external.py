@@ -259,7 +259,8 @@ class VlmEvalKit(ExternalBenchmarks):
         return {name: self._score(name, column, folder) for name, column in self.columns.items()}
 
     def _score(self, name: str, column: VlmEvalColumn, folder: Path) -> float:
-        files = [file for file in sorted(folder.rglob("*.csv")) if file.name.endswith(column.file)]
+        # VLMEvalKit links each file a second time, one folder up.
+        files = list({file.resolve() for file in folder.rglob("*.csv") if file.name.endswith(column.file)})
         if len(files) != 1:
             raise PreselError(
                 f"{folder}: {len(files) or 'no'} files end in {column.file}, the column '{name}'; leave one, "

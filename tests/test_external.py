@@ -1,5 +1,6 @@
 """Benchmarks run by other programs: stand-ins for the programs, a real one's files, our own code in full."""
 
+import csv
 import json
 import shutil
 import stat
@@ -203,8 +204,13 @@ def test_vlmevalkits_files(tmp_path: Path) -> None:
     )
     with pytest.raises(PreselError, match=r"no files end in POPE_score\.csv, the column 'POPE'"):
         kit.scores(tmp_path)
+    # As its POPE_rating writes them; the column Overall is F1.
     pope = pd.DataFrame({"split": ["Overall", "random"], "Overall": [85.9, 87.0], "acc": [87.5, 88.0]})
-    pope.to_csv(tmp_path / "m_POPE_score.csv", index=False)
+    pope = pope.assign(precision=[97.0, 98.0], recall=[77.1, 78.3])
+    pope.to_csv(tmp_path / "m_POPE_score.csv", index=False, quoting=csv.QUOTE_ALL)
+    (tmp_path / "T20261125").mkdir()
+    (tmp_path / "m_POPE_score.csv").rename(tmp_path / "T20261125" / "m_POPE_score.csv")
+    (tmp_path / "m_POPE_score.csv").symlink_to(Path("T20261125") / "m_POPE_score.csv")
     assert kit.scores(tmp_path) == {"MME": pytest.approx(14.176), "POPE": pytest.approx(0.875)}
     pope.rename(columns={"acc": "accuracy"}).to_csv(tmp_path / "m_POPE_score.csv", index=False)
     with pytest.raises(
