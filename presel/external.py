@@ -5,6 +5,8 @@ and 14.175 for an MME of 1417.5. Rel. is a mean of ratios and does not depend on
 """
 
 import json
+import os
+import re
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,8 +19,28 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
+from presel.console import console
 from presel.errors import PreselError
 from presel.summary import Scores
+
+# Loads what a run would load, for lmms-eval looks for a model's libraries late and leaves some of them out.
+_CHECK = """
+import sys
+from lmms_eval.models import get_model
+from lmms_eval.tasks import TaskManager
+
+model, include_path, *tasks = sys.argv[1:]
+get_model(model)
+missing = sorted(set(tasks) - set(TaskManager(include_path=include_path or None).all_tasks))
+if missing:
+    sys.exit(f"no task {', '.join(missing)}")
+"""
+
+# By date and time; `submissions/mmbench_en_dev_results.json` and its like are a task's own.
+_RESULTS = "[0-9]*_[0-9]*_results.json"
+
+# What lmms-eval logs of a question that the model failed on.
+_FAILURE = re.compile(r"Error (.*) in generating")
 
 
 class ExternalBenchmarks(ABC):
@@ -62,11 +84,14 @@ class LmmsColumn:
         task: lmms-eval's name of the benchmark.
         metric: Its name of the measure.
         scale: Factor from its number to ours.
+        key: Environment variable with the key of the model that judges the answers, if one does. Without
+            the key lmms-eval scores 0 or guesses; None where it finds one elsewhere.
     """
 
     task: str
     metric: str
     scale: Annotated[float, Field(gt=0)] = 1.0
+    key: str | None = field(default=None, compare=False)
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
@@ -77,7 +102,9 @@ class LmmsEval(ExternalBenchmarks):
         python: Interpreter of the environment that has lmms-eval, or None where it runs on another machine.
         model: lmms-eval's name of the model class.
         model_args: Further arguments for it.
-        batch_size: Answers generated at once.
+        batch_size: Answers generated at once; `llava_hf` takes 1 alone.
+        include_path: Folder with tasks of one's own, for columns that name them. Its files are not compared:
+            a task that changes wants another name.
         columns: What to run, and which of its numbers to take, by the name of the column.
     """
 
@@ -85,15 +112,30 @@ class LmmsEval(ExternalBenchmarks):
     model: str = "llava_hf"
     model_args: dict[str, str] = field(compare=False)
     batch_size: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
+    include_path: Path | None = field(default=None, compare=False)
     columns: dict[str, LmmsColumn]
 
+    @property
+    def tasks(self) -> list[str]:
+        """What lmms-eval is to run."""
+        return list(dict.fromkeys(column.task for column in self.columns.values()))
+
     def check(self) -> None:
-        """Asks the interpreter for lmms-eval."""
+        """Asks the interpreter for lmms-eval, the model class and the tasks, and the environment for keys."""
         if self.python is None:
             return
+        for name, column in self.columns.items():
+            if column.key is not None and not os.environ.get(column.key):
+                raise PreselError(
+                    f"evaluation.columns.{name}: a model judges the answers to {column.task}, and "
+                    f"{column.key} is not set; set it, or leave the column out by ~evaluation.columns.{name}"
+                )
+        include_path = str(self.include_path or "")
         try:
             asked = subprocess.run(
-                [str(self.python), "-c", "import lmms_eval"], capture_output=True, text=True
+                [str(self.python), "-c", _CHECK, self.model, include_path, *self.tasks],
+                capture_output=True,
+                text=True,
             )
         except OSError as error:
             raise PreselError(
@@ -102,8 +144,8 @@ class LmmsEval(ExternalBenchmarks):
             ) from error
         if asked.returncode:
             raise PreselError(
-                f"evaluation.python: {self.python} has no lmms-eval ({_last_line(asked.stderr)}); install it "
-                "there, or name another interpreter"
+                f"evaluation.python: {self.python} cannot evaluate ({_reason(asked.stderr)}); install "
+                "'lmms_eval[video-legacy]' there, or correct evaluation.model, .include_path or .columns"
             )
 
     def command(self, model: Path, folder: Path) -> list[str]:
@@ -113,8 +155,10 @@ class LmmsEval(ExternalBenchmarks):
             str(self.python or "python"),
             *("-m", "lmms_eval", "--model", self.model),
             *("--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())),
-            *("--tasks", ",".join(dict.fromkeys(column.task for column in self.columns.values()))),
-            *("--batch_size", str(self.batch_size), "--output_path", str(folder)),
+            *("--tasks", ",".join(self.tasks)),
+            *(() if self.include_path is None else ("--include_path", str(self.include_path))),
+            # Below DEBUG, an evaluation that fails ends with exit status 0.
+            *("--batch_size", str(self.batch_size), "--verbosity", "DEBUG", "--output_path", str(folder)),
         ]
 
     def run(self, model: Path, folder: Path, log: Path) -> None:
@@ -126,16 +170,26 @@ class LmmsEval(ExternalBenchmarks):
                 f"is, put what it leaves under {folder}, and run this command again"
             )
         with log.open("a") as output:
-            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+            before = output.tell()
+            code = subprocess.run(
+                command, stdout=output, stderr=subprocess.STDOUT, env=_environment()
+            ).returncode
+        printed = log.read_bytes()[before:].decode(errors="replace")
         if code:
             raise PreselError(
-                f"lmms-eval ended with exit status {code} ({_last_line(log.read_text())}); its output is in "
+                f"lmms-eval ended with exit status {code} ({_reason(printed)}); its output is in "
                 f"{log}; run this command again once that is mended"
+            )
+        if failures := _FAILURE.findall(printed):
+            console.print(
+                f"  lmms-eval counts {len(failures)} questions as answered wrongly that the model failed on "
+                f"({failures[-1]}); see {log}",
+                markup=False,
             )
 
     def scores(self, folder: Path) -> Scores | None:
-        """Reads every `*_results.json`, the newest last."""
-        files = sorted(folder.rglob("*_results.json"), key=lambda file: file.stat().st_mtime)
+        """Reads every file of results, the newest last."""
+        files = sorted(folder.rglob(_RESULTS), key=lambda file: file.name)
         found: dict[str, Mapping[str, Any]] = {}
         for file in files:
             try:
@@ -205,7 +259,8 @@ class VlmEvalKit(ExternalBenchmarks):
         return {name: self._score(name, column, folder) for name, column in self.columns.items()}
 
     def _score(self, name: str, column: VlmEvalColumn, folder: Path) -> float:
-        files = [file for file in sorted(folder.rglob("*.csv")) if file.name.endswith(column.file)]
+        # VLMEvalKit links each file a second time, one folder up.
+        files = list({file.resolve() for file in folder.rglob("*.csv") if file.name.endswith(column.file)})
         if len(files) != 1:
             raise PreselError(
                 f"{folder}: {len(files) or 'no'} files end in {column.file}, the column '{name}'; leave one, "
@@ -223,6 +278,16 @@ class VlmEvalKit(ExternalBenchmarks):
         return float(table[column.column].iloc[0]) * column.scale
 
 
-def _last_line(text: str) -> str:
+def _environment() -> dict[str, str]:
+    """Our own, with the hub's token under its older name: lmms-eval prints HF_TOKEN into its log."""
+    environment = dict(os.environ)
+    if token := environment.pop("HF_TOKEN", None):
+        environment["HUGGING_FACE_HUB_TOKEN"] = token
+    return environment
+
+
+def _reason(text: str) -> str:
+    """The last line that names an exception, since progress bars may follow it, or else the last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return (named or lines or ["no output"])[-1]

@@ -268,8 +268,9 @@ class Pipeline:
                 step.encoder.check()
             if isinstance(step, ClipScoresStage):
                 step.clip.check()
-        if isinstance(self.benchmark_source, ExternalBenchmarks):
-            self.benchmark_source.check()
+            # What is evaluated already needs no program.
+            if isinstance(step, ExternalEvaluationStage) and not store.has(step):
+                step.benchmarks.check()
         images = store.load(self.images)
         tasks = self.tasks.names(images)
         if instructed:

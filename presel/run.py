@@ -160,6 +160,8 @@ def _print_paths(pipeline: Pipeline, store: Store, target: Stage[Any], folder: P
         # A run without benchmarks has no evaluation that could be asked for.
         if step == "evaluation" and pipeline.benchmark_source is None:
             continue
+        if step == "evaluation" and isinstance(pipeline.benchmark_source, ExternalBenchmarks):
+            what, file = "results", "results"
         if (result := store.folder(getattr(pipeline, step))) in done:
             console.print(f"{what:<29} {result / file}")
     console.print(f"{'run, its config and manifest':<29} {folder}")

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from jinja2 import TemplateError
+from PIL import Image
+from transformers import AutoProcessor
 
-from presel.data.prompts import IMAGE_TOKEN
+from presel.data.prompts import IMAGE_TOKEN, TEMPLATES, Turn, render
 from presel.models.assembly import assemble
 from presel.models.conversations import IGNORED, ConversationEncoder
 from presel.models.lvlm import Lvlm
@@ -52,3 +56,34 @@ def test_labels_token_by_token(base: str, row: dict[str, Any], limit: int, quest
     assert encoded.labels == expected[:limit]
     assert encoded.truncated == (len(expected) > limit)
     assert whole["input_ids"].count(encoder.image_token) == 4 * row["prompt"].count(IMAGE_TOKEN)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_another_program_prompts_and_pads_as_the_tuning_did(base: str, template: str, tmp_path: Path) -> None:
+    lvlm = Lvlm(path=base, template=template)
+    lvlm.load_processor_for_others().save_pretrained(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    turns: list[Turn] = [
+        {"from": "human", "value": '<image>\nWhose "hat" is it?\nAnswer briefly.'},
+        {"from": "gpt", "value": "The user's."},
+        {"from": "human", "value": "Why?"},
+    ]
+    words = [turn["value"].removeprefix("<image>\n") for turn in turns]
+    parts = [{"type": "text", "text": words[0]}, {"type": "image"}]
+    chat = [
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": words[1]},
+        {"role": "user", "content": [{"type": "text", "text": words[2]}]},
+    ]
+    processor = AutoProcessor.from_pretrained(tmp_path, backend="pil")
+    text = processor.apply_chat_template(chat, add_generation_prompt=True)
+    given = processor(text=text, images=Image.open(tmp_path / "wide.png"), return_tensors="pt")
+    encoder = ConversationEncoder(lvlm)
+    assert given["input_ids"][0].tolist() == encoder.tokens(turns).ids
+    assert (given["pixel_values"] == encoder.pixels([tmp_path / "wide.png"])).all()
+    closed = processor.apply_chat_template(chat[:2])
+    assert closed == "".join(piece for piece, _ in render(turns[:2], template))
+    for wrong, reason in (("system", "a system prompt of its own"), ("user", "images and text only")):
+        with pytest.raises(TemplateError, match=reason):
+            processor.apply_chat_template([{"role": wrong, "content": [{"type": "video"}]}])

@@ -1,39 +1,42 @@
-"""Benchmarks run by other programs: stand-ins for the programs, their real formats, our own code in full."""
+"""Benchmarks run by other programs: stand-ins for the programs, a real one's files, our own code in full."""
 
+import csv
 import json
-import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from presel.errors import PreselError
 from presel.external import LmmsColumn, LmmsEval, VlmEvalColumn, VlmEvalKit
+from presel.paths import config_folder
 from tests.conftest import TINY, Program, stage_lines
 
-RESULTS = {
-    "results": {
-        "vqav2_val": {"alias": "vqav2_val", "exact_match,none": 0.791, "exact_match_stderr,none": 0.001},
-        "mme": {"mme_cognition_score,none": 300.0, "mme_perception_score,none": 1417.6},
-    }
-}
+# What lmms-eval 0.7.3 left of a tiny model on copies of its nine tasks that read made-up data; the copies'
+# names are the tasks' own here. MMBench writes submissions/ beside it.
+LEFT = Path(__file__).parent / "lmms_eval"
+(REAL,) = LEFT.glob("*__model/*_results.json")
+RESULTS = json.loads(REAL.read_text())
+SCORES = {"VQAv2": 0.375, "MME": pytest.approx(0.625)}
 COLUMNS = {
     "VQAv2": LmmsColumn(task="vqav2_val", metric="exact_match"),
     "MME": LmmsColumn(task="mme", metric="mme_perception_score", scale=0.01),
 }
 OVERRIDES = (
     "evaluation=lmms_eval",
-    "~evaluation.columns",
-    "+evaluation.columns={VQAv2: {task: vqav2_val, metric: exact_match}, "
-    "MME: {task: mme, metric: mme_perception_score, scale: 0.01}}",
+    *(f"~evaluation.columns.{name}" for name in ("SQA-I", "TextVQA", "MMBench-en", "MMBench-cn")),
+    *(f"~evaluation.columns.{name}" for name in ("SEED-Bench", "MM-Vet", "POPE")),
     *(override for override in TINY if not override.startswith("evaluation.")),
 )
 
 
-def lmms_eval(python: Path | None = None) -> LmmsEval:
-    return LmmsEval(python=python, model_args={"device_map": "auto"}, columns=COLUMNS)
+def lmms_eval(python: Path | None = None, **changes: Any) -> LmmsEval:
+    return LmmsEval(**{"python": python, "model_args": {"device_map": "auto"}, "columns": COLUMNS} | changes)
 
 
 def stand_in(folder: Path, script: str) -> Path:
@@ -44,20 +47,38 @@ def stand_in(folder: Path, script: str) -> Path:
     return file
 
 
-def test_lmms_evals_numbers_become_the_papers(tmp_path: Path) -> None:
-    assert lmms_eval().scores(tmp_path) is None
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "20261124_results.json").write_text(json.dumps(RESULTS))
-    assert lmms_eval().scores(tmp_path) == {"VQAv2": 0.791, "MME": pytest.approx(14.176)}
-    later = {"results": {"vqav2_val": {"exact_match,none": 0.8}}}
-    (tmp_path / "20261125_results.json").write_text(json.dumps(later))
-    os.utime(tmp_path / "20261125_results.json", (2e9, 2e9))
-    assert lmms_eval().scores(tmp_path) == {"VQAv2": 0.8, "MME": pytest.approx(14.176)}
+def test_the_configs_columns_name_what_lmms_eval_writes() -> None:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("evaluation/lmms_eval", overrides=["evaluation.python=null"]).evaluation
+    assert instantiate(config, _convert_="all").scores(LEFT) == {
+        "VQAv2": 0.375,
+        "SQA-I": 0.0,
+        "TextVQA": 0.375,
+        "MME": pytest.approx(0.625),
+        "MMBench-en": 0.25,
+        "MMBench-cn": 0.25,
+        "SEED-Bench": pytest.approx(1 / 3),
+        "MM-Vet": 0.5,
+        "POPE": 0.375,
+    }
+
+
+def test_the_newest_results_count(tmp_path: Path) -> None:
+    shutil.copytree(LEFT, tmp_path, dirs_exist_ok=True)
+    assert lmms_eval().scores(tmp_path) == SCORES
+    for date, score in (("20261126_000000", 0.8), ("20261124_000000", 0.1)):
+        results = {"results": {"vqav2_val": {"exact_match,none": score}}}
+        (tmp_path / f"{date}_results.json").write_text(json.dumps(results))
+    assert lmms_eval().scores(tmp_path) == SCORES | {"VQAv2": 0.8}
 
 
 @pytest.mark.parametrize(
     ("results", "sentence"),
     [
+        (
+            {"results": RESULTS["results"] | {"vqav2_val": {"exact_match,none": "N/A"}}},
+            "no number for vqav2_val/exact_match, the column 'VQAv2'",
+        ),
         (
             {"results": {"mme": RESULTS["results"]["mme"]}},
             "no number for vqav2_val/exact_match, the column 'VQAv2'",
@@ -67,22 +88,56 @@ def test_lmms_evals_numbers_become_the_papers(tmp_path: Path) -> None:
     ],
 )
 def test_results_that_lack_something(tmp_path: Path, results: Any, sentence: str) -> None:
-    (tmp_path / "x_results.json").write_text(json.dumps(results))
+    (tmp_path / REAL.name).write_text(json.dumps(results))
     with pytest.raises(PreselError, match=sentence):
         lmms_eval().scores(tmp_path)
 
 
-def test_an_interpreter_without_lmms_eval_is_told_before_any_work(tmp_path: Path) -> None:
+def test_an_interpreter_that_cannot_evaluate_is_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(PreselError, match="cannot be started"):
         lmms_eval(tmp_path / "none").check()
-    (tmp_path / "python").write_text("#!/bin/sh\necho 'ModuleNotFoundError: lmms_eval' >&2\nexit 1\n")
+    (tmp_path / "python").write_text("#!/bin/sh\necho 'ModuleNotFoundError: decord' >&2\nexit 1\n")
     (tmp_path / "python").chmod(0o755)
-    with pytest.raises(PreselError, match=r"has no lmms-eval \(ModuleNotFoundError: lmms_eval\)"):
+    with pytest.raises(PreselError, match=r"cannot evaluate \(ModuleNotFoundError: decord\); install 'lmms_"):
         lmms_eval(tmp_path / "python").check()
 
 
+def test_a_judge_without_a_key_is_told_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    column = LmmsColumn(task="mmvet", metric="gpt_eval_score", key="SOME_KEY")
+    judged = lmms_eval(stand_in(tmp_path, "exit 0"), columns={"MM-Vet": column})
+    with pytest.raises(PreselError, match=r"evaluation\.columns\.MM-Vet: .*mmvet, and SOME_KEY is not set"):
+        judged.check()
+    monkeypatch.setenv("SOME_KEY", "sk")
+    judged.check()
+
+
+def test_what_lmms_eval_is_asked_for_and_what_it_logs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    log = tmp_path / "log.txt"
+    log.write_text("Error of an earlier run in generating\n")
+    script = """
+echo "$@"
+echo "token: $HF_TOKEN, $HUGGING_FACE_HUB_TOKEN"
+printf '\\033[1mError CUDA out of memory in generating\\033[0m\\n'
+"""
+    own = lmms_eval(stand_in(tmp_path, script), include_path=tmp_path / "tasks")
+    own.run(tmp_path / "model", tmp_path / "results", log)
+    lines = log.read_text().splitlines()
+    assert f"--tasks vqav2_val,mme --include_path {tmp_path / 'tasks'} --batch_size 1" in lines[1]
+    assert lines[2] == "token: , secret"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "counts 1 questions as answered wrongly that the model failed on (CUDA out of memory)" in said
+
+    stand_in(tmp_path, "echo 'ValueError: no chat template'; printf 'Model Responding: 0%%'; exit 1")
+    with pytest.raises(PreselError, match=r"exit status 1 \(ValueError: no chat template\)"):
+        own.run(tmp_path / "model", tmp_path / "results", log)
+
+
 def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(program: Program, tmp_path: Path) -> None:
-    (tmp_path / "answer.json").write_text(json.dumps(RESULTS))
     broken = stand_in(tmp_path, "echo out of memory; exit 3")
     python = f"evaluation.python={broken}"
     failed = program("run", "strategy=random", python, *OVERRIDES)
@@ -95,9 +150,7 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(program: Prog
     assert "evaluation (random): the program left no results under" in silent.stderr
 
     # The last argument is the folder for results.
-    script = (
-        f'echo "$@" > {tmp_path}/called; for out; do :; done; cp {tmp_path}/answer.json $out/1_results.json'
-    )
+    script = f'echo "$@" > {tmp_path}/called; for out; do :; done; cp -r {LEFT}/* $out/'
     stand_in(tmp_path, script)
     done = program("run", "strategy=random", python, *OVERRIDES)
     assert done.returncode == 0, done.stderr
@@ -106,10 +159,15 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(program: Prog
     }
     (model,) = tmp_path.glob("outputs/store/merged/*/model")
     called = (tmp_path / "called").read_text()
-    assert f"--model llava_hf --model_args pretrained={model},device_map=auto --tasks vqav2_val,mme" in called
+    assert (
+        f"--model llava_hf --model_args pretrained={model},device=cuda,device_map=auto --tasks vqav2_val,mme"
+        in called
+    )
+    assert "--verbosity DEBUG" in called
+    assert f"results                       {tmp_path}/outputs/store/external_evaluation/" in done.stdout
     (summary,) = tmp_path.glob("outputs/runs/*/*/summary.csv")
     table = pd.read_csv(summary).set_index("strategy")
-    assert table.loc["random", ["VQAv2", "MME", "requested"]].tolist() == [0.791, pytest.approx(14.176), 0.15]
+    assert table.loc["random", ["VQAv2", "MME", "requested"]].tolist() == [0.375, pytest.approx(0.625), 0.15]
 
     full = program("run", "strategy=full", python, *OVERRIDES)
     assert full.returncode == 0, full.stderr
@@ -127,10 +185,10 @@ def test_where_lmms_eval_is_elsewhere_its_files_are_taken_in(program: Program, t
     assert "run `python -m lmms_eval --model llava_hf" in asked.stderr
     (results,) = tmp_path.glob("outputs/store/external_evaluation/*/results")
     assert str(results) in asked.stderr
-    (results / "20261124_results.json").write_text(json.dumps(RESULTS))
+    shutil.copytree(LEFT, results, dirs_exist_ok=True)
     done = program(*overrides)
     assert done.returncode == 0, done.stderr
-    assert "1417.6" in done.stdout
+    assert "62.5" in done.stdout
 
 
 def test_vlmevalkits_files(tmp_path: Path) -> None:
@@ -146,8 +204,13 @@ def test_vlmevalkits_files(tmp_path: Path) -> None:
     )
     with pytest.raises(PreselError, match=r"no files end in POPE_score\.csv, the column 'POPE'"):
         kit.scores(tmp_path)
+    # As its POPE_rating writes them; the column Overall is F1.
     pope = pd.DataFrame({"split": ["Overall", "random"], "Overall": [85.9, 87.0], "acc": [87.5, 88.0]})
-    pope.to_csv(tmp_path / "m_POPE_score.csv", index=False)
+    pope = pope.assign(precision=[97.0, 98.0], recall=[77.1, 78.3])
+    pope.to_csv(tmp_path / "m_POPE_score.csv", index=False, quoting=csv.QUOTE_ALL)
+    (tmp_path / "T20261125").mkdir()
+    (tmp_path / "m_POPE_score.csv").rename(tmp_path / "T20261125" / "m_POPE_score.csv")
+    (tmp_path / "m_POPE_score.csv").symlink_to(Path("T20261125") / "m_POPE_score.csv")
     assert kit.scores(tmp_path) == {"MME": pytest.approx(14.176), "POPE": pytest.approx(0.875)}
     pope.rename(columns={"acc": "accuracy"}).to_csv(tmp_path / "m_POPE_score.csv", index=False)
     with pytest.raises(

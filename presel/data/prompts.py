@@ -1,7 +1,8 @@
 """Conversations as prompt text, with the responses marked for the loss."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, TypedDict
 
 IMAGE_TOKEN = "<image>"
@@ -55,6 +56,33 @@ TEMPLATES = {
 }
 
 
+# Texts stand in it as JSON strings, which Jinja reads alike.
+_JINJA = """\
+{{%- macro written(content) -%}}
+  {{%- if content is string -%}}
+    {{{{- content | trim -}}}}
+  {{%- else -%}}
+    {{%- if content | rejectattr('type', 'in', ['image', 'text']) | list -%}}
+      {{{{- raise_exception('This model takes images and text only.') -}}}}
+    {{%- endif -%}}
+    {{{{- {image} * (content | selectattr('type', 'equalto', 'image') | list | length) -}}}}
+    {{{{- content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('\\n') | trim -}}}}
+  {{%- endif -%}}
+{{%- endmacro -%}}
+{{{{- {system} -}}}}
+{{%- for message in messages -%}}
+  {{%- if message['role'] == 'user' -%}}
+    {{{{- {user} + written(message['content']) -}}}}
+  {{%- elif message['role'] == 'assistant' -%}}
+    {{{{- {assistant} + {gap} + written(message['content']) + {end} -}}}}
+  {{%- else -%}}
+    {{{{- raise_exception('This model was tuned with a system prompt of its own.') -}}}}
+  {{%- endif -%}}
+{{%- endfor -%}}
+{{%- if add_generation_prompt -%}}{{{{- {assistant} -}}}}{{%- endif -%}}
+"""
+
+
 def render(
     conversations: Sequence[Turn], template: str = "vicuna_v1", question: bool = True
 ) -> list[tuple[str, bool]]:
@@ -95,6 +123,18 @@ def render(
             pieces += [(style.gap, False)] if style.gap else []
             pieces.append((f"{turn['value']}{style.end}", True))
     return pieces
+
+
+def chat_template(template: str) -> str:
+    """The same for other programs: a Jinja template, as transformers keeps it beside a model.
+
+    Images come first in their question, each on a line of its own.
+
+    Args:
+        template: A key of `TEMPLATES`.
+    """
+    style = {name: json.dumps(text) for name, text in asdict(TEMPLATES[template]).items()}
+    return _JINJA.format(image=json.dumps(f"{IMAGE_TOKEN}\n"), **style)
 
 
 def image_first(text: str) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.data.prompts import TEMPLATES
+from presel.data.prompts import TEMPLATES, chat_template
 from presel.errors import PreselError
 from presel.files import sha256
 
@@ -126,6 +126,22 @@ class Lvlm:
             locate(self.path), revision=self.revision, backend="pil"
         )
         return processor
+
+    def load_processor_for_others(self) -> "ProcessorMixin":
+        """The same for programs that know nothing of these settings: they prompt and pad as it says.
+
+        Only a CLIP tower's image processor can be told to pad; any other is left as it is.
+        """
+        from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
+
+        processor: Any = self.load_processor()
+        processor.chat_template = chat_template(self.template)
+        if self.pad_to_square and isinstance(processor.image_processor, CLIPImageProcessorPil):
+            settings = processor.image_processor.to_dict()
+            del settings["image_processor_type"]
+            processor.image_processor = LlavaImageProcessorPil(**settings | {"do_pad": True})
+        padded: ProcessorMixin = processor
+        return padded
 
     def load_model(self, adapter: Path | None = None) -> "PreTrainedModel":
         """The model, in eval mode.

@@ -10,13 +10,14 @@ from presel.store import Stage, Store
 
 @dataclass(frozen=True)
 class MergedStage(Stage[Path]):
-    """The adapter merged into the weights, with the processor, in `model/`.
+    """The adapter merged into the weights, with a processor that says how it was tuned, in `model/`.
 
     Attributes:
         tuned: The adapter, and the model that it belongs to.
     """
 
     name: ClassVar[str] = "merged"
+    version: ClassVar[int] = 2
 
     tuned: TuningStage
 
@@ -24,7 +25,7 @@ class MergedStage(Stage[Path]):
         """Merges and saves; a second attempt writes the same files again."""
         lvlm = self.tuned.lvlm
         lvlm.load_model(store.load(self.tuned)).save_pretrained(folder / "model")
-        lvlm.load_processor().save_pretrained(folder / "model")
+        lvlm.load_processor_for_others().save_pretrained(folder / "model")
 
     def load(self, folder: Path) -> Path:
         """The model's folder."""
