@@ -84,14 +84,14 @@ class LmmsColumn:
         task: lmms-eval's name of the benchmark.
         metric: Its name of the measure.
         scale: Factor from its number to ours.
-        key: Environment variable with the key of the model that judges the answers, if one does. Without
+        key_variable: Environment variable with the key of the model that judges the answers, if one does. Without
             the key lmms-eval scores 0 or guesses; None where it finds one elsewhere.
     """
 
     task: str
     metric: str
     scale: Annotated[float, Field(gt=0)] = 1.0
-    key: str | None = field(default=None, compare=False)
+    key_variable: str | None = field(default=None, compare=False)
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
@@ -125,10 +125,10 @@ class LmmsEval(ExternalBenchmarks):
         if self.python is None:
             return
         for name, column in self.columns.items():
-            if column.key is not None and not os.environ.get(column.key):
+            if column.key_variable is not None and not os.environ.get(column.key_variable):
                 raise PreselError(
                     f"evaluation.columns.{name}: a model judges the answers to {column.task}, and "
-                    f"{column.key} is not set; set it, or leave the column out by ~evaluation.columns.{name}"
+                    f"{column.key_variable} is not set; set it, or leave the column out by ~evaluation.columns.{name}"
                 )
         include_path = str(self.include_path or "")
         try:

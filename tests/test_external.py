@@ -105,7 +105,7 @@ def test_an_interpreter_that_cannot_evaluate_is_told_before_any_work(tmp_path: P
 def test_a_judge_without_a_key_is_told_before_any_work(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    column = LmmsColumn(task="mmvet", metric="gpt_eval_score", key="SOME_KEY")
+    column = LmmsColumn(task="mmvet", metric="gpt_eval_score", key_variable="SOME_KEY")
     judged = lmms_eval(stand_in(tmp_path, "exit 0"), columns={"MM-Vet": column})
     with pytest.raises(PreselError, match=r"evaluation\.columns\.MM-Vet: .*mmvet, and SOME_KEY is not set"):
         judged.check()
