@@ -84,8 +84,8 @@ class LmmsColumn:
         task: lmms-eval's name of the benchmark.
         metric: Its name of the measure.
         scale: Factor from its number to ours.
-        key_variable: Environment variable with the key of the model that judges the answers, if one does. Without
-            the key lmms-eval scores 0 or guesses; None where it finds one elsewhere.
+        key_variable: Environment variable with the key of the model that judges the answers, if one does.
+            Without the key lmms-eval scores 0 or guesses; None where it finds one elsewhere.
     """
 
     task: str
@@ -125,10 +125,11 @@ class LmmsEval(ExternalBenchmarks):
         if self.python is None:
             return
         for name, column in self.columns.items():
-            if column.key_variable is not None and not os.environ.get(column.key_variable):
+            key = column.key_variable
+            if key is not None and not os.environ.get(key):
                 raise PreselError(
-                    f"evaluation.columns.{name}: a model judges the answers to {column.task}, and "
-                    f"{column.key_variable} is not set; set it, or leave the column out by ~evaluation.columns.{name}"
+                    f"evaluation.columns.{name}: a model judges the answers to {column.task}, and {key} is "
+                    f"not set; set it, or leave the column out by ~evaluation.columns.{name}"
                 )
         include_path = str(self.include_path or "")
         try:
