@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(overrides: list[str]) -> int:
-    _quieten()
+    quieten()
     from hydra import main as hydra_main
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -105,7 +105,7 @@ def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
     """Runs a command, and tells the user of a mistake in one sentence."""
     from presel.errors import PreselError
 
-    _quieten()
+    quieten()
     try:
         return command(arguments)
     except PreselError as error:
@@ -116,10 +116,12 @@ def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
         return 130
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silences what libraries say about themselves, so that what this program says stands out."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Among them that a node of a cluster has no name to its address.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.utils\.data")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
