@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -90,6 +91,17 @@ def _run(overrides: list[str]) -> int:
     except (PreselError, HydraException, OmegaConfBaseException) as error:
         print(f"presel: error: {explain(error)}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not _raised_by("submitit", error):
+            raise
+        # What the job printed would follow; it is in its folder.
+        said = " ".join(str(error).partition("\nError stream")[0].split())
+        print(
+            f"presel: error: hydra/launcher: {said}; see .submitit in the sweep's folder, and set what the "
+            "cluster asks for as hydra.launcher.partition=…; the same command goes on where it stopped",
+            file=sys.stderr,
+        )
+        return 2
     except OSError as error:
         if error.filename is None:
             raise
@@ -114,6 +126,12 @@ def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("presel: interrupted", file=sys.stderr)
         return 130
+
+
+def _raised_by(package: str, error: BaseException) -> bool:
+    """Whether an error comes from a package's own code."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).partition(".")[0] == package
 
 
 def quieten() -> None:
