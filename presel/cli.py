@@ -97,8 +97,8 @@ def _run(overrides: list[str]) -> int:
         # What the job printed would follow; it is in its folder.
         said = " ".join(str(error).partition("\nError stream")[0].split())
         print(
-            f"presel: error: hydra/launcher: {said}; see .submitit in the sweep's folder, and set what the "
-            "cluster asks for as hydra.launcher.partition=…; the same command goes on where it stopped",
+            f"presel: error: hydra/launcher: {said}; what jobs ask for is set by hydra.launcher.*, what they "
+            "print is in .submitit in the sweep's folder, and the same command goes on where it stopped",
             file=sys.stderr,
         )
         return 2
