@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(overrides: list[str]) -> int:
-    _quieten()
+    quieten()
     from hydra import main as hydra_main
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -92,6 +93,17 @@ def _run(overrides: list[str]) -> int:
     except (PreselError, HydraException, OmegaConfBaseException) as error:
         print(f"presel: error: {explain(error)}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not _raised_by("submitit", error):
+            raise
+        # What the job printed would follow; it is in its folder.
+        said = " ".join(str(error).partition("\nError stream")[0].split())
+        print(
+            f"presel: error: hydra/launcher: {said}; what jobs ask for is set by hydra.launcher.*, what they "
+            "print is in .submitit in the sweep's folder, and the same command goes on where it stopped",
+            file=sys.stderr,
+        )
+        return 2
     except OSError as error:
         if error.filename is None:
             raise
@@ -107,7 +119,7 @@ def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
     """Runs a command, and tells the user of a mistake in one sentence."""
     from presel.errors import PreselError
 
-    _quieten()
+    quieten()
     try:
         return command(arguments)
     except PreselError as error:
@@ -118,10 +130,18 @@ def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
         return 130
 
 
-def _quieten() -> None:
+def _raised_by(package: str, error: BaseException) -> bool:
+    """Whether an error comes from a package's own code."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).partition(".")[0] == package
+
+
+def quieten() -> None:
     """Silences what libraries say about themselves, so that what this program says stands out."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Among them that a node of a cluster has no name to its address.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.utils\.data")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
 from presel.errors import PreselError
 from presel.models.hardware import processes_in_all, processes_on_node
 from presel.models.tune import Hardware
@@ -18,7 +20,12 @@ from presel.processors import processors
 
 # What a process ends with where the user can mend the mistake; its last line says how.
 MENDABLE = 2
-_FIRST_FAILURE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
+# Every node reports its own.
+_FIRST_FAILURE = re.compile(
+    r"Root Cause.*?time\s*:\s*(\S+).*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL
+)
+# A process that raised an exception may only have missed one that ended in the same second.
+_EXCEPTION = 1
 
 
 def torchrun(module: str, folder: Path, hardware: Hardware) -> None:
@@ -39,7 +46,10 @@ def torchrun(module: str, folder: Path, hardware: Hardware) -> None:
     if hardware.nodes == 1:
         run += ["--standalone", "--local-addr=127.0.0.1"]
     else:
-        run += [f"--nnodes={hardware.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={_meeting_point()}"]
+        # The nodes meet here. This machine need not be one of them: `salloc` may be called on a login node.
+        meeting = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        run += [f"--nnodes={hardware.nodes}", "--rdzv-backend=c10d", "--rdzv-conf=is_host=false"]
+        run += [f"--rdzv-endpoint={socket.gethostname()}:{meeting.port}"]
         run = [*hardware.node_command, *run]
     environment = {"OMP_NUM_THREADS": str(max(1, processors() // here))} | os.environ
     command = [*run, "-m", module, str(folder)]
@@ -59,22 +69,26 @@ def torchrun(module: str, folder: Path, hardware: Hardware) -> None:
         finally:
             child.terminate()
     if code:
-        raise PreselError(_what_failed(log, code, folder, processes_in_all(hardware)))
+        raise PreselError(what_failed(log, code, folder, processes_in_all(hardware)))
 
 
-def _meeting_point() -> str:
-    """A free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return f"{socket.gethostname()}:{probe.getsockname()[1]}"
+def what_failed(log: Path, code: int, folder: Path, processes: int) -> str:
+    """Says which process failed first, and how.
 
-
-def _what_failed(log: Path, code: int, folder: Path, processes: int) -> str:
+    Args:
+        log: What torchrun printed, on all nodes.
+        code: What it ended with.
+        folder: Where the processes' own logs are.
+        processes: How many there were.
+    """
     again = "the same command goes on where it stopped"
-    found = _FIRST_FAILURE.search(log.read_text(errors="replace"))
-    if not found:
+    failures = [
+        (time, int(code) == _EXCEPTION, int(rank), int(code))
+        for time, rank, code in _FIRST_FAILURE.findall(log.read_text(errors="replace"))
+    ]
+    if not failures:
         return f"torchrun ended with exit status {code} ({_last_line(log)}); its output is in {log}; {again}"
-    rank, code = int(found[1]), int(found[2])
+    *_, rank, code = min(failures)
     own = folder / f"rank-{rank}.log"
     last = _last_line(own)
     if code == MENDABLE:

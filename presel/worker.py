@@ -6,6 +6,8 @@ import sys
 import threading
 from pathlib import Path
 
+from presel.cli import quieten
+
 
 def main() -> int:
     """Works on the stage that the folder describes.
@@ -20,6 +22,7 @@ def main() -> int:
         # The first one shows its progress, where somebody looks.
         if rank or not sys.stdout.isatty():
             os.dup2(log.fileno(), sys.stdout.fileno())
+    quieten()
     # Here, because they take seconds and may fail, which the log then says.
     from presel.errors import PreselError
     from presel.launcher import MENDABLE

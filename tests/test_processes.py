@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from presel.data.sources import LlavaJson
 from presel.description import describe, rebuild
+from presel.launcher import what_failed
 from presel.ledger import Annotations
 from presel.models.batching import deal
 from presel.models.loggers import Csv
@@ -220,23 +221,44 @@ def test_two_processes_score_and_encode_as_one(program: Program, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_two_nodes_train_as_one(program: Program, pool_folder: Path) -> None:
-    """Both nodes are this machine: the command that stands for `srun` starts another one twice."""
-    twice = pool_folder / "twice.py"
-    twice.write_text(
+def test_two_nodes_of_a_slurm_job_train_as_one_process(program: Program, pool_folder: Path) -> None:
+    """Both nodes are this machine: what stands for `srun` starts the command twice."""
+    srun = pool_folder / "srun"
+    srun.write_text(
+        f"#!{sys.executable}\n"
         "import subprocess, sys\n"
-        "both = [subprocess.Popen(sys.argv[1:], stdin=stdin) for stdin in (None, subprocess.DEVNULL)]\n"
+        "words = sys.argv[1:]\n"
+        "assert {'--nodes=2', '--ntasks=2', '--ntasks-per-node=1'} < set(words)\n"
+        "command = words[words.index(sys.executable) :]\n"
+        "both = [subprocess.Popen(command, stdin=stdin) for stdin in (None, subprocess.DEVNULL)]\n"
         "sys.exit(max(abs(one.wait()) for one in both))\n"
     )
-    recipe = (*on_folder(pool_folder), *RECIPE)
-    one = program("run", *recipe, "trainer=cpu", "paths.store=one")
+    srun.chmod(0o755)
+    # What Lightning would number processes by, and resume from.
+    job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "PATH": f"{pool_folder}:{os.environ['PATH']}"}
+    (pool_folder / "hpc_ckpt_1.ckpt").write_text("of another program")
+    recipe = (*on_folder(pool_folder), *RECIPE, "trainer.accelerator=cpu")
+    one = program("run", *recipe, "trainer=cpu", "paths.store=one", **job)
     assert one.returncode == 0, one.stderr
     two = program(
-        *("run", *recipe, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.nodes=2"),
-        *(f"trainer.node_command=[{sys.executable},{twice}]", "paths.store=two"),
+        *("run", *recipe, "trainer=ddp", "trainer.devices=1", "trainer.nodes=2", "paths.store=two"), **job
     )
     assert two.returncode == 0, two.stderr
     assert_same_training(pool_folder / "two", pool_folder / "one")
+
+
+def test_the_process_that_failed_first_is_named_whatever_node_reports_first(tmp_path: Path) -> None:
+    def reported(rank: int, second: int, code: int) -> str:
+        return (
+            "Root Cause (first observed failure):\n[0]:\n"
+            f"  time      : 2026-01-02_03:04:{second:02}\n  host      : node\n"
+            f"  rank      : {rank} (local_rank: 0)\n  exitcode  : {code} (pid: 5)\n"
+        )
+
+    log = tmp_path / "torchrun.log"
+    for failures in ([(0, 8, 1), (5, 7, 1)], [(0, 7, 1), (5, 7, -9)]):
+        log.write_text("".join(reported(*failure) for failure in failures))
+        assert "process 5 of 8" in what_failed(log, 1, tmp_path, 8)
 
 
 @pytest.mark.parametrize(

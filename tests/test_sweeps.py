@@ -44,6 +44,24 @@ def test_jobs_side_by_side_compute_every_stage_once(program: Program, tmp_path: 
     }
 
 
+@pytest.mark.parametrize(
+    ("sbatch", "told"),
+    [(None, "Could not detect"), ("echo 'invalid partition: gpu' >&2; exit 1", "invalid partition: gpu")],
+)
+def test_what_slurm_refuses_is_told_in_one_sentence(
+    program: Program, tmp_path: Path, sbatch: str | None, told: str
+) -> None:
+    for name in ("sbatch", "srun") if sbatch else ():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{sbatch}\n")
+        (tmp_path / name).chmod(0o755)
+    swept = program(
+        "run", "-m", "hydra/launcher=submitit_slurm", "tau.value=0.1,1", *TINY, PATH=str(tmp_path)
+    )
+    assert swept.returncode == 2
+    assert "Traceback" not in swept.stderr
+    assert f"presel: error: hydra/launcher: {told}" in swept.stderr
+
+
 def test_a_search_finds_the_best_of_its_trials(program: Program, tmp_path: Path) -> None:
     searched = program("run", "experiment=search", "hydra.sweeper.n_trials=2", *TINY)
     assert searched.returncode == 0, searched.stderr

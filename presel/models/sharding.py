@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -53,6 +56,11 @@ def lightning_strategy(hardware: Hardware, processes: int, micro_batch_size: int
             return DeepSpeedZero3(micro_batch_size)
         case "single":
             return "auto"
+
+
+def cluster_environment(hardware: Hardware) -> ClusterEnvironment:
+    """Says who numbers the processes; Lightning's guess in a Slurm job is Slurm, whose tasks are not ours."""
+    return LightningEnvironment() if hardware.strategy == "single" else TorchElasticEnvironment()
 
 
 def shard(model: torch.nn.Module, mesh: DeviceMesh) -> None:

@@ -29,7 +29,7 @@ from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.hardware import precision_for, processes_in_all, processes_on_node
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
-from presel.models.sharding import gathered, last_checkpoint, lightning_strategy, shard
+from presel.models.sharding import cluster_environment, gathered, last_checkpoint, lightning_strategy, shard
 from presel.models.throughput import Throughput
 from presel.models.tune import Hardware, Tune
 
@@ -245,12 +245,14 @@ def tune(
         precision=precision_for(hardware.accelerator, lvlm.dtype)  # type: ignore[arg-type]
         if hardware.precision == "auto"
         else hardware.precision,
+        # In a Slurm job, Lightning would resume from whatever lies in the current one as `hpc_ckpt_*.ckpt`.
+        default_root_dir=folder,
         max_epochs=settings.epochs,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=settings.max_grad_norm,
         logger=logger,
         log_every_n_steps=1,
-        plugins=[_Checkpoints()],
+        plugins=[_Checkpoints(), cluster_environment(hardware)],
         callbacks=[
             ModelCheckpoint(
                 dirpath=checkpoints,
