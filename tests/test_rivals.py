@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from presel.errors import PreselError
 from presel.ledger import LEDGER
 from presel.stages.features import Features
 from presel.strategies.base import Given
@@ -110,6 +111,14 @@ def test_typiclust_takes_from_every_cluster_whatever_the_order_of_rows() -> None
     order = np.random.default_rng(1).permutation(300)
     shuffled = Features(names[order].reset_index(drop=True), vectors[order].astype(np.float16))
     assert set(strategy.select(seen(40, features=shuffled))["id"]) == set(first["id"])
+
+
+def test_typiclust_says_where_all_clusters_are_too_small() -> None:
+    vectors = mixture(60, 20, 6, seed=0)
+    given = seen(29, features=Features(pd.Series([f"{number:03}" for number in range(60)]), vectors))
+    with pytest.raises(PreselError, match=r"of 29 clusters of 60 .* strategy\.max_clusters=1 "):
+        TypiClust(min_cluster_size=20).select(given)
+    TypiClust(max_clusters=1, min_cluster_size=20).select(given)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
+from presel.errors import PreselError
 from presel.selection.clustering import cluster_in_any_order
 from presel.selection.distances import squared_distances
 from presel.strategies.base import Given, Strategy
@@ -39,11 +40,20 @@ class TypiClust(Strategy):
 
         Returns:
             Table of the chosen images: id, cluster, rank (from 1 in the order of picking in the cluster).
+
+        Raises:
+            PreselError: If all clusters are too small.
         """
         ids, rows = given.features.normalised_by_id()
         n_clusters = min(given.budget, self.max_clusters)
         labels, _ = cluster_in_any_order(rows, n_clusters, int(given.random.integers(2**31)))
         sizes = np.bincount(labels, minlength=n_clusters)
+        if sizes.max() < self.min_cluster_size:
+            raise PreselError(
+                f"strategy=typiclust: of {n_clusters} clusters of {len(rows)} images none has "
+                f"strategy.min_cluster_size={self.min_cluster_size} images; set strategy.max_clusters="
+                f"{max(1, len(rows) // (2 * self.min_cluster_size))} or a smaller strategy.min_cluster_size"
+            )
         quotas = in_turn(np.where(sizes < self.min_cluster_size, 0, sizes), given.budget)
         chosen = []
         for label in np.flatnonzero(quotas):
@@ -51,7 +61,7 @@ class TypiClust(Strategy):
             picks = most_typical(rows.take(members), int(quotas[label]), self.neighbors)
             rank = np.arange(1, len(picks) + 1)
             chosen.append(pd.DataFrame({"id": ids[members[picks]], "cluster": label, "rank": rank}))
-        return pd.concat(chosen, ignore_index=True) if chosen else pd.DataFrame({"id": []})
+        return pd.concat(chosen, ignore_index=True)
 
 
 def in_turn(sizes: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int64]:
