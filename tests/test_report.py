@@ -83,6 +83,23 @@ def test_settings_are_told_apart_by_what_differs(tmp_path: Path) -> None:
         by_setting([*runs, runs[0]])
 
 
+def test_jobs_of_a_sweep_come_in_their_order(tmp_path: Path) -> None:
+    row = {"name": "random", "scores": {"vqa": 0.5}, "requested": 0.15, "relative": None, "seconds": 1.0}
+    for number in range(12):
+        (tmp_path / str(number)).mkdir()
+        report = {
+            "strategy": "random",
+            "overrides": [],
+            "seed": number,
+            "stages": {},
+            "images": str(tmp_path),
+            "full_evaluation": str(tmp_path / "none"),
+            "rows": [row],
+        }
+        (tmp_path / str(number) / "run.json").write_text(json.dumps(report))
+    assert [run.seed for run in collect([tmp_path])] == list(range(12))
+
+
 def test_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PreselError, match="no evaluated run under"):
         collect([tmp_path])

@@ -123,8 +123,10 @@ def collect(folders: Sequence[Path]) -> list[Run]:
     Raises:
         PreselError: If there is none that was evaluated, or a stage's result is gone.
     """
-    files = sorted({file for folder in folders for file in folder.rglob("run.json")})
-    runs = [_read(file) for file in files]
+    files = {file for folder in folders for file in folder.rglob("run.json")}
+    # Jobs of a sweep lie in folders 0, 1, … 10.
+    in_order = sorted(files, key=lambda file: (file.parent.parent, len(file.parent.name), file))
+    runs = [_read(file) for file in in_order]
     evaluated = [run for run in runs if run is not None]
     if not evaluated:
         raise PreselError(
