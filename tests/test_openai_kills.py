@@ -1,0 +1,116 @@
+"""Processes that ask a server, and are killed, interrupted, or run side by side."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presel.generation.answers import Answers
+from presel.ledger import Wanted
+from tests.generation_server import Plan, Running, running
+from tests.seer import images, kept, provider, reveal
+
+HARSH = {
+    "answer": 50, "429": 8, "wait": 0.2, "500": 8, "400": 4, "garbage": 8, "empty": 5, "half": 5,
+    "slow": 0.5, "broken": 5, "drop": 5, "refusal": 3, "chunked": 5, "surrogate": 2, "uncounted": 2,
+}  # fmt: skip
+
+
+def _reveal(url: str, folder: Path, wanted: list[Wanted], changes: dict[str, Any]) -> None:
+    reveal(Running(url, folder), folder, wanted, **changes)
+
+
+def started(server: Running, folder: Path, wanted: list[Wanted], **changes: Any) -> Any:
+    process = multiprocessing.get_context("spawn").Process(
+        target=_reveal, args=(server.url, folder, wanted, changes)
+    )
+    process.start()
+    return process
+
+
+def wait_for_answers(folder: Path, count: int, process: Any) -> None:
+    """Waits until so many answers are in the file."""
+    file = folder / "answers/answers.jsonl"
+    while process.is_alive() and (not file.exists() or file.read_bytes().count(b"\n") < count):
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_two_thousand_requests_on_a_bad_day_and_five_kills(tmp_path: Path) -> None:
+    wanted = images(tmp_path, 2000)
+    changes = {"timeout_s": 0.5, "max_retries": 4, "attempts": 3}
+    names = {image.content[:16]: image.id for image in wanted}
+    asks = provider(Running("http://localhost", tmp_path), tmp_path, **changes)
+    settled: set[str] = set()
+    mark = 0
+    with running(tmp_path, Plan(odds=HARSH, seed=1)) as server:
+        for run in range(6):
+            if run < 5:
+                process = started(server, tmp_path, wanted, **changes)
+                wait_for_answers(tmp_path, 300 * (run + 1), process)
+                assert process.is_alive()
+                process.kill()
+                process.join()
+            else:
+                revealed = reveal(server, tmp_path, wanted, **changes)
+            assert settled.isdisjoint(names[one.image] for one in server.seen()[mark:])
+            mark = len(server.seen())
+            unsettled = asks.unsettled(wanted, Answers.read(tmp_path / "answers"))
+            settled = set(names.values()) - {image.id for image in unsettled}
+            assert len(settled) > 200 * run
+    answered = {record.id for record in revealed.records}
+    assert len(answered) > 1800
+    assert answered.isdisjoint(revealed.unanswered)
+    assert answered | revealed.unanswered.keys() == set(names.values())
+    assert all(revealed.unanswered.values())
+    good = Counter(line["id"] for line in kept(tmp_path) if is_whole(line["raw"]))
+    assert good.keys() == answered
+    assert set(good.values()) == {1}
+
+
+def is_whole(raw: dict[str, Any] | str) -> bool:
+    """Whether this is the server's good answer, whole."""
+    text = raw["choices"][0]["message"]["content"] if isinstance(raw, dict) else raw
+    return text.endswith('."}]') and "ud83d" not in text
+
+
+def test_ctrl_c_keeps_what_is_on_its_way(tmp_path: Path) -> None:
+    wanted = images(tmp_path, 200)
+    with running(tmp_path, Plan(latency=0.1)) as server:
+        process = started(server, tmp_path, wanted, concurrency=8)
+        wait_for_answers(tmp_path, 10, process)
+        os.kill(process.pid, signal.SIGINT)
+        process.join()
+        assert process.exitcode != 0
+        asked = len(server.seen())
+        assert 10 <= asked < 200
+        assert len(kept(tmp_path)) == asked
+        reveal(server, tmp_path, wanted)
+        assert len(server.seen()) == 200
+
+
+def test_ctrl_c_twice_waits_for_nothing(tmp_path: Path) -> None:
+    with running(tmp_path, Plan(script=["slow"])) as server:
+        process = started(server, tmp_path, images(tmp_path, 20), concurrency=8)
+        while len(server.seen()) < 8:
+            time.sleep(0.01)
+        while process.is_alive():
+            os.kill(process.pid, signal.SIGINT)
+            process.join(0.2)
+        assert process.exitcode != 0
+
+
+def test_runs_side_by_side_ask_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    wanted = images(tmp_path, 40)
+    with running(tmp_path, Plan(latency=0.1)) as server:
+        first = started(server, tmp_path, wanted, concurrency=2)
+        wait_for_answers(tmp_path, 1, first)
+        assert len(reveal(server, tmp_path, wanted).records) == 40
+        first.join()
+        assert len(server.seen()) == 40
+    assert "waiting for another run that adds answers to" in capfd.readouterr().out
