@@ -95,6 +95,10 @@ class InstructionProvider:
         """What instructions for so many images of each task would cost; None where nobody charges."""
         return None
 
+    def exceeded(self, estimate: Estimate) -> list[str]:
+        """The limits that such a cost would pass, as settings with their values."""
+        return []
+
     def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
         """Gives the instructions of these images and of no others; called once they stand in the ledger.
 

@@ -1,7 +1,9 @@
 """What models are asked, what becomes of their answers, and the file that keeps them."""
 
 import json
+import multiprocessing
 import re
+import resource
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -274,3 +276,29 @@ def test_a_damaged_file_of_answers_is_refused(tmp_path: Path, line: str) -> None
     (tmp_path / "answers.jsonl").write_text(f"{line}\n")
     with pytest.raises(PreselError, match=r"answers\.jsonl: line 1 is no answer .*; restore the file"):
         Answers.read(tmp_path)
+
+
+def _add_until_the_disk_is_full(folder: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    with (
+        pytest.raises(PreselError, match=r"answers\.jsonl: cannot write an answer down \(.*make room"),
+        Answers.opened(folder) as answers,
+    ):
+        while True:
+            answers.add("asked", "1", completion("some text"), Spent(1, 0.0))
+
+
+def test_a_full_disk_is_told_of_and_costs_no_whole_answer(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(
+        target=_add_until_the_disk_is_full, args=(tmp_path,)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    size = (tmp_path / "answers.jsonl").stat().st_size
+    with Answers.opened(tmp_path) as answers:
+        whole = list(answers.to("asked"))
+        assert whole == [completion("some text")] * len(whole)
+        assert (tmp_path / "answers.jsonl").stat().st_size <= size
+        answers.add("asked", "1", completion("more"), Spent(1, 0.0))
+    assert len(Answers.read(tmp_path).to("asked")) == len(whole) + 1 > 2

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from presel.errors import PreselError
-from presel.generation.openai import OpenAI
-from presel.ledger import Estimate, InstructionProvider
+from presel.ledger import Estimate
 from presel.pipeline import Pipeline
 from presel.selection import allocate_tasks
 from presel.stages.instructions import InstructionsStage
@@ -55,22 +54,8 @@ def plan_for(pipeline: Pipeline, sizes: Mapping[str, int], steps: Sequence[Stage
     bought = sizes if reads_all else selected
     wanted = {task: images for task, images in bought.items() if images}
     estimate = pipeline.provider.estimate(wanted)
-    return Plan(reference, selected, bought, estimate, _exceeded(pipeline.provider, estimate))
-
-
-def _exceeded(provider: InstructionProvider, estimate: Estimate | None) -> list[str]:
-    # Nobody else has limits.
-    if estimate is None or not isinstance(provider, OpenAI):
-        return []
-    limits = {
-        "max_money": (estimate.money, provider.max_money),
-        "max_tokens_total": (estimate.tokens, provider.max_tokens_total),
-    }
-    return [
-        f"instructions.{name}={most:.15g}"
-        for name, (cost, most) in limits.items()
-        if most is not None and cost > most
-    ]
+    exceeds = pipeline.provider.exceeded(estimate) if estimate else []
+    return Plan(reference, selected, bought, estimate, exceeds)
 
 
 def _by_size(pipeline: Pipeline, sizes: Mapping[str, int], reference: Mapping[str, int]) -> Mapping[str, int]:

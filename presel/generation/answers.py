@@ -1,13 +1,15 @@
 """Answers that were paid for, written down the moment they come: none is ever asked for twice."""
 
+import errno
 import json
 import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -53,7 +55,7 @@ class Answers:
         self._found: dict[str, list[Completion]] = defaultdict(list)
         self._kinds: dict[str, set[str]] = defaultdict(set)
         self._unpriced: Counter[str] = Counter()
-        self._stream: TextIO | None = None
+        self._stream: FileIO | None = None
         self._synced = 0.0
 
     @classmethod
@@ -68,8 +70,8 @@ class Answers:
         with _held(FileLock(folder / "answers.lock"), folder):
             answers = cls(folder / "answers.jsonl")
             whole = answers._read()
-            # What a model writes may hold half of a surrogate pair.
-            with answers.path.open("a", encoding="utf-8", errors="surrogatepass") as stream:
+            # Without a buffer, which a full disk would have flushed once more at the end.
+            with answers.path.open("ab", buffering=0) as stream:
                 stream.truncate(whole)
                 answers._stream = stream
                 try:
@@ -127,13 +129,15 @@ class Answers:
             "money": spent.money,
             "raw": raw,
         }
+        # What a model writes may hold half of a surrogate pair.
+        text = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
         try:
-            self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-            self._stream.flush()
+            if self._stream.write(text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise PreselError(
                 f"{self.path}: cannot write an answer down ({error.strerror}); make room, then run the same "
-                "command again"
+                "command again: what is whole is kept"
             ) from error
         self._count(line)
         if time.monotonic() - self._synced > _SYNC_SECONDS:

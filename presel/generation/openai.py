@@ -21,7 +21,7 @@ from presel.generation.answers import Answers, Completion, Spent
 from presel.generation.asking import Asking, Kept
 from presel.generation.server import Server, Unanswered
 from presel.generation.service import ChatService, Usage
-from presel.ledger import Revealed, Wanted
+from presel.ledger import Estimate, Revealed, Wanted
 from presel.secrets import has_credentials, is_variable
 
 
@@ -71,12 +71,25 @@ class OpenAI(ChatService):
     def check_source(self, source: Source) -> None:
         """Makes sure of the key, the server and the cap, whatever the source."""
         self._server().check()
-        unpriced = Answers.read(self.answers).unpriced(self.model)
-        if self.max_money is not None and unpriced:
+        if self.max_money is None:
+            return
+        if unpriced := Answers.read(self.answers).unpriced(self.model):
             raise PreselError(
                 f"instructions.max_money: {unpriced} answers of {self.model} in {self.answers} were bought "
                 "without prices, and their cost is not known; limit instructions.max_tokens_total instead"
             )
+
+    def exceeded(self, estimate: Estimate) -> list[str]:
+        """The limits that such a cost would pass, as settings with their values."""
+        limits = {
+            "max_money": (estimate.money, self.max_money),
+            "max_tokens_total": (estimate.tokens, self.max_tokens_total),
+        }
+        return [
+            f"instructions.{name}={most:.15g}"
+            for name, (cost, most) in limits.items()
+            if most is not None and cost > most
+        ]
 
     def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
         """Asks about the images that are not settled yet.
@@ -152,7 +165,8 @@ class _Errand:
             self._learn(image.task, usage)
         self._add(image, answer, usage)
         why_not = self._provider.settled([image], self._answers).unanswered.get(image.id)
-        return Kept(not self._provider.unsettled([image], self._answers), why_not)
+        settled = why_not is None or not self._provider.unsettled([image], self._answers)
+        return Kept(settled, why_not)
 
     def charge(self, image: Wanted, text: str) -> None:
         self._add(image, text, self._expected[image.task])
@@ -174,9 +188,7 @@ class _Errand:
         )
 
     def has_room(self, images: Sequence[Wanted]) -> bool:
-        tokens, money = self._with(images)
-        most_tokens, most_money = self._provider.max_tokens_total, self._provider.max_money
-        return (most_tokens is None or tokens <= most_tokens) and (most_money is None or money <= most_money)
+        return not self._provider.exceeded(self._with(images))
 
     def why_no_room(self, image: Wanted) -> str:
         """Which limit the next request may pass, and how far it is used."""
@@ -193,10 +205,10 @@ class _Errand:
             f"may take {next_}"
         )
 
-    def _with(self, images: Sequence[Wanted]) -> Spent:
+    def _with(self, images: Sequence[Wanted]) -> Estimate:
         """What is spent, and what these images may cost besides."""
         expected = [self._provider.cost(self._expected[image.task]) for image in images]
-        return Spent(
+        return Estimate(
             self._answers.tokens + sum(one.tokens for one in expected),
             self._answers.money + sum(one.money for one in expected),
         )

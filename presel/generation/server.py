@@ -186,8 +186,8 @@ class Server:
             parts.extend(_read(response, deadline))
         except exceptions.HTTPError as error:
             response.close()
-            half = self._content(b"".join(parts)) if response.status < 300 else None
-            raise Again(self._why(error), text=None if half is None else str(half)) from None
+            half = self._masked(_text(b"".join(parts))) if response.status < 300 else None
+            raise Again(self._why(error), text=half) from None
         except BaseException:
             # Half an answer is still on its way there.
             response.close()
@@ -198,7 +198,7 @@ class Server:
 
     def _content(self, sent: bytes) -> Completion | str:
         """What was sent, without the key."""
-        text = sent.decode("utf-8", errors="replace")
+        text = _text(sent)
         try:
             found = json.loads(text)
             # Written anew, because a key can be escaped in many ways.
@@ -279,6 +279,10 @@ def _read(response: BaseHTTPResponse, deadline: float) -> Iterator[bytes]:
         yield part
         if time.monotonic() > deadline:
             raise exceptions.TimeoutError
+
+
+def _text(sent: bytes) -> str:
+    return sent.decode("utf-8", errors="replace")
 
 
 def _code(error: Any) -> int:
