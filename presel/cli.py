@@ -105,10 +105,7 @@ def _run(overrides: list[str]) -> int:
         )
         return 2
     except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"presel: error: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
-        return 2
+        return _unusable_path(error)
     except KeyboardInterrupt:
         print("presel: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
@@ -125,9 +122,18 @@ def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
     except PreselError as error:
         print(f"presel: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        return _unusable_path(error)
     except KeyboardInterrupt:
         print("presel: interrupted", file=sys.stderr)
         return 130
+
+
+def _unusable_path(error: OSError) -> int:
+    if error.filename is None:
+        raise error
+    print(f"presel: error: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+    return 2
 
 
 def _raised_by(package: str, error: BaseException) -> bool:

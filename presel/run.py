@@ -20,7 +20,7 @@ from presel.files import read_json, write_json
 from presel.ledger import requested_ids
 from presel.pipeline import Pipeline
 from presel.store import Stage, Store, git_commit, upstream, versions
-from presel.summary import Row, print_table, relative_score, write_csv
+from presel.summary import Row, Scores, print_table, relative_score, write_csv
 
 # The steps a run can end with, and what each leaves for the user.
 STEPS = {
@@ -97,21 +97,24 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Collects what the jobs left."""
         folder = Path(config.hydra.sweep.dir)
-        files = sorted(folder.glob("*/run.json"), key=lambda file: int(file.parent.name))
+        files = sorted(folder.glob("*/run.json"), key=lambda file: (len(file.parent.name), file))
         reports = [report for report in map(read_json, files) if report["rows"]]
         if not reports:
             return
-        rows: dict[str, Row] = {}
+        rows: list[Row] = []
+        measured: dict[str, list[Scores]] = {}
         names = _labels(reports)
         for report, name in zip(reports, names, strict=True):
             found = _with_relative([Row(**row) for row in report["rows"]], Path(report["full_evaluation"]))
             for row in found[:-1]:
-                # The base differs between jobs that sweep over models.
-                same = rows.get(row.name, row).scores == row.scores
-                rows.setdefault(row.name if same else f"{row.name} ({name})", row)
-            rows[name] = replace(found[-1], name=name)
-        write_csv(folder / "summary.csv", list(rows.values()))
-        print_table(list(rows.values()))
+                # The base differs between jobs that sweep over models; others are named by their first job.
+                known = measured.setdefault(row.name, [])
+                if row.scores not in known:
+                    rows.append(replace(row, name=f"{row.name} ({name})") if known else row)
+                    known.append(row.scores)
+            rows.append(replace(found[-1], name=name))
+        write_csv(folder / "summary.csv", rows)
+        print_table(rows)
         console.print(f"summary of the sweep          {folder / 'summary.csv'}")
 
 

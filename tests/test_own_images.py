@@ -115,6 +115,7 @@ def _run(folder: Path) -> Run:
         strategy=report["strategy"],
         seed=report["seed"],
         overrides=frozenset(),
+        settings={},
         scores={},
         full=None,
         requested=0.25,

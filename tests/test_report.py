@@ -2,24 +2,28 @@
 
 import json
 import re
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from presel.errors import PreselError
-from presel.report.collect import Run, by_setting, collect
+from presel.report.collect import Run, by_setting, collect, counterpart
 from presel.report.statistics import compare
-from presel.report.tables import PUBLISHED, latex, markdown, published_relative
-from presel.summary import relative_score
+from presel.report.tables import PUBLISHED, latex, markdown, published_relative, results
+from presel.run import SweepSummary
+from presel.summary import Row, relative_score
 from tests.conftest import TINY, Program
 
 
-def run(folder: Path, strategy: str, seed: int, answers: dict[str, list[float]], *overrides: str) -> Run:
+def run(folder: Path, strategy: str, seed: int, answers: dict[str, list[float]]) -> Run:
     """A run that left nothing but its answers."""
-    where = folder / f"{strategy} {seed} {len(overrides)}"
+    where = folder / f"{strategy} {seed}"
     where.mkdir()
     rows = [
         {"benchmark": benchmark, "id": f"{number:03}", "turn": 0, "score": score}
@@ -31,7 +35,8 @@ def run(folder: Path, strategy: str, seed: int, answers: dict[str, list[float]],
         folder=where,
         strategy=strategy,
         seed=seed,
-        overrides=frozenset(overrides),
+        overrides=frozenset(),
+        settings={},
         scores={benchmark: float(np.mean(scores)) for benchmark, scores in answers.items()},
         full={benchmark: 1.0 for benchmark in answers},
         requested=0.15,
@@ -60,6 +65,21 @@ def test_the_interval_of_a_difference(tmp_path: Path) -> None:
     # Two proportions of 1,600 answers each: a standard error of 0.0175. The bootstrap is wider, see there.
     assert 4 * 0.0175 < found.high - found.low < 8 * 0.0175
     assert compare(ours[:1], random) is None
+    single = compare(ours[1:2], random)
+    assert single is not None
+    assert (single.seeds, single.low, single.high) == (1, None, None)
+
+
+def test_the_order_of_equal_terms_wins_nothing(tmp_path: Path) -> None:
+    sums = {"random": (0.5, 0.6, 0.3), "presel": (0.4, 0.4, 0.6)}
+    ours, random = (
+        [run(tmp_path, name, seed, {"vqa": [score]}) for seed, score in enumerate(scores)]
+        for name, scores in sums.items()
+    )
+    assert sum(one.mean for one in ours) == pytest.approx(sum(one.mean for one in random))
+    found = compare(ours, random)
+    assert found is not None
+    assert (found.seeds_won, found.benchmarks_won) == (2, 0)
 
 
 def test_a_strategy_does_not_differ_from_itself(tmp_path: Path) -> None:
@@ -69,24 +89,103 @@ def test_a_strategy_does_not_differ_from_itself(tmp_path: Path) -> None:
     assert (found.difference, found.low, found.high, found.seeds_won) == (0, 0, 0, 0)
 
 
+def tuned(
+    folder: Path, strategy: str, *overrides: str, budget: int = 3, seed: int = 0, tune: str = "llava15"
+) -> Run:
+    """A run on a pool of 20 that left what says under which conditions it was, and no answers."""
+    where = folder / f"{strategy} {' '.join(overrides)} {seed} {tune}"
+    settings: dict[str, dict[str, Any]] = {
+        f"selection ({strategy})": {"seed": seed},
+        "instructions (selection)": {"chosen": strategy, "provider": "annotations"},
+        "model (selection)": {"instructions": strategy, "seed": seed, "tune": tune},
+        f"evaluation ({strategy})": {"tuned": strategy, "benchmarks": "vqa"},
+    }
+    stages = {label: where / label for label in settings} | {"pool": folder}
+    for label, its in settings.items():
+        stages[label].mkdir(parents=True)
+        manifest = {"settings": its, "measured": {"budget": budget}, "wall_seconds": 1.0}
+        (stages[label] / "manifest.json").write_text(json.dumps(manifest))
+    pool = pd.DataFrame({"id": [str(number) for number in range(20)]})
+    pool.to_parquet(stages[f"selection ({strategy})"] / "selection.parquet")
+    scores = {"vqa": 0.5}
+    config = {"strategy": strategy, **dict(override.split("=") for override in overrides)}
+    return Run(where, strategy, seed, frozenset(overrides), config, scores, None, budget / 20, stages, folder)
+
+
 def test_settings_are_told_apart_by_what_differs(tmp_path: Path) -> None:
-    answers = {"vqa": [0.0, 1.0]}
     runs = [
-        run(tmp_path, "presel", seed, answers, "pool.size=400", f"tau.value={tau}", *["x"] * place)
-        for place, tau in enumerate((0.1, 1))
+        tuned(tmp_path, "presel", "pool.size=400", f"tau.value={tau}", *more, seed=seed)
+        for tau, more in ((0.1, ()), (1, ("k=3",)))
         for seed in (1, 0)
     ]
     groups = by_setting(runs)
-    assert list(groups) == ["presel tau.value=0.1", "presel tau.value=1 x"]
+    assert list(groups) == ["presel tau.value=0.1", "presel k=3 tau.value=1"]
     assert [one.seed for one in groups["presel tau.value=0.1"]] == [0, 1]
+    assert by_setting([*runs, runs[0]]) == groups
+    again = tuned(tmp_path / "again", "presel", "pool.size=400", "tau.value=0.1", seed=1)
     with pytest.raises(PreselError, match=r"both 'presel tau\.value=0\.1' with seed 1"):
-        by_setting([*runs, runs[0]])
+        by_setting([*runs, replace(again, stages=again.stages | {"pool": tmp_path})])
+
+
+def test_what_an_experiment_sets_tells_runs_apart_too(tmp_path: Path) -> None:
+    first, second = (replace(tuned(tmp_path, "presel", seed=seed), settings={"tau": seed}) for seed in (0, 1))
+    with pytest.raises(
+        PreselError, match="are both 'presel', but differ in their tau; report on them one by"
+    ):
+        by_setting([first, second])
+    named = [replace(run, overrides=frozenset({f"tau.value={run.seed}"})) for run in (first, second)]
+    assert list(by_setting(named)) == ["presel tau.value=0", "presel tau.value=1"]
+    # The same by another name.
+    alike = [replace(run, settings={"tau": 0}) for run in named]
+    assert [len(runs) for runs in by_setting(alike).values()] == [2]
+
+
+def test_strategies_are_held_against_random_selection_of_the_same_budget(tmp_path: Path) -> None:
+    groups = by_setting(
+        [
+            *(tuned(tmp_path, name, "budget=3") for name in ("random", "presel")),
+            *(tuned(tmp_path, name, "budget=6", budget=6) for name in ("random", "presel")),
+            tuned(tmp_path, "typiclust", budget=9),
+            tuned(tmp_path, "full", budget=20),
+        ]
+    )
+
+    def held_against(strategy: str) -> list[str | None]:
+        found = [counterpart(runs, strategy, groups) for runs in groups.values()]
+        return [next((name for name, runs in groups.items() if runs == others), None) for others in found]
+
+    # Of two budgets of random selection, the whole pool belongs to neither.
+    random = ["random budget=3", "random budget=6"]
+    assert held_against("random") == [random[0], random[0], random[1], random[1], None, None]
+    assert held_against("full") == ["full"] * 6
+    # Settings that mean nothing to random selection split its runs, which are of one kind.
+    random = [tuned(tmp_path, "random", f"tau={seed}", seed=seed) for seed in range(3)]
+    presel = [tuned(tmp_path, "presel", seed=seed) for seed in range(3)]
+    assert counterpart(presel, "random", by_setting([*random, *presel])) == random
+
+
+def test_strategies_are_held_against_random_selection_under_the_same_conditions(tmp_path: Path) -> None:
+    presel, random = tuned(tmp_path, "presel"), tuned(tmp_path, "random", tune="digits")
+    assert counterpart([presel], "random", {"presel": [presel], "random": [random]}) == []
+    with pytest.raises(PreselError, match="are both 'presel', but differ in their tuning"):
+        by_setting([presel, tuned(tmp_path, "presel", seed=1, tune="digits")])
+    with pytest.raises(PreselError, match="are both 'presel', but differ in their pool"):
+        by_setting([presel, tuned(tmp_path / "other", "presel", seed=1)])
+
+
+def test_the_paper_is_cited_at_its_own_budget(tmp_path: Path) -> None:
+    groups = by_setting([tuned(tmp_path, "presel", budget=3), tuned(tmp_path, "full", budget=20)])
+    assert results(groups, "table3_vicuna_13b")["published"].tolist() == pytest.approx([0.983, 1])
+    runs = [tuned(tmp_path, "presel", f"budget={budget}", budget=budget) for budget in (3, 6)]
+    published = results(by_setting(runs), "table1_llava665k")["published"]
+    assert published.isna().all()
 
 
 def test_jobs_of_a_sweep_come_in_their_order(tmp_path: Path) -> None:
     row = {"name": "random", "scores": {"vqa": 0.5}, "requested": 0.15, "relative": None, "seconds": 1.0}
     for number in range(12):
-        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / ".hydra").mkdir(parents=True)
+        (tmp_path / str(number) / ".hydra" / "config.yaml").write_text(f"seed: {number}")
         report = {
             "strategy": "random",
             "overrides": [],
@@ -100,9 +199,22 @@ def test_jobs_of_a_sweep_come_in_their_order(tmp_path: Path) -> None:
     assert [run.seed for run in collect([tmp_path])] == list(range(12))
 
 
-def test_no_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PreselError, match="no evaluated run under"):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"rows": [', "no whole JSON file"),
+        ('{"rows": []}', "has no 'full_evaluation', as of another version"),
+    ],
+)
+def test_a_damaged_run_is_named(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(PreselError, match=f"run.json: {told}.*; run the same again"):
         collect([tmp_path])
+
+
+def test_every_folder_must_hold_a_run(tmp_path: Path) -> None:
+    with pytest.raises(PreselError, match=r"mistyped: no finished run .* that ended with until=evaluation"):
+        collect([tmp_path / "mistyped"])
 
 
 def test_the_papers_figures_stand_beside_ours() -> None:
@@ -130,8 +242,8 @@ def test_rel_of_every_published_row_is_what_our_formula_gives() -> None:
 
 
 def test_markdown_and_latex_of_one_table() -> None:
-    shown = pd.DataFrame({"setting": ["clip_score"], "mean": ["54.0 ± 1.0"]})
-    assert markdown(shown) == "| setting | mean |\n| --- | ---: |\n| clip_score | 54.0 ± 1.0 |\n"
+    shown = pd.DataFrame({"setting": ["clip_score a|b"], "mean": ["54.0 ± 1.0"]})
+    assert markdown(shown) == "| setting | mean |\n| --- | ---: |\n| clip_score a\\|b | 54.0 ± 1.0 |\n"
     assert r"clip\_score" in latex(shown)
     assert r"\toprule" in latex(shown)
 
@@ -139,26 +251,37 @@ def test_markdown_and_latex_of_one_table() -> None:
 def test_the_report_of_a_sweep(program: Program, tmp_path: Path) -> None:
     swept = program("run", "-m", *TINY, "strategy=random,presel", "seed=0,1")
     assert swept.returncode == 0, swept.stderr
+    assert program("run", *TINY, "strategy=full").returncode == 0
+    assert program("run", *TINY, "until=selection").returncode == 0
+    assert program("run", *TINY, "budget=0.0001").returncode == 2
     reported = program("report", "outputs/runs", "--title", "A <small> sweep")
     assert reported.returncode == 0, reported.stderr
     folder = tmp_path / "outputs" / "report"
     table = pd.read_csv(folder / "table.csv").set_index("setting")
-    assert set(table.index) == {"random", "presel"}
-    runs = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/runs/*/*/*/run.json")]
+    assert set(table.index) == {"random", "presel", "full"}
+    runs = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/runs/**/run.json")]
     for name, row in table.iterrows():
         means = [
             np.mean(list(report["rows"][-1]["scores"].values()))
             for report in runs
-            if report["strategy"] == name
+            if report["strategy"] == name and report["rows"]
         ]
         assert row["mean"] == pytest.approx(np.mean(means))
-        assert row["mean_sd"] == pytest.approx(np.std(means, ddof=1))
-        assert row["requested"] == 0.15
+        assert row["mean_sd"] == pytest.approx(pd.Series(means).std(), nan_ok=True)
+        assert row["requested"] == (1 if name == "full" else 0.15)
+        assert row["seeds"] == (1 if name == "full" else 2)
     assert table.loc["presel", "difference"] == pytest.approx(table["mean"].diff().abs().iloc[1], abs=1)
-    assert (folder / "table.md").read_text().startswith("| setting | seeds | requested |")
+    shown = (folder / "table.md").read_text()
+    assert shown.startswith("| setting | seeds | requested |")
+    assert "Fewer than 5 seeds: full (1), random (2), presel (2)." in shown
+    assert "Held against random on the seeds that both have: full" not in shown
+    assert re.search(r"The spread of random over seeds is [\d.]+, .* a third of its distance", shown)
+    assert re.search(r"Left out: 1 that did not finish, such as outputs/runs/.*\.\n", shown)
+    assert re.search(r"Left out: 1 that ended before the evaluation, such as outputs/runs/.*\.\n", shown)
     costs = (folder / "costs.md").read_text().splitlines()
     assert costs[0].startswith("| setting | instructions | requested | selection | tuning | together |")
-    assert all("| 60 | 15.0 |" in line for line in costs[2:])
+    assert sum("| 60 | 15.0 |" in line for line in costs[2:]) == 2
+    assert costs[0].count("of the full pool's") == 1
     page = (folder / "report.html").read_text()
     assert "A &lt;small&gt; sweep" in page
     assert page.count("<svg") >= 5
@@ -171,3 +294,27 @@ def test_reporting_on_nothing_says_what_to_do(program: Program) -> None:
     result = program("report", "outputs/runs")
     assert result.returncode == 2
     assert "until=evaluation" in result.stderr
+
+
+def test_a_sweep_over_models_shows_the_base_of_each(tmp_path: Path) -> None:
+    for job, (model, base) in enumerate((("a", 0.1), ("a", 0.1), ("b", 0.2), ("b", 0.2))):
+        scores = {"base": base, "random": base + (job + 1) / 10}
+        report = {
+            "strategy": "random",
+            "overrides": [f"lvlm={model}", f"seed={job}"],
+            "full_evaluation": str(tmp_path / "none"),
+            "rows": [asdict(Row(name, {"vqa": score})) for name, score in scores.items()],
+        }
+        (tmp_path / str(job)).mkdir()
+        (tmp_path / str(job) / "run.json").write_text(json.dumps(report))
+    SweepSummary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert pd.read_csv(tmp_path / "summary.csv").set_index("strategy")["mean"].to_dict() == pytest.approx(
+        {
+            "base": 0.1,
+            "random lvlm=a seed=0": 0.2,
+            "random lvlm=a seed=1": 0.3,
+            "base (random lvlm=b seed=2)": 0.2,
+            "random lvlm=b seed=2": 0.5,
+            "random lvlm=b seed=3": 0.6,
+        }
+    )

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,22 +12,21 @@ from matplotlib.figure import Figure
 
 from presel.importance import instruction_relevance
 from presel.report.collect import Run
+from presel.report.statistics import spread
 
 
 def score_against_budget(groups: Mapping[str, Sequence[Run]]) -> str:
-    """Mean score against the share of instructions requested, one point a setting, with its spread."""
-    figure, axes = _axes("requested instructions (% of the pool)", "mean score (%)")
+    """Mean score, with its spread, against the budget; the budgets of a setting are joined."""
+    figure, axes = _axes("budget (% of the pool)", "mean score (%)")
+    curves: dict[str, list[tuple[float, float, float]]] = {}
     for name, runs in groups.items():
-        means = [100 * run.mean for run in runs]
-        axes.errorbar(
-            100 * float(np.mean([run.requested for run in runs])),
-            np.mean(means),
-            yerr=np.std(means, ddof=1) if len(means) > 1 else None,
-            fmt="o",
-            capsize=3,
-            label=name,
-        )
-    axes.legend(fontsize="small")
+        setting = " ".join(part for part in name.split(" ") if not part.startswith("budget="))
+        means = [run.mean for run in runs]
+        curves.setdefault(setting, []).append((runs[0].budget, float(np.mean(means)), spread(means) or 0.0))
+    for setting, points in curves.items():
+        budgets, scores, spreads = 100 * np.array(sorted(points)).T
+        axes.errorbar(budgets, scores, yerr=spreads, fmt="o-", capsize=3, label=setting)
+    _name(axes)
     return _svg(figure)
 
 
@@ -36,8 +36,8 @@ def score_against_cost(groups: Mapping[str, Sequence[Run]]) -> str:
     for name, runs in groups.items():
         seconds = np.mean([run.selection_seconds + run.tuning_seconds for run in runs])
         score = 100 * np.mean([run.mean for run in runs])
-        axes.plot(seconds, score, "o")
-        axes.annotate(name, (float(seconds), float(score)), xytext=(4, 4), textcoords="offset points")
+        axes.plot(seconds, score, "o", label=name)
+    _name(axes)
     return _svg(figure)
 
 
@@ -47,7 +47,7 @@ def task_weights(weights: pd.Series) -> str:
     Args:
         weights: Weight by task.
     """
-    figure, axes = _axes("weight", "")
+    figure, axes = _axes("weight", "", len(weights))
     weights = weights.sort_values()
     axes.barh(weights.index.astype(str), weights)
     axes.axvline(1 / len(weights), color="black", linewidth=0.8, linestyle="--")
@@ -60,7 +60,7 @@ def relevance_by_task(relevance: pd.DataFrame) -> str:
     Args:
         relevance: One row a reference sample: task, loss_with_question, loss_without_question.
     """
-    figure, axes = _axes("IRS", "")
+    figure, axes = _axes("IRS", "", relevance["task"].nunique())
     irs = instruction_relevance(relevance["loss_with_question"], relevance["loss_without_question"])
     by_task = {str(task): scores for task, scores in pd.Series(irs).groupby(relevance["task"].to_numpy())}
     axes.boxplot(list(by_task.values()), orientation="horizontal", showfliers=False)
@@ -68,17 +68,17 @@ def relevance_by_task(relevance: pd.DataFrame) -> str:
     return _svg(figure)
 
 
-def overlap(chosen: Mapping[str, set[str]]) -> str:
+def overlap(chosen: Mapping[str, set[tuple[Path, str]]]) -> str:
     """Share of images that each two settings have in common (Jaccard).
 
     Args:
-        chosen: Ids of the chosen images by setting.
+        chosen: The chosen images by setting, as pool and id.
     """
     names = list(chosen)
     shares = np.array(
         [[len(chosen[a] & chosen[b]) / len(chosen[a] | chosen[b]) for b in names] for a in names]
     )
-    figure, axes = _axes("", "")
+    figure, axes = _axes("", "", len(names))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
@@ -88,8 +88,14 @@ def overlap(chosen: Mapping[str, set[str]]) -> str:
     return _svg(figure)
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+def _name(axes: Axes) -> None:
+    """Names what is drawn, beside it: the names of settings are long."""
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _axes(x: str, y: str, rows: int = 0) -> tuple[Figure, Axes]:
+    """A figure that is high enough for the names of its rows."""
+    figure = Figure(figsize=(6.4, max(4, 0.2 * rows)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -19,36 +19,36 @@ class Shelf:
     """Pictures under one heading, as `data:` URIs."""
 
     heading: str
-    pictures: list[str] = field(default_factory=list)
+    pictures: list[str]
 
 
 def gallery(shown: Mapping[str, Run], count: int) -> dict[str, list[Shelf]]:
     """Shows per task the most and the least central images, and some that each setting chose.
 
     Args:
-        shown: A run of each setting, all of one pool.
+        shown: A run of each setting.
         count: Pictures on a shelf.
 
     Returns:
         Shelves by task.
     """
-    files = next(iter(shown.values())).image_files
     shelves: dict[str, list[Shelf]] = {}
-
-    def place(task: str, heading: str, ids: pd.Series) -> None:
-        pictures = [_thumbnail(files[name]) for name in ids]
-        shelves.setdefault(task, []).append(Shelf(heading, pictures))
-
     for name, run in shown.items():
         for task, images in run.selection.groupby("task"):
+            rows = shelves.setdefault(str(task), [])
             if "centrality" in images:
                 ranked = images.dropna(subset="centrality").sort_values("centrality")["id"]
-                place(str(task), f"most central ({name})", ranked[: -count - 1 : -1])
-                place(str(task), f"least central ({name})", ranked[:count])
+                rows.append(_shelf(f"most central ({name})", run, ranked[: -count - 1 : -1]))
+                rows.append(_shelf(f"least central ({name})", run, ranked[:count]))
             # Spread over the ids, which often tell how images were made.
             chosen = images[images["selected"]].sort_values("id")["id"]
-            place(str(task), f"chosen by {name}", chosen[:: max(1, len(chosen) // count)][:count])
+            spread = chosen[:: max(1, len(chosen) // count)][:count]
+            rows.append(_shelf(f"chosen by {name}", run, spread))
     return shelves
+
+
+def _shelf(heading: str, run: Run, ids: pd.Series) -> Shelf:
+    return Shelf(heading, [_thumbnail(run.image_files[name]) for name in ids])
 
 
 def _thumbnail(file: Path) -> str:

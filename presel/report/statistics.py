@@ -9,6 +9,8 @@ import numpy.typing as npt
 from presel.report.collect import Run
 
 _DRAWS = 5000
+# Sums of the same scores differ by their order.
+_TIE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class Comparison:
 
     Attributes:
         difference: Mean over seeds of the difference of the mean scores.
-        low: Lower end of the 95 % interval of that difference.
-        high: Upper end.
+        low: Lower end of the 95 % interval of that difference; None of one seed, which knows no spread.
+        high: Upper end, likewise.
         seeds: Seeds that both were run with.
         seeds_won: Those with the higher mean score.
         benchmarks: Benchmarks.
@@ -26,8 +28,8 @@ class Comparison:
     """
 
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     seeds: int
     seeds_won: int
     benchmarks: int
@@ -54,9 +56,25 @@ def compare(ours: Sequence[Run], others: Sequence[Run], seed: int = 0) -> Compar
     if not pairs:
         return None
     by_benchmark = [_differences(pairs, benchmark) for benchmark in pairs[0][0].scores]
+    low, high = _interval(by_benchmark, seed) if len(pairs) > 1 else (None, None)
+    means = np.array([differences.mean(axis=1) for differences in by_benchmark])
+    return Comparison(
+        difference=float(means.mean()),
+        low=low,
+        high=high,
+        seeds=len(pairs),
+        seeds_won=int((means.mean(axis=0) > _TIE).sum()),
+        benchmarks=len(means),
+        benchmarks_won=int((means.mean(axis=1) > _TIE).sum()),
+    )
+
+
+def _interval(by_benchmark: Sequence[npt.NDArray[np.float64]], seed: int) -> tuple[float, float]:
+    """The middle 95 % of the drawn differences; of each benchmark, (seeds, questions)."""
     rng = np.random.default_rng(seed)
     draws = np.zeros(_DRAWS)
-    seeds = rng.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=_DRAWS) / len(pairs)
+    count = len(by_benchmark[0])
+    seeds = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS) / count
     for differences in by_benchmark:
         questions = differences.shape[1]
         for draw in range(_DRAWS):
@@ -64,16 +82,7 @@ def compare(ours: Sequence[Run], others: Sequence[Run], seed: int = 0) -> Compar
             draws[draw] += seeds[draw] @ differences @ counts / questions
     draws /= len(by_benchmark)
     low, high = np.percentile(draws, [2.5, 97.5])
-    means = np.array([differences.mean(axis=1) for differences in by_benchmark])
-    return Comparison(
-        difference=float(means.mean()),
-        low=float(low),
-        high=float(high),
-        seeds=len(pairs),
-        seeds_won=int((means.mean(axis=0) > 0).sum()),
-        benchmarks=len(means),
-        benchmarks_won=int((means.mean(axis=1) > 0).sum()),
-    )
+    return float(low), float(high)
 
 
 def _differences(pairs: Sequence[tuple[Run, Run]], benchmark: str) -> npt.NDArray[np.float64]:

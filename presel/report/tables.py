@@ -9,14 +9,22 @@ import numpy as np
 import pandas as pd
 
 from presel.files import read_json
-from presel.report.collect import Run
+from presel.report.collect import Run, counterpart
 from presel.report.statistics import compare, spread
 from presel.summary import percent
 
 PUBLISHED = "paper_results.json"
-PUBLISHED_TABLES = ("table1_llava665k", "table2_vision_flan")
-# What the others are held against.
+# Each by its place in the file.
+PUBLISHED_TABLES = {
+    "table1_llava665k": ("table1_llava665k",),
+    "table2_vision_flan": ("table2_vision_flan",),
+    "table3_vicuna_13b": ("table3_architectures", "vicuna-13b"),
+    "table3_llama_3_8b": ("table3_architectures", "llama-3-8b"),
+}
+_PUBLISHED_BUDGET = 0.15
+# What the others are held against, and what Rel. is relative to.
 BASELINE = "random"
+WHOLE_POOL = "full"
 
 
 def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame:
@@ -28,12 +36,13 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
 
     Returns:
         One row a setting: setting, seeds, requested, instructions (their number), a column for each
-        benchmark, mean, mean_sd, relative, relative_sd; against random selection, where it was run,
+        benchmark, mean, mean_sd, relative, relative_sd, relative_seeds (those whose full pool was run);
+        against random selection, where it was run under the same conditions (see `counterpart`),
         difference, low, high, seeds_won and benchmarks_won (see `Comparison`); selection_seconds,
-        tuning_seconds, published, and of the paper's Table 4 published_selection_hours and
-        published_tuning_hours.
+        tuning_seconds, seconds_of_full (both, as a share of the full pool's), published, and of the paper's
+        Table 4 published_selection_hours and published_tuning_hours.
     """
-    known, hours = published_relative(published), published_hours()
+    relative_there, hours = published_relative(published), published_hours()
     rows = []
     for name, runs in groups.items():
         relative = [run.relative for run in runs if run.relative is not None]
@@ -50,8 +59,10 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
             "mean_sd": spread([run.mean for run in runs]),
             "relative": float(np.mean(relative)) if relative else None,
             "relative_sd": spread(relative),
+            "relative_seeds": len(relative),
         }
-        rival = None if name == BASELINE or BASELINE not in groups else compare(runs, groups[BASELINE])
+        is_baseline = runs[0].strategy == BASELINE
+        rival = None if is_baseline else compare(runs, counterpart(runs, BASELINE, groups))
         if rival is not None:
             row |= {
                 "difference": rival.difference,
@@ -60,16 +71,23 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
                 "seeds_won": f"{rival.seeds_won}/{rival.seeds}",
                 "benchmarks_won": f"{rival.benchmarks_won}/{rival.benchmarks}",
             }
+        whole = counterpart(runs, WHOLE_POOL, groups)
         row |= {
             "selection_seconds": float(np.mean([run.selection_seconds for run in runs])),
             "tuning_seconds": float(np.mean([run.tuning_seconds for run in runs])),
-            "published": known.get(runs[0].strategy),
+            "seconds_of_full": mean_seconds(runs) / mean_seconds(whole) if whole else None,
         }
-        row["published_selection_hours"], row["published_tuning_hours"] = hours.get(
-            runs[0].strategy, (None, None)
-        )
+        # The paper's have nothing but a strategy, and its budget or the whole pool.
+        known = name if round(runs[0].budget, 2) in (_PUBLISHED_BUDGET, 1) else ""
+        row["published"] = relative_there.get(known)
+        row["published_selection_hours"], row["published_tuning_hours"] = hours.get(known, (None, None))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def mean_seconds(runs: Sequence[Run]) -> float:
+    """Time of selection and tuning together, mean over the runs."""
+    return float(np.mean([run.selection_seconds + run.tuning_seconds for run in runs]))
 
 
 def published_relative(table: str) -> dict[str, float]:
@@ -78,7 +96,7 @@ def published_relative(table: str) -> dict[str, float]:
     Args:
         table: One of `PUBLISHED_TABLES`.
     """
-    return {row["method"]: row["relative"] / 100 for row in _published(table)}
+    return {row["method"]: row["relative"] / 100 for row in _published(*PUBLISHED_TABLES[table])}
 
 
 def published_hours() -> dict[str, tuple[float, float]]:
@@ -89,8 +107,11 @@ def published_hours() -> dict[str, tuple[float, float]]:
     }
 
 
-def _published(table: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_json(Path(str(files("presel") / "assets" / PUBLISHED)))["tables"][table]
+def _published(*place: str) -> list[dict[str, Any]]:
+    found: Any = read_json(Path(str(files("presel") / "assets" / PUBLISHED)))["tables"]
+    for name in place:
+        found = found[name]
+    rows: list[dict[str, Any]] = found
     return rows
 
 
@@ -101,11 +122,18 @@ def for_reading(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
     for benchmark in benchmarks:
         shown[benchmark] = table[benchmark].map(percent)
     shown["mean"] = _with_spread(table, "mean")
-    shown["Rel."] = _with_spread(table, "relative")
+    shown["Rel."] = [
+        text if known in (0, seeds) else f"{text} ({known} of {seeds} seeds)"
+        for text, known, seeds in zip(
+            _with_spread(table, "relative"), table["relative_seeds"], table["seeds"], strict=True
+        )
+    ]
     if "difference" in table:
         intervals = 100 * table[["difference", "low", "high"]].to_numpy(np.float64)
         shown[f"against {BASELINE}"] = [
-            "" if np.isnan(difference) else f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+            ""
+            if np.isnan(difference)
+            else f"{difference:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
             for difference, low, high in intervals
         ]
         shown["seeds won"] = table["seeds_won"].fillna("")
@@ -128,9 +156,8 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
     }
     for name, values in seconds.items():
         shown[name] = values.map(lambda value: f"{value:.0f} s")
-    full = together[table["setting"] == "full"]
-    if len(full) == 1:
-        shown["of the full pool's"] = (together / full.iloc[0]).map(percent)
+    if table["seconds_of_full"].notna().any():
+        shown["of the full pool's"] = table["seconds_of_full"].map(percent)
     shown["Rel."] = table["relative"].map(percent)
     if table["published_tuning_hours"].notna().any():
         shown["GPU hours in the paper"] = [
@@ -145,7 +172,8 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
 def markdown(shown: pd.DataFrame) -> str:
     """A table of strings in Markdown."""
     rows = [list(shown.columns), ["---"] + ["---:"] * (shown.shape[1] - 1), *shown.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 
 def latex(shown: pd.DataFrame) -> str:
