@@ -14,22 +14,24 @@ from presel.digits.tasks import TASKS, Task, Turns
 from presel.errors import PreselError
 from presel.files import write_json
 
-_DUPLICATE_SHARE = 1 / 3
 _SKEW = 0.8
 # Evaluation chooses among this many times as many questions, so that no answer is common.
 _SPARE = 3
 
 
-def write_pool(folder: Path, size: int, seed: int, tasks: Mapping[str, Task] = TASKS) -> None:
+def write_pool(
+    folder: Path, size: int, seed: int, tasks: Mapping[str, Task] = TASKS, repeated: float = 1 / 3
+) -> None:
     """Writes a pool as skewed and repetitive as a crawled one.
 
-    Contents follow Zipf's law, and a third of the pictures show an earlier scene again.
+    Contents follow Zipf's law, and some of the pictures show an earlier scene again.
 
     Args:
         folder: Receives `images/` and, last, `annotations.json`.
         size: Pictures, over all tasks.
         seed: Decides everything.
         tasks: What is asked, and how often.
+        repeated: Share of each task's pictures that are near-duplicates, below 1.
 
     Raises:
         PreselError: If the size leaves a task fewer than two pictures.
@@ -45,7 +47,7 @@ def write_pool(folder: Path, size: int, seed: int, tasks: Mapping[str, Task] = T
     records: list[dict[str, object]] = []
     with progress("drawing the pool", size) as advance:
         for (name, task), count in zip(tasks.items(), sizes, strict=True):
-            scenes, turns = _pool_samples(generators.pop(), task, count, skewed)
+            scenes, turns = _pool_samples(generators.pop(), task, count, skewed, repeated)
             records += _write_task(folder / "images", name, scenes, turns)
             advance(count)
     write_json(folder / "annotations.json", records)
@@ -97,9 +99,9 @@ def answerable(
 
 
 def _pool_samples(
-    rng: np.random.Generator, task: Task, size: int, contents: Contents
+    rng: np.random.Generator, task: Task, size: int, contents: Contents, repeated: float
 ) -> tuple[Scenes, list[Turns]]:
-    repeats = int(size * _DUPLICATE_SHARE)
+    repeats = int(size * repeated)
     originals, turns = answerable(rng, task, size - repeats, contents)
     again = near_duplicates(rng, originals.take(rng.integers(len(originals), size=repeats)))
     # A scene photographed again is asked about again; it lends itself, so a question turns up.

@@ -35,6 +35,8 @@ _SELECTING = (
 _NO_SETTINGS = ("seed", "until", "paths", "logger", "executor")
 # The strategy is named anyway, and what an experiment sets is in the settings.
 _NOT_NAMED = ("strategy", "experiment", *_NO_SETTINGS)
+# What a run's `run.json` says.
+_FIELDS = {"strategy", "seed", "overrides", "stages", "images", "full_evaluation", "rows"}
 _WHAT_TO_NAME = "name folders of runs or sweeps that ended with until=evaluation"
 
 
@@ -202,10 +204,7 @@ def _report(file: Path) -> dict[str, Any]:
         report: dict[str, Any] = read_json(file)
     except json.JSONDecodeError as error:
         raise PreselError(f"{file}: no whole JSON file ({error}); run the same again") from error
-    if (
-        missing := {"strategy", "seed", "overrides", "stages", "images", "full_evaluation", "rows"}
-        - report.keys()
-    ):
+    if missing := _FIELDS - report.keys():
         raise PreselError(f"{file}: has no '{min(missing)}', as of another version; run the same again")
     return report
 
