@@ -83,7 +83,8 @@ def _run(overrides: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # A strategy of one's own may lie in the working directory, as with `python -m`.
     sys.path.append(str(Path.cwd()))
-    sys.argv = ["presel run", *overrides]
+    # Hydra refuses overrides on both sides of a flag.
+    sys.argv = ["presel run", *sorted(overrides, key=lambda one: one not in ("-m", "--multirun"))]
     try:
         refuse_keys(overrides)
         hydra_main(config_path=str(config_folder()), config_name="config", version_base="1.3")(run)()

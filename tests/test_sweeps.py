@@ -25,7 +25,8 @@ Loaders = tuple[ConfigLoaderImpl, SweepLoader, DictConfig]
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_jobs_side_by_side_compute_every_stage_once(program: Program, tmp_path: Path, launcher: str) -> None:
-    swept = program("run", "-m", f"hydra/launcher={launcher}", "until=selection", "tau.value=0.1,1", *TINY)
+    # The flag may stand anywhere.
+    swept = program("run", f"hydra/launcher={launcher}", "-m", "until=selection", "tau.value=0.1,1", *TINY)
     assert swept.returncode == 0, swept.stderr
     made: dict[str, int] = {}
     for file in tmp_path.glob(f"outputs/store/*/*/{MANIFEST}"):
