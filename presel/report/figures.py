@@ -95,7 +95,7 @@ def _name(axes: Axes) -> None:
 
 def _axes(x: str, y: str, rows: int = 0) -> tuple[Figure, Axes]:
     """A figure that is high enough for the names of its rows."""
-    figure = Figure(figsize=(6.4, max(4, 0.2 * rows)), layout="constrained")
+    figure = Figure(figsize=(6.4, max(4, 0.2 * rows)))
     axes = figure.add_subplot()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -106,5 +106,5 @@ def _svg(figure: Figure) -> str:
     text = io.StringIO()
     # Without a date and with fixed names inside, so that the same runs give the same page.
     with rc_context({"svg.hashsalt": "presel"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata={"Date": None}, bbox_inches="tight")
     return text.getvalue()[text.getvalue().index("<svg") :]
