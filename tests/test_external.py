@@ -175,7 +175,9 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(program: Prog
     assert reported.returncode == 0, reported.stderr
     report = pd.read_csv(tmp_path / "outputs" / "report" / "table.csv").set_index("setting")
     assert report.loc["random", "relative"] == 1
-    assert report.loc["full", ["difference", "low", "high"]].tolist() == [0, 0, 0]
+    assert report.loc["full", "difference"] == 0
+    # Of one seed there is no interval.
+    assert report.loc["full", ["low", "high"]].isna().all()
 
 
 def test_where_lmms_eval_is_elsewhere_its_files_are_taken_in(program: Program, tmp_path: Path) -> None:
