@@ -34,7 +34,7 @@ _SELECTING = (
 # What tells the runs of one setting apart, and what leaves their result as it is.
 _NO_SETTINGS = ("seed", "until", "paths", "logger", "executor")
 # The strategy is named anyway, and what an experiment sets is in the settings.
-_NOT_NAMED = ("strategy", "experiment", *_NO_SETTINGS)
+_NOT_NAMED = ("strategy", "experiment")
 # What a run's `run.json` says.
 _FIELDS = {"strategy", "seed", "overrides", "stages", "images", "full_evaluation", "rows"}
 _WHAT_TO_NAME = "name folders of runs or sweeps that ended with until=evaluation"
@@ -147,6 +147,11 @@ class Run:
     def tuning_seconds(self) -> float:
         """Time that the final tuning took."""
         return self._seconds("model (selection)")
+
+    @property
+    def seconds(self) -> float:
+        """Time of selection and tuning together."""
+        return self.selection_seconds + self.tuning_seconds
 
     def _seconds(self, label: str) -> float:
         return float(self._manifest(self.stages[label])["wall_seconds"])

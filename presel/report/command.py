@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jinja2 import Template
 
 from presel.console import console
@@ -51,7 +50,7 @@ def report_command(arguments: Sequence[str]) -> int:
     benchmarks = dict.fromkeys(name for runs in groups.values() for run in runs for name in run.scores)
     shown = tables.for_reading(results, list(benchmarks))
     costs = tables.costs(results)
-    notes = [*_verdicts(groups), *_few_seeds(groups, results), *left_out(options.runs)]
+    notes = [*_verdicts(groups), *_few_seeds(groups), *left_out(options.runs)]
     page = Template((files("presel.report") / "page.html").read_text(), autoescape=True).render(
         title=options.title,
         summary=_summary(groups),
@@ -105,7 +104,7 @@ def _verdicts(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     return notes
 
 
-def _few_seeds(groups: Mapping[str, Sequence[Run]], results: pd.DataFrame) -> list[str]:
+def _few_seeds(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     """Says which rows rest on few seeds, and which are held against nothing."""
     few = [f"{name} ({len(runs)})" for name, runs in groups.items() if len(runs) < _ENOUGH_SEEDS]
     notes = [f"Fewer than {_ENOUGH_SEEDS} seeds: {', '.join(few)}."] if few else []

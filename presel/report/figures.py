@@ -34,7 +34,7 @@ def score_against_cost(groups: Mapping[str, Sequence[Run]]) -> str:
     """Mean score against the time of selection and tuning."""
     figure, axes = _axes("selection and tuning (s)", "mean score (%)")
     for name, runs in groups.items():
-        seconds = np.mean([run.selection_seconds + run.tuning_seconds for run in runs])
+        seconds = np.mean([run.seconds for run in runs])
         score = 100 * np.mean([run.mean for run in runs])
         axes.plot(seconds, score, "o", label=name)
     _name(axes)

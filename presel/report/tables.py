@@ -75,7 +75,7 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
         row |= {
             "selection_seconds": float(np.mean([run.selection_seconds for run in runs])),
             "tuning_seconds": float(np.mean([run.tuning_seconds for run in runs])),
-            "seconds_of_full": mean_seconds(runs) / mean_seconds(whole) if whole else None,
+            "seconds_of_full": _mean_seconds(runs) / _mean_seconds(whole) if whole else None,
         }
         # The paper's have nothing but a strategy, and its budget or the whole pool.
         known = name if round(runs[0].budget, 2) in (_PUBLISHED_BUDGET, 1) else ""
@@ -83,11 +83,6 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
         row["published_selection_hours"], row["published_tuning_hours"] = hours.get(known, (None, None))
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def mean_seconds(runs: Sequence[Run]) -> float:
-    """Time of selection and tuning together, mean over the runs."""
-    return float(np.mean([run.selection_seconds + run.tuning_seconds for run in runs]))
 
 
 def published_relative(table: str) -> dict[str, float]:
@@ -180,6 +175,10 @@ def latex(shown: pd.DataFrame) -> str:
     """A table of strings in LaTeX, with the rules of booktabs."""
     escaped = shown.rename(columns=str).replace({"–": "--"})
     return escaped.to_latex(index=False, escape=True, column_format="l" + "r" * (shown.shape[1] - 1))
+
+
+def _mean_seconds(runs: Sequence[Run]) -> float:
+    return float(np.mean([run.seconds for run in runs]))
 
 
 def _with_spread(table: pd.DataFrame, name: str) -> list[str]:
