@@ -86,6 +86,13 @@ class Pipeline:
     workers: int
     logger: LoggerFactory
 
+    @cached_property
+    def _machine(self) -> Hardware:
+        """The hardware as this process resolves it, so that the processes it starts use the same."""
+        from presel.models.hardware import resolved
+
+        return resolved(self.hardware, self.lvlm.dtype)
+
     # Images without instructions.
 
     @cached_property
@@ -96,7 +103,7 @@ class Pipeline:
     @cached_property
     def features(self) -> FeaturesStage:
         """One vector an image."""
-        return FeaturesStage(self.images, self.encoder, self.workers, self.hardware)
+        return FeaturesStage(self.images, self.encoder, self.workers, self._machine)
 
     @cached_property
     def pool(self) -> Pool:
@@ -154,7 +161,7 @@ class Pipeline:
     @cached_property
     def clip_scores(self) -> ClipScoresStage:
         """How well the text of every sample of the pool fits its image."""
-        return ClipScoresStage(self.all_instructions, self.clip, self.workers, self.hardware)
+        return ClipScoresStage(self.all_instructions, self.clip, self.workers, self._machine)
 
     @cached_property
     def multimodal_features(self) -> MultimodalFeaturesStage:
@@ -164,7 +171,7 @@ class Pipeline:
             self.all_instructions,
             self.relevance_batch_tokens,
             self.workers,
-            self.hardware,
+            self._machine,
         )
 
     @cached_property
@@ -174,7 +181,7 @@ class Pipeline:
             self.all_instructions,
             self.lvlm,
             replace(self.tuning, epochs=self.score_net.epochs),
-            self.hardware,
+            self._machine,
             self.seed,
             self.workers,
             self.logger,
@@ -289,12 +296,12 @@ class Pipeline:
 
     def _scored(self, instructions: InstructionsStage) -> RelevanceStage:
         return RelevanceStage(
-            self.reference_model, instructions, self.relevance_batch_tokens, self.workers, self.hardware
+            self.reference_model, instructions, self.relevance_batch_tokens, self.workers, self._machine
         )
 
     def _tuned_on(self, instructions: InstructionsStage) -> TuningStage:
         return TuningStage(
-            instructions, self.lvlm, self.tuning, self.hardware, self.seed, self.workers, self.logger
+            instructions, self.lvlm, self.tuning, self._machine, self.seed, self.workers, self.logger
         )
 
     def _evaluated(self, model: TuningStage | None, who: str) -> EvaluationStage:
@@ -303,7 +310,7 @@ class Pipeline:
             self._own_benchmarks.scoring,
             self.lvlm,
             model,
-            self.hardware,
+            self._machine,
             who,
             self.workers,
         )

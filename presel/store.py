@@ -115,6 +115,10 @@ class Stage(ABC, Generic[T_co]):
     def load(self, folder: Path) -> T_co:
         """Reads the step's result back from its finished folder."""
 
+    def settings(self) -> dict[str, Any]:
+        """What decides the result beside name and version: the fields. A stage may add to them."""
+        return fields_identity(self)
+
     @property
     def inputs(self) -> tuple["Stage[Any]", ...]:
         """The stages this one reads."""
@@ -123,7 +127,7 @@ class Stage(ABC, Generic[T_co]):
     @cached_property
     def key(self) -> str:
         """Hash of the stage's name, version, own settings and inputs' keys."""
-        text = json.dumps([self.name, self.version, fields_identity(self)], sort_keys=True)
+        text = json.dumps([self.name, self.version, self.settings()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -308,7 +312,7 @@ def _manifest(stage: Stage[Any], seconds: float, measured: dict[str, Any]) -> di
         "label": stage.label,
         "version": stage.version,
         "key": stage.key,
-        "settings": fields_identity(stage),
+        "settings": stage.settings(),
         "inputs": {f"{source.name}/{source.key}": source.label for source in stage.inputs},
         "versions": versions(),
         "git_commit": git_commit(),

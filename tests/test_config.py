@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -13,6 +14,7 @@ from presel.errors import PreselError
 from presel.explain import explain
 from presel.paths import config_folder
 from presel.pipeline import Pipeline
+from presel.store import upstream
 
 GROUPS = [
     "pool",
@@ -161,6 +163,29 @@ def test_a_run_that_ends_early_needs_no_benchmarks() -> None:
     assert pipeline.benchmark_source is None
     with pytest.raises(PreselError, match="no benchmarks to evaluate on"):
         _ = pipeline.evaluation
+
+
+def keys(*overrides: str) -> dict[str, str]:
+    """The key of every step of a run, by its label."""
+    pipeline = build(configured("strategy=self_filter", *overrides))
+    return {stage.label: stage.key for stage in upstream(pipeline.evaluation)}
+
+
+def test_keys_hold_the_kind_of_device_and_the_precision_but_no_number_of_processes() -> None:
+    cpu = keys("trainer=cpu")
+    assert cpu == keys("trainer=cpu", "trainer.precision=32-true")
+    assert cpu == keys("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    assert cpu == keys() or torch.cuda.is_available()
+
+    gpu = keys("trainer=gpu", "trainer.precision=32-true")
+    without_a_model = {label for label in cpu if cpu[label] == gpu[label]}
+    assert without_a_model == {
+        *("scenes (pool)", "pool", "reference", "scenes (benchmarks)", "benchmarks"),
+        *("instructions (reference)", "instructions (whole pool)"),
+    }
+    # The precision is that of training.
+    bf16 = keys("trainer=gpu", "trainer.precision=bf16-mixed")
+    assert {label for label in gpu if gpu[label] == bf16[label]} == without_a_model | {"features"}
 
 
 def test_conf_is_found_beside_the_package() -> None:

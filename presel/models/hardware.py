@@ -1,11 +1,12 @@
 """What the machine offers."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
 
 from presel.errors import PreselError
-from presel.models.tune import Hardware
+from presel.models.tune import Hardware, Precision
 
 
 def device_for(accelerator: str) -> torch.device:
@@ -14,15 +15,32 @@ def device_for(accelerator: str) -> torch.device:
     return torch.device("cuda" if use_gpu else "cpu")
 
 
-def precision_for(accelerator: str, dtype: str) -> str:
-    """Lightning's name of the training precision: bf16 where the device computes it natively.
+def precision_for(hardware: Hardware, dtype: str) -> Precision:
+    """The training precision; behind `auto`, bf16 where the device computes it natively.
 
     On a CPU it is float32, since most emulate bf16, and are slower by it; unless the frozen weights are in
     half precision, which only autocasting brings together with trained weights in float32.
+
+    Args:
+        hardware: Where the model is trained.
+        dtype: Precision its frozen weights are loaded in.
     """
-    use_gpu = device_for(accelerator).type == "cuda"
-    native = use_gpu and torch.cuda.is_bf16_supported()
+    if hardware.precision != "auto":
+        return hardware.precision
+    use_gpu = device_for(hardware.accelerator).type == "cuda"
+    native = use_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if native or dtype != "float32" else "32-true"
+
+
+def resolved(hardware: Hardware, dtype: str) -> Hardware:
+    """The hardware with the device and the precision that `auto` stands for on this machine.
+
+    Args:
+        hardware: What is asked for.
+        dtype: Precision in which the frozen weights of a trained model are loaded.
+    """
+    accelerator = "gpu" if device_for(hardware.accelerator).type == "cuda" else "cpu"
+    return replace(hardware, accelerator=accelerator, precision=precision_for(hardware, dtype))
 
 
 def processes_on_node(hardware: Hardware) -> int:

@@ -1,7 +1,7 @@
 """The settings of a fine-tune and of the machine it runs on."""
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as component
@@ -10,6 +10,7 @@ from presel.component import STRICT
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Precision: TypeAlias = Literal["32-true", "bf16-mixed", "bf16-true"]
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
@@ -87,8 +88,8 @@ class Hardware:
         node_command: Command that starts the one after it once on each node; read where there are several.
     """
 
-    accelerator: Literal["auto", "cpu", "gpu"] = field(default="auto", compare=False)
-    precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
     strategy: Literal["single", "ddp", "fsdp", "deepspeed_zero3"] = field(default="single", compare=False)
     devices: Annotated[int, Field(gt=0)] | Literal["auto"] = field(default=1, compare=False)
     nodes: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
@@ -102,3 +103,12 @@ class Hardware:
             )
         if self.nodes > 1 and not self.node_command:
             raise ValueError(f"nodes={self.nodes} needs a node_command that starts a command on each of them")
+
+    def identity(self) -> dict[str, Any]:
+        """The kind of device, `cpu` or `cuda`, on which rounding depends; not which one, nor how many.
+
+        A stage that trains adds the precision, see `presel.models.hardware.precision_for`.
+        """
+        from presel.models.hardware import device_for
+
+        return {"device": device_for(self.accelerator).type}

@@ -26,7 +26,7 @@ from presel.errors import PreselError
 from presel.files import atomic
 from presel.models.batching import BatchPlan, deal, plan_batches
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.hardware import precision_for, processes_in_all, processes_on_node
+from presel.models.hardware import device_for, precision_for, processes_in_all, processes_on_node
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
 from presel.models.sharding import cluster_environment, gathered, last_checkpoint, lightning_strategy, shard
@@ -238,13 +238,12 @@ def tune(
     accumulate = batches_a_step // processes
     checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
     trainer = pl.Trainer(
-        accelerator=hardware.accelerator,
+        # Lightning's `auto` would take devices that `device_for` does not, such as Apple's.
+        accelerator=device_for(hardware.accelerator).type,
         strategy=lightning_strategy(hardware, processes, settings.micro_batch_size),
         devices=processes_on_node(hardware),
         num_nodes=hardware.nodes,
-        precision=precision_for(hardware.accelerator, lvlm.dtype)  # type: ignore[arg-type]
-        if hardware.precision == "auto"
-        else hardware.precision,
+        precision=precision_for(hardware, lvlm.dtype),
         # In a Slurm job, Lightning would resume from whatever lies in the current one as `hpc_ckpt_*.ckpt`.
         default_root_dir=folder,
         max_epochs=settings.epochs,

@@ -7,7 +7,6 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from presel.selection.assignment import Clustering, refill_empty
 from presel.selection.backends import load, load_best
 from presel.selection.checks import check_whole
 from presel.selection.hierarchical import hierarchical, plain
@@ -65,9 +64,11 @@ def cluster(
         faiss, torch, sklearn, numpy: Plain k-means, nearest centroids searched by that library; faiss (GPU
             build) and torch use a GPU where they see one.
         hierarchical: Levels of k-means, for tasks so large that C = |T| / 100 makes plain k-means quadratic.
-        released: scikit-learn's KMeans(n_clusters, random_state=seed) as in the released code, whose labels
-            seed 12345 reproduces; slow, and needs a float32 copy of the features. `max_iterations` and
-            `tolerance` do not apply.
+        released: scikit-learn's labels, by the released code's call KMeans(n_clusters, random_state=seed);
+            its seed is 12345. All else is the default of the installed version: one start since 1.4, ten in
+            the 1.2.2 of the environment that the released code asks for. Slow, and needs a float32 copy of
+            the features; equal vectors can leave clusters empty. `max_iterations` and `tolerance` do not
+            apply.
 
     Args:
         features: Shape (n, d), float32 or float16, in memory or memory-mapped.
@@ -79,7 +80,8 @@ def cluster(
         ids: Names of the rows for error messages; None for row numbers.
 
     Returns:
-        Labels, shape (n,), from 0 to C - 1, each at least once; and centroids, shape (C, d), float32.
+        Labels, shape (n,), from 0 to C - 1, each at least once unless the backend is `released`; and
+        centroids, shape (C, d), float32.
 
     Raises:
         ValueError: If a vector has a NaN or is zero, the shape is not (n, d), `n_clusters` is not between 1
@@ -100,20 +102,19 @@ def cluster(
             f"n_clusters is {n_clusters} for {len(rows)} vectors; it must lie between 1 and that"
         )
     if backend == "released":
-        result = _released(rows, n_clusters, seed)
-    else:
-        by_levels = backend == "hierarchical" or (backend == "auto" and n_clusters > HIERARCHICAL_ABOVE)
-        engine = load_best() if backend in ("auto", "hierarchical") else load(backend)
-        method = hierarchical if by_levels else plain
-        settings = Settings(engine, np.random.default_rng(seed), max_iterations, tolerance)
-        result = method(rows, n_clusters, settings)
+        return _released(rows, n_clusters, seed)
+    by_levels = backend == "hierarchical" or (backend == "auto" and n_clusters > HIERARCHICAL_ABOVE)
+    engine = load_best() if backend in ("auto", "hierarchical") else load(backend)
+    method = hierarchical if by_levels else plain
+    settings = Settings(engine, np.random.default_rng(seed), max_iterations, tolerance)
+    result = method(rows, n_clusters, settings)
     return result.labels, result.centroids
 
 
 def cluster_task(
     rows: FeatureRows, images_per_cluster: int, seed: int, backend: ClusterBackend
 ) -> tuple[IntVector, Float32Matrix]:
-    """Clusters the images of a task, whatever their order and their names.
+    """Clusters the images of a task: in the order of the rows if `released`, else whatever their order.
 
     Args:
         rows: The task's features, n vectors.
@@ -122,9 +123,10 @@ def cluster_task(
         backend: See `cluster`.
 
     Returns:
-        See `cluster_in_any_order`.
+        See `cluster`.
     """
-    return cluster_in_any_order(rows, number_of_clusters(len(rows), images_per_cluster), seed, backend)
+    clustered = cluster if backend == "released" else cluster_in_any_order
+    return clustered(rows, number_of_clusters(len(rows), images_per_cluster), seed, backend)
 
 
 def cluster_in_any_order(
@@ -141,18 +143,12 @@ def cluster_in_any_order(
     return labels, centroids
 
 
-def _released(rows: FeatureRows, n_clusters: int, seed: int) -> Clustering:
+def _released(rows: FeatureRows, n_clusters: int, seed: int) -> tuple[IntVector, Float32Matrix]:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    copy = rows.take(np.arange(len(rows)))
     with warnings.catch_warnings():
-        # Fewer distinct vectors than clusters: the empty clusters are filled below.
+        # Fewer distinct vectors than clusters: some are left empty.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = KMeans(n_clusters=n_clusters, random_state=seed).fit(copy)
-    labels = model.labels_.astype(np.int64)
-    centroids = model.cluster_centers_.astype(np.float32)
-    distances = np.square(copy - centroids[labels]).sum(axis=1)
-    result = Clustering(labels, centroids, distances)
-    refill_empty(rows, result)
-    return result
+        model = KMeans(n_clusters=n_clusters, random_state=seed).fit(rows.take(np.arange(len(rows))))
+    return model.labels_.astype(np.int64), model.cluster_centers_.astype(np.float32)

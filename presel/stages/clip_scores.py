@@ -35,7 +35,7 @@ class ClipScoresStage(ShardedStage[pd.DataFrame]):
     instructions: InstructionsStage
     clip: Clip
     workers: int = field(compare=False)
-    hardware: Hardware = field(compare=False)
+    hardware: Hardware
 
     def shards(self, store: Store, folder: Path) -> Shards[Record, pd.DataFrame]:
         """The samples."""

@@ -27,7 +27,8 @@ class Clustering:
 
     Attributes:
         images_per_cluster: A task T gets C = max(1, ⌊|T| / images_per_cluster⌋) clusters (paper: 100).
-        backend: A backend of `presel.selection.cluster`, or `auto`.
+        backend: A backend of `presel.selection.cluster`, or `auto`; `released` alone depends on the order of
+            the pool's records.
         seed: Decides the start of k-means (released code: 12345).
     """
 
@@ -48,7 +49,7 @@ class ClustersStage(Stage[pd.DataFrame]):
     """
 
     name: ClassVar[str] = "clusters"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     features: FeaturesStage
     clustering: Clustering
@@ -59,12 +60,15 @@ class ClustersStage(Stage[pd.DataFrame]):
         return self.features.pool
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Clusters task by task; neither the pool's order nor the ids' names have a say."""
+        """Clusters task by task; ids have no say, and the pool's order has one in backend `released` only."""
         ids, array = store.load(self.features)
         pool = store.load(self.pool)
+        released = self.clustering.backend == "released"
+        if not released:
+            pool = pool.sort_values("id")
         rows = pd.Series(np.arange(len(ids)), index=ids)
         # In the order of the tasks' names, by which groupby sorts.
-        tasks = {task: np.sort(group.to_numpy(dtype=str)) for task, group in pool.groupby("task")["id"]}
+        tasks = {task: group.to_numpy(dtype=str) for task, group in pool.groupby("task")["id"]}
         names = ids.tolist()
         parts = [
             # All are checked before the first is clustered.
@@ -72,7 +76,7 @@ class ClustersStage(Stage[pd.DataFrame]):
             for members in tasks.values()
         ]
         # scikit-learn's labels under one seed are those of the released code only with threads of its own.
-        each = map if self.clustering.backend == "released" else for_each_task
+        each = map if released else for_each_task
         tables: list[pd.DataFrame] = []
         with progress("clustering tasks", len(tasks)) as advance:
             for (task, members), (labels, centroids) in zip(

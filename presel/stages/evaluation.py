@@ -89,7 +89,7 @@ class EvaluationStage(ShardedStage[Scores]):
     scoring: Scoring
     lvlm: Lvlm
     tuned: TuningStage | None
-    hardware: Hardware = field(compare=False)
+    hardware: Hardware
     who: str = field(compare=False)
     workers: int = field(compare=False)
 

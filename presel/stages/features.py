@@ -48,7 +48,7 @@ class FeaturesStage(ShardedStage[Features]):
     pool: PoolStage
     encoder: Encoder
     workers: int = field(compare=False)
-    hardware: Hardware = field(compare=False)
+    hardware: Hardware
 
     def shards(self, store: Store, folder: Path) -> Shards[Path, NDArray[np.float16]]:
         """The different images; copies are encoded once."""

@@ -38,7 +38,7 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
     instructions: InstructionsStage
     batch_tokens: int = field(compare=False)
     workers: int = field(compare=False)
-    hardware: Hardware = field(compare=False)
+    hardware: Hardware
 
     def shards(self, store: Store, folder: Path) -> Shards[int, NDArray[np.float16]]:
         """The samples, the longest first."""

@@ -40,7 +40,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
     instructions: InstructionsStage
     batch_tokens: int = field(compare=False)
     workers: int = field(compare=False)
-    hardware: Hardware = field(compare=False)
+    hardware: Hardware
 
     @property
     def label(self) -> str:
