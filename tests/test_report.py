@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
+from scipy import stats
 
 from presel.errors import PreselError
 from presel.report.collect import Run, by_setting, collect, counterpart
-from presel.report.statistics import compare
+from presel.report.statistics import compare, holm, paired_t
 from presel.report.tables import PUBLISHED, latex, markdown, published_relative, results
 from presel.run import SweepSummary
 from presel.summary import Row, relative_score
@@ -64,10 +65,37 @@ def test_the_interval_of_a_difference(tmp_path: Path) -> None:
     assert found.low < found.difference < found.high
     # Two proportions of 1,600 answers each: a standard error of 0.0175. The bootstrap is wider, see there.
     assert 4 * 0.0175 < found.high - found.low < 8 * 0.0175
+    test = stats.ttest_rel([one.mean for one in ours[1:]], [one.mean for one in random[:4]])
+    assert (found.t_low, found.t_high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert found.p == pytest.approx(test.pvalue)
     assert compare(ours[:1], random) is None
     single = compare(ours[1:2], random)
     assert single is not None
     assert (single.seeds, single.low, single.high) == (1, None, None)
+    assert (single.t_low, single.t_high, single.p) == (None, None, None)
+
+
+def test_the_t_interval_by_hand() -> None:
+    # Mean 2, standard deviation 1. t of 2 degrees of freedom is 4.3027 at 97.5 %; ±2√3 leave 0.0742 outside.
+    low, high, p = paired_t(np.array([1.0, 2.0, 3.0]))
+    assert (low, high) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)
+    assert p == pytest.approx(0.0742, abs=1e-4)
+    assert paired_t(np.zeros(3)) == (0, 0, 1)
+    assert paired_t(np.full(3, 0.25)) == (0.25, 0.25, 0)
+
+
+def test_the_t_interval_keeps_its_level_with_five_seeds() -> None:
+    drawn = np.random.default_rng(0).normal(0.3, 2.0, (1000, 5))
+    held = np.mean([low < 0.3 < high for low, high, _ in map(paired_t, drawn)])
+    # Three standard errors of a share of 1,000.
+    assert held == pytest.approx(0.95, abs=0.021)
+
+
+def test_holm_by_hand() -> None:
+    # Times 4, 3, 2, 1 from the smallest on, and never below the one before.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == [1, 1]
+    assert holm([]) == []
 
 
 def test_the_order_of_equal_terms_wins_nothing(tmp_path: Path) -> None:
@@ -87,6 +115,7 @@ def test_a_strategy_does_not_differ_from_itself(tmp_path: Path) -> None:
     found = compare(same, same)
     assert found is not None
     assert (found.difference, found.low, found.high, found.seeds_won) == (0, 0, 0, 0)
+    assert (found.t_low, found.t_high, found.p) == (0, 0, 1)
 
 
 def tuned(
@@ -271,7 +300,11 @@ def test_the_report_of_a_sweep(program: Program, tmp_path: Path) -> None:
         assert row["requested"] == (1 if name == "full" else 0.15)
         assert row["seeds"] == (1 if name == "full" else 2)
     assert table.loc["presel", "difference"] == pytest.approx(table["mean"].diff().abs().iloc[1], abs=1)
+    assert table.loc["presel", "p_holm"] == table.loc["presel", "p"]
+    assert table.loc[["random", "full"], "p_holm"].isna().all()
     shown = (folder / "table.md").read_text()
+    assert re.search(r"\| against random \| paired t \| p \(Holm\) \|", shown)
+    assert "conditional on one pool" in shown
     assert shown.startswith("| setting | seeds | requested |")
     assert "Fewer than 5 seeds: full (1), random (2), presel (2)." in shown
     assert "Held against random on the seeds that both have: full" not in shown

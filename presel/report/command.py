@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jinja2 import Template
 
 from presel.console import console
@@ -50,7 +51,7 @@ def report_command(arguments: Sequence[str]) -> int:
     benchmarks = dict.fromkeys(name for runs in groups.values() for run in runs for name in run.scores)
     shown = tables.for_reading(results, list(benchmarks))
     costs = tables.costs(results)
-    notes = [*_verdicts(groups), *_few_seeds(groups), *left_out(options.runs)]
+    notes = [*_intervals(shown), *_verdicts(groups), *_few_seeds(groups), *left_out(options.runs)]
     page = Template((files("presel.report") / "page.html").read_text(), autoescape=True).render(
         title=options.title,
         summary=_summary(groups),
@@ -77,8 +78,19 @@ def _summary(groups: Mapping[str, Sequence[Run]]) -> str:
     seeds = sorted({run.seed for runs in groups.values() for run in runs})
     return (
         f"{len(groups)} settings, seeds {', '.join(map(str, seeds))}. Scores in per cent, mean ± standard "
-        "deviation over seeds; in brackets the 95 % interval of a paired bootstrap over seeds and questions."
+        "deviation over seeds."
     )
+
+
+def _intervals(shown: pd.DataFrame) -> list[str]:
+    """Says what the table's intervals cover, if it has any."""
+    if "paired t" not in shown:
+        return []
+    return [
+        f"In brackets 95 % intervals of the difference: against {tables.BASELINE} by a paired bootstrap over "
+        "seeds and questions; paired t over seeds alone, whose p is adjusted for the table's rows (Holm). "
+        "Both are conditional on one pool, one draw of benchmarks, one base model and one seed of k-means."
+    ]
 
 
 def _count(text: str) -> int:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from presel.files import read_json
 from presel.report.collect import Run, counterpart
-from presel.report.statistics import compare, spread
+from presel.report.statistics import compare, holm, spread
 from presel.summary import percent
 
 PUBLISHED = "paper_results.json"
@@ -38,9 +38,10 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
         One row a setting: setting, seeds, requested, instructions (their number), a column for each
         benchmark, mean, mean_sd, relative, relative_sd, relative_seeds (those whose full pool was run);
         against random selection, where it was run under the same conditions (see `counterpart`),
-        difference, low, high, seeds_won and benchmarks_won (see `Comparison`); selection_seconds,
-        tuning_seconds, seconds_of_full (both, as a share of the full pool's), published, and of the paper's
-        Table 4 published_selection_hours and published_tuning_hours.
+        difference, low, high, t_low, t_high, p, p_holm (p adjusted for the rows that are held against it),
+        seeds_won and benchmarks_won (see `Comparison`); selection_seconds, tuning_seconds, seconds_of_full
+        (both, as a share of the full pool's), published, and of the paper's Table 4
+        published_selection_hours and published_tuning_hours.
     """
     relative_there, hours = published_relative(published), published_hours()
     rows = []
@@ -68,6 +69,11 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
                 "difference": rival.difference,
                 "low": rival.low,
                 "high": rival.high,
+                "t_low": rival.t_low,
+                "t_high": rival.t_high,
+                "p": rival.p,
+                # Filled below, when all rows are known.
+                "p_holm": None,
                 "seeds_won": f"{rival.seeds_won}/{rival.seeds}",
                 "benchmarks_won": f"{rival.benchmarks_won}/{rival.benchmarks}",
             }
@@ -82,6 +88,9 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
         row["published"] = relative_there.get(known)
         row["published_selection_hours"], row["published_tuning_hours"] = hours.get(known, (None, None))
         rows.append(row)
+    tested = [row for row in rows if row.get("p") is not None]
+    for row, adjusted in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = adjusted
     return pd.DataFrame(rows)
 
 
@@ -124,13 +133,14 @@ def for_reading(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
         )
     ]
     if "difference" in table:
-        intervals = 100 * table[["difference", "low", "high"]].to_numpy(np.float64)
         shown[f"against {BASELINE}"] = [
-            ""
-            if np.isnan(difference)
-            else f"{difference:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
-            for difference, low, high in intervals
+            "" if pd.isna(difference) else f"{100 * difference:+.1f} {_interval(low, high)}".strip()
+            for difference, low, high in zip(table["difference"], table["low"], table["high"], strict=True)
         ]
+        shown["paired t"] = [
+            _interval(low, high) for low, high in zip(table["t_low"], table["t_high"], strict=True)
+        ]
+        shown["p (Holm)"] = [_p_value(p) for p in table["p_holm"]]
         shown["seeds won"] = table["seeds_won"].fillna("")
         shown["benchmarks won"] = table["benchmarks_won"].fillna("")
     if table["published"].notna().any():
@@ -179,6 +189,16 @@ def latex(shown: pd.DataFrame) -> str:
 
 def _mean_seconds(runs: Sequence[Run]) -> float:
     return float(np.mean([run.seconds for run in runs]))
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if pd.isna(low) or pd.isna(high) else f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _p_value(p: float | None) -> str:
+    if p is None or pd.isna(p):
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _with_spread(table: pd.DataFrame, name: str) -> list[str]:
