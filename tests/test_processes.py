@@ -1,6 +1,5 @@
 """Several processes on CPUs: the results of one, in sweeps too, and an end when one of them is killed."""
 
-import math
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from presel.data.sources import LlavaJson
 from presel.description import describe, rebuild
 from presel.launcher import what_failed
 from presel.ledger import Annotations
-from presel.models.batching import deal
+from presel.models.batching import deal, plan_epoch
 from presel.models.loggers import Csv
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Hardware, Tune
@@ -47,18 +46,22 @@ RECIPE = (
 )
 
 
-@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 4))
-def test_all_processes_together_take_the_steps_of_one(count: int, processes: int, accumulate: int) -> None:
-    batches = [[number] for number in range(count)]
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_all_processes_together_take_the_steps_of_one(
+    count: int, processes: int, accumulate: int, micro: int
+) -> None:
+    ids, lengths = list(map(str, range(count))), [1] * count
     a_step = processes * accumulate
-    shares = [deal(batches, rank, processes, a_step) for rank in range(processes)]
-    assert {len(share) for share in shares} == {math.ceil(count / a_step) * accumulate}
-    for step in range(math.ceil(count / a_step)):
-        taken = [batch for share in shares for batch in share[step * accumulate : (step + 1) * accumulate]]
-        assert sorted(filter(None, taken)) == batches[step * a_step : (step + 1) * a_step]
-    # The number that seeds dropout is the batch's own.
-    for rank, share in enumerate(shares):
-        assert all(batch in ([], [place * processes + rank]) for place, batch in enumerate(share))
+    steps = plan_epoch(ids, lengths, lengths, a_step * micro, micro, seed=0)
+    shares = [deal(steps, rank, processes, a_step) for rank in range(processes)]
+    for number, step in enumerate(steps):
+        taken = [share[number] for share in shares]
+        assert {len(batches) for batches in taken} == {accumulate}
+        # Batch by batch, as the number that seeds dropout counts them.
+        in_turn = [batch for row in zip(*taken, strict=True) for batch in row]
+        assert in_turn[: len(step)] == step
+        assert {batch.step_tokens for batch in in_turn} == {step[0].step_tokens}
+        assert not any(batch.rows for batch in in_turn[len(step) :])
 
 
 def test_a_described_stage_is_made_again_with_its_key(pool_folder: Path) -> None:

@@ -2,27 +2,33 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
 from pytorch_lightning.loggers import CSVLogger, Logger
+from safetensors.torch import load_file, save_file
 
 from presel.data.llava import Record, TaskRule, read_records
 from presel.errors import PreselError
-from presel.models.batching import BatchPlan, plan_batches
+from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.generation import generate_answers, prompt_batch
 from presel.models.loggers import Csv
 from presel.models.lvlm import Lvlm
+from presel.models.memory_trial import MemoryTrial, try_micro_batch
 from presel.models.tune import Hardware, Tune
-from presel.models.tuner import add_lora, cosine_with_warmup, tune
+from presel.models.tuner import Tuner, add_lora, cosine_with_warmup, tune
 
 LVLM = Lvlm(path="builtin:digit_llava", template="plain", max_length=256)
 CPU = Hardware(accelerator="cpu")
@@ -47,42 +53,180 @@ def examples(records: list[Record], folder: Path) -> list[Example]:
     return [Example(folder / "images" / record.image, record.conversations) for record in records]
 
 
-@given(
-    st.lists(st.integers(1, 500), min_size=1, max_size=400),
-    st.integers(1, 40),
-    st.integers(0, 5),
-    st.booleans(),
-)
-def test_every_sample_is_in_one_batch(lengths: list[int], size: int, seed: int, by_length: bool) -> None:
-    batches = plan_batches(lengths, size, seed, by_length)
-    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-    assert max(map(len, batches)) <= size
-    assert len(batches) == math.ceil(len(lengths) / size)
-    assert batches == plan_batches(lengths, size, seed, by_length)
-    if by_length:
-        assert max(lengths[row] for row in batches[0]) == max(lengths)
+@st.composite
+def training_sets(draw: st.DrawFn) -> tuple[list[str], list[int], list[int]]:
+    ids = draw(st.lists(st.text("abc019", min_size=1, max_size=6), min_size=1, max_size=300, unique=True))
+    numbers = np.random.default_rng(draw(st.integers(0, 99))).integers(1, 500, (2, len(ids)))
+    return ids, numbers[0].tolist(), numbers[1].tolist()
 
 
-def test_grouping_by_length_saves_padding() -> None:
+@given(training_sets(), st.integers(1, 9), st.integers(1, 5), st.integers(0, 5), st.booleans())
+def test_every_sample_is_in_one_step(
+    samples: tuple[list[str], list[int], list[int]], micro: int, accumulate: int, seed: int, by_length: bool
+) -> None:
+    ids, lengths, response_tokens = samples
+    size = micro * accumulate
+    steps = plan_epoch(ids, lengths, response_tokens, size, micro, seed, by_length)
+    assert len(steps) == math.ceil(len(ids) / size)
+    taken = [[row for batch in step for row in batch.rows] for step in steps]
+    assert sorted(row for rows in taken for row in rows) == list(range(len(ids)))
+    assert {len(rows) for rows in taken[:-1]} <= {size}
+    for step, rows in zip(steps, taken, strict=True):
+        assert {batch.step_tokens for batch in step} == {sum(response_tokens[row] for row in rows)}
+        assert {len(batch.rows) for batch in step[:-1]} <= {micro}
+        if by_length:
+            assert [lengths[row] for row in rows] == sorted((lengths[row] for row in rows), reverse=True)
+
+    # The cut and the lengths decide nothing about a step, nor does the order of the rows.
+    def ids_of(steps: list[Step], ids: list[str]) -> list[set[str]]:
+        return [{ids[row] for batch in step for row in batch.rows} for step in steps]
+
+    cut = plan_epoch(ids, lengths[::-1], response_tokens, size, size, seed)
+    reversed_rows = plan_epoch(ids[::-1], lengths, response_tokens, size, micro, seed)
+    assert ids_of(steps, ids) == ids_of(cut, ids) == ids_of(reversed_rows, ids[::-1])
+
+
+def test_a_step_is_a_random_sample_of_all_lengths() -> None:
+    # Ten tasks of one length each: what grouping by length would take apart.
+    lengths = [10 * (row % 10 + 1) for row in range(6400)]
+    ids = [f"{row:04}" for row in range(len(lengths))]
+    steps = plan_epoch(ids, lengths, lengths, 32, 8, seed=0)
+    tasks = [len({lengths[row] for batch in step for row in batch.rows}) for step in steps]
+    # 10 · (1 − 0.9³²) = 9.66 are expected.
+    assert np.mean(tasks) == pytest.approx(9.66, abs=0.1)
+    assert min(tasks) >= 7
+    means = [np.mean([lengths[row] for batch in step for row in batch.rows]) for step in steps]
+    # A mean of 32 draws from 10 … 100 has a standard deviation of 28.7 / √32 = 5.08.
+    assert np.std(means) == pytest.approx(5.08, abs=0.6)
+    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.2
+
+
+def test_cutting_a_step_by_length_saves_padding() -> None:
     lengths = np.random.default_rng(0).integers(1, 500, 3000).tolist()
+    ids = list(map(str, range(len(lengths))))
 
     def padded(by_length: bool) -> int:
-        plan = plan_batches(lengths, 16, 0, by_length)
-        return sum(len(batch) * max(lengths[row] for row in batch) for batch in plan)
+        steps = plan_epoch(ids, lengths, lengths, 64, 8, 0, by_length)
+        batches = [[lengths[row] for row in batch.rows] for step in steps for batch in step]
+        return sum(len(batch) * max(batch) for batch in batches)
 
-    assert padded(True) < 1.1 * sum(lengths) < padded(False)
+    assert padded(True) < 1.15 * sum(lengths) < 1.5 * sum(lengths) < padded(False)
 
 
-def test_a_plan_goes_on_after_the_batches_that_are_done() -> None:
-    epochs = [[[0], [1], [2]], [[2], [0], [1]]]
+def test_a_plan_goes_on_after_the_micro_batches_that_are_done() -> None:
+    a, b, c = (MicroBatch([row], 1) for row in range(3))
+    epochs = [[[a, b], [c]], [[c, a], [b]]]
     resumed = BatchPlan(epochs, done=4)
     # A data loader with workers asks twice.
-    assert list(resumed) == list(resumed) == [[0], [1]]
+    assert list(resumed) == list(resumed) == [a, b]
     assert len(resumed) == 3
     whole = BatchPlan(epochs)
-    assert list(whole) == epochs[0]
+    assert list(whole) == [a, b, c]
     whole.set_epoch(1)
-    assert list(whole) == epochs[1]
+    assert list(whole) == [c, a, b]
+
+
+class GradientTuner(Tuner):
+    """Leaves the gradients of its first optimizer step, and nothing else."""
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self.trainer.global_step:
+            self.gradients = {
+                name: weight.grad.clone()
+                for name, weight in self.named_parameters()
+                if weight.grad is not None
+            }
+
+    def save_result(self, folder: Path) -> None:
+        if self.trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(self.gradients, folder / "gradients.safetensors")
+
+
+def first_gradients(
+    folder: Path, records: list[Record], images: Path, micro: int, hardware: Hardware = CPU
+) -> None:
+    recipe = settings(batch_size=32, micro_batch_size=micro, lora_dropout=0.0)
+    logger = Csv().create(folder, "gradients")
+    tune(LVLM, recipe, hardware, records, images, folder, 3, 0, logger, make_tuner=GradientTuner)
+
+
+def test_the_gradient_of_a_step_does_not_depend_on_its_micro_batches_or_processes(
+    pool_folder: Path, tmp_path: Path
+) -> None:
+    # 40 samples: a step of 32 and one of 8.
+    records = read_records(pool_folder / "pool.json", TaskRule())[:40]
+    for micro in (1, 4, 32):
+        first_gradients(tmp_path / str(micro), records, pool_folder / "images", micro)
+    script = (
+        "import sys; from pathlib import Path; from tests.test_tuning import *\n"
+        "folder, pool = map(Path, sys.argv[1:])\n"
+        "records = read_records(pool / 'pool.json', TaskRule())[:40]\n"
+        "two = Hardware(accelerator='cpu', strategy='ddp', devices=2)\n"
+        "first_gradients(folder, records, pool / 'images', 4, two)\n"
+    )
+    (tmp_path / "two.py").write_text(script)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*launch, tmp_path / "two.py", tmp_path / "two", pool_folder],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    one, *others = (load_file(tmp_path / name / "gradients.safetensors") for name in ("1", "4", "32", "two"))
+    # LoRA's A has no gradient yet, since B is 0.
+    assert sum(bool(gradient.any()) for gradient in one.values()) >= len(one) / 2
+    for other in others:
+        assert other.keys() == one.keys()
+        for name, gradient in one.items():
+            torch.testing.assert_close(other[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_response_tokens(
+    encoder: ConversationEncoder, records: list[Record], pool_folder: Path
+) -> None:
+    folder = pool_folder / "mean"
+    recipe = settings(batch_size=24, micro_batch_size=3, lora_dropout=0.0)
+    tune(LVLM, recipe, CPU, records, pool_folder / "images", folder, 3, 0, Csv().create(folder, "mean"))
+    (logged,) = pd.read_csv(folder / "metrics" / "version_0" / "metrics.csv")["train/loss"]
+    batch = encoder.batch(examples(records, pool_folder))
+    # The adapter starts as the identity, so the first step's loss is the base model's.
+    assert logged == pytest.approx(float(LVLM.load_model()(**batch).loss), abs=1e-5)
+
+
+def test_a_memory_trial_leaves_no_trace(
+    encoder: ConversationEncoder, records: list[Record], pool_folder: Path
+) -> None:
+    recipe = settings(lora_dropout=0.1)
+    tuner = Tuner(add_lora(LVLM.load_model(), LVLM, recipe), recipe, steps=6, seed=0)
+    tuner.train()
+    tuner.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    weights = {name: weight.clone() for name, weight in tuner.named_parameters()}
+    batch = encoder.batch(examples(records, pool_folder))
+    extra = {"rows": torch.arange(len(records)), "step_tokens": torch.tensor(100)}
+    torch.manual_seed(5)
+    try_micro_batch(tuner, batch | extra, torch.device("cpu"))
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), drawn)
+    assert all(weight.grad is None for weight in tuner.parameters())
+    assert all(torch.equal(weight, weights[name]) for name, weight in tuner.named_parameters())
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_ends_the_same_with_a_memory_trial(
+    records: list[Record], pool_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str) -> bytes:
+        folder = pool_folder / name
+        gpu, logger = Hardware(accelerator="gpu"), Csv().create(folder, name)
+        recipe = settings(lora_dropout=0.1)
+        tune(LVLM, recipe, gpu, records, pool_folder / "images", folder, 3, 0, logger)
+        return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+    tried = run("tried")
+    monkeypatch.setattr(MemoryTrial, "on_train_start", lambda *_: None)
+    assert run("plain") == tried
 
 
 def test_labels_stand_on_the_responses_and_their_ends_alone(encoder: ConversationEncoder) -> None:
@@ -124,11 +268,29 @@ def test_lora_sits_on_the_language_model_and_the_projector_trains_in_full() -> N
 
 
 def test_the_schedule_warms_up_and_falls_to_zero() -> None:
-    factors = [cosine_with_warmup(step, 10, 100) for step in range(101)]
-    assert factors[0] == 0
-    assert max(factors) == factors[10] == 1
-    assert factors[100] == pytest.approx(0)
-    assert factors[10:] == sorted(factors[10:], reverse=True)
+    for from_zero, first in ((True, 0), (False, 1 / 11)):
+        factors = [cosine_with_warmup(step, 10, 100, from_zero) for step in range(101)]
+        assert factors[0] == first
+        assert max(factors) == factors[10] == 1
+        assert factors[:11] == sorted(factors[:11])
+        assert factors[10:] == sorted(factors[10:], reverse=True)
+        assert factors[99] > 0
+        assert factors[100] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 50])
+def test_every_step_of_our_own_recipe_trains(steps: int) -> None:
+    recipe = settings(warmup_share=0.3)
+    optimizers, schedules = Tuner(
+        add_lora(LVLM.load_model(), LVLM, recipe), recipe, steps, seed=0
+    ).configure_optimizers()
+    rates = []
+    for _ in range(steps):
+        rates.append(schedules[0]["scheduler"].get_last_lr())
+        optimizers[0].step()
+        schedules[0]["scheduler"].step()
+    assert min(min(rates)) > 0
+    assert max(rates) == [1e-3, 1e-4]
 
 
 class PowerCut(CSVLogger):
@@ -223,6 +385,28 @@ def test_a_tuned_adapter_changes_the_model_and_loads_merged(records: list[Record
     changed = {name for name, weight in base.named_parameters() if not torch.equal(weight, weights[name])}
     assert changed
     assert not any("vision_tower" in name or "embed_tokens" in name for name in changed)
+
+
+def test_answers_that_are_cut_are_counted(
+    records: list[Record], pool_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = replace(
+        records[0], conversations=[records[0].conversations[0], {"from": "gpt", "value": "no " * 300}]
+    )
+    folder = pool_folder / "cut"
+    measured = tune(
+        LVLM,
+        settings(),
+        CPU,
+        [long, *records[1:4]],
+        pool_folder / "images",
+        folder,
+        0,
+        0,
+        Csv().create(folder, "cut"),
+    )
+    assert measured["truncated"] == 1
+    assert "1 of 4 samples are longer than lvlm.max_length=256 tokens" in capsys.readouterr().out
 
 
 def test_a_response_beyond_the_maximal_length_is_named(records: list[Record], pool_folder: Path) -> None:

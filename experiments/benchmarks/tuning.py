@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from presel.data.llava import Record
-from presel.models.batching import plan_batches
+from presel.models.batching import plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.hardware import device_for
 from presel.models.loggers import Csv
@@ -173,7 +173,9 @@ def bare_samples_per_second(
 ) -> tuple[float, float]:
     """Steps without anything around them; also the first loss's difference from the model's own."""
     encoder = ConversationEncoder(lvlm)
-    lengths = [len(encoder.tokens(one.conversations).ids) for one in records]
+    prompts = [encoder.tokens(one.conversations) for one in records]
+    lengths = [len(prompt.ids) for prompt in prompts]
+    responses = [sum(label != IGNORED for label in prompt.labels) for prompt in prompts]
     examples = [Example(folder / "images" / one.image, one.conversations) for one in records]
     device = device_for("auto")
     model = add_lora(lvlm.load_model(), lvlm, settings).to(device).train()
@@ -181,8 +183,9 @@ def bare_samples_per_second(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     optimizer = AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=settings.lr)
-    plan = plan_batches(lengths, settings.micro_batch_size, 0, by_length=True)
-    batches = [encoder.batch([examples[row] for row in rows]) for rows in plan]
+    size = settings.micro_batch_size
+    plan = plan_epoch([one.id for one in records], lengths, responses, size, size, seed=0)
+    batches = [encoder.batch([examples[row] for row in batch.rows]) for (batch,) in plan]
     ends: list[float] = []
     for batch in batches:
         batch = {name: value.to(device) for name, value in batch.items()}
@@ -195,7 +198,7 @@ def bare_samples_per_second(
         optimizer.step()
         optimizer.zero_grad()
         ends.append(time.perf_counter())
-    return (len(records) - len(plan[0])) / (ends[-1] - ends[0]), difference
+    return (len(records) - size) / (ends[-1] - ends[0]), difference
 
 
 if __name__ == "__main__":

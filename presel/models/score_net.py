@@ -19,9 +19,10 @@ SCORE_NET = "score_net.npy"
 class ScoreNetTuner(Tuner):
     """Trains a bias-free linear net on per-sample scores together with the model (Chen et al., 2024).
 
-    A sample's weight is the softmax of the net's output over the micro batch, times the samples in it, so
-    that equal outputs leave the loss as it is. Where gradients accumulate, each micro batch is weighed by
-    itself.
+    A sample's weight is the softmax of the net's output over the micro-batch, times the samples in it, so
+    that equal outputs leave the loss as it is. Where gradients accumulate, each micro-batch is weighed by
+    itself, so micro-batches have to be random ones: among samples of like length, the net would compare like
+    with like.
 
     The net starts at zero, at equal weights, so that all of its direction is learned; the authors' code
     starts from small random weights.

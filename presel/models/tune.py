@@ -22,14 +22,16 @@ class Tune:
         projector_lr: Peak learning rate of the projector.
         batch_size: Samples an optimizer step.
         micro_batch_size: Samples a forward pass; gradients accumulate over `batch_size / micro_batch_size`.
+            It changes no gradient but by dropout's draws.
         epochs: Passes over the training set.
         lora_rank: Rank of the LoRA matrices.
         lora_alpha: LoRA's scale is `lora_alpha / lora_rank`.
         lora_dropout: Dropout in front of the LoRA matrices.
         weight_decay: AdamW's weight decay.
         warmup_share: Share of the steps in which the rate rises linearly, before it falls as a cosine.
-        max_grad_norm: Gradients are clipped to this norm.
-        group_by_length: Whether batches hold samples of similar length.
+        warmup_from_zero: Whether the first step has rate 0, as in transformers' schedule (and LLaVA's
+            training); otherwise every step trains.
+        max_grad_norm: Gradients are clipped to this norm; None for no clipping.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         compile: Compile the model first (torch.compile): minutes at the start, faster steps on a GPU.
         checkpoint_steps: Optimizer steps between two checkpoints to resume from.
@@ -45,8 +47,8 @@ class Tune:
     lora_dropout: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_share: Share = 0.03
-    max_grad_norm: Positive = 1.0
-    group_by_length: bool = True
+    warmup_from_zero: bool = False
+    max_grad_norm: Positive | None = None
     gradient_checkpointing: bool = field(default=False, compare=False)
     compile: bool = field(default=False, compare=False)
     checkpoint_steps: Annotated[int, Field(gt=0)] = field(default=200, compare=False)

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -24,11 +24,12 @@ from presel.console import console, progress
 from presel.data.llava import Record
 from presel.errors import PreselError
 from presel.files import atomic
-from presel.models.batching import BatchPlan, deal, plan_batches
+from presel.models.batching import BatchPlan, MicroBatch, deal, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.hardware import device_for, precision_for, processes_in_all, processes_on_node
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
+from presel.models.memory_trial import MemoryTrial
 from presel.models.sharding import cluster_environment, gathered, last_checkpoint, lightning_strategy, shard
 from presel.models.throughput import Throughput
 from presel.models.tune import Hardware, Tune
@@ -54,7 +55,6 @@ class Tuner(pl.LightningModule):
         self._seed = seed
         self._sharded = False
         self._losses: list[Tensor] = []
-        self._batches = 0
 
     def configure_model(self) -> None:
         """Spreads the weights over the processes, under FSDP."""
@@ -75,32 +75,33 @@ class Tuner(pl.LightningModule):
         torch.manual_seed(self._seed * 1_000_003 + self.current_epoch * 100_003 + number)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy over the batch's response tokens; 0 for a batch that makes up the numbers."""
+        """The micro-batch's share of the step's loss: the mean cross-entropy over all its response tokens.
+
+        The sum over the step's micro-batches is that mean, however the step is cut, because each is divided
+        by the tokens of the whole step. Lightning divides by the number of micro-batches, and the processes
+        average their gradients, which the factor makes up for.
+        """
         rows = batch["rows"]
-        inputs = {name: tensor for name, tensor in batch.items() if name != "rows"}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("rows", "step_tokens")}
         losses = self.weighted(token_losses(self.model, **inputs), rows)
-        loss: Tensor = losses.sum() / (batch["labels"] != IGNORED).sum()
+        factor = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        loss: Tensor = losses.sum() / batch["step_tokens"] * factor
         return loss if len(rows) else loss * 0
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Logs the mean loss of an optimizer step's batches, those of all processes."""
-        accumulate = self.trainer.accumulate_grad_batches
-        self._losses.append(outputs["loss"] * accumulate)
-        self._batches += len(batch["rows"]) > 0
-        if (batch_idx + 1) % accumulate and not self.trainer.is_last_batch:
+        """Logs the loss of a whole optimizer step, over all processes."""
+        self._losses.append(outputs["loss"])
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches and not self.trainer.is_last_batch:
             return
-        total = torch.stack(self._losses).sum()
-        total, batches = self.trainer.strategy.reduce(
-            torch.stack([total, total.new_tensor(self._batches)]), reduce_op="sum"
-        )
-        self.log("train/loss", total / batches, prog_bar=True)
-        self._losses, self._batches = [], 0
+        loss = self.trainer.strategy.reduce(torch.stack(self._losses).sum(), reduce_op="mean")
+        self.log("train/loss", loss, prog_bar=True)
+        self._losses = []
 
     def weighted(self, losses: Tensor, rows: Tensor) -> Tensor:
         """The token losses as they count: as they are, where no subclass weighs the samples.
 
         Args:
-            losses: Losses of a micro batch in nats, (n, p).
+            losses: Losses of a micro-batch in nats, (n, p).
             rows: Which records of the training set its samples are, (n,).
 
         Returns:
@@ -122,9 +123,10 @@ class Tuner(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW; cosine schedule with linear warm-up."""
         optimizer = AdamW(self.parameter_groups(), weight_decay=self._settings.weight_decay)
-        # At least one step at the full rate: the first one of a warm-up has none.
+        # At least one step at the full rate.
         warmup = min(math.ceil(self._settings.warmup_share * self._steps), self._steps - 1)
-        schedule = LambdaLR(optimizer, lambda step: cosine_with_warmup(step, warmup, self._steps))
+        from_zero = self._settings.warmup_from_zero
+        schedule = LambdaLR(optimizer, lambda step: cosine_with_warmup(step, warmup, self._steps, from_zero))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -146,10 +148,17 @@ class Tuner(pl.LightningModule):
 MakeTuner = Callable[[PeftModel, Tune, int, int], Tuner]
 
 
-def cosine_with_warmup(step: int, warmup: int, steps: int) -> float:
-    """Factor on the peak rate: linear over the first `warmup` steps, then a half cosine down to 0."""
+def cosine_with_warmup(step: int, warmup: int, steps: int, from_zero: bool) -> float:
+    """Factor on the peak rate: linear over the first `warmup` steps, then a half cosine down to 0.
+
+    Args:
+        step: Optimizer step, from 0 on.
+        warmup: Steps before the peak rate.
+        steps: Steps in all; only the one after the last has rate 0.
+        from_zero: Whether step 0 has rate 0.
+    """
     if step < warmup:
-        return step / warmup
+        return step / warmup if from_zero else (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
@@ -193,6 +202,7 @@ def tune(
     workers: int,
     logger: Logger,
     make_tuner: MakeTuner = Tuner,
+    by_length: bool = True,
 ) -> dict[str, Any]:
     """Fine-tunes a model and leaves the tuner's result, going on from the last checkpoint in `folder`.
 
@@ -207,23 +217,39 @@ def tune(
         workers: Processes that prepare batches; the result does not depend on it.
         logger: Lightning logger.
         make_tuner: Makes the Lightning module from model, settings, number of optimizer steps, and seed.
+        by_length: Whether the micro-batches of a step hold samples of like length.
 
     Returns:
-        Optimizer steps, samples, last training loss, and throughput.
+        Optimizer steps, samples, how many of them were cut to the model's maximal length, last training
+        loss, and throughput.
 
     Raises:
-        PreselError: If a record has no response within the model's maximal length.
+        PreselError: If a record has no response within the model's maximal length, or a micro-batch does
+            not fit into the GPU's memory.
     """
     pl.seed_everything(seed, verbose=False)
     encoder = ConversationEncoder(lvlm)
     examples = [Example(images / record.image, record.conversations) for record in records]
-    lengths = _lengths(encoder, records)
+    measured = _measure(encoder, records, lvlm.max_length)
+    ids = [record.id for record in records]
     epochs = [
-        plan_batches(lengths, settings.micro_batch_size, seed + epoch, settings.group_by_length)
+        plan_epoch(
+            ids,
+            measured.lengths,
+            measured.response_tokens,
+            settings.batch_size,
+            settings.micro_batch_size,
+            seed + epoch,
+            by_length,
+        )
         for epoch in range(settings.epochs)
     ]
-    batches_a_step = settings.batch_size // settings.micro_batch_size
-    steps_an_epoch = math.ceil(len(epochs[0]) / batches_a_step)
+    largest = max(
+        (batch for steps in epochs for step in steps for batch in step),
+        key=lambda batch: len(batch.rows) * max(measured.lengths[row] for row in batch.rows),
+    )
+    micro_batches = settings.batch_size // settings.micro_batch_size
+    steps_an_epoch = len(epochs[0])
     steps = settings.epochs * steps_an_epoch
     base = lvlm.load_model()
     throughput = Throughput(base, encoder.image_token)
@@ -235,7 +261,8 @@ def tune(
         model.enable_input_require_grads()
 
     processes = processes_in_all(hardware)
-    accumulate = batches_a_step // processes
+    accumulate = micro_batches // processes
+    batches = _Batches(encoder, examples)
     checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
     trainer = pl.Trainer(
         # Lightning's `auto` would take devices that `device_for` does not, such as Apple's.
@@ -260,6 +287,7 @@ def tune(
                 enable_version_counter=False,
             ),
             throughput,
+            MemoryTrial(lambda: batches[largest]),
             *([RichProgressBar(leave=False)] if console.is_terminal else []),
         ],
         enable_progress_bar=console.is_terminal,
@@ -267,12 +295,13 @@ def tune(
         use_distributed_sampler=False,
     )
     if hardware.strategy != "single":
-        epochs = [deal(batches, trainer.global_rank, processes, batches_a_step) for batches in epochs]
+        epochs = [deal(steps, trainer.global_rank, processes, micro_batches) for steps in epochs]
     last, step = last_checkpoint(checkpoints) or (None, 0)
     epoch, step = divmod(step, steps_an_epoch)
+    micro_batches_an_epoch = sum(len(step) for step in epochs[0])
     loader = DataLoader(
-        _Batches(encoder, examples),
-        sampler=BatchPlan(epochs, epoch * len(epochs[0]) + step * accumulate),
+        batches,
+        sampler=BatchPlan(epochs, epoch * micro_batches_an_epoch + step * accumulate),
         batch_size=None,  # the sampler draws whole batches
         num_workers=workers,
     )
@@ -285,6 +314,7 @@ def tune(
     return {
         "steps": trainer.global_step,
         "samples": len(records),
+        "truncated": measured.truncated,
         "loss": float(loss) if loss is not None else None,
     } | throughput.measured(trainer)
 
@@ -299,30 +329,47 @@ class _Checkpoints(TorchCheckpointIO):
 
 
 class _Batches(Dataset[Batch]):
-    """Encoded batches, looked up by the rows that make one up, and those rows.
+    """Encoded micro-batches, with their rows and the response tokens of their step.
 
-    No rows stand for a batch that only keeps a process busy; it holds the first sample.
+    One without rows, which only keeps a process in step, holds the first sample.
     """
 
     def __init__(self, encoder: ConversationEncoder, examples: Sequence[Example]) -> None:
         self._encoder = encoder
         self._examples = examples
 
-    def __getitem__(self, rows: list[int]) -> Batch:
-        batch = self._encoder.batch([self._examples[row] for row in rows or [0]])
-        return batch | {"rows": torch.tensor(rows, dtype=torch.long)}
+    def __getitem__(self, planned: MicroBatch) -> Batch:
+        batch = self._encoder.batch([self._examples[row] for row in planned.rows or [0]])
+        return batch | {
+            "rows": torch.tensor(planned.rows, dtype=torch.long),
+            "step_tokens": torch.tensor(planned.step_tokens),
+        }
 
 
-def _lengths(encoder: ConversationEncoder, records: Sequence[Record]) -> list[int]:
-    lengths = []
+class _Measured(NamedTuple):
+    lengths: list[int]
+    response_tokens: list[int]
+    truncated: int
+
+
+def _measure(encoder: ConversationEncoder, records: Sequence[Record], max_length: int) -> _Measured:
+    lengths, response_tokens, truncated = [], [], 0
     with progress("measuring the training set", len(records)) as advance:
         for record in records:
             prompt = encoder.tokens(record.conversations)
-            if all(label == IGNORED for label in prompt.labels):
+            supervised = sum(label != IGNORED for label in prompt.labels)
+            if not supervised:
                 raise PreselError(
                     f"record '{record.id}': none of its responses lies within the first {len(prompt.ids)} "
                     "tokens; shorten the question or raise lvlm.max_length"
                 )
             lengths.append(len(prompt.ids))
+            response_tokens.append(supervised)
+            truncated += prompt.truncated
             advance(1)
-    return lengths
+    if truncated:
+        console.print(
+            f"  {truncated} of {len(records)} samples are longer than lvlm.max_length={max_length} tokens; "
+            "the ends of their answers are cut off"
+        )
+    return _Measured(lengths, response_tokens, truncated)

@@ -36,6 +36,9 @@ class SelfFilterStage(FineTuneStage[pd.DataFrame]):
     """
 
     name: ClassVar[str] = "self_filter"
+    version: ClassVar[int] = 2
+    # The net's weights are a softmax over the micro-batch, which the authors draw at random.
+    by_length: ClassVar[bool] = False
 
     scores: RelevanceStage
     lr: float

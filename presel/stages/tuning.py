@@ -28,7 +28,10 @@ class FineTuneStage(ParallelStage[T_co]):
         seed: Decides initial weights, batches and dropout.
         workers: Processes that prepare batches.
         logger: Where training metrics go.
+        by_length: Whether the micro-batches of an optimizer step hold samples of like length.
     """
+
+    by_length: ClassVar[bool] = True
 
     instructions: InstructionsStage
     lvlm: Lvlm
@@ -87,6 +90,7 @@ class FineTuneStage(ParallelStage[T_co]):
                 self.workers,
                 self.logger.create(folder, f"{self.label} {self.key}"),
                 self.make_tuner(store),
+                self.by_length,
             )
         finally:
             self.logger.close()
@@ -97,7 +101,7 @@ class TuningStage(FineTuneStage[Path]):
     """A PEFT adapter in `adapter/`."""
 
     name: ClassVar[str] = "model"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     @property
     def label(self) -> str:

@@ -1,0 +1,55 @@
+"""A trial of the largest micro-batch before training, so that a lack of GPU memory shows at once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from presel.errors import PreselError
+
+
+class MemoryTrial(pl.Callback):
+    """Passes one micro-batch forward and backward on a GPU; weights, optimizer and random state stay as is.
+
+    The optimizer's own state, which the first step makes, is not part of the trial. Under DeepSpeed, which
+    takes no backward pass but its own, there is no trial.
+    """
+
+    def __init__(self, make_batch: Callable[[], dict[str, Tensor]]) -> None:
+        """Takes what encodes the micro-batch with the most tokens, padding counted."""
+        self._make_batch = make_batch
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tries the micro-batch, in every process.
+
+        Raises:
+            PreselError: If it does not fit.
+        """
+        device = trainer.strategy.root_device
+        if device.type == "cuda" and not isinstance(trainer.strategy, pl.strategies.DeepSpeedStrategy):
+            try_micro_batch(pl_module, self._make_batch(), device)
+
+
+def try_micro_batch(module: pl.LightningModule, batch: dict[str, Tensor], device: torch.device) -> None:
+    """Passes a micro-batch forward and backward, and forgets its gradients.
+
+    Raises:
+        PreselError: If it does not fit into the device's memory.
+    """
+    on_device: dict[str, Any] = {name: tensor.to(device) for name, tensor in batch.items()}
+    rows, length = batch["input_ids"].shape
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            with module.trainer.precision_plugin.train_step_context():
+                loss = module.training_step(on_device, 0)
+            assert isinstance(loss, Tensor)
+            loss.backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError as error:
+            raise PreselError(
+                f"a micro-batch of {rows} samples of up to {length} tokens does not fit into the device's "
+                "memory; lower tune.micro_batch_size, set tune.gradient_checkpointing=true, or take more or "
+                "larger devices"
+            ) from error
+    module.zero_grad(set_to_none=True)
