@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as component
@@ -36,6 +36,8 @@ class Benchmarks(Source):
         max_new_tokens: Length at which answers are cut.
         batch_size: Answers generated at once.
     """
+
+    group: ClassVar[str] = "evaluation"
 
     metric: str = "exact_match"
     metrics: dict[str, str] | None = None

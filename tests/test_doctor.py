@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from PIL import Image, ImageEnhance
 
 from presel.digits.scenes import Contents, render, sample
 from presel.digits.scenes import near_duplicates as photographed_again
+from presel.doctor.findings import of_names
 from presel.doctor.near import KEYS, MAX_BITS, candidates, near_duplicates
 from tests.conftest import TINY, Program, record
 from tests.generation_server import Plan, running
@@ -136,6 +138,8 @@ RECORDS: dict[str, dict[str, Any]] = {
     "no <image>": {"conversations": [{"from": "human", "value": "What is it?"}, GPT]},
     "several <image>": {"conversations": [{"from": "human", "value": "<image><image>"}, GPT]},
     "half a character": {"conversations": [HUMAN, {"from": "gpt", "value": "A \ud83d cat."}]},
+    "control character": {"image": "0000.png\n"},
+    "form of another program": {"image": "", "images": ["0000.png"]},
     "bad turn": {"conversations": ["What is it?", GPT]},
 }
 
@@ -279,7 +283,7 @@ def test_a_pool_that_a_run_would_stop_at_only_later(program: Program, planted: P
     )
     assert result.returncode == 1
     assert "malformed JSON" in result.stdout
-    assert "line 6 column 12" in result.stdout
+    assert "line 6 column 8" in result.stdout
     assert "90 records, 90 usable images" in result.stdout
 
 
@@ -292,6 +296,22 @@ def test_benchmarks_are_held_against_the_pool(program: Program, planted: Planted
     kinds = found(program("doctor", *arguments, "--json", "-", "--no-trial"))
     assert [one["images"] for one in kinds["image in a benchmark too"]] == [["0007.png"]]
     assert kinds["unusable benchmark image"][0]["where"] == "'0901' of benchmark 'vqa', gone.png"
+
+
+@pytest.mark.parametrize("task", ["nan", "NaN", "None", "null", "N/A"])
+def test_tasks_named_like_missing_values_are_warned_of(task: str) -> None:
+    table = pd.DataFrame({"image": ["a.png", "b.png"], "task": ["nano", task]})
+    (finding,) = of_names(table)
+    assert (finding.severity, finding.where) == ("warning", f"task '{task}'")
+
+
+def test_a_pool_without_a_usable_record_is_a_table_of_faults(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "pool.json").write_text(json.dumps([{"messages": [HUMAN, GPT], "images": ["1.jpg"]}]))
+    result = program("doctor", *overrides(tmp_path), "--json", "report.json")
+    assert result.returncode == 1, result.stderr
+    assert "form of another program: 1" in result.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["records"] == 0
 
 
 PRICED = """

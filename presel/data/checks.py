@@ -1,14 +1,68 @@
-"""Checks of single values that a user's files hold; whoever calls them adds the file and the place."""
+"""Checks of a user's files and of the values in them; whoever checks a value adds the file and the place."""
 
+import datetime
 import json
 import re
+import reprlib
+import stat
+from pathlib import Path
 from typing import TypeGuard
 
 from presel.data.listing import RecordError
+from presel.errors import PreselError
+
+# How files begin that are not what their names say.
+_OTHER_FORMATS = {
+    b"\x1f\x8b": "packed by gzip; unpack it",
+    b"PK\x03\x04": "packed by zip, as Excel's files are; unpack it or export it as text",
+    b"BZh": "packed by bzip2; unpack it",
+    b"\xfd7zXZ\0": "packed by xz; unpack it",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it",
+    b"7z\xbc\xaf\x27\x1c": "packed by 7-Zip; unpack it",
+    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself by git lfs pull",
+}
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(?:data|file|blob):", re.IGNORECASE)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# The longest name of a file on the usual file systems.
+_LONGEST_NAME = 255
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 100
+_REPR.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """Writes a value of a file as messages show it: quoted, shortened, control characters escaped."""
+    return _REPR.repr(value)
+
+
+def check_file(path: Path) -> None:
+    """Makes sure that a path names an ordinary file that can be read, without waiting for a pipe.
+
+    Raises:
+        PreselError: If it does not, or the file is packed.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            with path.open("rb") as stream:
+                beginning = stream.read(max(map(len, _OTHER_FORMATS)))
+            found = [said for mark, said in _OTHER_FORMATS.items() if beginning.startswith(mark)]
+            reason = f"the file is {found[0]}" if found else None
+        elif stat.S_ISDIR(mode):
+            reason = "this is a folder; give the file inside it"
+        else:
+            reason = "this is a pipe, socket or device; give an ordinary file"
+    except FileNotFoundError:
+        reason = "there is no such file; check the path"
+    except OSError as error:
+        reason = f"the file cannot be read ({error.strerror}); check the path and its permissions"
+    if reason:
+        raise PreselError(f"{path}: {reason}")
 
 
 def check_text(value: object, name: str, remedy: str, kind: str = "bad value") -> str:
-    """Makes sure that a value is text with something in it.
+    """Makes sure that a value is one line of text with something in it.
 
     Args:
         value: What the file holds.
@@ -28,6 +82,11 @@ def check_text(value: object, name: str, remedy: str, kind: str = "bad value") -
     if not is_text(value):
         raise RecordError(
             f"{name} has half of a surrogate pair, which is no character; {remedy}", "half a character"
+        )
+    if _CONTROL.search(value):
+        raise RecordError(
+            f"{name} is {shown(value)}, with a line break, tab or other control character; take it out",
+            "control character",
         )
     return value
 
@@ -52,17 +111,22 @@ def check_path(
     Raises:
         RecordError: If it does not.
     """
-    if path.startswith("/") or re.match("[A-Za-z]:", path):
-        raise RecordError(f"{name} is {path!r}, an absolute path; {remedy}", "bad image path")
-    if ".." in path.split("/"):
-        raise RecordError(
-            f"{name} is {path!r}, which may leave the image folder through '..'; {remedy}", "bad image path"
-        )
-    if "\\" in path or "\0" in path:
-        raise RecordError(
-            f"{name} is {path!r}, with a character no image path may have; {remedy}", "bad image path"
-        )
-    return path
+    folders = path.split("/")
+    if _ADDRESS.match(path):
+        fault = "an address"
+        remedy = "save the images as files first, and name their paths in the image folder"
+    elif max(map(len, folders)) > _LONGEST_NAME:
+        fault = f"{len(path):,} characters long, too long for a path"
+        remedy = "name a file, and write images that are encoded as text into files first"
+    elif path.startswith("/") or re.match("[A-Za-z]:", path):
+        fault = "an absolute path"
+    elif ".." in folders:
+        fault = "which may leave the image folder through '..'"
+    elif "\\" in path:
+        fault = "with a character no image path may have"
+    else:
+        return path
+    raise RecordError(f"{name} is {shown(path)}, {fault}; {remedy}", "bad image path")
 
 
 def is_text(value: object) -> TypeGuard[str]:
@@ -79,8 +143,14 @@ def is_text(value: object) -> TypeGuard[str]:
 
 
 def kind_of(value: object) -> str:
-    """Says what a JSON value is, as in "the record is a list"."""
+    """Says what a value of JSON or parquet is, as in "the record is a list"."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
-    names: dict[type, str] = {dict: "an object", list: "a list", str: "text"}
-    return names.get(type(value), "a number")
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bytes: "bytes",
+        datetime.date | datetime.time | datetime.timedelta: "a date or time",
+    }
+    return next((name for kind, name in kinds.items() if isinstance(value, kind)), "a number")

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.data.archive import PackedImage
-from presel.data.checks import check_name
+from presel.data.checks import check_file, check_name, shown
 from presel.data.images import fingerprint
 from presel.data.packed_images import PackedImages
 from presel.errors import PreselError
@@ -70,6 +70,9 @@ class SavedDataset:
         """Names, sizes and dates of the files; split and columns."""
         if not self.path.is_dir():
             raise PreselError(f"{self.path}: there is no such folder; give one that save_to_disk wrote")
+        # What `datasets` will open.
+        for file in [*self.path.rglob("*.json"), *self.path.rglob("*.arrow")]:
+            check_file(file)
         files = sorted(file for file in self.path.rglob("*") if file.is_file())
         return {
             "class": "SavedDataset",
@@ -103,11 +106,10 @@ class SavedDataset:
     def _dataset(self, datasets: ModuleType) -> "Dataset":
         try:
             found = datasets.load_from_disk(str(self.path))
-        # Arrow's errors are among them.
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        # Arrow's errors are among them; the others come from JSON files that hold something else.
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise self._error(
-                f"no dataset can be read from it ({reason}); give a folder that save_to_disk wrote"
+                f"no dataset can be read from it ({shown(str(error))}); give a folder that save_to_disk wrote"
             ) from error
         if not isinstance(found, datasets.DatasetDict):
             if self.split is not None:
@@ -120,14 +122,16 @@ class SavedDataset:
     def _images(self, dataset: "Dataset", start: int) -> Iterator[PackedImage]:
         width = len(str(len(dataset) - 1))
         for number in range(start, min(start + _ROWS, len(dataset))):
-            fields = dataset[number]
-            name = f"{number:0{width}}" if self.id is None else fields[self.id]
             try:
+                fields = dataset[number]
+                name = f"{number:0{width}}" if self.id is None else fields[self.id]
                 yield PackedImage(
                     check_name(name, f"'{self.id}'", "name the image"),
                     None if self.task is None else self._task(dataset, fields[self.task]),
                     *self._file(fields[self.image]),
                 )
+            except UnicodeDecodeError:
+                raise self._error(f"row {number}: a text in it is not UTF-8; convert it") from None
             except PreselError as error:
                 raise self._error(f"row {number}: {error}") from None
 

@@ -2,12 +2,49 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TextIO
 
+from presel.data.checks import check_file
 from presel.data.listing import OnError, RecordError, refuse
 from presel.errors import PreselError
+
+
+class RepeatedKey(dict[str, object]):
+    """A JSON object in which a key stands more than once; its last value counts.
+
+    Attributes:
+        key: That key.
+    """
+
+    key: str
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) == len(pairs):
+        return fields
+    repeated = RepeatedKey(pairs)
+    repeated.key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+    return repeated
+
+
+_FEW_KEYS = 100
+_DECODER = json.JSONDecoder()
+_PAIRS_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _decode(text: str, at: int) -> tuple[object, int]:
+    """The value that begins there, and where it ends."""
+    value, end = _DECODER.raw_decode(text, at)
+    # To look at all pairs takes half as long again, so that is left to where a key may stand twice.
+    if isinstance(value, dict) and (
+        len(value) > _FEW_KEYS or any(text.count(f'"{key}"', at, end) > 1 for key in value)
+    ):
+        return _PAIRS_DECODER.raw_decode(text, at)
+    return value, end
 
 
 def is_json_lines(path: Path) -> bool:
@@ -21,7 +58,7 @@ def elements(annotations: Path, on_error: OnError = refuse) -> Iterator[object]:
     Args:
         annotations: A JSON list, or JSON Lines if the name ends in `.jsonl`; UTF-8.
         on_error: Told where the file is malformed, line and column. Where it returns, JSON Lines go on with
-            the next line, and a list ends.
+            the next line, and a list ends. A record with a key more than once is a `RepeatedKey`.
 
     Raises:
         PreselError: If the file cannot be read.
@@ -30,32 +67,34 @@ def elements(annotations: Path, on_error: OnError = refuse) -> Iterator[object]:
     def tell(error: PreselError) -> None:
         on_error(RecordError(str(error), "malformed JSON", str(annotations)))
 
+    check_file(annotations)
     try:
         with annotations.open(encoding="utf-8-sig") as stream:
             yield from _json_lines(stream, tell) if is_json_lines(annotations) else _json_list(stream, tell)
-    except FileNotFoundError:
-        reason = "there is no such file; check the path of the annotations"
-    except IsADirectoryError:
-        reason = "this is a folder; give the annotation file inside it"
     except OSError as error:
-        reason = f"the file cannot be read ({error.strerror}); check the path and its permissions"
+        raise PreselError(f"{annotations}: the file cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
-        reason = "the file is not UTF-8; convert it"
-    else:
-        return
-    raise PreselError(f"{annotations}: {reason}")
+        raise PreselError(f"{annotations}: the file is not UTF-8; convert it") from None
 
 
 def _json_lines(stream: TextIO, tell: Callable[[PreselError], None]) -> Iterator[object]:
-    for number, line in enumerate(stream, start=1):
-        if line.isspace():
+    for number, line in enumerate(map(str.strip, stream), start=1):
+        if not line:
             continue
+        if line.startswith("["):
+            tell(PreselError(f"line {number} begins a JSON list; name a file that holds one .json"))
+            return
+        if line == "{":
+            tell(PreselError(f"the record of line {number} goes on in the next; write each on one line"))
+            return
         try:
-            value = json.loads(line)
+            value, end = _decode(line, 0)
+            if end < len(line):
+                raise json.JSONDecodeError("Extra data", line, end)
         except json.JSONDecodeError as error:
             tell(_malformed(number, error.colno, error.msg))
         except (RecursionError, ValueError) as error:
-            tell(_malformed(number, 1, str(error)))
+            tell(_malformed(number, 1, _message(error)))
         else:
             yield value
 
@@ -88,6 +127,10 @@ def _list_elements(stream: TextIO) -> Iterator[object]:
         raise window.malformed("Extra data")
 
 
+def _message(error: RecursionError | ValueError) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
 def _malformed(line: int, column: int, message: str) -> PreselError:
     return PreselError(
         f"the JSON breaks off or is malformed at line {line} column {column} ({message}); "
@@ -100,7 +143,6 @@ class _Window:
 
     _CHUNK = 1 << 20  # Characters read at once; a record that is cut at the edge is parsed twice.
     _NOT_SPACE = re.compile(r"[^ \t\n\r]")
-    _DECODER = json.JSONDecoder()
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -131,15 +173,15 @@ class _Window:
         self.peek()
         while True:
             try:
-                value, self._at = self._DECODER.raw_decode(self._text, self._at)
+                value, self._at = _decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 # The value may only be cut off by the window's edge: try again with more of it.
                 if not self._slide():
                     raise self.malformed(error.msg, error.pos) from None
             except (RecursionError, ValueError) as error:
-                raise self.malformed(str(error)) from None
+                raise self.malformed(_message(error)) from None
             else:
-                return cast(object, value)
+                return value
 
     def malformed(self, message: str, at: int | None = None) -> PreselError:
         """The error for a place in the window, the present one by default."""

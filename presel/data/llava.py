@@ -7,12 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from presel.data.checks import check_name, check_path, check_text, is_text, kind_of
-from presel.data.json_records import elements, is_json_lines
+from presel.data.checks import check_name, check_path, check_text, is_text, kind_of, shown
+from presel.data.json_records import RepeatedKey, elements, is_json_lines
 from presel.data.listing import OnError, RecordError, refuse
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.files import atomic
+
+# What becomes of records without an image: see `read_contents`.
+TextOnly = Literal["refuse", "drop", "drop_all"]
+
+# The keys of other programs' files that hold what LLaVA's have under another.
+_OTHER_KEYS = {
+    "images": "image",
+    "image_path": "image",
+    "image_paths": "image",
+    "image_url": "image",
+    "img": "image",
+    "video": "image",
+    "videos": "image",
+    "messages": "conversations",
+}
+# `<image>` and its kin, as in `<Image>`, `<image_1>` and `<|image|>`.
+_IMAGE_TOKENS = re.compile(r"<\|?image[ _]?\d*\|?>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +134,7 @@ class TaskRule:
             if re.search(pattern, image):
                 return task
         raise PreselError(
-            f"'image' is {image!r}, which none of the task patterns matches; add a pattern for it"
+            f"'image' is {shown(image)}, which none of the task patterns matches; add a pattern for it"
         )
 
 
@@ -134,7 +151,8 @@ def read_contents(
     rule: TaskNamer,
     *,
     numbered: bool = False,
-    drop_text_only: bool = False,
+    text_only: TextOnly = "refuse",
+    group: str = "pool",
     on_error: OnError = refuse,
 ) -> Contents:
     """Reads a LLaVA-format file and checks every record.
@@ -146,7 +164,9 @@ def read_contents(
         annotations: A JSON list, or JSON Lines if the name ends in `.jsonl`; UTF-8.
         rule: Where a record's task is found.
         numbered: Name records by their position in the file, from 0, instead of their `id`.
-        drop_text_only: Leave records out that have no `image`, instead of refusing the file.
+        text_only: What becomes of records without an image: `refuse` makes them a mistake; `drop` leaves them
+            out, if no question of theirs holds an image token; `drop_all` leaves out those as well.
+        group: The settings that errors name, `pool` or `evaluation`.
         on_error: Told of each mistake in the file; where it returns, what is usable is read on. Records and
             turns are counted from 0.
 
@@ -155,26 +175,27 @@ def read_contents(
     """
     records: list[Record] = []
     positions: dict[str, int] = {}
-    text_only = 0
+    dropped = 0
+    position = -1
     for position, fields in enumerate(elements(annotations, on_error)):
-        if drop_text_only and isinstance(fields, dict) and fields.get("image") is None:
-            text_only += 1
-            continue
         try:
-            record = _record(fields, rule, str(position) if numbered else None)
-            _check_first(record, positions, position)
+            if text_only != "refuse" and _is_text_only(fields, text_only, group):
+                dropped += 1
+                continue
+            record = _record(fields, rule, str(position) if numbered else None, group)
+            _check_first(record, positions, position, group)
         except PreselError as error:
             on_error(_placed(error, annotations, position, fields))
         else:
             records.append(record)
-    if not records:
+    if dropped == position + 1:
         reason = (
             "the file holds no records with an image; give one with at least one"
-            if text_only
+            if dropped
             else "the file holds no records; give one with at least one record"
         )
         on_error(RecordError(reason, "no records", str(annotations)))
-    return Contents(records, text_only)
+    return Contents(records, dropped)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -221,37 +242,79 @@ def _placed(error: PreselError, annotations: Path, position: int, fields: object
     return RecordError(str(error), kind, f"{annotations}: {_name(position, fields)}", image)
 
 
-def _check_first(record: Record, positions: dict[str, int], position: int) -> None:
+def _check_first(record: Record, positions: dict[str, int], position: int, group: str) -> None:
     first = positions.setdefault(record.id, position)
     if first != position:
         raise RecordError(
             f"'id' is already that of record {first}; give every record an id of its own, or name them by "
-            "position (pool.ids=position)",
+            f"position ({group}.ids=position)",
             "repeated id",
         )
 
 
-def _record(fields: object, rule: TaskNamer, identifier: str | None) -> Record:
+def _is_text_only(fields: object, text_only: TextOnly, group: str) -> bool:
+    """Whether a record has no image, and does not look as if it should have one."""
+    if not isinstance(fields, dict) or not _is_blank(fields.get("image")):
+        return False
+    _check_keys(fields)
+    if text_only == "drop" and (token := _token_in_questions(fields.get("conversations"))):
+        raise RecordError(
+            f"a question holds {token}, and 'image' is missing; name the image there, or set "
+            f"{group}.text_only=drop_all where questions may hold such text",
+            "no image",
+        )
+    return True
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def _token_in_questions(conversations: object) -> str | None:
+    """The first image token in a question of a record that was not checked yet."""
+    for turn in conversations if isinstance(conversations, list) else []:
+        if isinstance(turn, dict) and turn.get("from") != "gpt" and isinstance(turn.get("value"), str):
+            found = _IMAGE_TOKENS.search(turn["value"])
+            if found:
+                return found.group()
+    return None
+
+
+def _check_keys(fields: Mapping[str, object]) -> None:
+    """Makes sure that every key stands once, and none in the place of LLaVA's."""
+    if isinstance(fields, RepeatedKey):
+        raise RecordError(f"the record has {shown(fields.key)} more than once; leave it once", "repeated key")
+    others = [
+        f"'{key}' ({kind_of(fields[key])}) in place of '{ours}'"
+        for key, ours in _OTHER_KEYS.items()
+        if not _is_blank(fields.get(key)) and _is_blank(fields.get(ours))
+    ]
+    if others:
+        raise RecordError(
+            f"the record has {' and '.join(others)} (LLaMA-Factory's, ms-swift's or another program's form); "
+            "name the one image under 'image' and write the turns under 'conversations', as LLaVA does",
+            "form of another program",
+        )
+
+
+def _record(fields: object, rule: TaskNamer, identifier: str | None, group: str) -> Record:
     if not isinstance(fields, dict):
         raise RecordError(
             f"the record is {kind_of(fields)}, not an object; remove it or write it as one", "not an object"
         )
+    _check_keys(fields)
     identifier = identifier or check_name(
         fields.get("id"), "'id'", "give every record an id of its own", "no id"
     )
-    image = _image(fields.get("image"))
+    remedy = f"name one image file, or leave text-only records out ({group}.text_only=drop)"
+    image = check_path(check_text(fields.get("image"), "'image'", remedy, "no image"), "'image'")
     task = rule.task_of(fields, image)
     return Record(identifier, image, task, _conversations(fields.get("conversations")))
 
 
 def _name(position: int, fields: object) -> str:
     identifier = fields.get("id") if isinstance(fields, dict) else None
-    return f"record {position}" if identifier is None else f"record {position} (id {identifier!r})"
-
-
-def _image(value: object) -> str:
-    image = check_text(value, "'image'", "name one image file, and remove text-only records", "no image")
-    return check_path(image, "'image'")
+    return f"record {position}" if identifier is None else f"record {position} (id {shown(identifier)})"
 
 
 def _conversations(value: object) -> tuple[Turn, ...]:
@@ -279,7 +342,7 @@ def _turn(position: int, fields: object) -> Turn:
     role = fields.get("from")
     if role != "human" and role != "gpt":
         raise RecordError(
-            f"'conversations' turn {position} has the unknown role {role!r}; "
+            f"'conversations' turn {position} has the unknown role {shown(role)}; "
             "write 'from': 'human' for a question, 'gpt' for an answer",
             "unknown role",
         )

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.data.llava import TaskNamer
+from presel.data.checks import shown
+from presel.data.llava import TaskNamer, TextOnly
 from presel.data.sources import LlavaJson
 from presel.errors import PreselError
 
@@ -90,7 +91,7 @@ class Llava665kTasks(TaskNamer):
             task = _BY_FOLDER[folder]
         else:
             raise PreselError(
-                f"'image' is {image!r}, in none of LLaVA-665K's folders coco, {', '.join(_BY_FOLDER)}; "
+                f"'image' is {shown(image)}, in none of LLaVA-665K's folders coco, {', '.join(_BY_FOLDER)}; "
                 "name the tasks yourself with pool=llava_json"
             )
         return self.groups.get(task, task)
@@ -122,7 +123,8 @@ def _coco_task(questions: list[str]) -> str:
 class Llava665k(LlavaJson):
     """LLaVA-1.5's visual instruction tuning data: `llava_v1_5_mix665k.json` and its image folders.
 
-    Its ids repeat, so records are named by their position; those without an image are left out.
+    Its ids repeat, so records are named by their position; those without an image are left out, even where
+    a question holds `<image>`: they are chats, some of them about markup.
 
     Attributes:
         groups: The tasks that are one in the selection, by the group's name; the others stand alone.
@@ -130,7 +132,7 @@ class Llava665k(LlavaJson):
 
     groups: dict[str, list[str]]
     ids: Literal["field", "position"] = "position"
-    text_only: Literal["refuse", "drop"] = "drop"
+    text_only: TextOnly = "drop_all"
 
     def __post_init__(self) -> None:
         """Checks the groups."""

@@ -1,6 +1,7 @@
 """Pools that are listed in a table: CSV, TSV or parquet."""
 
 import csv
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow.parquet
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.data.checks import check_name, check_path, check_text
+from presel.data.checks import check_file, check_name, check_path, check_text, shown
 from presel.data.image_source import ImageSource
 from presel.data.images import image_fingerprint
 from presel.data.listing import Item, Listing, OnError, RecordError, refuse
@@ -20,6 +21,7 @@ from presel.files import sha256
 from presel.store import Store
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 class Columns(NamedTuple):
@@ -123,8 +125,7 @@ def read_manifest(
     """
     items: list[Item] = []
     rows: dict[str, int] = {}
-    if not path.is_file():
-        raise PreselError(f"{path}: there is no such file; check pool.manifest")
+    check_file(path)
     number = 0
     try:
         for number, fields in enumerate(_rows(path, columns), start=1):
@@ -133,8 +134,8 @@ def read_manifest(
                 first = rows.setdefault(item.id, number)
                 if first != number:
                     raise RecordError(
-                        f"'{columns.id or columns.image}' is already that of row {first} ({item.id!r}); give "
-                        "every image one row and a name of its own",
+                        f"'{columns.id or columns.image}' is already that of row {first} ({shown(item.id)}); "
+                        "give every image one row and a name of its own",
                         "duplicate id",
                     )
             except RecordError as error:
@@ -171,10 +172,14 @@ def _rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]]:
 
 
 def _text_rows(path: Path, delimiter: str, columns: Columns) -> Iterator[Mapping[str, object]]:
+    # Columns that are not read may hold texts or encoded images of any length.
+    csv.field_size_limit(sys.maxsize)
     number = 0
     try:
         # A byte order mark, which spreadsheets write, is no part of the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as stream:
+            _check_delimiter(stream.readline(), delimiter)
+            stream.seek(0)
             lines = csv.reader(stream, delimiter=delimiter, strict=True)
             header = next(lines, [])
             _check_columns(header, columns)
@@ -191,14 +196,29 @@ def _text_rows(path: Path, delimiter: str, columns: Columns) -> Iterator[Mapping
         raise PreselError(f"row {number + 1} is malformed ({error}); export the file again") from None
 
 
+def _check_delimiter(header: str, delimiter: str) -> None:
+    if "\0" in header:
+        raise PreselError("the file is not UTF-8 but UTF-16, or not text at all; convert it")
+    used = max(_NAMES, key=header.count)
+    if header.lower().startswith("sep=") or header.count(used) > header.count(delimiter):
+        raise PreselError(
+            f"its first line is {shown(header.strip())}; begin with the columns' names, separated by "
+            f"{_NAMES[delimiter]} as the file's name says (.csv commas, .tsv tabs)"
+        )
+
+
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_columns(file.schema_arrow.names, columns)
             for batch in file.iter_batches(columns=sorted({name for name in columns if name is not None})):
                 yield from batch.to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise PreselError(f"no parquet can be read from it ({error}); export the file again") from None
+    except UnicodeDecodeError:
+        raise PreselError("a text in it is not UTF-8; convert it before the export") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise PreselError(
+            f"no parquet can be read from it ({shown(str(error))}); export the file again"
+        ) from None
 
 
 def _check_columns(header: Sequence[str], columns: Columns) -> None:
@@ -207,5 +227,5 @@ def _check_columns(header: Sequence[str], columns: Columns) -> None:
             remedy = "" if role == "image" else f", or null where there is none (pool.{role}_column=null)"
             raise PreselError(
                 f"it has {'no' if name not in header else 'more than one'} column '{name}' among "
-                f"{', '.join(header) or 'none'}; name the column by pool.{role}_column{remedy}"
+                f"{', '.join(map(shown, header)) or 'none'}; name the column by pool.{role}_column{remedy}"
             )

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as component
 from presel.component import STRICT
 from presel.data.images import image_fingerprint
 from presel.data.listing import Item, Listing, OnError, PoolFiles, refuse
-from presel.data.llava import Contents, Record, TaskNamer, TaskRule, read_contents
+from presel.data.llava import Contents, Record, TaskNamer, TaskRule, TextOnly, read_contents
 from presel.errors import PreselError
 from presel.files import sha256
 from presel.stages.scenes import DigitSplit, ScenesStage
@@ -30,14 +30,16 @@ class LlavaFiles(NamedTuple):
         images: The folder.
         tasks: The rule for tasks.
         numbered: Whether records are named by their position.
-        drop_text_only: Whether records without an image are left out.
+        text_only: What becomes of records without an image, see `read_contents`.
+        group: The settings that errors name.
     """
 
     annotations: Path
     images: Path
     tasks: TaskNamer
     numbered: bool = False
-    drop_text_only: bool = False
+    text_only: TextOnly = "refuse"
+    group: str = "pool"
 
     def contents(self, on_error: OnError = refuse) -> Contents:
         """Every record with an image, and how many were left out.
@@ -52,7 +54,8 @@ class LlavaFiles(NamedTuple):
             self.annotations,
             self.tasks,
             numbered=self.numbered,
-            drop_text_only=self.drop_text_only,
+            text_only=self.text_only,
+            group=self.group,
             on_error=on_error,
         )
 
@@ -85,9 +88,11 @@ class Source:
         max_rejected_share: Largest share of unusable images that is put up with; above it the run stops.
         min_side: Images with a side shorter than this, in pixels, are unusable.
         instructed: Whether there are instructions too.
+        group: The settings that make it.
     """
 
     instructed: ClassVar[bool] = True
+    group: ClassVar[str] = "pool"
 
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     min_side: Annotated[int, Field(ge=1)] = 2
@@ -117,8 +122,8 @@ class LlavaJson(Source):
         task_patterns: Used instead of the field if given: regular expression on the image path → task,
             the first match counts.
         ids: Whether a record's name is its `id` (`field`) or its place in the file, from 0 (`position`).
-        text_only: Whether records without an image make the file unusable (`refuse`) or are left out
-            and counted (`drop`).
+        text_only: Whether records without an image make the file unusable (`refuse`) or are left out and
+            counted: those whose questions hold no image token (`drop`), or all (`drop_all`).
     """
 
     annotations: Path
@@ -126,7 +131,7 @@ class LlavaJson(Source):
     task_field: str | None = "task"
     task_patterns: dict[str, str] | None = None
     ids: Literal["field", "position"] = "field"
-    text_only: Literal["refuse", "drop"] = "refuse"
+    text_only: TextOnly = "refuse"
 
     @property
     def tasks(self) -> TaskNamer:
@@ -151,7 +156,8 @@ class LlavaJson(Source):
             self.images.absolute(),
             self.tasks,
             numbered=self.ids == "position",
-            drop_text_only=self.text_only == "drop",
+            text_only=self.text_only,
+            group=self.group,
         )
 
     @cached_property

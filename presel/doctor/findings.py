@@ -27,6 +27,8 @@ _SMALL_SIDE = 28
 _STRETCHED = 8
 # A task's relevance is a mean over its reference samples.
 _FEW_REFERENCE = 3
+# What programs write where there is no value.
+_NO_NAMES = frozenset({"nan", "none", "null", "nil", "n/a", "<na>", "nat", "undefined"})
 _ORDINARY_MODES = frozenset({"RGB", "L"})
 
 
@@ -58,7 +60,9 @@ def pool_table(items: Sequence[Item], examined: Sequence[Examined]) -> pd.DataFr
     Copies share theirs. It is -1 where there is no picture.
     """
     table = pd.DataFrame(items, columns=list(Item._fields))
-    table = table.join(pd.DataFrame(examined, columns=list(Examined._fields)))
+    looks = pd.DataFrame(examined, columns=list(Examined._fields))
+    # Told, because where there is no record there is nothing to tell it by.
+    table = table.join(looks.astype({"size": int, "width": int, "height": int, "blank": bool}))
     table["first"] = -1
     usable = table[table["fault"].isna()]
     # Equal thumbnails need no comparing, and there may be thousands.
@@ -135,7 +139,10 @@ def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def of_names(table: pd.DataFrame) -> Iterator[Finding]:
-    """Names that somebody, or a file system, takes for one."""
+    """Names that readers or file systems take for one, and tasks that have none but look as if they had."""
+    for task in table["task"].unique():
+        if folded(task) in _NO_NAMES:
+            yield Finding("warning", "task named like a missing value", f"task '{task}'")
     for what, names in (("images", table["image"]), ("tasks", table["task"])):
         different = pd.Series(names.unique())
         for _, group in different.groupby(different.map(folded)):

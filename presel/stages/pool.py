@@ -80,6 +80,8 @@ class PoolStage(Pool):
         items = listing.items
         table = pd.DataFrame(items, columns=["id", "image", "task"])
         self._check_tasks(table)
+        if listing.text_only:
+            console.print(f"  records left out, since they have no image: {listing.text_only:,}")
         if listing.other_files:
             left_out = listing.told_other_files()
             # A suffix is a user's text, and may look like markup.
@@ -133,5 +135,5 @@ class PoolStage(Pool):
                 f"{len(rejected)} of {total} images are unusable, more than max_rejected_share="
                 f"{self.source.max_rejected_share:g} allows (first: record '{first['id']}', "
                 f"{first['image']}: {first['why']}); all are listed in {folder / 'rejected.parquet'}; "
-                f"mend them or raise {self.what.replace('benchmarks', 'evaluation')}.max_rejected_share"
+                f"mend them or raise {self.source.group}.max_rejected_share"
             )

@@ -1,5 +1,6 @@
 """Datasets that `save_to_disk` wrote: how rows are read, and that files come out as they went in."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,22 @@ def test_folders_that_are_no_dataset(tmp_path: Path, store: Store) -> None:
         HfDataset(path=tmp_path / "gone").files(store)
     with pytest.raises(PreselError, match="no dataset can be read from it"):
         HfDataset(path=tmp_path).files(store)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "{}", '{"_data_files": 1}', "", "{"])
+def test_state_that_is_no_datasets(tmp_path: Path, store: Store, content: str) -> None:
+    dataset(tmp_path).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text(content)
+    with pytest.raises(PreselError, match="saved: no dataset can be read from it"):
+        HfDataset(path=tmp_path / "saved", task_column="label").files(store)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path, store: Store) -> None:
+    dataset(tmp_path).save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").unlink()
+    os.mkfifo(tmp_path / "saved" / "state.json")
+    with pytest.raises(PreselError, match=r"state\.json: this is a pipe, socket or device; "):
+        HfDataset(path=tmp_path / "saved", task_column="label").files(store)
 
 
 def test_without_the_library_the_remedy_is_named(

@@ -1,6 +1,10 @@
 """LLaVA-format files: what is read, what is written, and what each bad input says."""
 
+import bz2
+import gzip
 import json
+import lzma
+import os
 import re
 import resource
 import tempfile
@@ -11,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from presel.data.llava import Record, TaskRule, read_records, write_records
+from presel.data.listing import RecordError
+from presel.data.llava import Record, TaskRule, TextOnly, read_contents, read_records, write_records
 from presel.data.prompts import Turn
 from presel.errors import PreselError
 
@@ -150,6 +155,39 @@ def test_folder_in_place_of_the_file(tmp_path: Path) -> None:
     assert failure(tmp_path).startswith("this is a folder; ")
 
 
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pool.json")
+    assert failure(tmp_path / "pool.json").startswith("this is a pipe, socket or device; ")
+    assert failure(Path("/dev/zero")).startswith("this is a pipe, socket or device; ")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b"[]"), "the file is packed by gzip; unpack it"),
+        (bz2.compress(b"[]"), "the file is packed by bzip2; "),
+        (lzma.compress(b"[]"), "the file is packed by xz; "),
+        (b"\x28\xb5\x2f\xfd\x04\x58", "the file is packed by zstd; "),
+        (b"PK\x03\x04\x14", "the file is packed by zip, "),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "the file is a Git LFS pointer; "),
+    ],
+)
+@pytest.mark.parametrize("name", ["pool.json", "pool.jsonl", "pool.json.gz"])
+def test_packed_files_are_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    assert failure(written(tmp_path, content, name)).startswith(said)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_list_in_json_lines_is_named(tmp_path: Path, indent: int | None) -> None:
+    path = written(tmp_path, json.dumps([fields(), fields(id="b")], indent=indent), "pool.jsonl")
+    assert failure(path) == "line 1 begins a JSON list; name a file that holds one .json"
+    found: list[RecordError] = []
+    read_contents(path, FIELD, on_error=found.append)
+    assert len(found) == 2, "one for the list, one for a file without records"
+    path = written(tmp_path, json.dumps(fields(), indent=1), "pretty.jsonl")
+    assert failure(path).startswith("the record of line 1 goes on in the next; ")
+
+
 @pytest.mark.parametrize("name", ["pool.json", "pool.jsonl"])
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_not_utf8(tmp_path: Path, name: str, encoding: str) -> None:
@@ -189,7 +227,8 @@ def test_json_that_breaks_off_far_into_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "column"), [('{"id": ', "8"), (GOOD + ",", str(len(GOOD) + 1)), ("[" * 200_000, "1")]
+    ("line", "column"),
+    [('{"id": ', "7"), (GOOD + ",", str(len(GOOD) + 1)), ('{"id": ' + "[" * 200_000, "1")],
 )
 def test_json_lines_that_break_off(tmp_path: Path, line: str, column: str) -> None:
     message = failure(written(tmp_path, f"{GOOD}\n\n{line}", "pool.jsonl"))
@@ -238,6 +277,74 @@ def test_record_without_id(tmp_path: Path, identifier: Any, said: str) -> None:
     assert failure(written(tmp_path, [fields(), fields(id=identifier)])).startswith(said)
 
 
+def test_a_key_that_stands_twice_is_told(tmp_path: Path) -> None:
+    twice = GOOD.replace('"image"', '"image": "b.jpg", "image"')
+    nested = json.dumps(fields(id="b", meta={"id": 1, "note": 'an "image"'}))
+    told = "record 1 (id 'abc'): the record has 'image' more than once; "
+    assert failure(written(tmp_path, f"[{nested}, {twice}]")).startswith(told)
+    assert failure(written(tmp_path, f"{nested}\n{twice}\n", "pool.jsonl")).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image": MISSING, "images": ["1.jpg"]}, "'images' (a list) in place of 'image' ("),
+        ({"image": "", "images": "1.jpg"}, "'images' (text) in place of 'image' ("),
+        ({"conversations": MISSING, "messages": [{}]}, "'messages' (a list) in place of 'conversations' ("),
+        (
+            {
+                "id": MISSING,
+                "image": MISSING,
+                "images": ["1.jpg"],
+                "conversations": MISSING,
+                "messages": [{}],
+            },
+            "'images' (a list) in place of 'image' and 'messages' (a list) in place of 'conversations' (",
+        ),
+        ({"image": MISSING, "video": "1.mp4"}, "'video' (text) in place of 'image' ("),
+    ],
+)
+@pytest.mark.parametrize("text_only", ["refuse", "drop", "drop_all"])
+def test_other_programs_keys_are_named(
+    tmp_path: Path, changes: dict[str, Any], said: str, text_only: TextOnly
+) -> None:
+    path = written(tmp_path, [fields(), fields(**changes)])
+    with pytest.raises(PreselError) as caught:
+        read_contents(path, FIELD, text_only=text_only)
+    assert f": the record has {said}LLaMA-Factory's" in str(caught.value)
+
+
+NO_IMAGE = [{"image": MISSING}, {"image": None}, {"image": ""}, {"image": " "}, {"image": []}]
+CHAT = [{"from": "human", "value": "Write a poem."}, {"from": "gpt", "value": "An <image> in words."}]
+
+
+@pytest.mark.parametrize("changes", [*NO_IMAGE, {"image": MISSING, "images": []}])
+@pytest.mark.parametrize("text_only", ["drop", "drop_all"])
+def test_text_only_records_are_dropped_and_counted(
+    tmp_path: Path, changes: dict[str, Any], text_only: TextOnly
+) -> None:
+    path = written(tmp_path, [fields(**changes, conversations=CHAT), fields(id="b")])
+    records, dropped = read_contents(path, FIELD, text_only=text_only)
+    assert [record.id for record in records] == ["b"]
+    assert dropped == 1
+
+
+@pytest.mark.parametrize("changes", NO_IMAGE)
+@pytest.mark.parametrize(
+    "token", ["<image>", "<Image>", "<image_1>", "<image 1>", "<|image|>", "<|image_1|>"]
+)
+def test_a_question_about_an_image_is_no_text_alone(
+    tmp_path: Path, changes: dict[str, Any], token: str
+) -> None:
+    turns = [*CHAT, {"from": "human", "value": f"And {token}?"}, ANSWER]
+    path = written(tmp_path, [fields(), fields(id="b", **changes, conversations=turns)])
+    with pytest.raises(PreselError) as caught:
+        read_contents(path, FIELD, text_only="drop", group="evaluation")
+    assert f"record 1 (id 'b'): a question holds {token}, and 'image' is missing; " in str(caught.value)
+    assert "evaluation.text_only=drop_all" in str(caught.value)
+    assert read_contents(path, FIELD, text_only="drop_all").text_only == 1
+
+
 @pytest.mark.parametrize(("first", "second"), [("1", "1"), (1, "1"), (1, 1)])
 def test_duplicate_ids(tmp_path: Path, first: Any, second: Any) -> None:
     path = written(tmp_path, [fields(id="a"), fields(id=first), fields(id="b"), fields(id=second)])
@@ -252,8 +359,8 @@ def in_second(changes: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"image": MISSING}, "'image' is missing; .*remove text-only records"),
-        ({"image": None}, "'image' is missing; .*remove text-only records"),
+        ({"image": MISSING}, r"'image' is missing; .*leave text-only records out \(pool.text_only=drop\)"),
+        ({"image": None}, "'image' is missing; .*leave text-only records out"),
         ({"image": ""}, "'image' is blank; "),
         ({"image": ["a.jpg", "b.jpg"]}, "'image' is a list, not text; name one image file"),
         ({"image": "/etc/passwd"}, "'image' is '/etc/passwd', an absolute path; "),
@@ -261,7 +368,20 @@ def in_second(changes: dict[str, Any]) -> list[dict[str, Any]]:
         ({"image": "../a.jpg"}, "'image' is '../a.jpg', which may leave the image folder"),
         ({"image": "a/../../b.jpg"}, "'image' is 'a/../../b.jpg', which may leave the image folder"),
         ({"image": "a\\b.jpg"}, "'image' is .*no image path may have; .*forward slashes"),
-        ({"image": "a\0.jpg"}, "'image' is .*no image path may have; "),
+        (
+            {"image": "a\0.jpg"},
+            r"'image' is 'a\\x00.jpg', with a line break, tab or other control character; ",
+        ),
+        ({"image": "a.jpg\n"}, r"'image' is 'a.jpg\\n', with a line break"),
+        ({"task": "vqa\x1b[2J"}, r"'task' is 'vqa\\x1b\[2J', with a line break"),
+        (
+            {"image": "https://example.org/a.jpg"},
+            "'image' is 'https://.*', an address; save the images as files",
+        ),
+        ({"image": "S3://bucket/a.jpg"}, "'image' is 'S3://bucket/a.jpg', an address; "),
+        ({"image": "file:/home/a.jpg"}, "'image' is 'file:/home/a.jpg', an address; "),
+        ({"image": "data:image/png;base64," + "A" * 10_000}, r"'image' is 'data:.{1,120}', an address; "),
+        ({"image": "iVBOR" + "A" * 10_000}, "'image' is 'iVBOR.{1,120}', 10,005 characters long, too long"),
         ({"image": "a\ud800.jpg"}, "'image' has half of a surrogate pair"),
         ({"task": MISSING}, "'task' is missing; .*give patterns"),
         ({"task": " \n"}, "'task' is blank; "),
@@ -271,6 +391,11 @@ def in_second(changes: dict[str, Any]) -> list[dict[str, Any]]:
 def test_image_and_task(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     message = failure(written(tmp_path, in_second(changes)))
     assert re.match(rf"record 1 \(id 'bad'\): {said}", message), message
+
+
+NESTED: Any = []
+for _ in range(900):
+    NESTED = [NESTED]
 
 
 def turn(role: Any, value: Any) -> dict[str, Any]:
@@ -290,6 +415,8 @@ def turn(role: Any, value: Any) -> dict[str, Any]:
         ([QUESTION, turn("assistant", "A cat.")], "turn 1 has the unknown role 'assistant'; "),
         ([QUESTION, {"value": "A cat."}], "turn 1 has the unknown role None; "),
         ([turn([], "<image>"), ANSWER], r"turn 0 has the unknown role \[\]; "),
+        ([turn("u" * 10_000, "<image>"), ANSWER], "turn 0 has the unknown role '.{1,120}'; "),
+        ([turn(NESTED, "<image>"), ANSWER], "turn 0 has the unknown role .{1,120}; "),
         ([ANSWER, QUESTION], "turn 0 is from 'gpt', where 'human' was due; "),
         ([QUESTION, QUESTION], "turn 1 is from 'human', where 'gpt' was due; "),
         ([QUESTION, ANSWER, ANSWER], "turn 2 is from 'gpt', where 'human' was due; "),
@@ -317,9 +444,9 @@ def test_conversations(tmp_path: Path, turns: Any, said: str) -> None:
 # Writing.
 
 text = st.text(min_size=1).filter(lambda value: bool(value.strip()) and "<image>" not in value)
-segment = st.text(st.characters(exclude_characters="/\\\0:", exclude_categories=["Cs"]), min_size=1).filter(
-    lambda value: value != ".." and bool(value.strip())
-)
+readable = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"])
+name = st.text(readable, min_size=1).filter(lambda value: bool(value.strip()))
+segment = name.filter(lambda value: value != ".." and not set("/\\:") & set(value) and len(value) < 99)
 
 
 @st.composite
@@ -336,7 +463,7 @@ def conversations(draw: st.DrawFn) -> tuple[Turn, ...]:
 
 images = st.lists(segment, min_size=1, max_size=3).map("/".join)
 record_lists = st.lists(
-    st.builds(Record, text, images, text, conversations()), min_size=1, unique_by=lambda record: record.id
+    st.builds(Record, name, images, name, conversations()), min_size=1, unique_by=lambda record: record.id
 )
 
 

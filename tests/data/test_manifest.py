@@ -1,10 +1,13 @@
 """Pools that are a table: the three formats read alike, and what each bad row says."""
 
+import gzip
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
 from presel.data.listing import Item
@@ -74,6 +77,9 @@ def test_parquet_may_hold_categories_and_whole_numbers(tmp_path: Path) -> None:
         ("image", "C:/a.png", "row 2: 'image' is 'C:/a.png', an absolute path; "),
         ("image", "a/../../b.png", "row 2: 'image' is 'a/../../b.png', which may leave the image folder"),
         ("image", "a\\b.png", r"row 2: 'image' is 'a\\b.png', with a character no image path may have; "),
+        ("image", "https://example.org/a.png", "row 2: 'image' is 'https://example.org/a.png', an address; "),
+        ("image", "b.png\n", r"row 2: 'image' is 'b.png\n', with a line break"),
+        ("task", "v\tqa", r"row 2: 'task' is 'v\tqa', with a line break, tab or other control character"),
         ("task", " ", "row 2: 'task' is blank; name the image's task"),
         ("name", "x", "row 2: 'name' is already that of row 1 ('x'); "),
     ],
@@ -91,6 +97,9 @@ def test_rows_that_cannot_be_used(tmp_path: Path, name: str, column: str, value:
         ({"task": [None, "a", "b"]}, "row 1: 'task' is missing; "),
         ({"task": [1.5, 2.5, 3.5]}, "row 1: 'task' is a number, not text; "),
         ({"image": [["a.png"], [], []]}, "row 1: 'image' is a list, not text; "),
+        ({"image": [{"path": "a.png"}] * 3}, "row 1: 'image' is an object, not text; "),
+        ({"image": [b"a.png"] * 3}, "row 1: 'image' is bytes, not text; "),
+        ({"task": pd.Timestamp("2026-01-01")}, "row 1: 'task' is a date or time, not text; "),
     ],
 )
 def test_parquet_cells_of_other_types(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -101,13 +110,21 @@ def test_parquet_cells_of_other_types(tmp_path: Path, change: dict[str, Any], sa
     ("content", "said"),
     [
         ("", "it has no column 'image' among none; name the column by pool.image_column"),
-        ("image\na.png\n", "it has no column 'task' among image; .*pool.task_column=null"),
+        ("image\na.png\n", "it has no column 'task' among 'image'; .*pool.task_column=null"),
         ("image,task,image\na,b,c\n", "it has more than one column 'image'"),
         ("image,task\n", "the table has no row; "),
         ("image,task\na.png,x\nb.png,x,y\n", "row 2: it has 3 cells where the header has 2; "),
         ("image,task\na.png\n", "row 1: it has 1 cells where the header has 2; "),
         ('image,task\na.png,x\n"b.png,x\n', r"row 2 is malformed \(unexpected end of data\); "),
         ("image,task\nprüfen.png,x\n".encode("latin-1"), "the file is not UTF-8; "),
+        ("image,task\na.png,x\n".encode("utf-16-le"), "the file is not UTF-8 but UTF-16, or not text"),
+        ("image,task\na.png,x\0\n", r"row 1: 'task' is 'x\\x00', with a line break"),
+        ("image;task;id\na.png;x;1\n", "its first line is 'image;task;id'; .*separated by commas"),
+        ('"image";"task"\n"a.png";"x"\n', 'its first line is \'"image";"task"\'; '),
+        ("image\ttask\na.png\tx\n", r"its first line is 'image\\ttask'; .*\.csv commas, \.tsv tabs"),
+        ("sep=;\nimage;task\na.png;x\n", "its first line is 'sep=;'; "),
+        ("sep=,\nimage,task\na.png,x\n", "its first line is 'sep=,'; "),
+        (gzip.compress(b"image,task\n"), "the file is packed by gzip; "),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path: Path, content: Any, said: str) -> None:
@@ -119,6 +136,29 @@ def test_files_that_are_no_table(tmp_path: Path) -> None:
     assert failure(tmp_path / "gone.csv").startswith("there is no such file; ")
     assert failure(written(tmp_path, "pool.parquet", "no")).startswith("no parquet can be read from it (")
     assert failure(written(tmp_path, "pool.xlsx", "no")).startswith("the name does not tell the format; ")
+
+
+def test_a_cell_that_is_not_read_may_be_long(tmp_path: Path) -> None:
+    path = written(tmp_path, "pool.csv", f"image,task,thumbnail\na.png,x,{'A' * 140_000}\n")
+    assert read_manifest(path, COLUMNS) == [Item("a.png", "a.png", "x")]
+
+
+def test_damaged_parquet_is_told(tmp_path: Path) -> None:
+    latin = pyarrow.array([b"pr\xfcfen.png"]).view(pyarrow.string())
+    path = tmp_path / "pool.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"image": latin, "task": ["x"]}), path)
+    assert failure(path).startswith("a text in it is not UTF-8; ")
+    whole = written(tmp_path, "pool.parquet", TABLE).read_bytes()
+    for damaged in (whole[:-100], whole[:4] + bytes(len(whole) - 12) + whole[-8:]):
+        assert failure(written(tmp_path, "pool.parquet", damaged)).startswith(
+            "no parquet can be read from it"
+        )
+
+
+@pytest.mark.parametrize("name", ["pool.csv", "pool.parquet"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert failure(tmp_path / name).startswith("this is a pipe, socket or device; ")
 
 
 def test_blank_lines_do_not_count(tmp_path: Path) -> None:
