@@ -69,7 +69,7 @@ def _said(question: str, questions: int, length: int) -> dict[str, Any]:
 def read(file: Path) -> Row:
     """Reads the file, and says how long it took and what is in it."""
     started = time.perf_counter()
-    contents = read_contents(file, Llava665kTasks(), numbered=True, drop_text_only=True)
+    contents = read_contents(file, Llava665kTasks(), numbered=True, text_only="drop_all")
     seconds = time.perf_counter() - started
     return {
         "records": len(contents.records),
