@@ -6,7 +6,6 @@ Read by Python's own `tarfile`: the library `webdataset` would also run commands
 import json
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +15,14 @@ from typing import Any, NamedTuple
 from presel.data.archive import PackedImage
 from presel.data.checks import check_name, check_path, check_text
 from presel.data.images import SUFFIXES, fingerprint
+from presel.data.tar_files import WholeTar, open_tar
 from presel.errors import PreselError
+
+# A larger image could not be decoded in the memory allowed for one, nor a larger JSON text be parsed in it.
+_MAX_IMAGE_BYTES = 256 << 20
+_MAX_TASK_BYTES = 16 << 20
+# Members that an error names.
+_LISTED = 6
 
 
 class _Member(NamedTuple):
@@ -54,47 +60,59 @@ class TarShards:
         seen: set[str] = set()
         try:
             task = self._task_of_shard(shard)
-            with tarfile.open(shard) as archive:
+            with open_tar(shard) as archive:
                 for key, members in groupby(_members(archive), lambda member: member.key):
                     if key in seen:
                         raise PreselError(
-                            f"sample {key!r} occurs twice; give every sample a key of its own, and put its "
-                            "members next to one another"
+                            f"sample {key!r} occurs twice; give every sample a key of its own, which ends at "
+                            "the first dot of the name, and put its members next to one another"
                         )
                     seen.add(key)
                     yield self._image(archive, members, f"{shard.name.partition('.tar')[0]}/{key}", task)
+                if not seen:
+                    raise PreselError("it holds no sample; fetch it again, or leave it out of pool.shards")
         except PreselError as error:
             raise PreselError(f"{shard}: {error}") from None
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise PreselError(f"{shard}: it is not a whole tar file ({error}); fetch it again") from error
 
     def _image(
-        self, archive: tarfile.TarFile, members: Iterable[_Member], name: str, task: str | None
+        self, archive: WholeTar, members: Iterable[_Member], name: str, task: str | None
     ) -> PackedImage:
         names: list[str] = []
         images: list[tuple[str, bytes]] = []
+        n_images = 0
         for _, ending, info in members:
             names.append(info.name)
-            if ending == self.image_key or (self.image_key is None and f".{ending}" in SUFFIXES):
-                images.append((PurePosixPath(info.name).suffix.lower(), _read(archive, info)))
+            if self._is_image(ending):
+                n_images += 1
+                # One is enough to tell that there are too many.
+                if n_images == 1:
+                    suffix = PurePosixPath(info.name).suffix.lower()
+                    images.append((suffix, archive.read(info, _MAX_IMAGE_BYTES)))
             elif ending == self.task_key:
-                task = self._task(_read(archive, info), f"member {info.name!r}")
-        if len(images) != 1:
+                task = self._task(archive.read(info, _MAX_TASK_BYTES), f"member {info.name!r}")
+        if n_images != 1:
             raise PreselError(
-                f"sample {name!r} has {len(images)} images ({', '.join(names)}), not one; choose one by "
-                "pool.image_key, or remove the sample"
+                f"sample {name!r} has {n_images} images ({_listed(names)}), not one; choose one by "
+                f"pool.image_key, or remove the sample{_of_dots(names)}"
             )
         if self.task_key is not None and task is None:
             raise PreselError(
-                f"sample {name!r} has no member that ends in .{self.task_key} ({', '.join(names)}); set "
-                "pool.task_key, to null where no member names the task"
+                f"sample {name!r} has no member that ends in .{self.task_key} ({_listed(names)}); set "
+                f"pool.task_key, to null where no member names the task{_of_dots(names)}"
             )
         return PackedImage(name, task, *images[0])
+
+    def _is_image(self, ending: str) -> bool:
+        if self.image_key is not None:
+            return ending == self.image_key
+        first, dot, rest = ending.partition(".")
+        # As in `22.05.jpg`, which is hardly meant as member `05.jpg` of sample `22`.
+        return f".{rest if dot and first.isdigit() else ending}" in SUFFIXES
 
     def _task(self, data: bytes, name: str) -> str:
         try:
             value = data.decode().strip() if self.task_field is None else json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PreselError(f"{name} cannot be read ({error}); make the shard anew") from None
         if self.task_field is not None:
             name = f"'{self.task_field}' in {name}"
@@ -111,7 +129,7 @@ class TarShards:
         return check_text(task, "the task in its name", "mend pool.task_pattern")
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[_Member]:
+def _members(archive: WholeTar) -> Iterator[_Member]:
     for info in archive:
         name = info.name.removeprefix("./")
         folder, slash, file = name.rpartition("/")
@@ -125,7 +143,12 @@ def _members(archive: tarfile.TarFile) -> Iterator[_Member]:
         yield _Member(f"{folder}{slash}{stem}", ending.lower(), info)
 
 
-def _read(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    stream = archive.extractfile(info)
-    assert stream is not None, "an ordinary file"
-    return stream.read()
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (" …" if len(names) > _LISTED else "")
+
+
+def _of_dots(names: list[str]) -> str:
+    """What people overlook who put dates or decimals into names."""
+    if not any(PurePosixPath(name).name.count(".") > 1 for name in names):
+        return ""
+    return "; a sample's key ends at the first dot of a name: put another character in place of dots in it"

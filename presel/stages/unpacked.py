@@ -25,6 +25,7 @@ class UnpackedStage(Stage[Path]):
     """
 
     name: ClassVar[str] = "unpacked"
+    version: ClassVar[int] = 2
 
     archive: Archive
 

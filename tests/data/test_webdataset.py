@@ -1,6 +1,10 @@
 """WebDataset shards: how samples are read, and that nothing in them leads out of the store."""
 
+import bz2
+import gzip
 import io
+import lzma
+import subprocess
 import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,13 +22,21 @@ from tests.pictures import picture
 Members = Sequence[tuple[str, bytes]]
 
 
-def shard(path: Path, members: Members) -> Path:
-    """Writes a tar file, gzipped if its name says so."""
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+def packed(members: Members, form: int = tarfile.GNU_FORMAT) -> bytes:
+    """A tar file."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form) as archive:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def shard(path: Path, members: Members) -> Path:
+    """Writes a tar file, gzipped if its name says so."""
+    data = packed(members)
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
 
 
@@ -106,18 +118,143 @@ def test_samples_that_cannot_be_used(tmp_path: Path, members: Members, said: str
     assert said in refusal(shard(tmp_path / "a.tar", members))
 
 
-def test_links_and_broken_files_are_refused(tmp_path: Path) -> None:
+def test_links_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         link = tarfile.TarInfo("1.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     assert "member '1.jpg' is no ordinary file" in refusal(tmp_path / "a.tar")
-    for name in ("b.tar", "b.tar.gz"):
-        whole = shard(tmp_path / name, [("1.jpg", bytes(range(256)) * 90), ("1.cls", b"a")])
-        whole.write_bytes(whole.read_bytes()[: 250 if name.endswith("gz") else 9000])
-        assert "it is not a whole tar file (" in refusal(whole)
-    (tmp_path / "c.tar").write_text("no tar file")
-    assert "it is not a whole tar file (" in refusal(tmp_path / "c.tar")
+
+
+WHOLE = packed([(f"{number}.{ending}", b"a" * 700) for number in range(4) for ending in ("jpg", "cls")])
+# A header and two blocks of data each.
+MEMBER = 512 + 1024
+END = 8 * MEMBER
+GZ = gzip.compress(WHOLE)
+
+
+def changed(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (WHOLE[:END], "no end-of-archive block"),
+        (WHOLE[: 4 * MEMBER], "no end-of-archive block"),
+        (WHOLE[: END + 100], "truncated header"),
+        (WHOLE[: 4 * MEMBER + 100], "truncated header"),
+        (WHOLE[: 4 * MEMBER + 600], "unexpected end of data"),
+        (WHOLE[: 5 * MEMBER - 100], "unexpected end of data"),
+        (b"", "no end-of-archive block"),
+        (changed(WHOLE, 0, b"x"), "bad checksum"),
+        (changed(WHOLE, 4 * MEMBER, b"x"), "bad checksum"),
+        (changed(WHOLE, 4 * MEMBER, bytes(range(256)) * 2), "invalid header"),
+        (changed(WHOLE, 4 * MEMBER, bytes(512)), "data after the end-of-archive block"),
+        (changed(WHOLE, 2 * MEMBER, bytes(2 * MEMBER)), "data after the end-of-archive block"),
+        (WHOLE + packed(SAMPLES), "data after the end-of-archive block"),
+        (WHOLE + b"garbage", "data after the end-of-archive block"),
+        (WHOLE + bytes(3 << 20), "more than 2,097,152 bytes of padding"),
+        (GZ[:-1], "Compressed file ended before"),
+        (GZ[: len(GZ) // 2], "Compressed file ended before"),
+        (GZ + b"garbage", "Not a gzipped file"),
+        (changed(GZ, len(GZ) - 8, b"?"), "CRC check failed"),
+        (bz2.compress(WHOLE)[:-9], "Compressed file ended before"),
+        (changed(bz2.compress(WHOLE), 40, b"????"), "Invalid data stream"),
+        (lzma.compress(WHOLE)[:-9], "Compressed file ended before"),
+        (header("x", 1 << 40, tarfile.XHDTYPE) + bytes(1024), "a header of 1,099,511,627,776 bytes"),
+        (header("x", 1 << 40, tarfile.GNUTYPE_LONGNAME) + bytes(1024), "a header of 1,099,511,627,776 bytes"),
+        (header("1.txt", 1 << 40) + bytes(1024), "unexpected end of data"),
+        (header("x", 0, tarfile.GNUTYPE_LONGNAME) * 2000 + bytes(1024), "maximum recursion depth"),
+        # A member that is followed by itself.
+        (header("1.jpg", -512) + bytes(1024), "a member of -512 bytes"),
+        (b"no tar file", "it is text"),
+        (b"<!DOCTYPE html><html>", "it is a web page"),
+    ],
+)
+def test_files_that_are_not_whole(tmp_path: Path, data: bytes, why: str) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(data)
+    message = refusal(path)
+    assert message.startswith(f"it is not a whole tar file ({why}")
+    assert message.endswith("; fetch it again")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        WHOLE,
+        WHOLE[: END + 512],
+        WHOLE[: END + 1024],
+        WHOLE + bytes(1 << 20),
+        GZ,
+        GZ + bytes(600),
+        bz2.compress(WHOLE),
+        lzma.compress(WHOLE),
+    ],
+)
+def test_files_that_are_whole(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(data)
+    assert [image[0] for image in read(path)] == ["a/0", "a/1", "a/2", "a/3"]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names(tmp_path: Path, form: int) -> None:
+    stem = "日本語/" + "d" * 150 + "/" + "n" * 120
+    (tmp_path / "a.tar").write_bytes(packed([(f"{stem}.jpg", b"1"), (f"{stem}.cls", b"a")], form))
+    assert read(tmp_path / "a.tar") == [(f"a/{stem}", "a", ".jpg", b"1")]
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_sparse_files_of_gnu_tar(tmp_path: Path, form: str) -> None:
+    with (tmp_path / "1.jpg").open("wb") as file:
+        file.truncate(1 << 18)
+        file.seek(1 << 17)
+        file.write(b"data")
+    (tmp_path / "1.cls").write_text("a")
+    subprocess.run(
+        ["tar", "-S", f"--format={form}", "-cf", "a.tar", "1.jpg", "1.cls"], cwd=tmp_path, check=True
+    )
+    assert read(tmp_path / "a.tar")[0][3] == (tmp_path / "1.jpg").read_bytes()
+
+
+def test_pointers_to_files_and_empty_shards(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    assert refusal(tmp_path / "a.tar") == (
+        "it is not a whole tar file (it is a Git LFS pointer); run git lfs pull"
+    )
+    (tmp_path / "b.tar").write_bytes(packed([("._1.jpg", b"hidden")]))
+    assert refusal(tmp_path / "b.tar").startswith("it holds no sample; ")
+
+
+def test_members_that_are_too_large_to_be_read(tmp_path: Path) -> None:
+    for name in ("1.jpg", "1.cls"):
+        with gzip.open(tmp_path / "a.tar", "wb", compresslevel=1) as file:
+            file.write(header(name, 1 << 40))
+            file.write(bytes(1 << 20))
+        assert f"member '{name}' has 1,099,511,627,776 bytes, more than the " in refusal(tmp_path / "a.tar")
+    path = shard(tmp_path / "b.tar", [("1.jpg", b""), ("1.json", b"[" * 100_000)])
+    assert "member '1.json' cannot be read (maximum recursion" in refusal(
+        path, task_key="json", task_field="task"
+    )
+
+
+@pytest.mark.parametrize("stem", ["22.05", "IMG_2023.05.01", "my.photo"])
+def test_dots_in_keys_are_told(tmp_path: Path, stem: str) -> None:
+    path = shard(tmp_path / "a.tar", [(f"{stem}.jpg", b""), (f"{stem}.cls", b"a")])
+    assert "a sample's key ends at the first dot of a name: put another character in place" in refusal(path)
+
+
+def test_a_second_image_after_a_number_is_not_overlooked(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", [("22.jpg", b""), ("22.cls", b"a"), ("22.5.jpg", b"")])
+    assert "sample 'a/22' has 2 images (22.jpg, 22.cls, 22.5.jpg), not one; " in refusal(path)
 
 
 def test_shards_by_range_and_by_wildcard(tmp_path: Path) -> None:
@@ -171,3 +308,13 @@ def test_what_decides_the_images(tmp_path: Path) -> None:
     assert identity(task_key="txt") != first
     shard(tmp_path / "a.tar", SAMPLES[:2])
     assert identity() != first
+
+
+def test_a_shard_that_cannot_be_read_is_no_fault_of_the_store(tmp_path: Path, store: Store) -> None:
+    # Reading from it fails for root as well, unlike from a file without permissions.
+    (tmp_path / "a.tar").symlink_to("/proc/self/mem")
+    with pytest.raises(PreselError) as caught:
+        WebDataset(shards=f"{tmp_path}/a.tar").files(store)
+    assert str(caught.value) == (
+        f"{tmp_path}/a.tar: it cannot be read (Input/output error); check the file and its permissions"
+    )

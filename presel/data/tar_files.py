@@ -1,0 +1,150 @@
+"""Tar files that are read from end to end, trusting nothing that their headers claim."""
+
+import bz2
+import gzip
+import io
+import lzma
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from presel.data.signatures import HEAD_BYTES, what_is
+from presel.errors import PreselError
+
+# Data is read piece by piece. A header whose names take more than that is damaged, or a decompression bomb.
+_PIECE_BYTES = 1 << 20
+
+_REFETCH = "fetch it again"
+
+# Zeros fill the last record up, which has 10 KB as a rule. More of them are left by a download that was
+# interrupted after it had allocated the whole file.
+_MAX_PADDING = 2 << 20
+
+_OPENERS: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+    b"\x5d\0\0": lzma.open,
+}
+
+# What damaged files lead the decompressors and `tarfile` to.
+_DAMAGE = (
+    *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError),
+    *(ValueError, OverflowError, RecursionError),
+)
+
+
+class _Pieces:
+    """A file of which only short pieces are read, since `tarfile` reads what headers claim in one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek = file.seek
+        self.tell = file.tell
+        self._read = file.read
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _PIECE_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._read(size)
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose faults are errors: `tarfile` takes most of them for the end of the file."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        if not buf:
+            raise tarfile.ReadError("no end-of-archive block")
+        # The end-of-archive block: `tarfile` is to see the error by which it knows it.
+        if buf == bytes(tarfile.BLOCKSIZE):
+            return super().frombuf(buf, encoding, errors)
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
+class WholeTar(tarfile.TarFile):
+    """A tar file that is iterated over once, and fails where it is damaged or does not end as it should."""
+
+    tarinfo = _Header
+
+    def next(self) -> tarfile.TarInfo | None:
+        """The next member."""
+        info = super().next()
+        # Millions would pile up; none is asked for again.
+        self.members.clear()  # type: ignore[attr-defined]
+        if info is None:
+            self._check_end()
+        elif info.size < 0 or self.offset <= info.offset:
+            raise tarfile.ReadError(f"a member of {info.size:,} bytes")
+        return info
+
+    def read(self, info: tarfile.TarInfo, max_bytes: int) -> bytes:
+        """The content of the member that came last.
+
+        Raises:
+            PreselError: If it has more than `max_bytes`.
+        """
+        if info.size > max_bytes:
+            raise PreselError(
+                f"member {info.name!r} has {info.size:,} bytes, more than the {max_bytes:,} that are read; "
+                "take it out, or fetch the file again if it is damaged"
+            )
+        stream = self.extractfile(info)
+        assert stream is not None, "an ordinary file"
+        content = io.BytesIO()
+        shutil.copyfileobj(stream, content, _PIECE_BYTES)
+        return content.getvalue()
+
+    def _check_end(self) -> None:
+        assert self.fileobj is not None, "open"
+        padding = 0
+        while piece := self.fileobj.read(_PIECE_BYTES):
+            padding += len(piece)
+            if piece.strip(b"\0"):
+                raise tarfile.ReadError("data after the end-of-archive block")
+            if padding > _MAX_PADDING:
+                raise tarfile.ReadError(f"more than {_MAX_PADDING:,} bytes of padding")
+
+
+@contextmanager
+def open_tar(path: Path) -> Iterator[WholeTar]:
+    """Opens a tar file, compressed or not.
+
+    Raises:
+        PreselError: If it cannot be read or is not whole, here or while it is read in the block.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            file.seek(0)
+            opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
+            content = file if opener is None else opener(file)
+            kind = what_is(head) if opener is None and head[257:262] != b"ustar" else None
+            try:
+                archive = WholeTar(fileobj=_Pieces(content))  # type: ignore[arg-type]
+            except tarfile.ReadError as error:
+                if kind is None:
+                    raise
+                remedy = _REFETCH if kind.why else kind.remedy
+                raise _not_whole(f"it is {kind.name}", remedy) from error
+            with archive:
+                yield archive
+    except OSError as error:
+        # Gzip's and bzip2's own errors have no number.
+        if error.errno is None:
+            raise _not_whole(error) from error
+        raise PreselError(
+            f"it cannot be read ({error.strerror}); check the file and its permissions"
+        ) from error
+    except _DAMAGE as error:
+        raise _not_whole(error) from error
+
+
+def _not_whole(why: object, remedy: str = _REFETCH) -> PreselError:
+    return PreselError(f"it is not a whole tar file ({why}); {remedy}")
