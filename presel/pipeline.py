@@ -19,7 +19,7 @@ from presel.models.loggers import LoggerFactory
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Hardware, ScoreNet, Tune
 from presel.stages.centrality import CentralityStage, Neighbors
-from presel.stages.clip_scores import ClipScoresStage
+from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage, ClipStage
 from presel.stages.clusters import Clustering, ClustersStage, DiscoveredClustersStage
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage, check_scoring
 from presel.stages.external_evaluation import ExternalEvaluationStage
@@ -164,6 +164,11 @@ class Pipeline:
         return ClipScoresStage(self.all_instructions, self.clip, self.workers, self._machine)
 
     @cached_property
+    def clip_features(self) -> ClipFeaturesStage:
+        """One vector a sample of the pool, image and text side by side."""
+        return ClipFeaturesStage(self.all_instructions, self.clip, self.workers, self._machine)
+
+    @cached_property
     def multimodal_features(self) -> MultimodalFeaturesStage:
         """One vector a sample of the pool, image and text together, by the untuned model."""
         return MultimodalFeaturesStage(
@@ -273,7 +278,7 @@ class Pipeline:
                 step.lvlm.check()
             if isinstance(step, FeaturesStage):
                 step.encoder.check()
-            if isinstance(step, ClipScoresStage):
+            if isinstance(step, ClipStage):
                 step.clip.check()
             # What is evaluated already needs no program.
             if isinstance(step, ExternalEvaluationStage) and not store.has(step):

@@ -21,7 +21,7 @@ from presel.models.clip import Clip, text_of
 from presel.models.conversations import Example
 from presel.models.tune import Hardware
 from presel.shards import chunks
-from presel.stages.clip_scores import ClipScoresStage
+from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.selection import SelectionStage
@@ -39,7 +39,10 @@ MAX_TOKENS = 77
 
 def scores(examples: list[Example], workers: int = 0) -> list[float]:
     batches = list(chunks(examples, CLIP.batch_size))
-    return np.concatenate(list(CLIP.score(batches, workers, "cpu"))).tolist()
+    found: list[float] = []
+    for images, texts in CLIP.embed(batches, workers, "cpu"):
+        found += (images * texts).sum(axis=1).tolist()
+    return found
 
 
 def score_by_hand(example: Example, text: str) -> float:
@@ -122,6 +125,19 @@ def test_the_whole_pool_is_requested(store: Store, pool_folder: Path) -> None:
     selection = SelectionStage(ClipScore(), pool, 0.2, 0, {"clip_scores": scored})
     assert len(store.load(selection)) == 12
     assert requested_ids(store, selection) == set(store.load(pool)["id"])
+
+
+def test_features_are_both_embeddings_in_a_row(store: Store, pool_folder: Path) -> None:
+    source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
+    pool = PoolStage(source, workers=0)
+    whole = InstructionsStage(pool, pool, Annotations(), "whole pool")
+    features = store.load(ClipFeaturesStage(whole, CLIP, 0, CPU))
+    assert features.ids.tolist() == store.load(pool)["id"].tolist()
+    images, texts = np.split(features.array.astype(np.float64), 2, axis=1)
+    for part in (images, texts):
+        assert np.linalg.norm(part, axis=1) == pytest.approx(np.ones(60), abs=1e-3)
+    scored = store.load(ClipScoresStage(whole, CLIP, 0, CPU)).set_index("id")["clip_score"]
+    assert (images * texts).sum(axis=1) == pytest.approx(scored[features.ids].to_numpy(), abs=2e-3)
 
 
 def test_the_command_line_chooses_the_highest_scores(program: Program, tmp_path: Path) -> None:

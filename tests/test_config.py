@@ -1,7 +1,9 @@
 """The configuration: every option composes and builds; every mistake gets one clear sentence."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +88,13 @@ def test_every_option_of_every_group_builds(group: str, monkeypatch: pytest.Monk
         assert isinstance(build(configured(choice, *REQUIRED.get(choice, []))), Pipeline)
 
 
+def test_every_field_of_a_strategy_is_a_setting() -> None:
+    for file in (config_folder() / "strategy").glob("*.yaml"):
+        config = configured(f"strategy={file.stem}")
+        strategy: Any = build(config).strategy
+        assert {field.name for field in fields(strategy)} == config.strategy.keys() - {"_target_"}
+
+
 def test_every_experiment_composes_and_opens_with_its_command() -> None:
     for file in (config_folder() / "experiment").glob("*.yaml"):
         first, second = file.read_text().splitlines()[:2]
@@ -165,6 +174,25 @@ def test_a_run_that_ends_early_needs_no_benchmarks() -> None:
         _ = pipeline.evaluation
 
 
+@pytest.mark.parametrize(
+    ("overrides", "clusters"),
+    [
+        (["pool=llava665k"], 10_000),
+        (["pool=vision_flan"], 2_500),
+        (["pool=vision_flan", "strategy.n_clusters=7"], 7),
+        (["pool=llava_json"], None),
+    ],
+)
+def test_a_published_pool_has_the_published_number_of_clusters(
+    overrides: list[str], clusters: int | None
+) -> None:
+    assert configured("strategy=coincide", *overrides).strategy.n_clusters == clusters
+
+
+def test_a_published_pool_leaves_other_strategies_alone() -> None:
+    assert configured("pool=vision_flan").strategy == configured().strategy
+
+
 def keys(*overrides: str) -> dict[str, str]:
     """The key of every step of a run, by its label."""
     pipeline = build(configured("strategy=self_filter", *overrides))
@@ -185,7 +213,7 @@ def test_keys_hold_the_kind_of_device_and_the_precision_but_no_number_of_process
     }
     # The precision is that of training.
     bf16 = keys("trainer=gpu", "trainer.precision=bf16-mixed")
-    assert {label for label in gpu if gpu[label] == bf16[label]} == without_a_model | {"features"}
+    assert {label for label in gpu if gpu[label] == bf16[label]} == without_a_model | {"clip_features"}
 
 
 def test_conf_is_found_beside_the_package() -> None:

@@ -84,17 +84,28 @@ def test_clusters_give_in_turn_the_larger_first(sizes: list[int], budget: int) -
 
 
 @pytest.mark.parametrize("neighbors", [1, 4, 20])
-def test_the_most_typical_image_by_brute_force(neighbors: int) -> None:
+@pytest.mark.parametrize(("distance", "power"), [("squared", 2), ("euclidean", 1)])
+def test_the_most_typical_image_by_brute_force(neighbors: int, distance: Any, power: int) -> None:
     vectors = mixture(30, 8, 3, seed=neighbors)
     left = list(range(30))
-    for pick in most_typical(vectors, 25, neighbors):
+    for pick in most_typical(vectors, 25, neighbors, distance):
         typicality = {}
         for row in left:
-            others = sorted(np.linalg.norm(vectors[row] - vectors[other]) for other in left if other != row)
+            others = sorted(
+                np.linalg.norm(vectors[row] - vectors[other]) ** power for other in left if other != row
+            )
             nearest = others[: max(1, min(neighbors, len(left) // 2))]
             typicality[row] = 1 / (np.mean(nearest) + 1e-5)
         assert typicality[int(pick)] == pytest.approx(max(typicality.values()), rel=1e-5)
         left.remove(int(pick))
+
+
+def test_typicality_goes_by_squared_distances_as_released_or_by_plain_ones_as_published() -> None:
+    # Two neighbors are 0.1 and 1.9 away from the first image (mean 1, of squares 1.81), and 1.05 twice from
+    # the fifth (mean 1.05, of squares 1.1025).
+    line = np.array([[0], [-0.1], [1.9], [98.95], [100], [101.05]], dtype=np.float32)
+    assert most_typical(line, 1, 2).tolist() == most_typical(line, 1, 2, TypiClust().distance).tolist() == [4]
+    assert most_typical(line, 1, 2, "euclidean").tolist() == [0]
 
 
 def test_typiclust_takes_from_every_cluster_whatever_the_order_of_rows() -> None:

@@ -165,7 +165,7 @@ def test_neither_the_order_of_rows_nor_of_scores_matters() -> None:
             60,
             np.random.default_rng(0),
             {
-                "features": Features(names[order].reset_index(drop=True), vectors[order]),
+                "clip_features": Features(names[order].reset_index(drop=True), vectors[order]),
                 "self_filter": pd.DataFrame({"id": names, "score": scores}).iloc[order[::-1]],
             },
         )

@@ -26,7 +26,7 @@ from presel.stages.merged import MergedStage
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.scenes import ScenesStage
-from presel.stages.tuning import TuningStage
+from presel.stages.tuning import FineTuneStage, TuningStage
 from presel.store import MANIFEST, Stage, Store, identity
 
 # Fields that decide how many images a stage works on, and not how long one takes.
@@ -185,6 +185,8 @@ def _earlier(step: Stage[Any], images: int | None, store: Store) -> Iterator[Est
 def _does_the_same(step: Stage[Any], manifest: dict[str, Any], store: Store) -> bool:
     """Whether a manifest is of this stage with these models and settings, on whatever data."""
     if manifest["version"] != step.version:
+        return False
+    if isinstance(step, FineTuneStage) and step.precision != manifest["settings"].get("precision"):
         return False
     for field in fields(step):  # type: ignore[arg-type]
         if not field.compare or field.name in _DATA:

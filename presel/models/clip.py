@@ -1,4 +1,4 @@
-"""CLIP models: how well a conversation fits its image."""
+"""CLIP models: embeddings of images and conversations, and how well one fits the other."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,7 +16,6 @@ from presel.errors import PreselError
 from presel.models.lvlm import check_model, locate, model_fingerprint
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import BatchFeature, CLIPProcessor
 
     from presel.models.conversations import Example
@@ -30,7 +29,7 @@ class Clip:
 
     Attributes:
         path: Folder, hub name, or `builtin:NAME`.
-        batch_size: Samples scored at once.
+        batch_size: Samples embedded at once.
         revision: Revision on the hub.
     """
 
@@ -57,10 +56,10 @@ class Clip:
         """The model's content."""
         return {"model": model_fingerprint(self.path, self.revision)}
 
-    def score(
+    def embed(
         self, batches: Sequence[Sequence["Example"]], workers: int, accelerator: str = "auto"
-    ) -> Iterator[NDArray[np.float32]]:
-        """Scores samples batch by batch; worker processes decode and tokenise ahead of the model.
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Embeds samples batch by batch; worker processes decode and tokenise ahead of the model.
 
         Args:
             batches: The samples of each batch; texts beyond the model's maximal length are cut at the end.
@@ -68,7 +67,7 @@ class Clip:
             accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
 
         Yields:
-            Cosine of image and text embedding of the next batch's samples, (n,).
+            Embeddings of length 1 of the next batch's images and of its texts, (n, d) each.
         """
         import torch
         from transformers import AutoProcessor, CLIPModel
@@ -85,8 +84,7 @@ class Clip:
         with torch.inference_mode():
             for inputs in prepared(batches, prepare, workers):
                 output = model(**inputs.to(device))
-                scores: Tensor = (output.image_embeds * output.text_embeds).sum(dim=1)
-                yield scores.cpu().numpy()
+                yield output.image_embeds.cpu().numpy(), output.text_embeds.cpu().numpy()
 
 
 def text_of(conversations: Sequence[Turn]) -> str:

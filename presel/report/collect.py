@@ -27,6 +27,7 @@ _SELECTING = (
     "clusters",
     "centrality",
     "clip_scores",
+    "clip_features",
     "multimodal_features",
     "self_filter",
     "selection",

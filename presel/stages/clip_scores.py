@@ -1,27 +1,28 @@
-"""Stage `clip_scores`: how well the text of every sample fits its image, by a CLIP."""
+"""Stages `clip_scores` and `clip_features`: what a CLIP makes of every sample's image and text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from presel.data.llava import Record
 from presel.files import write_table
 from presel.models.clip import Clip
 from presel.models.tune import Hardware
-from presel.shards import Batches, Shards, chunks, joined_table, table_shards
+from presel.shards import Batches, Shards, array_shards, chunks, joined_table, table_shards
+from presel.stages.features import Features, load_features, write_features
 from presel.stages.instructions import InstructionsStage
 from presel.stages.parallel import ShardedStage
-from presel.store import Store
+from presel.store import Store, T_co
 
 
 @dataclass(frozen=True)
-class ClipScoresStage(ShardedStage[pd.DataFrame]):
-    """Cosine of image and text embedding of every sample.
-
-    Leaves `clip_scores.parquet`: id, clip_score (-1 to 1).
+class ClipStage(ShardedStage[T_co]):
+    """What both stages rest on.
 
     Attributes:
         instructions: Whose samples.
@@ -30,26 +31,38 @@ class ClipScoresStage(ShardedStage[pd.DataFrame]):
         hardware: Where.
     """
 
-    name: ClassVar[str] = "clip_scores"
-
     instructions: InstructionsStage
     clip: Clip
     workers: int = field(compare=False)
     hardware: Hardware
 
-    def shards(self, store: Store, folder: Path) -> Shards[Record, pd.DataFrame]:
-        """The samples."""
+    def embedded(
+        self, store: Store, batches: Batches[Record]
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Embeddings of the images and of the texts of each batch, (n, d) each."""
         from presel.models.conversations import Example
 
         images = self.instructions.pool.files(store).images
+        examples = [[Example(images / one.image, one.conversations) for one in batch] for batch in batches]
+        return self.clip.embed(examples, self.workers, self.hardware.accelerator)
+
+
+@dataclass(frozen=True)
+class ClipScoresStage(ClipStage[pd.DataFrame]):
+    """Cosine of image and text embedding of every sample.
+
+    Leaves `clip_scores.parquet`: id, clip_score (-1 to 1).
+    """
+
+    name: ClassVar[str] = "clip_scores"
+
+    def shards(self, store: Store, folder: Path) -> Shards[Record, pd.DataFrame]:
+        """The samples."""
 
         def score(batches: Batches[Record]) -> Iterator[pd.DataFrame]:
-            examples = [
-                [Example(images / one.image, one.conversations) for one in batch] for batch in batches
-            ]
-            scored = self.clip.score(examples, self.workers, self.hardware.accelerator)
-            for batch, scores in zip(batches, scored, strict=True):
-                yield pd.DataFrame({"id": [record.id for record in batch], "clip_score": scores})
+            for batch, (images, texts) in zip(batches, self.embedded(store, batches), strict=True):
+                cosines = np.einsum("ij,ij->i", images, texts)
+                yield pd.DataFrame({"id": [record.id for record in batch], "clip_score": cosines})
 
         return table_shards(
             folder / "shards",
@@ -68,3 +81,38 @@ class ClipScoresStage(ShardedStage[pd.DataFrame]):
     def load(self, folder: Path) -> pd.DataFrame:
         """The table of scores, one row a sample."""
         return pd.read_parquet(folder / "clip_scores.parquet")
+
+
+@dataclass(frozen=True)
+class ClipFeaturesStage(ClipStage[Features]):
+    """Image and text embedding of every sample, each of length 1, one behind the other (Chen et al., 2024).
+
+    Leaves `features.npy`, (n, 2 · d) float16 where the authors' code has float32, and `ids.parquet`.
+    """
+
+    name: ClassVar[str] = "clip_features"
+
+    def shards(self, store: Store, folder: Path) -> Shards[Record, NDArray[np.float16]]:
+        """The samples."""
+
+        def join(batches: Batches[Record]) -> Iterator[NDArray[np.float16]]:
+            for both in self.embedded(store, batches):
+                yield np.hstack(both).astype(np.float16)
+
+        return array_shards(
+            folder / "shards",
+            store.load(self.instructions),
+            "embedding samples",
+            lambda shard: list(chunks(shard, self.clip.batch_size)),
+            join,
+        )
+
+    def join(self, store: Store, folder: Path, shards: Shards[Record, NDArray[np.float16]]) -> dict[str, Any]:
+        """Joins the shards into one file."""
+        ids = pd.Series([record.id for record in shards.items])
+        dimensions = write_features(folder, ids, shards.files, np.arange(len(ids)))
+        return {"samples": len(ids), "dimensions": dimensions}
+
+    def load(self, folder: Path) -> Features:
+        """The features, memory-mapped."""
+        return load_features(folder)

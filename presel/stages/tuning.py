@@ -52,15 +52,20 @@ class FineTuneStage(ParallelStage[T_co]):
         self.lvlm.check()
         check_hardware(self.hardware, self.tune.batch_size, self.tune.micro_batch_size)
 
+    @property
+    def precision(self) -> str:
+        """Lightning's name of the precision of training."""
+        from presel.models.hardware import precision_for
+
+        return precision_for(self.hardware, self.lvlm.dtype)
+
     def settings(self) -> dict[str, Any]:
         """Adds the precision of training, which the machine decides unless it is set.
 
         DeepSpeed rounds the trained weights to it as well.
         """
-        from presel.models.hardware import precision_for
-
         return super().settings() | {
-            "precision": precision_for(self.hardware, self.lvlm.dtype),
+            "precision": self.precision,
             "weights_rounded": self.hardware.strategy == "deepspeed_zero3",
         }
 

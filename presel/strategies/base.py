@@ -50,6 +50,11 @@ class Given:
         return self._declared("clip_scores", pd.DataFrame)
 
     @property
+    def clip_features(self) -> Features:
+        """CLIP's embeddings of every sample's image and text in a row; they take all instructions."""
+        return self._declared("clip_features", Features)
+
+    @property
     def multimodal_features(self) -> Features:
         """Features of every sample, image and text, in the form of `features`; they take all instructions."""
         return self._declared("multimodal_features", Features)
@@ -92,7 +97,7 @@ class Strategy(ABC):
         name: What tables call it; the class name in lower case unless given.
         needs: Results to be computed first, out of `reference`, `relevance`, `features`, `clusters`,
             `centrality`, and those that take the instructions of the whole pool: `scores`, `clip_scores`,
-            `multimodal_features`, `self_filter`.
+            `clip_features`, `multimodal_features`, `self_filter`.
         whole_pool: Whether the strategy takes every image, whatever the budget.
         version: Raised when the code of a strategy of this package comes to choose otherwise; one from
             elsewhere is told apart by its module's text.

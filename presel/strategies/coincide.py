@@ -18,7 +18,7 @@ from presel.strategies.base import Given, Strategy
 
 FloatVector = npt.NDArray[np.float64]
 
-# 10,000 clusters for the 665,298 samples of LLaVA-1.5.
+# 10,000 clusters for the 665,298 samples of LLaVA-1.5. Vision-FLAN's 2,500 are one in 74.4.
 _SAMPLES_PER_CLUSTER = 66.5
 # Numbers of a block of similarities, 32 MB in float64.
 _BLOCK = 2**22
@@ -34,7 +34,8 @@ class Coincide(Strategy):
     cluster without samples takes the one that is farthest from its centroid.
 
     Attributes:
-        n_clusters: K, at most one a sample; None for one in 66.5 samples, the 10,000 of LLaVA-1.5.
+        n_clusters: K, at most one a sample; published are 10,000 for LLaVA-1.5 and 2,500 for Vision-FLAN, see
+            `conf/published`. None, for any other pool: one in 66.5 samples, as for LLaVA-1.5.
         iterations: Passes of k-means at most.
         max_similarity: Centroids whose text parts have a higher cosine count as one concept, and tell
             nothing of transfer.

@@ -1,4 +1,4 @@
-"""Self-Filter: the samples that a net trained beside the model calls difficult, spread out."""
+"""Self-Filter: the samples that a net trained beside the model calls difficult, spread out by CLIP."""
 
 from typing import Annotated, ClassVar
 
@@ -25,13 +25,15 @@ _SPARE = 64
 class SelfFilter(Strategy):
     """Self-Filter (Chen et al., 2024): difficulty is the score of `SelfFilterStage`, negated.
 
+    As in its authors' code, neighbors are near in CLIP's embeddings of image and text, `clip_features`.
+
     Attributes:
-        k: Nearest images whose difficulty falls when an image is picked.
+        k: Nearest samples whose difficulty falls when one is picked.
         gamma: How far it falls, see `pick_difficult`.
     """
 
     name: ClassVar[str] = "self_filter"
-    needs: ClassVar[tuple[str, ...]] = ("self_filter", "features")
+    needs: ClassVar[tuple[str, ...]] = ("self_filter", "clip_features")
 
     k: Annotated[int, Field(ge=1)] = 10
     gamma: Annotated[float, Field(ge=0)] = 1.0
@@ -42,7 +44,7 @@ class SelfFilter(Strategy):
         Returns:
             Table of the chosen images: id, difficulty before any fall, rank (from 1 in the order of picking).
         """
-        ids, rows = given.features.normalised_by_id()
+        ids, rows = given.clip_features.normalised_by_id()
         difficulty = -given.self_filter.set_index("id")["score"].loc[ids.tolist()].to_numpy()
         picks = pick_difficult(rows, difficulty, given.budget, self.k, self.gamma)
         return pd.DataFrame(

@@ -1,6 +1,6 @@
 """TypiClust: the most typical image of every cluster in turn."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,20 @@ from presel.selection.clustering import cluster_in_any_order
 from presel.selection.distances import squared_distances
 from presel.strategies.base import Given, Strategy
 
+Distance: TypeAlias = Literal["squared", "euclidean"]
+
 
 @component(frozen=True, kw_only=True, config=STRICT)
 class TypiClust(Strategy):
     """TypiClust (Hacohen et al., 2022), which knows no tasks; on L2-normalised features.
 
-    As in its authors' code, an image that was picked leaves its cluster before typicality is measured again,
-    and clusters that are too small are left out, so that fewer images than the budget may be chosen.
+    As in its authors' code, typicality goes by squared distances, an image that was picked leaves its cluster
+    before typicality is measured again, and clusters that are too small are left out, so that fewer images
+    than the budget may be chosen.
 
     Attributes:
+        distance: What typicality averages: the `squared` Euclidean distance, which the authors' faiss index
+            returns, or the plain `euclidean` one of the paper.
         max_clusters: Clusters at most; there are as many as images to choose where that is fewer.
         neighbors: Nearest images of the cluster behind an image's typicality; half of the cluster's images
             where that is fewer.
@@ -31,6 +36,7 @@ class TypiClust(Strategy):
 
     needs: ClassVar[tuple[str, ...]] = ("features",)
 
+    distance: Distance = "squared"
     max_clusters: Annotated[int, Field(ge=1)] = 500
     neighbors: Annotated[int, Field(ge=1)] = 20
     min_cluster_size: Annotated[int, Field(ge=2)] = 6
@@ -58,7 +64,7 @@ class TypiClust(Strategy):
         chosen = []
         for label in np.flatnonzero(quotas):
             members = np.flatnonzero(labels == label)
-            picks = most_typical(rows.take(members), int(quotas[label]), self.neighbors)
+            picks = most_typical(rows.take(members), int(quotas[label]), self.neighbors, self.distance)
             rank = np.arange(1, len(picks) + 1)
             chosen.append(pd.DataFrame({"id": ids[members[picks]], "cluster": label, "rank": rank}))
         return pd.concat(chosen, ignore_index=True)
@@ -89,21 +95,26 @@ def in_turn(sizes: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int64]:
     return quotas
 
 
-def most_typical(vectors: npt.NDArray[np.float32], count: int, neighbors: int = 20) -> npt.NDArray[np.int64]:
+def most_typical(
+    vectors: npt.NDArray[np.float32], count: int, neighbors: int = 20, distance: Distance = "squared"
+) -> npt.NDArray[np.int64]:
     """Takes the most typical image of a cluster, and again among those that are left.
 
-    Typicality is 1 / (mean Euclidean distance to the nearest others + 1e-5).
+    Typicality is 1 / (mean distance to the nearest others + 1e-5).
 
     Args:
         vectors: Images of a cluster, shape (n, d).
         count: Images to take, at most n.
         neighbors: Nearest others that count; half of the images left where that is fewer, at least one.
+        distance: See `TypiClust`.
 
     Returns:
         Rows in the order of picking, shape (count,); of equally typical ones the first.
     """
     wide = vectors.astype(np.float64)
-    distances = np.sqrt(squared_distances(wide, wide))
+    distances = squared_distances(wide, wide)
+    if distance == "euclidean":
+        distances = np.sqrt(distances)
     np.fill_diagonal(distances, np.inf)
     left = np.arange(len(vectors))
     picks = np.empty(count, dtype=np.int64)
