@@ -2,30 +2,56 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check format clean
+# Every file that pip downloads is checked against the locks. Build isolation is off, because pip would download
+# build backends unchecked; setuptools and hatchling are in the locks instead.
+INSTALL := $(BIN)/pip install --quiet --require-hashes --no-build-isolation --requirement
+LOCKS := requirements-torch.lock requirements-torch-cpu.lock requirements.lock
+
+.PHONY: run install test check format lock clean
 
 run: .venv/installed
 	$(BIN)/presel run experiment=quickstart
 
+install: .venv/installed
+
 # Side by side, a thread each: most tests keep one core busy.
-test: .venv/installed check
+test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-check: .venv/installed
+check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/installed
+format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The lock comes first: without it, a range that admits a newer torch may bring gigabytes of CUDA libraries.
-.venv/installed: pyproject.toml requirements.lock
+# PyTorch comes first, since its build depends on the machine: the CPU build where an index or folder that pip
+# is configured with has it, otherwise PyPI's, which on Linux brings gigabytes of CUDA libraries.
+.venv/installed: pyproject.toml $(LOCKS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.lock
-	$(BIN)/pip install --quiet --no-deps --editable .
+	$(INSTALL) requirements-torch-cpu.lock \
+	    || { echo "pip finds no CPU build of PyTorch; installing PyPI's"; $(INSTALL) requirements-torch.lock; }
+	$(INSTALL) requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.lock
+	$(INSTALL) requirements-dev.lock
+	touch $@
+
+# Needs uv, and in TORCH_CPU a folder or page that lists PyTorch's CPU build. Pins stay unless UPGRADE=--upgrade.
+COMPILE = uv pip compile --quiet --python-version 3.11 --generate-hashes --prerelease disallow --no-annotate \
+    --custom-compile-command "make lock" $(UPGRADE) --output-file
+lock:
+	echo torch | $(COMPILE) requirements-torch.lock --universal -
+	sed -n 's/^torch==\([^ ]*\).*/torch==\1+cpu/p' requirements-torch.lock | $(COMPILE) requirements-torch-cpu.lock \
+	    --find-links $(TORCH_CPU) --constraints requirements-torch.lock --python-platform x86_64-manylinux_2_28 -
+	echo torch | $(COMPILE) requirements.lock --universal --excludes - --constraints requirements-torch.lock \
+	    --extra cpu --group build pyproject.toml
+	$(COMPILE) requirements-dev.lock --universal --excludes requirements-torch.lock --excludes requirements.lock \
+	    --extra sources --extra sweep --extra wandb --extra dev pyproject.toml
 
 clean:
 	rm -rf .venv

@@ -1,5 +1,6 @@
 """The configuration: every option composes and builds; every mistake gets one clear sentence."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -220,3 +221,10 @@ def test_conf_is_found_beside_the_package() -> None:
     assert (config_folder() / "config.yaml").exists()
     assert config_folder().name == "conf"
     assert Path(config_folder()).is_absolute()
+
+
+def test_wandb_that_is_not_installed_is_told_of_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    pipeline = build(configured("logger=wandb"))
+    with pytest.raises(PreselError, match=r'pip install "presel\[wandb\]"'):
+        pipeline.model.check()

@@ -1,12 +1,14 @@
 """Where training metrics go."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
+from presel.errors import PreselError
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 class LoggerFactory(Protocol):
     """Makes the logger of one fine-tune."""
+
+    def check(self) -> None:
+        """Makes sure, before any work, that there will be a logger."""
 
     def create(self, folder: Path, name: str) -> "Logger":
         """A logger that writes into `folder` and calls the run `name`."""
@@ -25,6 +30,9 @@ class LoggerFactory(Protocol):
 @component(frozen=True, kw_only=True, config=STRICT)
 class Csv:
     """A file `metrics.csv` beside the adapter, one for each time the fine-tune was started."""
+
+    def check(self) -> None:
+        """There is nothing to check."""
 
     def create(self, folder: Path, name: str) -> "Logger":
         """Writes `metrics/version_<n>/metrics.csv` in the folder."""
@@ -45,6 +53,17 @@ class Wandb:
     """
 
     project: str = "presel"
+
+    def check(self) -> None:
+        """Makes sure that W&B is installed.
+
+        Raises:
+            PreselError: If not.
+        """
+        if find_spec("wandb") is None:
+            raise PreselError(
+                'logger=wandb: wandb is not installed; run pip install "presel[wandb]", or set logger=csv'
+            )
 
     def create(self, folder: Path, name: str) -> "Logger":
         """Starts a run."""

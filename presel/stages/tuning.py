@@ -42,7 +42,7 @@ class FineTuneStage(ParallelStage[T_co]):
     logger: LoggerFactory = field(compare=False)
 
     def check(self) -> None:
-        """Makes sure that there is such a model, and that its tuning can be spread as asked.
+        """Makes sure that there are such a model and logger, and that the tuning can be spread as asked.
 
         Raises:
             PreselError: If not.
@@ -50,6 +50,7 @@ class FineTuneStage(ParallelStage[T_co]):
         from presel.models.hardware import check_hardware
 
         self.lvlm.check()
+        self.logger.check()
         check_hardware(self.hardware, self.tune.batch_size, self.tune.micro_batch_size)
 
     @property
