@@ -93,5 +93,5 @@ def test_what_is_missing_or_there_already_is_named(public: Path, tmp_path: Path)
         assemble(str(public / "vicuna"), str(public / "clip"), good, tmp_path)
     with pytest.raises(PreselError, match=r"none\.bin: there is no such file"):
         assemble(str(public / "vicuna"), str(public / "clip"), tmp_path / "none.bin", tmp_path / "base")
-    with pytest.raises(PreselError, match=r"a part cannot be loaded: .*nowhere"):
+    with pytest.raises(PreselError, match=r"nowhere cannot be loaded"):
         assemble(str(tmp_path / "nowhere"), str(public / "clip"), good, tmp_path / "base")

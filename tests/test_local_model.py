@@ -177,7 +177,7 @@ def test_the_model_counts_by_its_content(writer: LocalModel, chat_model: Path, t
     [
         ("config.json", r"instructions\.model: no model in .*broken"),
         ("chat_template.jinja", "has no chat template"),
-        ("tokenizer.json", "its processor cannot be loaded"),
+        ("tokenizer.json", "broken cannot be loaded"),
     ],
 )
 def test_a_model_that_will_not_do_is_refused_before_any_work(

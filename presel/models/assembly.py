@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from presel.console import console
 from presel.data.prompts import IMAGE_TOKEN
 from presel.errors import PreselError
+from presel.models.pretrained import load_pretrained, load_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,15 +79,10 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
         raise PreselError(f"{out}: there is such a folder already; name another by --out, or delete it")
     layers = _read_projector(projector)
     precision = getattr(torch, dtype)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(language)
-        body = AutoModelForCausalLM.from_pretrained(language, dtype=precision)
-        tower = CLIPVisionModel.from_pretrained(vision, dtype=precision)
-        image_processor = AutoImageProcessor.from_pretrained(vision, backend="pil")
-    except (OSError, ValueError) as error:
-        raise PreselError(
-            f"a part cannot be loaded: {str(error).splitlines()[0]}; check the folder"
-        ) from error
+    tokenizer = load_pretrained(AutoTokenizer, language)
+    body = load_weights(AutoModelForCausalLM, language, dtype=precision)
+    tower = load_weights(CLIPVisionModel, vision, dtype=precision)
+    image_processor = load_pretrained(AutoImageProcessor, vision, backend="pil")
     _check_shapes(projector, layers, tower.config.hidden_size, body.config.hidden_size)
     _add_tokens(tokenizer, body)
     side, patch = tower.config.image_size, tower.config.patch_size

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from presel.errors import PreselError
+from presel.models.pretrained import load_pretrained, load_weights
 
 # Messages as chat templates take them, images among their parts.
 Chat = list[dict[str, Any]]
@@ -19,14 +20,8 @@ def load_processor(name: str, revision: str | None) -> ProcessorMixin:
     Raises:
         PreselError: If there is none, or it does not.
     """
-    try:
-        # Results must not depend on whether torchvision is installed.
-        processor: ProcessorMixin = AutoProcessor.from_pretrained(name, revision=revision, backend="pil")
-    except (OSError, ValueError) as error:
-        raise PreselError(
-            f"{name}: its processor cannot be loaded ({str(error).splitlines()[0]}); name an "
-            "image-text-to-text model of transformers"
-        ) from error
+    # Results must not depend on whether torchvision is installed.
+    processor: ProcessorMixin = load_pretrained(AutoProcessor, name, revision=revision, backend="pil")
     if getattr(processor, "chat_template", None) is None:
         raise PreselError(
             f"{name}: its processor has no chat template; name a model that is tuned for chats, or put a "
@@ -56,8 +51,8 @@ class ChatModel:
         tokenizer = self.processor.tokenizer
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        self.model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
-            name, revision=revision, dtype=dtype
+        self.model: PreTrainedModel = load_weights(
+            AutoModelForImageTextToText, name, revision=revision, dtype=dtype
         )
         self.model.to(device).eval()
 

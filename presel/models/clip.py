@@ -14,6 +14,7 @@ from presel.data.images import open_image
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.models.lvlm import check_model, locate, model_fingerprint
+from presel.models.pretrained import load_pretrained, load_weights
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, CLIPProcessor
@@ -77,8 +78,8 @@ class Clip:
 
         name = locate(self.path)
         device = device_for(accelerator)
-        processor = AutoProcessor.from_pretrained(name, revision=self.revision, backend="pil")
-        model = CLIPModel.from_pretrained(name, revision=self.revision, dtype=torch.float32)
+        processor = load_pretrained(AutoProcessor, name, revision=self.revision, backend="pil")
+        model = load_weights(CLIPModel, name, revision=self.revision, dtype=torch.float32)
         model = model.to(device).eval()
         prepare = partial(_inputs, processor, model.config.text_config.max_position_embeddings)
         with torch.inference_mode():

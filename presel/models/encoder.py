@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass as component
 from presel.component import STRICT
 from presel.data.images import open_image
 from presel.models.lvlm import BUILTIN, check_model, locate, model_fingerprint
+from presel.models.pretrained import load_pretrained, load_weights
 from presel.shards import chunks
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Encoder:
 
         name = locate(self.path)
         device = device_for(accelerator)
-        processor = AutoImageProcessor.from_pretrained(name, revision=self.revision, backend="pil")
-        model = AutoModel.from_pretrained(name, revision=self.revision, dtype=torch.float32)
+        processor = load_pretrained(AutoImageProcessor, name, revision=self.revision, backend="pil")
+        model = load_weights(AutoModel, name, revision=self.revision, dtype=torch.float32)
         model = getattr(model, "vision_model", model).to(device).eval()
         with torch.inference_mode():
             for pixels in prepared(batches, _Preprocess(processor), workers):

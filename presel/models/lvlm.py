@@ -12,6 +12,7 @@ from presel.component import STRICT
 from presel.data.prompts import TEMPLATES, chat_template
 from presel.errors import PreselError
 from presel.files import sha256
+from presel.models.pretrained import check_folder, load_pretrained, load_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -35,17 +36,19 @@ def check_model(path: str, revision: str | None, key: str) -> None:
     """
     folder = Path(locate(path))
     if (folder / "config.json").exists():
+        check_folder(folder)
         return
-    if folder.exists() or path.startswith((BUILTIN, "/", ".")):
+    # A name on the hub is NAME or OWNER/NAME.
+    if folder.exists() or path.startswith((BUILTIN, "/", ".", "~")) or path.count("/") > 1:
         raise PreselError(f"{key}: no model in {folder}: it has no config.json; name a model's folder")
     from transformers import AutoConfig
 
     try:
-        AutoConfig.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
+        load_pretrained(AutoConfig, path, revision=revision)
+    except PreselError as error:
         raise PreselError(
-            f"{key}: '{path}' is no folder, and the hub gives no model of that name "
-            f"({str(error).splitlines()[0]}); check the path or the name"
+            f"{key}: '{path}' is no folder, and the hub gives no model of that name ({error}); check the "
+            "path or the name"
         ) from error
 
 
@@ -122,8 +125,8 @@ class Lvlm:
         from transformers import AutoProcessor
 
         # Results must not depend on whether torchvision is installed.
-        processor: ProcessorMixin = AutoProcessor.from_pretrained(
-            locate(self.path), revision=self.revision, backend="pil"
+        processor: ProcessorMixin = load_pretrained(
+            AutoProcessor, locate(self.path), revision=self.revision, backend="pil"
         )
         return processor
 
@@ -156,8 +159,11 @@ class Lvlm:
         from peft import PeftModel
         from transformers import AutoModelForImageTextToText
 
-        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
-            locate(self.path), revision=self.revision, dtype=getattr(torch, self.dtype)
+        model: PreTrainedModel = load_weights(
+            AutoModelForImageTextToText,
+            locate(self.path),
+            revision=self.revision,
+            dtype=getattr(torch, self.dtype),
         )
         names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
         for key, wanted in (("projector", self.projector), ("language_model", self.language_model)):

@@ -1,0 +1,77 @@
+"""Loading what transformers saved: settings and weights, never the code that may lie beside them."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from presel.errors import PreselError
+from presel.files import read_json
+
+# The files that may name code of their own under `auto_map`, and what transformers reads each with.
+_READERS = {
+    "config.json": "AutoConfig",
+    "processor_config.json": "AutoProcessor",
+    "preprocessor_config.json": "AutoImageProcessor",
+    "tokenizer_config.json": "AutoTokenizer",
+}
+
+
+def load_pretrained(loader: Any, name: str, **settings: Any) -> Any:
+    """Calls `loader.from_pretrained` without running code that comes with the model.
+
+    Args:
+        loader: A class of transformers with `from_pretrained`.
+        name: Folder or hub name.
+        settings: Further arguments of `from_pretrained`.
+
+    Raises:
+        PreselError: If the model needs code of its own, or a file of it is missing or damaged.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return loader.from_pretrained(name, trust_remote_code=False, **settings)
+    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise PreselError(f"{name} cannot be loaded: {_reason(error)}") from error
+
+
+def load_weights(loader: Any, name: str, **settings: Any) -> Any:
+    """Loads a model; from `pytorch_model.bin` and the like, which are pickles, nothing but tensors.
+
+    Raises:
+        PreselError: As `load_pretrained` does.
+    """
+    return load_pretrained(loader, name, weights_only=True, **settings)
+
+
+def check_folder(folder: Path) -> None:
+    """Makes sure that a folder's `config.json` tells a model, and that no code in the folder is needed.
+
+    Raises:
+        PreselError: If not.
+    """
+    config = folder / "config.json"
+    try:
+        has_type = "model_type" in read_json(config)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise PreselError(f"{config}: not a JSON object ({error}); copy the model again") from error
+    if not has_type:
+        raise PreselError(f"{config}: it names no model_type; name the folder of a model of transformers")
+    for file, reader in _READERS.items():
+        path = folder / file
+        if path.is_file() and b'"auto_map"' in path.read_bytes():
+            import transformers
+
+            load_pretrained(getattr(transformers, reader), str(folder))
+
+
+def _reason(error: Exception) -> str:
+    said = str(error).strip()
+    if "trust_remote_code" in said:
+        return (
+            "it needs Python code of its own (auto_map), which presel does not run; name a model that "
+            "transformers itself implements"
+        )
+    if isinstance(error, UnpicklingError):
+        return "its weights are a pickle that holds more than tensors, which presel does not load"
+    return said.splitlines()[0] if said else type(error).__name__

@@ -1,0 +1,99 @@
+"""Models from outside: nothing but settings and tensors is read from a folder."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presel.errors import PreselError
+from presel.models.clip import Clip
+from presel.models.encoder import Encoder
+from presel.models.lvlm import Lvlm, locate
+
+OWN_CODE = "needs Python code of its own"
+
+
+class Runs:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Callable[[str], Path]:
+    """Copies a built-in model, and puts code beside it that leaves `ran` behind."""
+
+    def made(name: str) -> Path:
+        shutil.copytree(locate(f"builtin:{name}"), tmp_path / name)
+        (tmp_path / name / "own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+        return tmp_path / name
+
+    return made
+
+
+def change(file: Path, **settings: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "component"), [("digit_dinov2", Encoder), ("digit_llava", Lvlm), ("digit_clip", Clip)]
+)
+def test_a_model_that_needs_code_of_its_own_is_refused_before_any_work(
+    name: str, component: Callable[..., Any], copy: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copy(name)
+    change(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config"})
+    with pytest.raises(PreselError, match=f"{name} cannot be loaded: it {OWN_CODE}"):
+        component(path=str(folder)).check()
+    change(folder / "config.json", auto_map={"AutoConfig": "some/repository--own.Config"})
+    with pytest.raises(PreselError, match=OWN_CODE):
+        component(path=str(folder)).check()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_so_is_a_processor_that_needs_code_of_its_own(copy: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = copy("digit_dinov2")
+    own = {"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.Processor"}}
+    change(folder / "preprocessor_config.json", **own)
+    with pytest.raises(PreselError, match=OWN_CODE):
+        Encoder(path=str(folder)).check()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_beside_a_model_that_transformers_implements_is_left_alone(
+    copy: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copy("digit_llava")
+    change(folder / "config.json", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
+    model = Lvlm(path=str(folder))
+    model.check()
+    assert type(model.load_model()).__name__ == "LlavaForConditionalGeneration"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_are_read_as_tensors_only(copy: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = copy("digit_llava")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(
+        pickle.dumps({"lm_head.weight": Runs(tmp_path / "ran")}, protocol=2)
+    )
+    with pytest.raises(PreselError, match="a pickle that holds more than tensors"):
+        Lvlm(path=str(folder)).load_model()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "\ufeff", "[" * 100_000, "7"])
+def test_a_damaged_configuration_is_named(content: str, copy: Callable[[str], Path]) -> None:
+    folder = copy("digit_dinov2")
+    (folder / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(PreselError, match=r"digit_dinov2/config\.json: "):
+        Encoder(path=str(folder)).check()
