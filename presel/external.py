@@ -102,6 +102,7 @@ class LmmsEval(ExternalBenchmarks):
         python: Interpreter of the environment that has lmms-eval, or None where it runs on another machine.
         model: lmms-eval's name of the model class.
         model_args: Further arguments for it.
+        gen_kwargs: How answers are generated, for all tasks: these go before a task's own settings.
         batch_size: Answers generated at once; `llava_hf` takes 1 alone.
         include_path: Folder with tasks of one's own, for columns that name them. Its files are not compared:
             a task that changes wants another name.
@@ -111,6 +112,7 @@ class LmmsEval(ExternalBenchmarks):
     python: Path | None = field(compare=False)
     model: str = "llava_hf"
     model_args: dict[str, str] = field(compare=False)
+    gen_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
     batch_size: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
     include_path: Path | None = field(default=None, compare=False)
     columns: dict[str, LmmsColumn]
@@ -151,13 +153,14 @@ class LmmsEval(ExternalBenchmarks):
 
     def command(self, model: Path, folder: Path) -> list[str]:
         """The command that evaluates a model's folder."""
-        arguments = {"pretrained": str(model), **self.model_args}
+        arguments = _listed({"pretrained": model, **self.model_args})
         return [
             str(self.python or "python"),
             *("-m", "lmms_eval", "--model", self.model),
-            *("--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())),
+            *("--model_args", arguments),
             *("--tasks", ",".join(self.tasks)),
             *(() if self.include_path is None else ("--include_path", str(self.include_path))),
+            *(("--gen_kwargs", _listed(self.gen_kwargs)) if self.gen_kwargs else ()),
             # Below DEBUG, an evaluation that fails ends with exit status 0.
             *("--batch_size", str(self.batch_size), "--verbosity", "DEBUG", "--output_path", str(folder)),
         ]
@@ -277,6 +280,11 @@ class VlmEvalKit(ExternalBenchmarks):
                 + f", for the column '{name}'; correct evaluation.columns"
             )
         return float(table[column.column].iloc[0]) * column.scale
+
+
+def _listed(arguments: Mapping[str, object]) -> str:
+    """Arguments as lmms-eval takes them."""
+    return ",".join(f"{name}={value}" for name, value in arguments.items())
 
 
 def _environment() -> dict[str, str]:

@@ -47,10 +47,11 @@ def stand_in(folder: Path, script: str) -> Path:
     return file
 
 
-def test_the_configs_columns_name_what_lmms_eval_writes() -> None:
+def test_the_configs_columns_name_what_lmms_eval_writes(tmp_path: Path) -> None:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("evaluation/lmms_eval", overrides=["evaluation.python=null"]).evaluation
-    assert instantiate(config, _convert_="all").scores(LEFT) == {
+    program: LmmsEval = instantiate(config, _convert_="all")
+    assert program.scores(LEFT) == {
         "VQAv2": 0.375,
         "SQA-I": 0.0,
         "TextVQA": 0.375,
@@ -59,8 +60,16 @@ def test_the_configs_columns_name_what_lmms_eval_writes() -> None:
         "MMBench-cn": 0.25,
         "SEED-Bench": pytest.approx(1 / 3),
         "MM-Vet": 0.5,
-        "POPE": 0.375,
+        "POPE": 0.0,
     }
+    pope = {"pope": {"pope_accuracy,none": 0.8, "pope_f1_score,none": 0.7}}
+    shutil.copytree(LEFT, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "20991231_000000_results.json").write_text(json.dumps({"results": pope}))
+    scores = program.scores(tmp_path)
+    assert scores is not None and scores["POPE"] == 0.7
+    # Greedy, whatever a task's own temperature.
+    command = program.command(tmp_path / "model", tmp_path)
+    assert command[command.index("--gen_kwargs") + 1] == "temperature=0"
 
 
 def test_the_newest_results_count(tmp_path: Path) -> None:
@@ -197,7 +206,7 @@ def test_vlmevalkits_files(tmp_path: Path) -> None:
     kit = VlmEvalKit(
         columns={
             "MME": VlmEvalColumn(file="MME_score.csv", column="perception", scale=0.01),
-            "POPE": VlmEvalColumn(file="POPE_score.csv", row="Overall", column="acc", scale=0.01),
+            "POPE": VlmEvalColumn(file="POPE_score.csv", row="Overall", column="Overall", scale=0.01),
         }
     )
     assert kit.scores(tmp_path) is None
@@ -213,10 +222,10 @@ def test_vlmevalkits_files(tmp_path: Path) -> None:
     (tmp_path / "T20261125").mkdir()
     (tmp_path / "m_POPE_score.csv").rename(tmp_path / "T20261125" / "m_POPE_score.csv")
     (tmp_path / "m_POPE_score.csv").symlink_to(Path("T20261125") / "m_POPE_score.csv")
-    assert kit.scores(tmp_path) == {"MME": pytest.approx(14.176), "POPE": pytest.approx(0.875)}
-    pope.rename(columns={"acc": "accuracy"}).to_csv(tmp_path / "m_POPE_score.csv", index=False)
+    assert kit.scores(tmp_path) == {"MME": pytest.approx(14.176), "POPE": pytest.approx(0.859)}
+    pope.rename(columns={"Overall": "F1"}).to_csv(tmp_path / "m_POPE_score.csv", index=False)
     with pytest.raises(
-        PreselError, match="not one number in column 'acc' of row 'Overall', for the column 'POPE'"
+        PreselError, match="not one number in column 'Overall' of row 'Overall', for the column 'POPE'"
     ):
         kit.scores(tmp_path)
     with pytest.raises(PreselError, match=r"put its files \(MME_score\.csv, POPE_score\.csv\) under"):
