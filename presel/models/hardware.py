@@ -39,8 +39,10 @@ def resolved(hardware: Hardware, dtype: str) -> Hardware:
         hardware: What is asked for.
         dtype: Precision in which the frozen weights of a trained model are loaded.
     """
-    accelerator = "gpu" if device_for(hardware.accelerator).type == "cuda" else "cpu"
-    return replace(hardware, accelerator=accelerator, precision=precision_for(hardware, dtype))
+    use_gpu = device_for(hardware.accelerator).type == "cuda"
+    return replace(
+        hardware, accelerator="gpu" if use_gpu else "cpu", precision=precision_for(hardware, dtype)
+    )
 
 
 def processes_on_node(hardware: Hardware) -> int:

@@ -150,7 +150,7 @@ class Lvlm:
         """The model, in eval mode.
 
         Args:
-            adapter: Folder of a PEFT adapter to merge into the weights.
+            adapter: Folder of a PEFT adapter to merge into the weights, in `dtype`; LLaVA merges in float16.
 
         Raises:
             PreselError: If the model lacks the projector named in the config.

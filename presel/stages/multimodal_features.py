@@ -25,7 +25,8 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
     """Features of every sample by `MultimodalEncoder`, `features.npy` and `ids.parquet`.
 
     Attributes:
-        lvlm: The model, untuned, so that runs of all seeds share its features.
+        lvlm: The model, untuned, so that runs of all seeds share its features; the paper's is a small LLaVA
+            that was tuned on all instructions.
         instructions: Those of the whole pool.
         batch_tokens: Tokens a forward pass, padding counted.
         workers: Processes that prepare batches.

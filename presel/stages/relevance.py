@@ -25,6 +25,10 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
 
     Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, el2n, n_tokens.
 
+    Images are prepared and weights rounded as in tuning (padded to square, `lvlm.dtype`); the released code
+    scores in float16, and images by CLIP's center crop. As released, samples of several turns have an end of
+    sequence for each answer with the questions, and a single one without.
+
     Attributes:
         model: The reference model.
         instructions: Those of the reference set, or of the whole pool for strategies that score all of it.

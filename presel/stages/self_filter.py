@@ -28,7 +28,8 @@ class SelfFilterStage(FineTuneStage[pd.DataFrame]):
 
     Leaves `self_filter.parquet`: id, score. The net reads what is measured here anyway, the losses with and
     without the question, their ratio (IRS) and EL2N, each scaled to [-1, 1]; that of the authors reads CLIP
-    score, ImageReward and a rating by GPT-3.5. The tuned model is not kept.
+    score, ImageReward and a rating by GPT-3.5. The model is tuned by LoRA, the authors' in full, and is not
+    kept.
 
     Attributes:
         scores: The scores of the same training set, in the same order.
