@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 
 COMMANDS = {
     "run": "choose images, buy their instructions, tune, evaluate (Hydra; see `presel run --help`)",
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if all went well, 2 for a mistake the user can mend, 3 where the run waits for instructions that
         people or a service write meanwhile, 130 after Ctrl-C.
     """
+    sys.excepthook = _print_traceback
     listing = "\n".join(f"  {name:<10}{purpose}" for name, purpose in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="presel",
@@ -72,6 +74,7 @@ def _run(overrides: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from presel.config import register
+    from presel.console import print_error
     from presel.errors import Paused, PreselError
     from presel.explain import explain
     from presel.paths import config_folder
@@ -89,52 +92,62 @@ def _run(overrides: list[str]) -> int:
         refuse_keys(overrides)
         hydra_main(config_path=str(config_folder()), config_name="config", version_base="1.3")(run)()
     except Paused as pause:
-        print(f"presel: paused: {pause}", file=sys.stderr)
+        print_error(f"paused: {pause}")
         return 3
     except (PreselError, HydraException, OmegaConfBaseException) as error:
-        print(f"presel: error: {explain(error)}", file=sys.stderr)
+        print_error(f"error: {explain(error)}")
         return 2
     except RuntimeError as error:
         if not _raised_by("submitit", error):
             raise
         # What the job printed would follow; it is in its folder.
         said = " ".join(str(error).partition("\nError stream")[0].split())
-        print(
-            f"presel: error: hydra/launcher: {said}; what jobs ask for is set by hydra.launcher.*, what they "
-            "print is in .submitit in the sweep's folder, and the same command goes on where it stopped",
-            file=sys.stderr,
+        print_error(
+            f"error: hydra/launcher: {said}; what jobs ask for is set by hydra.launcher.*, what they "
+            "print is in .submitit in the sweep's folder, and the same command goes on where it stopped"
         )
         return 2
     except OSError as error:
         return _unusable_path(error)
     except KeyboardInterrupt:
-        print("presel: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print_error("interrupted; the same command goes on where it stopped")
         return 130
     return 0
 
 
 def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
     """Runs a command, and tells the user of a mistake in one sentence."""
+    from presel.console import print_error
     from presel.errors import PreselError
 
     quieten()
     try:
         return command(arguments)
     except PreselError as error:
-        print(f"presel: error: {error}", file=sys.stderr)
+        print_error(f"error: {error}")
         return 2
     except OSError as error:
         return _unusable_path(error)
     except KeyboardInterrupt:
-        print("presel: interrupted", file=sys.stderr)
+        print_error("interrupted")
         return 130
 
 
 def _unusable_path(error: OSError) -> int:
     if error.filename is None:
         raise error
-    print(f"presel: error: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+    from presel.console import print_error
+
+    print_error(f"error: {error.filename}: {error.strerror}; check the path")
     return 2
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints a fault of the program as Python does, but with control characters written out."""
+    from presel.escaping import visible
+
+    for line in "".join(traceback.format_exception(kind, error, trace)).split("\n"):
+        print(visible(line), file=sys.stderr)
 
 
 def _raised_by(package: str, error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from presel.console import console
 from presel.errors import PreselError
+from presel.escaping import csv_text
 from presel.files import atomic, read_json
 
 _FILE = "selection.parquet"
@@ -42,7 +43,7 @@ def diff_command(arguments: Sequence[str]) -> int:
     console.print(f"{len(apart):,} images are in one selection only")
     if options.out:
         with atomic(options.out) as temporary:
-            apart.to_csv(temporary, index=False)
+            temporary.write_text(csv_text(apart), encoding="utf-8")
         console.print(options.out)
     return int(len(apart) > 0)
 

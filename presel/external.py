@@ -4,17 +4,18 @@ Scores are converted so that printing them in per cent gives the numbers that pa
 and 14.175 for an MME of 1417.5. Rel. is a mean of ratios and does not depend on that.
 """
 
+import csv
 import json
 import os
 import re
+import reprlib
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import field
+from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import pandas as pd
 from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
@@ -72,25 +73,65 @@ class ExternalBenchmarks(ABC):
         """Reads the results, or None where there are none yet.
 
         Raises:
-            PreselError: If a result lacks a column, or cannot be read.
+            PreselError: If a result lacks a column, cannot be read, or is no possible score.
         """
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
-class LmmsColumn:
+class _Column:
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    maximum: Annotated[float, Field(gt=0)] = field(default=1.0, compare=False)
+
+    def score(self, value: object, name: str, file: Path, place: str) -> float:
+        """The score that a number in a result file stands for.
+
+        Text counts if it is a plain number. A percent sign is refused: what a number means is for `scale` to
+        say.
+
+        Args:
+            value: What the file holds.
+            name: The column's name.
+            file: The file.
+            place: Where in it.
+
+        Raises:
+            PreselError: If it is no number, or no possible score, as the NaN that a failed judge leaves.
+        """
+        number = _number(value)
+        if number is None:
+            found = "nothing" if value is None else reprlib.repr(value)
+            raise PreselError(
+                f"{file}: the results hold no number for {place}, the column '{name}' (found: {found}); "
+                "correct the file, or delete it and evaluate again, or leave the column out by "
+                f"~evaluation.columns.{name}"
+            )
+        score = number * self.scale
+        # Not true of NaN; rounding may raise a full score by a little.
+        if not 0 <= score <= self.maximum * (1 + 1e-9):
+            raise PreselError(
+                f"{file}: {number} for {place}, the column '{name}', is no score, since {self.scale:g} times "
+                f"that is not from 0 to {self.maximum:g}; delete the file and evaluate again, or correct "
+                f"evaluation.columns.{name}.scale or .maximum"
+            )
+        return score
+
+
+@component(frozen=True, kw_only=True, config=STRICT)
+class LmmsColumn(_Column):
     """One column of the table.
 
     Attributes:
         task: lmms-eval's name of the benchmark.
-        metric: Its name of the measure.
+        metric: Its name of the measure; where it comes by several filters with one of them, as in
+            `exact_match,strict-match`.
         scale: Factor from its number to ours.
+        maximum: The highest possible score, after scaling; 1 for what is printed in per cent.
         key_variable: Environment variable with the key of the model that judges the answers, if one does.
             Without the key lmms-eval scores 0 or guesses; None where it finds one elsewhere.
     """
 
     task: str
     metric: str
-    scale: Annotated[float, Field(gt=0)] = 1.0
     key_variable: str | None = field(default=None, compare=False)
 
 
@@ -115,7 +156,7 @@ class LmmsEval(ExternalBenchmarks):
     gen_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
     batch_size: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
     include_path: Path | None = field(default=None, compare=False)
-    columns: dict[str, LmmsColumn]
+    columns: Annotated[dict[str, LmmsColumn], Field(min_length=1)]
 
     @property
     def tasks(self) -> list[str]:
@@ -138,7 +179,8 @@ class LmmsEval(ExternalBenchmarks):
             asked = subprocess.run(
                 [str(self.python), "-c", _CHECK, self.model, include_path, *self.tasks],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
             )
         except OSError as error:
             raise PreselError(
@@ -187,39 +229,39 @@ class LmmsEval(ExternalBenchmarks):
         if failures := _FAILURE.findall(printed):
             console.print(
                 f"  lmms-eval counts {len(failures)} questions as answered wrongly that the model failed on "
-                f"({failures[-1]}); see {log}",
-                markup=False,
+                f"({failures[-1]}); see {log}"
             )
 
     def scores(self, folder: Path) -> Scores | None:
-        """Reads every file of results, the newest last."""
-        files = sorted(folder.rglob(_RESULTS), key=lambda file: file.name)
-        found: dict[str, Mapping[str, Any]] = {}
-        for file in files:
-            try:
-                found |= json.loads(file.read_text())["results"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise PreselError(
-                    f"{file}: this is no result of lmms-eval ({error}); remove it or export it again"
-                ) from error
+        """Reads every file of results; of a task's, the newest counts."""
+        files = sorted(_files(folder, _RESULTS), key=lambda file: (file.name, file))
         if not files:
             return None
-        return {name: self._score(name, column, found, folder) for name, column in self.columns.items()}
+        # The file beside what it says of a task.
+        found = {task: (file, values) for file in files for task, values in _lmms_results(file).items()}
+        nothing = (folder, {})
+        return {
+            name: self._score(name, column, *found.get(column.task, nothing))
+            for name, column in self.columns.items()
+        }
 
-    def _score(self, name: str, column: LmmsColumn, found: Mapping[str, Any], folder: Path) -> float:
-        task = found.get(column.task, {})
+    def _score(self, name: str, column: LmmsColumn, file: Path, values: object) -> float:
+        measured = values if isinstance(values, dict) else {}
         # lmms-eval names the filter after a comma.
-        value = next((task[key] for key in task if key.partition(",")[0] == column.metric), None)
-        if not isinstance(value, int | float):
+        keys = [key for key in measured if key.partition(",")[0] == column.metric]
+        if column.metric in measured:
+            keys = [column.metric]
+        place = f"{column.task}/{column.metric}"
+        if len(keys) > 1:
             raise PreselError(
-                f"{folder}: the results hold no number for {column.task}/{column.metric}, the column "
-                f"'{name}'; evaluate it too, or leave it out of evaluation.columns"
+                f"{file}: {place}, the column '{name}', comes by several filters ({' and '.join(keys)}); "
+                f"leave one in the file, or evaluate with 'evaluation.columns.{name}.metric=\"{keys[0]}\"'"
             )
-        return value * column.scale
+        return column.score(measured[keys[0]] if keys else None, name, file, place)
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
-class VlmEvalColumn:
+class VlmEvalColumn(_Column):
     """One column of the table.
 
     Attributes:
@@ -227,12 +269,12 @@ class VlmEvalColumn:
         column: The column of that file.
         row: The value of the file's first column in the row to take; None where there is one row.
         scale: Factor from its number to ours.
+        maximum: The highest possible score, after scaling; 1 for what is printed in per cent.
     """
 
-    file: str
+    file: Annotated[str, Field(pattern=r"\.csv$")]
     column: str
     row: str | None = None
-    scale: Annotated[float, Field(gt=0)] = 1.0
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
@@ -243,7 +285,7 @@ class VlmEvalKit(ExternalBenchmarks):
         columns: Which numbers to take, by the name of the column.
     """
 
-    columns: dict[str, VlmEvalColumn]
+    columns: Annotated[dict[str, VlmEvalColumn], Field(min_length=1)]
 
     def check(self) -> None:
         """Nothing can be checked beforehand."""
@@ -258,28 +300,76 @@ class VlmEvalKit(ExternalBenchmarks):
 
     def scores(self, folder: Path) -> Scores | None:
         """Reads the files, which may lie in folders of their own."""
-        if not any(folder.rglob("*.csv")):
+        if not _files(folder, "*.csv"):
             return None
         return {name: self._score(name, column, folder) for name, column in self.columns.items()}
 
     def _score(self, name: str, column: VlmEvalColumn, folder: Path) -> float:
         # VLMEvalKit links each file a second time, one folder up.
-        files = list({file.resolve() for file in folder.rglob("*.csv") if file.name.endswith(column.file)})
+        files = list({file.resolve() for file in _files(folder, "*.csv") if file.name.endswith(column.file)})
         if len(files) != 1:
             raise PreselError(
                 f"{folder}: {len(files) or 'no'} files end in {column.file}, the column '{name}'; leave one, "
                 "or take the column out of evaluation.columns"
             )
-        table = pd.read_csv(files[0])
+        header, *rows = _csv_rows(files[0])
+        place = f"column '{column.column}'"
         if column.row is not None:
-            table = table[table.iloc[:, 0].astype(str) == column.row]
-        if column.column not in table or len(table) != 1:
+            rows = [row for row in rows if row[0] == column.row]
+            place += f" of row '{column.row}'"
+        if header.count(column.column) != 1 or len(rows) != 1:
             raise PreselError(
-                f"{files[0]}: there is not one number in column '{column.column}'"
-                + (f" of row '{column.row}'" if column.row else "")
-                + f", for the column '{name}'; correct evaluation.columns"
+                f"{files[0]}: there is not one number in {place}, for the column '{name}' ({len(rows)} rows "
+                f"with {', '.join(header)}); correct evaluation.columns.{name}, or the file"
             )
-        return float(table[column.column].iloc[0]) * column.scale
+        return column.score(rows[0][header.index(column.column)], name, files[0], place)
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """The files of that name at or under a folder; opening a pipe would wait for ever."""
+    return [file for file in folder.rglob(pattern) if file.is_file()]
+
+
+def _number(value: object) -> float | None:
+    """What a file gives as a number, or None."""
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _lmms_results(file: Path) -> dict[str, object]:
+    """What a file of lmms-eval's says of each task."""
+    try:
+        results = json.loads(_text(file))["results"]
+        if not isinstance(results, dict):
+            raise TypeError("its 'results' are no object")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PreselError(
+            f"{file}: this is no result of lmms-eval ({error}); remove it or export it again"
+        ) from error
+    return results
+
+
+def _csv_rows(file: Path) -> list[list[str]]:
+    """The rows of a CSV file, its header first."""
+    try:
+        rows = [row for row in csv.reader(StringIO(_text(file)), strict=True) if row]
+    except csv.Error as error:
+        raise PreselError(f"{file}: this is no whole CSV file ({error}); export it again") from error
+    if len({len(row) for row in rows}) != 1:
+        why = "its rows differ in length" if rows else "it is empty"
+        raise PreselError(f"{file}: this is no whole CSV file ({why}); export it again")
+    return rows
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PreselError(f"{file}: the file is not UTF-8; convert it or export it again") from error
 
 
 def _listed(arguments: Mapping[str, object]) -> str:

@@ -54,7 +54,8 @@ def run(config: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     if sweeping:
-        console.print(f"\n[bold]{' '.join(HydraConfig.get().overrides.task)}[/bold]")
+        console.print()
+        console.print(" ".join(HydraConfig.get().overrides.task), style="bold")
 
     target = getattr(pipeline, config.until)
     pipeline.check(store, target)

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from presel.console import console
+from presel.escaping import csv_text
 from presel.files import atomic
 
 Scores = dict[str, float]
@@ -84,7 +85,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         scores = fields.pop("scores")
         flat.append({"strategy": fields.pop("name"), **scores, "mean": row.mean, **fields})
     with atomic(path) as temporary:
-        pd.DataFrame(flat).to_csv(temporary, index=False)
+        temporary.write_text(csv_text(pd.DataFrame(flat)), encoding="utf-8")
 
 
 def percent(share: float | None) -> str:

@@ -85,7 +85,8 @@ def doctor_command(arguments: Sequence[str]) -> int:
         diagnosis = _diagnosed(options, Path(scratch))
     print_diagnosis(diagnosis)
     if options.json == "-":
-        print(json.dumps(as_json(diagnosis), ensure_ascii=False, indent=1))
+        # In ASCII, so that no name commands the terminal.
+        print(json.dumps(as_json(diagnosis), indent=1))
     elif options.json:
         write_json(Path(options.json), as_json(diagnosis))
         console.print(f"everything                    {options.json}")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from presel.console import console
 from presel.doctor.diagnosis import Diagnosis
@@ -55,7 +55,8 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     )
     if diagnosis.text_only:
         console.print(f"{diagnosis.text_only:,} records without an image are left out")
-    console.print(f"formats: {_shares(usable['format'])}; pixels: {_shares(usable['mode'])}\n")
+    console.print(f"formats: {_shares(usable['format'])}; pixels: {_shares(usable['mode'])}")
+    console.print()
     console.print(_task_table(diagnosis))
     _print_findings(diagnosis.findings)
     if diagnosis.times:
@@ -66,7 +67,8 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     _print_cost(diagnosis)
     counts = pd.Series([finding.severity for finding in diagnosis.findings], dtype=object).value_counts()
     said = ", ".join(f"{counts.get(severity, 0):,} {severity}s" for severity in _STYLES)
-    console.print(f"\n[bold]{said}[/bold]")
+    console.print()
+    console.print(said, style="bold")
 
 
 def _shares(values: pd.Series) -> str:
@@ -96,7 +98,7 @@ def _task_table(diagnosis: Diagnosis) -> Table:
         numbers = [f"{int(row[column]):,}" for column in ("unusable", "duplicates", "near_duplicates")]
         images = [f"{int(row['images']):,}", f"{100 * row['images'] / total:.1f}"]
         table.add_row(
-            escape(name),
+            name,
             *images,
             *numbers,
             size,
@@ -126,10 +128,10 @@ def _print_findings(found: list[Finding]) -> None:
         kinds[finding.severity, finding.kind].append(finding)
     for (severity, kind), findings in kinds.items():
         style = _STYLES[severity]
-        console.print(f"[{style}]{severity:<8}[/{style}] [bold]{escape(kind)}[/bold]: {len(findings):,}")
+        console.print(Text.assemble((f"{severity:<8} ", style), (kind, "bold"), f": {len(findings):,}"))
         for finding in findings[:_EXAMPLES]:
             text = f"{finding.where}: {finding.detail}" if finding.detail else finding.where
-            console.print(f"           {escape(text)}")
+            console.print(f"           {text}")
         if len(findings) > _EXAMPLES:
             console.print(f"           … {len(findings) - _EXAMPLES:,} more")
     if not kinds:
@@ -142,7 +144,7 @@ def _time_table(times: list[StageTime]) -> Table:
     shown = [one for one in times if one.source != UNKNOWN]
     for one in shown:
         images = "–" if one.images is None else f"{one.images:,}"
-        table.add_row(one.stage, images, _duration(one.seconds), escape(one.source))
+        table.add_row(one.stage, images, _duration(one.seconds), one.source)
     table.add_section()
     known = sum(one.seconds for one in times if one.seconds is not None)
     table.add_row("known so far", "", _duration(known))

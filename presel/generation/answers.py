@@ -182,7 +182,7 @@ def _held(lock: FileLock, folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        console.print(f"[yellow]…[/yellow] waiting for another run that adds answers to {folder}")
+        console.notice(f"waiting for another run that adds answers to {folder}")
         lock.acquire()
     try:
         yield

@@ -146,8 +146,8 @@ class Asking:
     def _take(self, came: Came | None) -> None:
         if came is None:
             self._stop(KeyboardInterrupt())
-            console.print(
-                f"[yellow]…[/yellow] waiting for {len(self._in_flight)} answers that are on their way; "
+            console.notice(
+                f"waiting for {len(self._in_flight)} answers that are on their way; "
                 "Ctrl-C again gives them up"
             )
             return
@@ -194,7 +194,7 @@ class Asking:
         until = time.monotonic() + pause
         if pause > _LONG_PAUSE_S and until > self._told_to_wait_until + _LONG_PAUSE_S:
             self._told_to_wait_until = until
-            console.print(f"[yellow]…[/yellow] the server asks to wait {pause / 60:.0f} minutes")
+            console.notice(f"the server asks to wait {pause / 60:.0f} minutes")
 
     def _fail(self, image: Wanted, reason: str) -> None:
         self.failed[image.id] = reason

@@ -5,12 +5,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 from urllib.parse import quote
 
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
+from presel.console import console
 from presel.data.json_records import elements
 from presel.data.listing import PoolFiles, RecordError
 from presel.data.llava import Record
@@ -52,7 +53,7 @@ class _Exported(NamedTuple):
     Attributes:
         uid: The image's name in the pool.
         digest: Of the image.
-        annotations: What people wrote, oldest first.
+        annotations: What people wrote: starred ones first, then the oldest.
     """
 
     uid: str
@@ -70,14 +71,18 @@ class _Exported(NamedTuple):
 class LabelStudio(InstructionProvider):
     """Writes tasks to import into Label Studio, and reads the export that comes back.
 
-    Of several annotations of an image, the oldest that is complete counts. A Label Studio project may hold
-    the tasks of several orders: its export does for the folder of each.
+    Of several annotations of an image, the oldest that is complete counts, but those that were starred (Label
+    Studio's ground truth) come first. A Label Studio project may hold the tasks of several orders: its export
+    does for the folder of each.
 
     Attributes:
         image_url: Where the annotators' browsers fetch an image; `{path}` stands for its path in the image
             folder, `{folder}` for the name of that folder. None writes the images into the tasks.
         answers: Folder that keeps every annotation, for all runs.
     """
+
+    # Raised since starred annotations come first.
+    version: ClassVar[int] = 2
 
     image_url: str | None = field(default="/data/local-files/?d={folder}/{path}", compare=False)
     answers: Path = field(compare=False)
@@ -163,15 +168,24 @@ class LabelStudio(InstructionProvider):
         # An export of other orders alone is one in the wrong folder.
         order.check([(one.name_in(order), file) for one in ours or exported])
         missing = dict.fromkeys(order.asked, "not in the export")
+        several = []
         for one in ours:
             asked = order.requests[one.uid].asked
-            annotation, why_not = _written(one.annotations)
-            if annotation is None:
+            found, why_not = _written(one.annotations)
+            if not found:
                 missing[asked] = why_not
                 continue
             del missing[asked]
+            annotation = found[0]
+            if len(found) > 1 and not annotation.get("was_cancelled"):
+                several.append(one.uid)
             if answers.to(asked)[-1:] != [annotation]:
                 answers.add(asked, one.uid, annotation, Spent(0, 0.0))
+        if several:
+            console.notice(
+                f"{len(several)} images have several annotations, of which a starred one counts, or else the "
+                f"oldest: {listed(several)}"
+            )
         return missing
 
 
@@ -188,7 +202,8 @@ def _no_export(error: RecordError) -> NoReturn:
 
 def _read(task: object, number: int, file: Path) -> _Exported:
     data = task.get("data") if isinstance(task, dict) else None
-    annotations = task.get("annotations") if isinstance(task, dict) else None
+    # Null where there are none; JSON-MIN has no such key.
+    annotations = (task["annotations"] or []) if isinstance(task, dict) and "annotations" in task else None
     if (
         not isinstance(data, dict)
         or not isinstance(annotations, list)
@@ -205,29 +220,28 @@ def _read(task: object, number: int, file: Path) -> _Exported:
             "'digest'; delete it from the project (a storage that is synced adds such tasks) and export again"
         )
     # Label Studio exports them in whatever order its database gives them.
-    return _Exported(uid, digest, sorted(annotations, key=lambda one: one["id"]))
+    in_order = sorted(annotations, key=lambda one: (not one.get("ground_truth"), one["id"]))
+    return _Exported(uid, digest, in_order)
 
 
 def _is_annotation(value: object) -> bool:
-    return (
-        isinstance(value, dict) and isinstance(value.get("id"), int) and isinstance(value.get("result"), list)
-    )
+    return isinstance(value, dict) and isinstance(value.get("id"), int) and "result" in value
 
 
-def _written(annotations: Sequence[_Annotation]) -> tuple[_Annotation | None, str]:
-    """The annotation that counts, or why there is none; a skipped one counts where no other is complete."""
-    skipped, why_not = None, "not annotated"
+def _written(annotations: Sequence[_Annotation]) -> tuple[list[_Annotation], str]:
+    """The annotations that are complete, or else those that were skipped, and why others are not complete."""
+    complete, skipped, why_not = [], [], "not annotated"
     for annotation in annotations:
         if annotation.get("was_cancelled"):
-            skipped = annotation
+            skipped.append(annotation)
             continue
         try:
             _conversation(annotation)
         except UnusableAnswer as error:
             why_not = str(error)
         else:
-            return annotation, ""
-    return skipped, why_not
+            complete.append(annotation)
+    return complete or skipped, why_not
 
 
 def _revealed(wanted: Sequence[Wanted], answers: Answers) -> Revealed:
@@ -253,9 +267,22 @@ def _conversation(annotation: _Annotation) -> tuple[Turn, ...]:
 
 
 def _texts(annotation: _Annotation, name: str) -> list[str]:
-    """What was written into the text area of that name."""
-    values = [one["value"].get("text", []) for one in annotation["result"] if one.get("from_name") == name]
-    texts = [text for value in values for text in ([value] if isinstance(value, str) else value)]
+    """What was written into the text area of that name.
+
+    Raises:
+        UnusableAnswer: If the result has another form, as imports by Label Studio's API leave it.
+    """
+    result = annotation["result"]
+    if not isinstance(result, list) or not all(isinstance(one, dict) for one in result):
+        raise UnusableAnswer("its result is null, or something in it is")
+    texts = []
+    for one in result:
+        if one.get("from_name") == name:
+            value = one.get("value")
+            text = value.get("text", []) if isinstance(value, dict) else None
+            texts += text if isinstance(text, list) else [text]
+    if not all(isinstance(text, str) for text in texts):
+        raise UnusableAnswer(f"what is written as {name} is no text")
     return [text.strip() for text in texts if text.strip()]
 
 

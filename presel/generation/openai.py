@@ -173,9 +173,7 @@ class _Errand:
 
     def _add(self, image: Wanted, raw: Completion | str, usage: Usage) -> None:
         if not usage.counted and not self._told_of_estimates:
-            console.print(
-                "[yellow]…[/yellow] answers without a count of tokens, or cut short: their cost is estimated"
-            )
+            console.notice("answers without a count of tokens, or cut short: their cost is estimated")
             self._told_of_estimates = True
         asked, kind = self._provider.asked(image), self._provider.kind(image.task)
         self._answers.add(asked, image.id, raw, self._provider.cost(usage), kind)

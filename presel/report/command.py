@@ -10,6 +10,7 @@ import pandas as pd
 from jinja2 import Template
 
 from presel.console import console
+from presel.escaping import csv_text, markdown_text, visible
 from presel.files import atomic
 from presel.report import figures, tables
 from presel.report.collect import Run, by_setting, collect, counterpart, left_out
@@ -52,7 +53,8 @@ def report_command(arguments: Sequence[str]) -> int:
     shown = tables.for_reading(results, list(benchmarks))
     costs = tables.costs(results)
     notes = [*_intervals(shown), *_verdicts(groups), *_few_seeds(groups), *left_out(options.runs)]
-    page = Template((files("presel.report") / "page.html").read_text(), autoescape=True).render(
+    template = (files("presel.report") / "page.html").read_text(encoding="utf-8")
+    page = Template(template, autoescape=True, finalize=_shown).render(
         title=options.title,
         summary=_summary(groups),
         tables={"": shown, "Costs": costs},
@@ -62,16 +64,21 @@ def report_command(arguments: Sequence[str]) -> int:
     )
     for name, text in {
         "report.html": page,
-        "table.md": tables.markdown(shown) + "".join(f"\n{note}\n" for note in notes),
+        "table.md": tables.markdown(shown) + "".join(f"\n{markdown_text(note)}\n" for note in notes),
         "table.tex": tables.latex(shown),
-        "table.csv": results.to_csv(index=False),
+        "table.csv": csv_text(results),
         "costs.md": tables.markdown(costs),
         "costs.tex": tables.latex(costs),
     }.items():
         with atomic(options.out / name) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
         console.print(options.out / name)
     return 0
+
+
+def _shown(value: object) -> object:
+    """Writes out control characters in the page's text; figures are `Markup`."""
+    return visible(value) if type(value) is str else value
 
 
 def _summary(groups: Mapping[str, Sequence[Run]]) -> str:

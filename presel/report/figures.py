@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from presel.escaping import visible
 from presel.importance import instruction_relevance
 from presel.report.collect import Run
 from presel.report.statistics import spread
@@ -18,6 +21,7 @@ from presel.report.statistics import spread
 def score_against_budget(groups: Mapping[str, Sequence[Run]]) -> str:
     """Mean score, with its spread, against the budget; the budgets of a setting are joined."""
     figure, axes = _axes("budget (% of the pool)", "mean score (%)")
+    drawn: dict[str, ErrorbarContainer] = {}
     curves: dict[str, list[tuple[float, float, float]]] = {}
     for name, runs in groups.items():
         setting = " ".join(part for part in name.split(" ") if not part.startswith("budget="))
@@ -25,19 +29,20 @@ def score_against_budget(groups: Mapping[str, Sequence[Run]]) -> str:
         curves.setdefault(setting, []).append((runs[0].budget, float(np.mean(means)), spread(means) or 0.0))
     for setting, points in curves.items():
         budgets, scores, spreads = 100 * np.array(sorted(points)).T
-        axes.errorbar(budgets, scores, yerr=spreads, fmt="o-", capsize=3, label=setting)
-    _name(axes)
+        drawn[setting] = axes.errorbar(budgets, scores, yerr=spreads, fmt="o-", capsize=3)
+    _name(axes, drawn)
     return _svg(figure)
 
 
 def score_against_cost(groups: Mapping[str, Sequence[Run]]) -> str:
     """Mean score against the time of selection and tuning."""
     figure, axes = _axes("selection and tuning (s)", "mean score (%)")
+    drawn: dict[str, Line2D] = {}
     for name, runs in groups.items():
         seconds = np.mean([run.seconds for run in runs])
         score = 100 * np.mean([run.mean for run in runs])
-        axes.plot(seconds, score, "o", label=name)
-    _name(axes)
+        (drawn[name],) = axes.plot(seconds, score, "o")
+    _name(axes, drawn)
     return _svg(figure)
 
 
@@ -49,7 +54,7 @@ def task_weights(weights: pd.Series) -> str:
     """
     figure, axes = _axes("weight", "", len(weights))
     weights = weights.sort_values()
-    axes.barh(weights.index.astype(str), weights)
+    axes.barh([_text(str(task)) for task in weights.index], weights)
     axes.axvline(1 / len(weights), color="black", linewidth=0.8, linestyle="--")
     return _svg(figure)
 
@@ -64,7 +69,7 @@ def relevance_by_task(relevance: pd.DataFrame) -> str:
     irs = instruction_relevance(relevance["loss_with_question"], relevance["loss_without_question"])
     by_task = {str(task): scores for task, scores in pd.Series(irs).groupby(relevance["task"].to_numpy())}
     axes.boxplot(list(by_task.values()), orientation="horizontal", showfliers=False)
-    axes.set_yticks(range(1, len(by_task) + 1), list(by_task))
+    axes.set_yticks(range(1, len(by_task) + 1), [_text(task) for task in by_task])
     return _svg(figure)
 
 
@@ -80,17 +85,30 @@ def overlap(chosen: Mapping[str, set[tuple[Path, str]]]) -> str:
     )
     figure, axes = _axes("", "", len(names))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    labels = [_text(name) for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), labels)
     for (row, column), share in np.ndenumerate(shares):
         colour = "white" if share > 0.5 else "black"
         axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
     return _svg(figure)
 
 
-def _name(axes: Axes) -> None:
+def _name(axes: Axes, drawn: Mapping[str, Line2D | ErrorbarContainer]) -> None:
     """Names what is drawn, beside it: the names of settings are long."""
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    # Given as a list, since labels that begin with an underscore are otherwise left out.
+    axes.legend(
+        list(drawn.values()),
+        [_text(name) for name in drawn],
+        fontsize="small",
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+    )
+
+
+def _text(name: str) -> str:
+    """A name as Matplotlib draws it as it is, not as a formula."""
+    return visible(name).replace("$", r"\$")
 
 
 def _axes(x: str, y: str, rows: int = 0) -> tuple[Figure, Axes]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from presel.escaping import markdown_text, visible
 from presel.files import read_json
 from presel.report.collect import Run, counterpart
 from presel.report.statistics import compare, holm, spread
@@ -177,13 +178,14 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
 def markdown(shown: pd.DataFrame) -> str:
     """A table of strings in Markdown."""
     rows = [list(shown.columns), ["---"] + ["---:"] * (shown.shape[1] - 1), *shown.to_numpy().tolist()]
-    cells = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    cells = [[markdown_text(cell) for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 
 def latex(shown: pd.DataFrame) -> str:
     """A table of strings in LaTeX, with the rules of booktabs."""
-    escaped = shown.rename(columns=str).replace({"–": "--"})
+    # pandas escapes what LaTeX takes for a command, but no control characters.
+    escaped = shown.rename(columns=visible).map(visible).replace({"–": "--"})
     return escaped.to_latex(index=False, escape=True, column_format="l" + "r" * (shown.shape[1] - 1))
 
 

@@ -84,8 +84,7 @@ class PoolStage(Pool):
             console.print(f"  records left out, since they have no image: {listing.text_only:,}")
         if listing.other_files:
             left_out = listing.told_other_files()
-            # A suffix is a user's text, and may look like markup.
-            console.print(f"  files left out, since they are no images: {left_out}", markup=False)
+            console.print(f"  files left out, since they are no images: {left_out}")
         with progress(f"checking {len(items):,} images", len(items)) as advance:
             images = [item.image for item in items]
             checked = check_images(files.images, images, self.workers, self.source.min_side, advance)
