@@ -89,9 +89,7 @@ def test_the_console_shows_text_as_it_is(
     assert not {"\x07", "\x9b", "\u202e"} & set(out)
 
 
-def test_tables_of_results_show_names_as_they_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tables_of_results_show_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [Row("[/nope]", {"=cmd|'/C calc'!A0": 0.5, "[red]": 0.25}, requested=0.5), Row("-1\x1b", {})]
     print_table(rows[:1])
     out = capsys.readouterr().out

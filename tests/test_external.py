@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from pydantic import ValidationError
 
 from presel.errors import PreselError
 from presel.external import LmmsColumn, LmmsEval, VlmEvalColumn, VlmEvalKit
@@ -25,7 +27,7 @@ RESULTS = json.loads(REAL.read_text())
 SCORES = {"VQAv2": 0.375, "MME": pytest.approx(0.625)}
 COLUMNS = {
     "VQAv2": LmmsColumn(task="vqav2_val", metric="exact_match"),
-    "MME": LmmsColumn(task="mme", metric="mme_perception_score", scale=0.01),
+    "MME": LmmsColumn(task="mme", metric="mme_perception_score", scale=0.01, maximum=20),
 }
 OVERRIDES = (
     "evaluation=lmms_eval",
@@ -33,6 +35,9 @@ OVERRIDES = (
     *(f"~evaluation.columns.{name}" for name in ("SEED-Bench", "MM-Vet", "POPE")),
     *(override for override in TINY if not override.startswith("evaluation.")),
 )
+
+
+POPE = VlmEvalColumn(file="POPE_score.csv", row="Overall", column="acc", scale=0.01)
 
 
 def lmms_eval(python: Path | None = None, **changes: Any) -> LmmsEval:
@@ -94,12 +99,64 @@ def test_the_newest_results_count(tmp_path: Path) -> None:
         ),
         ({"scores": {}}, "this is no result of lmms-eval"),
         ([], "this is no result of lmms-eval"),
+        ({"results": [["vqav2_val", 1]]}, "this is no result of lmms-eval"),
+        ({"results": {"vqav2_val": None}}, r"no number for vqav2_val/exact_match, .* \(found: nothing\)"),
+        ({"results": {"vqav2_val": 0.5}}, r"no number for vqav2_val/exact_match, .* \(found: nothing\)"),
+        *(
+            ({"results": {"vqav2_val": {"exact_match,none": value}}}, sentence)
+            for value, sentence in (
+                (None, r"no number for vqav2_val/exact_match, the column 'VQAv2' \(found: nothing\)"),
+                ("85.2%", r"no number for .* \(found: '85\.2%'\); .* ~evaluation\.columns\.VQAv2$"),
+                (True, r"no number for .* \(found: True\)"),
+                ([0.5], r"no number for .* \(found: \[0\.5\]\)"),
+                (10**400, r"no number for .* \(found: 10000"),
+                (float("nan"), r"nan for vqav2_val/exact_match, the column 'VQAv2', is no score"),
+                (float("inf"), "inf for .* is no score"),
+                (-0.1, "-0.1 for .* is no score"),
+                (85.2, r"85\.2 for .*, since 1 times .* from 0 to 1; .*evaluation\.columns\.VQAv2\.scale"),
+            )
+        ),
+        (
+            {"results": {"vqav2_val": {"exact_match,strict-match": 0.1, "exact_match,flexible": 0.9}}},
+            r"several filters \(exact_match,strict-match and exact_match,flexible\); .*"
+            "'evaluation.columns.VQAv2.metric=\"exact_match,strict-match\"'",
+        ),
     ],
 )
 def test_results_that_lack_something(tmp_path: Path, results: Any, sentence: str) -> None:
     (tmp_path / REAL.name).write_text(json.dumps(results))
-    with pytest.raises(PreselError, match=sentence):
+    with pytest.raises(PreselError, match=f"{tmp_path}.*: .*{sentence}"):
         lmms_eval().scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        (b"", "this is no result of lmms-eval"),
+        (b"[" * 100_000, "this is no result of lmms-eval"),
+        ('{"results": {}, "说": "好"}'.encode("gbk"), "not UTF-8; convert it"),
+        ('{"results": {}}'.encode("utf-16"), "not UTF-8; convert it"),
+    ],
+)
+def test_files_that_are_no_results(tmp_path: Path, written: bytes, sentence: str) -> None:
+    (tmp_path / REAL.name).write_bytes(written)
+    with pytest.raises(PreselError, match=f"{REAL.name}: .*{sentence}"):
+        lmms_eval().scores(tmp_path)
+
+
+def test_a_metric_may_name_its_filter(tmp_path: Path) -> None:
+    results = {"g": {"exact_match,strict-match": 0.1, "exact_match,flexible": "0.9"}, "mme": "failed"}
+    (tmp_path / REAL.name).write_text(json.dumps({"results": results}), encoding="utf-8-sig")
+    for chosen, score in (("strict-match", 0.1), ("flexible", 0.9)):
+        columns = {"G": LmmsColumn(task="g", metric=f"exact_match,{chosen}")}
+        assert lmms_eval(columns=columns).scores(tmp_path) == {"G": score}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / REAL.name)
+    os.mkfifo(tmp_path / "m_POPE_score.csv")
+    assert lmms_eval().scores(tmp_path) is None
+    assert VlmEvalKit(columns={"POPE": POPE}).scores(tmp_path) is None
 
 
 def test_an_interpreter_that_cannot_evaluate_is_told_before_any_work(tmp_path: Path) -> None:
@@ -205,7 +262,7 @@ def test_where_lmms_eval_is_elsewhere_its_files_are_taken_in(program: Program, t
 def test_vlmevalkits_files(tmp_path: Path) -> None:
     kit = VlmEvalKit(
         columns={
-            "MME": VlmEvalColumn(file="MME_score.csv", column="perception", scale=0.01),
+            "MME": VlmEvalColumn(file="MME_score.csv", column="perception", scale=0.01, maximum=20),
             "POPE": VlmEvalColumn(file="POPE_score.csv", row="Overall", column="Overall", scale=0.01),
         }
     )
@@ -230,3 +287,61 @@ def test_vlmevalkits_files(tmp_path: Path) -> None:
         kit.scores(tmp_path)
     with pytest.raises(PreselError, match=r"put its files \(MME_score\.csv, POPE_score\.csv\) under"):
         kit.run(tmp_path / "model", tmp_path, tmp_path / "log.txt")
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        (
+            "Overall,85.2%",
+            r"no number for column 'acc' of row 'Overall', the column 'POPE' \(found: '85\.2%'\)",
+        ),
+        ("Overall,failed", "no number for .* 'failed'"),
+        ("Overall,", "no number for .* ''"),
+        ("Overall,N/A", "no number for .* 'N/A'"),
+        ('Overall,"85,2"', "no number for .* '85,2'"),
+        ("Overall,NaN", "nan for column 'acc' of row 'Overall', the column 'POPE', is no score"),
+        ("Overall,-inf", "-inf for .* is no score"),
+        ("Overall,-1", "-1.0 for .* is no score"),
+        ("Overall,852", r"852\.0 for .* is no score, since 0\.01 times that is not from 0 to 1;"),
+        ("Overall,85\nOverall,86", r"not one number in column 'acc' .* \(2 rows with split, acc\)"),
+        ("random,85", r"not one number in column 'acc' .* \(0 rows with split, acc\)"),
+        ("Overall,85,1", "no whole CSV file .its rows differ in length"),
+        ("Overall", "no whole CSV file .its rows differ in length"),
+        ('Overall,85\na,"', "no whole CSV file .unexpected end of data"),
+    ],
+)
+def test_vlmevalkits_files_that_hold_no_score(written: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "m_POPE_score.csv").write_text(f"split,acc\n{written}\n")
+    with pytest.raises(PreselError, match=rf"m_POPE_score\.csv: .*{sentence}"):
+        VlmEvalKit(columns={"POPE": POPE}).scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        (b"", "no whole CSV file .it is empty"),
+        ("split,acc,备注\nOverall,85,好\n".encode("gbk"), "not UTF-8"),
+        ("split,acc\nOverall,85\n".encode("utf-16"), "not UTF-8"),
+        (b"split;acc\nOverall;85\n", "not one number in column 'acc' .*with split;acc"),
+        (b"split,acc,acc\nOverall,85,86\n", "not one number in column 'acc' .*with split, acc, acc"),
+    ],
+)
+def test_files_that_are_none_of_vlmevalkits(written: bytes, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "m_POPE_score.csv").write_bytes(written)
+    with pytest.raises(PreselError, match=rf"m_POPE_score\.csv: .*{sentence}"):
+        VlmEvalKit(columns={"POPE": POPE}).scores(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
+    (tmp_path / "m_POPE_score.csv").write_text("split,acc\r\nOverall, 85\r\n\r\n", encoding="utf-8-sig")
+    assert VlmEvalKit(columns={"POPE": POPE}).scores(tmp_path) == {"POPE": pytest.approx(0.85)}
+    column = VlmEvalColumn(file="POPE_score.csv", column="acc", scale=0.01)
+    assert VlmEvalKit(columns={"POPE": column}).scores(tmp_path) == {"POPE": pytest.approx(0.85)}
+
+
+def test_columns_that_no_file_can_fill_are_refused_at_once() -> None:
+    with pytest.raises(ValidationError, match="should match pattern"):
+        VlmEvalColumn(file="OCRBench_score.json", column="acc")
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        VlmEvalKit(columns={})

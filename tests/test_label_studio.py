@@ -195,6 +195,76 @@ def test_half_done_work_is_kept_and_waited_for(people: LabelStudio, files: Llava
     assert len(people.reveal(images, files).records) == 6
 
 
+def extended(*elements: Any) -> Task:
+    """A complete annotation with further elements."""
+    annotation = annotated("0000")
+    annotation["result"] += elements
+    return annotation
+
+
+def answer(**value: Any) -> Task:
+    return {"from_name": "answer", "to_name": "image", "type": "textarea"} | value
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (None, "not annotated"),
+        ([annotated("0000") | {"result": None}], "its result is no list of objects"),
+        ([annotated("0000") | {"result": "text"}], "its result is no list of objects"),
+        ([extended(None)], "its result is no list of objects"),
+        ([extended([])], "its result is no list of objects"),
+        ([extended(answer())], "what is written as answer is no text"),
+        *(
+            ([extended(answer(value=value))], "what is written as answer is no text")
+            for value in (None, "text", [], {"text": None}, {"text": [None]}, {"text": 5}, {"text": [["x"]]})
+        ),
+        *(
+            ([annotated("0000") | {"result": [answer(value=value)]}], "nothing written")
+            for value in ({}, {"text": []}, {"text": ""}, {"text": [" "]}, {"choices": ["x"]})
+        ),
+        ([written(question=["\ud800"], answer=["x"])], "it holds half of a surrogate pair"),
+    ],
+)
+def test_odd_annotations_count_as_none(
+    made: Any, reason: str, people: LabelStudio, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, 0, 1)
+    paused(people, images, files)
+    (order,) = orders(answers)
+    tasks = export(order)
+    tasks[-1]["annotations"] = made
+    (order / "export.json").write_text(json.dumps(tasks))
+    assert f"the export lacks '0000' ({reason}" in paused(people, images, files)
+    # Another annotation that is complete counts.
+    tasks[-1]["annotations"] = [*(made or []), annotated("0000") | {"id": 99}]
+    (order / "export.json").write_text(json.dumps(tasks))
+    assert len(people.reveal(images, files).records) == 2
+
+
+def test_a_starred_annotation_counts_first(
+    people: LabelStudio, files: LlavaFiles, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = wanted(files, 0, 1)
+    paused(people, images, files)
+    (order,) = orders(answers)
+    old, new = (written(number, question=["What?"], answer=[f"{number}."]) for number in (3, 4))
+    starred = {"ground_truth": True}
+    half = written(2, question=["What?"]) | starred
+    for made, text in (
+        ([new, old], "3."),
+        ([old, new | starred], "4."),
+        ([new | starred, old | starred], "3."),
+        ([new, old, half], "3."),
+    ):
+        export(order, {"0000": made})
+        records, _ = people.reveal(images, files)
+        assert records[0].conversations[1]["value"] == text
+        told = " ".join(capsys.readouterr().out.split())
+        assert "1 images have several annotations, of which a starred one counts, or else the oldest" in told
+        assert "'0000'" in told
+
+
 def test_skipped_images_are_unanswered_until_somebody_annotates_them(
     people: LabelStudio, files: LlavaFiles, answers: Path
 ) -> None:
@@ -297,6 +367,12 @@ _CSV = """"annotation_id","annotator","answer","digest","id","image","question",
             r"export\.json: this is no JSON list, .*; export from Label Studio as JSON \(not JSON-MIN or CSV",
         ),
         ('[{"id": 1, "annot', r"export\.json: this is no JSON list, or not a whole one; export"),
+        ('{"tasks": []}', r"export\.json: this is no JSON list, or not a whole one; export"),
+        ('[{"data": ' + "[" * 100_000, r"export\.json: this is no JSON list, or not a whole one; export"),
+        ("[null]", r"export\.json: task 1 has no 'data'"),
+        ('[{"data": null, "annotations": []}]', r"export\.json: task 1 has no 'data'"),
+        ('[{"data": {}, "annotations": [null]}]', "task 1 .*no 'annotations' with 'id' and 'result'"),
+        ('[{"data": {"uid": null, "digest": 5}, "annotations": null}]', "task 1 was not imported from"),
     ],
 )
 def test_another_format_is_refused(

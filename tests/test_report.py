@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from presel.errors import PreselError
+from presel.escaping import visible
+from presel.report import figures
 from presel.report.collect import Run, by_setting, collect, counterpart
 from presel.report.statistics import compare, holm, paired_t
 from presel.report.tables import PUBLISHED, latex, markdown, published_relative, results
@@ -275,6 +277,30 @@ def test_markdown_and_latex_of_one_table() -> None:
     assert markdown(shown) == "| setting | mean |\n| --- | ---: |\n| clip_score a\\|b | 54.0 ± 1.0 |\n"
     assert r"clip\_score" in latex(shown)
     assert r"\toprule" in latex(shown)
+
+
+def test_names_are_no_commands_in_tables() -> None:
+    shown = pd.DataFrame({"setting": ["a\\|`b`\x1b\n<script>[x](javascript:y)"], "$\\frac{$": ["\x1b"]})
+    assert markdown(shown).splitlines()[2] == (
+        r"| a\\\|\`b\`\\x1b\\n&lt;script&gt;[x]\(javascript:y) | \\x1b |"
+    )
+    assert "\x1b" not in latex(shown)
+    assert r"\$\textbackslash frac\{\$" in latex(shown)
+
+
+def test_figures_draw_names_as_they_are(tmp_path: Path) -> None:
+    names = ["$\\frac{$", "_hidden", "a_b^{c", "$$", "\\$5", "\x1b]0;pwn", "two\nlines"]
+    groups = {name: [tuned(tmp_path, "presel", f"k={number}")] for number, name in enumerate(names)}
+    losses = pd.DataFrame({"task": names, "loss_with_question": 1.0, "loss_without_question": 2.0})
+    for svg in (
+        figures.score_against_budget(groups),
+        figures.score_against_cost(groups),
+        figures.overlap({name: {(tmp_path, "a")} for name in names}),
+        figures.task_weights(pd.Series(1 / len(names), index=names)),
+        figures.relevance_by_task(losses),
+    ):
+        # Matplotlib notes each text that it draws.
+        assert [name for name in names if f"<!-- {visible(name)} -->" not in svg] == []
 
 
 def test_the_report_of_a_sweep(program: Program, tmp_path: Path) -> None:
