@@ -11,6 +11,7 @@ import re
 import reprlib
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import field
 from io import StringIO
 from pathlib import Path
@@ -239,9 +240,8 @@ class LmmsEval(ExternalBenchmarks):
             return None
         # The file beside what it says of a task.
         found = {task: (file, values) for file in files for task, values in _lmms_results(file).items()}
-        nothing = (folder, {})
         return {
-            name: self._score(name, column, *found.get(column.task, nothing))
+            name: self._score(name, column, *found.get(column.task, (folder, None)))
             for name, column in self.columns.items()
         }
 

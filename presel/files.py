@@ -47,8 +47,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as readable UTF-8 JSON, atomically."""
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        # Names of files that are no UTF-8 hold lone surrogates, which JSON spells `\udcfc`, as this does.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:

@@ -184,5 +184,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_json_holds_names_of_files_that_are_no_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"b\xfcro/\xc3\xbc\\")
+    write_json(tmp_path / "run.json", {name: name})
+    assert read_json(tmp_path / "run.json") == {name: name}
+
+
 def _ensure_steps(root: Path) -> None:
     Store(root, SilentReporter()).ensure(Steps())

@@ -275,7 +275,7 @@ def _texts(annotation: _Annotation, name: str) -> list[str]:
     result = annotation["result"]
     if not isinstance(result, list) or not all(isinstance(one, dict) for one in result):
         raise UnusableAnswer("its result is no list of objects")
-    texts = []
+    texts: list[Any] = []
     for one in result:
         if one.get("from_name") == name:
             value = one.get("value")
