@@ -198,9 +198,9 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def _p_value(p: float | None) -> str:
-    if p is None or pd.isna(p):
+    if pd.isna(p):
         return ""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 def _with_spread(table: pd.DataFrame, name: str) -> list[str]:
