@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 
 from presel.data.llava import TaskRule, read_records
@@ -65,11 +66,11 @@ def test_a_step_equals_plain_autograd(pool_folder: Path) -> None:
     model.zero_grad()
 
     tuner = ScoreNetTuner(model, settings(), 10, 0, scores=SCORES, lr=0.5)
-    batch = encoder.batch(examples) | {"rows": torch.tensor(rows)}
+    plain = Tuner(model, settings(), 10, 0)
+    tuner.trainer = plain.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    batch = encoder.batch(examples) | {"rows": torch.tensor(rows), "step_tokens": torch.tensor(tokens)}
     # Equal weights at first: the loss is the ordinary one.
-    torch.testing.assert_close(
-        tuner.training_step(dict(batch), 0), Tuner(model, settings(), 10, 0).training_step(dict(batch), 0)
-    )
+    torch.testing.assert_close(tuner.training_step(dict(batch), 0), plain.training_step(dict(batch), 0))
     tuner.score_net.weight.data = torch.tensor(start)
     loss = tuner.training_step(batch, 0)
     loss.backward()
