@@ -23,7 +23,8 @@ class TypiClust(Strategy):
 
     As in its authors' code, typicality goes by squared distances, an image that was picked leaves its cluster
     before typicality is measured again, and clusters that are too small are left out, so that fewer images
-    than the budget may be chosen.
+    than the budget may be chosen. Clusters are those of `presel.selection.cluster`; the authors' are
+    scikit-learn's, above 50 clusters by mini-batches.
 
     Attributes:
         distance: What typicality averages: the `squared` Euclidean distance, which the authors' faiss index
