@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,9 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 if all went well, 2 for a mistake the user can mend, 3 where the run waits for instructions that
-        people or a service write meanwhile, 130 after Ctrl-C.
+        people or a service write meanwhile, 130 after Ctrl-C, 143 after SIGTERM.
     """
     sys.excepthook = _print_traceback
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     listing = "\n".join(f"  {name:<10}{purpose}" for name, purpose in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="presel",
@@ -71,6 +75,7 @@ def _run(overrides: list[str]) -> int:
     quieten()
     from hydra import main as hydra_main
     from hydra.errors import HydraException
+    from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     from presel.config import register
@@ -81,6 +86,9 @@ def _run(overrides: list[str]) -> int:
     from presel.run import run
     from presel.secrets import refuse_keys
 
+    def task(config: DictConfig) -> float | None:
+        return run(config, overrides)
+
     register()
     # Otherwise Hydra prints errors its own way and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -90,7 +98,7 @@ def _run(overrides: list[str]) -> int:
     sys.argv = ["presel run", *sorted(overrides, key=lambda one: one not in ("-m", "--multirun"))]
     try:
         refuse_keys(overrides)
-        hydra_main(config_path=str(config_folder()), config_name="config", version_base="1.3")(run)()
+        hydra_main(config_path=str(config_folder()), config_name="config", version_base="1.3")(task)()
     except Paused as pause:
         print_error(f"paused: {pause}")
         return 3
@@ -131,6 +139,14 @@ def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print_error("interrupted")
         return 130
+
+
+def _terminate(*_: object) -> None:
+    """Leaves at SIGTERM, once what is open is closed; a second one ends the process at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Not by `print`, which the signal may have interrupted.
+    os.write(sys.stderr.fileno(), b"presel: terminated; the same command goes on where it stopped\n")
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _unusable_path(error: OSError) -> int:

@@ -1,5 +1,6 @@
 """One run of the pipeline, and the summary of a sweep."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from presel.external import ExternalBenchmarks
 from presel.files import read_json, write_json
 from presel.ledger import requested_ids
 from presel.pipeline import Pipeline
+from presel.secrets import check_destination
 from presel.store import Stage, Store, git_commit, upstream, versions
 from presel.summary import Row, Scores, print_table, relative_score, write_csv
 
@@ -32,8 +34,12 @@ STEPS = {
 }
 
 
-def run(config: DictConfig) -> float | None:
+def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     """Runs one configuration and leaves `run.json`, and with an evaluation `summary.csv`, in its folder.
+
+    Args:
+        config: The configuration.
+        overrides: Those of the command line, which Hydra mixes with those of files.
 
     Returns:
         The mean score, which a search can maximise; None for a run that ends before the evaluation.
@@ -47,6 +53,7 @@ def run(config: DictConfig) -> float | None:
     except (HydraException, OmegaConfBaseException) as error:
         # Told here, because a sweep's worker process hands on the message and not what lies behind it.
         raise PreselError(explain(error)) from error
+    check_destination(config.instructions, overrides)
     evaluated = config.until == "evaluation"
     if not evaluated and "direction" in HydraConfig.get().sweeper:
         raise PreselError(f"until={config.until}: a search needs scores; set until=evaluation")

@@ -1,9 +1,15 @@
-"""Keys come from the environment and are never written: whatever holds one is refused before it is saved."""
+"""Keys come from the environment, are never written, and go only where the user says.
+
+Whatever holds a key is refused before it is saved. A configuration file, which may be someone else's, cannot
+choose the server that a key is sent to.
+"""
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
@@ -11,6 +17,8 @@ from hydra.errors import HydraException
 
 from presel.errors import PreselError
 
+# Where a key goes without a word on the command line.
+_OPENAI = {"base_url": "https://api.openai.com/v1", "key_variable": "OPENAI_API_KEY"}
 _NAMES_OF_KEYS = re.compile(
     r"""
     key | token
@@ -28,13 +36,45 @@ def is_variable(name: str) -> bool:
 
 
 def has_credentials(address: str) -> bool:
-    """Whether there is more in an address than where a server is: a user, a password or a query."""
-    return "@" in address or "?" in address
+    """Whether there is more in an address than where a server is: a user, a query or a fragment."""
+    return not {"@", "?", "#"}.isdisjoint(address)
 
 
 def named_like_a_key(name: str) -> bool:
     """Whether a setting or a header of this name would hold a key, as `api_key` and `Authorization` do."""
     return _NAMES_OF_KEYS.fullmatch(name) is not None
+
+
+def check_destination(instructions: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Makes sure that a key goes to OpenAI, to this machine, or where the command line says.
+
+    Args:
+        instructions: The settings of group `instructions`.
+        overrides: The command line's, as Hydra takes them.
+
+    Raises:
+        PreselError: If a configuration file names the server or the key's variable.
+    """
+    if "base_url" not in instructions or instructions["key_variable"] is None:
+        return
+    base_url, variable = str(instructions["base_url"]), instructions["key_variable"]
+    if _is_this_machine(urlsplit(base_url).hostname or ""):
+        return
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    needed = [name for name, usual in _OPENAI.items() if str(instructions[name]).rstrip("/") != usual]
+    if any(f"instructions.{name}" not in given for name in needed):
+        wanted = " ".join(f"instructions.{name}={instructions[name]}" for name in needed)
+        raise PreselError(
+            f"instructions: a configuration file would send the key in {variable} to {base_url}, and it may "
+            f"only send OPENAI_API_KEY, to OpenAI; if you trust it, add {wanted} to the command line"
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def refuse_keys(overrides: Sequence[str]) -> None:

@@ -209,6 +209,16 @@ class _Server:
                 writer.write(_response(429, error, "Retry-After: 1"))
             case "wait a little":
                 writer.write(_response(429, error, "Retry-After: 0.5"))
+            case _ if reply.startswith("after "):
+                writer.write(_response(429, error, f"Retry-After: {reply.removeprefix('after ')}"))
+            case "filtered":
+                writer.write(_response(400, {"error": {"message": "filtered", "code": "content_filter"}}))
+            case "filtered behind":
+                writer.write(_response(200, {"error": {"message": "filtered", "code": "content_filter"}}))
+            case "huge":
+                writer.write(_response(200, completion("x" * (2 << 20))))
+            case "deep":
+                writer.write(_response(200, b"[" * 100_000))
             case "wait until":
                 writer.write(
                     _response(503, error, f"Retry-After: {formatdate(time.time() + 2, usegmt=True)}")

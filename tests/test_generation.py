@@ -271,7 +271,21 @@ def test_half_a_line_is_cut_off_by_who_adds_and_left_alone_by_who_looks(tmp_path
     assert [json.loads(line)["asked"] for line in file.read_bytes().splitlines()] == ["one", "two"]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"asked": "one"}', "7"])
+ANSWER = '{"asked": "a", "id": "7", "kind": "", "tokens": 1, "money": 1.5, "raw": {}}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"asked": "one"}',
+        "7",
+        "[" * 100_000,
+        *(ANSWER.replace("1.5", amount) for amount in ("NaN", "-1e9", "1e400", "Infinity", "true", '"1"')),
+        *(ANSWER.replace('"tokens": 1', f'"tokens": {amount}') for amount in ("NaN", "-1", f"1{'0' * 400}")),
+    ],
+)
 def test_a_damaged_file_of_answers_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "answers.jsonl").write_text(f"{line}\n")
     with pytest.raises(PreselError, match=r"answers\.jsonl: line 1 is no answer .*; restore the file"):

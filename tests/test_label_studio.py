@@ -1,6 +1,7 @@
 """Label Studio: tasks go out, exports come back; nobody annotates an image twice."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused, PreselError
-from presel.files import read_json, write_json
+from presel.files import read_json, sha256, write_json
 from presel.generation.label_studio import LabelStudio
 from presel.ledger import Wanted
 from tests.conftest import Program, on_folder, stage_lines
@@ -119,8 +120,8 @@ def test_tasks_and_the_interface_go_together(people: LabelStudio, files: LlavaFi
 
 def test_an_image_is_shown_by_the_url_one_says(files: LlavaFiles, answers: Path) -> None:
     (files.images / "a folder").mkdir()
-    (files.images / "a folder" / "b&c.png").write_bytes((files.images / "0001.png").read_bytes())
-    images = [Wanted("x", "a folder/b&c.png", "vqa", "digest")]
+    file = shutil.copy(files.images / "0001.png", files.images / "a folder" / "b&c.png")
+    images = [Wanted("x", "a folder/b&c.png", "vqa", sha256(file))]
     told = paused(LabelStudio(answers=answers), images, files)
     # The tasks are written anew as long as nothing came back.
     assert paused(LabelStudio(answers=answers, image_url="https://host/{path}"), images, files) == told
@@ -128,6 +129,9 @@ def test_an_image_is_shown_by_the_url_one_says(files: LlavaFiles, answers: Path)
     assert read_json(order / "tasks.json")[0]["data"]["image"] == "https://host/a%20folder/b%26c.png"
     assert "access to the images" not in paused(LabelStudio(answers=answers, image_url=None), images, files)
     assert read_json(order / "tasks.json")[0]["data"]["image"].startswith("data:image/png;base64,iVBOR")
+    shutil.copy(files.images / "0002.png", file)
+    with pytest.raises(PreselError, match=r"b&c\.png: changed since the pool was checked"):
+        LabelStudio(answers=answers, image_url=None).reveal(images, files)
     with pytest.raises(ValueError, match=r"image_url lacks \{path\}"):
         LabelStudio(answers=answers, image_url="https://host/")
 

@@ -1,12 +1,16 @@
 """Instructions from a real server on 127.0.0.1 that misbehaves in every way a server can."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from presel.data.sources import Source
 from presel.errors import PreselError
+from presel.generation.server import seconds_to_wait
 from presel.ledger import Wanted
 from presel.store import identity
 from tests.conftest import Program, on_folder
@@ -87,6 +91,48 @@ def test_an_image_without_an_answer_is_listed_and_asked_about_in_the_next_run(
         assert unanswered["00000"].startswith(told.get(reply, f"{reply} {reply} for the key None"))
         assert unanswered["00000"].endswith(", after 3 requests") == passing
         assert len(reveal(server, tmp_path, wanted).records) == 1
+
+
+def test_after_slow_answers_the_run_goes_on(tmp_path: Path) -> None:
+    wanted = images(tmp_path, 6)
+    with running(tmp_path, Plan(script=["trickle", "slow", "answer"])) as server:
+        assert len(reveal(server, tmp_path, wanted, timeout_s=0.3, concurrency=2).records) == 6
+
+
+@pytest.mark.parametrize(
+    ("after", "when"),
+    [
+        ("2", "at 20"),
+        ("1e5", "at 20"),
+        ("1e400", "in more than a year"),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", "in more than a year"),
+    ],
+)
+def test_a_server_that_wants_to_be_left_alone_for_long_ends_the_run(
+    tmp_path: Path, after: str, when: str
+) -> None:
+    wanted = images(tmp_path, 3)
+    with running(tmp_path, Plan(script=[f"after {after}", "answer"])) as server:
+        sentence = rf"wants no request \(429 .* instructions\.max_retry_after_s=1; run again {when}"
+        with pytest.raises(PreselError, match=sentence):
+            reveal(server, tmp_path, wanted, concurrency=1, max_retry_after_s=1)
+        assert len(server.seen()) == 1
+
+
+@given(some.text(max_size=30) | some.sampled_from(["-5", "nan", "Fri, 99 Foo 0 99:99:99 GMT", "1e400"]))
+def test_any_retry_after_is_a_time_to_wait(header: str) -> None:
+    assert seconds_to_wait(header) >= 0
+
+
+@pytest.mark.parametrize("reply", ["filtered", "filtered behind"])
+def test_what_a_content_filter_says_is_final_and_free(tmp_path: Path, reply: str) -> None:
+    wanted = images(tmp_path, 2)
+    with running(tmp_path, Plan(script=[reply, "answer"])) as server:
+        for _ in range(2):
+            unanswered = reveal(server, tmp_path, wanted, attempts=5).unanswered
+            assert unanswered == {"00000": "refused: filtered", "00001": "refused: filtered"}
+            assert len(server.seen()) == 2
+    assert [line["tokens"] for line in kept(tmp_path)] == [0, 0]
 
 
 def test_refusals_are_final(tmp_path: Path) -> None:
@@ -178,12 +224,28 @@ def test_images_are_sent_as_they_are_or_shrunk(tmp_path: Path) -> None:
     assert shown == [{}, {"detail": "low"}]
 
 
-def test_an_image_that_broke_meanwhile_is_listed(tmp_path: Path) -> None:
-    wanted = images(tmp_path, 3)
-    (tmp_path / "images/00000.png").write_bytes(b"")
-    (tmp_path / "images/00001.png").unlink()
+def test_an_image_that_changed_meanwhile_is_listed_and_not_sent(tmp_path: Path) -> None:
+    wanted = images(tmp_path, 8)
+    files_ = [tmp_path / "images" / image.image for image in wanted]
+    outside = files_[0].rename(tmp_path / "outside.png")
+    for file in files_[1:6]:
+        file.unlink()
+    files_[0].symlink_to(outside)
+    files_[2].write_bytes(b"")
+    files_[3].mkdir()
+    os.mkfifo(files_[4])
+    files_[5].symlink_to(files_[6])
     with running(tmp_path, Plan()) as server:
-        assert reveal(server, tmp_path, wanted).unanswered == {"00000": "empty file", "00001": "missing"}
+        revealed = reveal(server, tmp_path, wanted)
+        assert {one.image for one in server.seen()} == {image.content[:16] for image in wanted[6:]}
+    assert revealed.unanswered == {
+        "00000": "leaves the image folder",
+        "00001": "missing",
+        "00002": "empty file",
+        "00003": "cannot be opened (Is a directory)",
+        "00004": "not an ordinary file",
+        "00005": "changed since the pool was checked",
+    }
 
 
 def test_the_proxy_that_the_environment_names_is_used(

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterable
@@ -78,7 +79,7 @@ def expired(request: Line) -> Line:
 
 
 def refused(request: Line) -> Line:
-    body = {"error": {"message": "the image cannot be parsed", "code": "invalid_image"}}
+    body = {"error": {"message": "max_tokens is too large", "code": "invalid_value"}}
     response = {"status_code": 400, "request_id": "req_1", "body": body}
     return {"id": "batch_req_1", "custom_id": request["custom_id"], "response": response, "error": None}
 
@@ -197,17 +198,17 @@ def twice(order: Path, back: list[Line]) -> None:
     put(order, back[1:3], "b.jsonl")
 
 
-def nameless(order: Path, back: list[Line]) -> None:
-    put(order, [back[0], {"response": {}}])
-
-
 def other_ending(order: Path, back: list[Line]) -> None:
     put(order, back, "answers.txt")
 
 
-def half_a_file(order: Path, back: list[Line]) -> None:
-    file = put(order, back)
-    file.write_bytes(file.read_bytes()[:-40])
+def the_requests(order: Path, back: list[Line]) -> None:
+    shutil.copy(order / "requests-00001.jsonl", order / "answers")
+
+
+def a_pipe(order: Path, back: list[Line]) -> None:
+    put(order, back)
+    os.mkfifo(order / "answers/pipe.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -218,9 +219,9 @@ def half_a_file(order: Path, back: list[Line]) -> None:
             twice,
             r"2 images are answered more than once \('0001', '0002'; the first in a\.jsonl and b\.jsonl\)",
         ),
-        (nameless, r"batch_1_output\.jsonl: answer 2 has no 'custom_id'"),
         (other_ending, r"answers\.txt: .*\.jsonl"),
-        (half_a_file, r"batch_1_output\.jsonl: .* malformed at line 4"),
+        (the_requests, r"requests-00001\.jsonl: these are the requests, not the answers"),
+        (a_pipe, r"pipe\.jsonl: this is not an ordinary file"),
     ],
 )
 def test_answers_that_do_not_belong_are_refused(
@@ -234,6 +235,118 @@ def test_answers_that_do_not_belong_are_refused(
         service.reveal(images, files)
     assert not isinstance(told.value, Paused)
     assert not lines(answers / "answers.jsonl")
+    # Nothing of it is in the way of the answers.
+    shutil.rmtree(order / "answers")
+    (order / "answers").mkdir()
+    put(order, map(completed, requests(order)))
+    assert len(service.reveal(images, files).records) == 4
+
+
+def no_answers(name: str) -> list[bytes]:
+    """Lines that answer nothing, although some name a request."""
+    under_a_name: list[Line] = [
+        {},
+        {"response": None, "error": None},
+        {"response": {"status_code": 200, "body": {}}},
+        {"response": {"status_code": 200, "body": "<html>"}},
+        {"response": {"status_code": 200, "body": {"choices": []}}, "error": {}},
+        {"response": {"status_code": 200, "body": {"choices": [json.loads("[" * 60 + "]" * 60)]}}},
+    ]
+    error = {"response": None, "error": {"code": "invalid_json_line", "message": "not JSON"}}
+    values = [{"custom_id": name, **line} for line in under_a_name]
+    values += [error, error | {"custom_id": None}, error | {"custom_id": ""}, error | {"custom_id": 7}, []]
+    malformed = [b"{", b"\xff", b"[" * 100_000, b'{"custom_id": "%s", "resp' % name.encode()]
+    return [*(json.dumps(value).encode() for value in values), *malformed]
+
+
+def test_lines_that_answer_nothing_are_told_and_cost_no_answer(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = wanted(files, 0, 1)
+    paused(service, images, files)
+    (order,) = orders(answers)
+    first, second = requests(order)
+    useless = no_answers(second["custom_id"])
+    file = put(order, [completed(first)])
+    file.write_bytes(b"\n".join([*useless[::2], file.read_bytes(), *useless[1::2]]))
+    with pytest.raises(PreselError, match=r"no answer to 1 requests .* about '0001'; add the rest"):
+        service.reveal(images, files)
+    assert f"{len(useless)} lines answer no request and are passed over" in capsys.readouterr().out
+    assert len(lines(answers / "answers.jsonl")) == 1
+    put(order, [completed(second)], "the_rest.jsonl")
+    assert len(service.reveal(images, files).records) == 2
+
+
+def test_an_error_is_replaced_by_an_answer_that_comes_later(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, 0, 1)
+    paused(service, images, files)
+    (order,) = orders(answers)
+    put(order, [refused(request) for request in requests(order)], "errors.jsonl")
+    paused(service, images, files)
+    put(order, map(completed, requests(order)))
+    for _ in range(2):
+        assert len(service.reveal(images, files).records) == 2
+        assert len(lines(answers / "answers.jsonl")) == 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "content_filter", "message": "filtered"},
+        {"code": "content_policy_violation", "message": "filtered", "type": "invalid_request_error"},
+        {"code": "image_parse_error", "message": "filtered"},
+        {"code": "400", "message": "filtered", "innererror": {"code": "ResponsibleAIPolicyViolation"}},
+    ],
+)
+@pytest.mark.parametrize("where", ["body", "line", "both"])
+def test_a_content_filter_is_final(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path, error: Line, where: str
+) -> None:
+    images = wanted(files, 0, 1)
+    paused(service, images, files)
+    (order,) = orders(answers)
+    first, second = requests(order)
+    body = {"line": None, "body": {"error": error}, "both": {}}[where]
+    response = None if body is None else {"status_code": 400, "body": body}
+    line = {
+        "custom_id": first["custom_id"],
+        "response": response,
+        "error": error if where != "body" else None,
+    }
+    put(order, [line, completed(second)])
+    revealed = replace(service, attempts=5).reveal(images, files)
+    assert revealed.unanswered == {"0000": "refused: filtered"}
+    assert [line["tokens"] for line in lines(answers / "answers.jsonl")] == [0, 110]
+
+
+def test_an_image_that_changed_meanwhile_is_not_written_into_requests(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = wanted(files, 0, 1)
+    shutil.copy(files.images / "0005.png", files.images / "0000.png")
+    paused(service, images, files)
+    (order,) = orders(answers)
+    put(order, map(completed, requests(order)))
+    revealed = service.reveal(images, files)
+    assert list(texts(revealed.records)) == ["0001"]
+    assert revealed.unanswered == {"0000": "changed since the pool was checked"}
+
+
+def test_only_the_owner_can_read_requests_and_answers(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    answers.mkdir(mode=0o755)
+    images = wanted(files, 0)
+    paused(service, images, files)
+    (order,) = orders(answers)
+    put(order, map(completed, requests(order))).chmod(0o644)
+    (answers / "answers.jsonl").chmod(0o664)
+    service.reveal(images, files)
+    private = [answers, order, order / "answers", *answers.glob("*.jsonl"), *order.glob("**/*.jsonl")]
+    assert len(private) == 6
+    assert {file.stat().st_mode & 0o077 for file in private} == {0}
 
 
 def test_what_failed_or_is_malformed_is_asked_again(
@@ -247,7 +360,7 @@ def test_what_failed_or_is_malformed_is_asked_again(
     put(first, [expired(late), refused(wrong)], "errors.jsonl")
     told = paused(service, images, files)
     assert "3 are asked again: '0001' (batch_expired), '0002' (answer 'NO!' does not match" in told
-    assert "'0003' (error: {'message': 'the image cannot be parsed'" in told
+    assert "'0003' (error: {'message': 'max_tokens is too large'" in told
     _, second = orders(answers)
     assert [row["id"] for row in read_json(second / "order.json")] == ["0001", "0002", "0003"]
     late, malformed, wrong = requests(second)
@@ -256,7 +369,7 @@ def test_what_failed_or_is_malformed_is_asked_again(
     revealed = service.reveal(images, files)
     assert [record.id for record in revealed.records] == ["0000", "0001", "0002"]
     assert revealed.unanswered == {
-        "0003": "error: {'message': 'the image cannot be parsed', 'code': 'invalid_image'}",
+        "0003": "error: {'message': 'max_tokens is too large', 'code': 'invalid_value'}",
         "0004": "refused: I'm sorry, no.",
     }
     # A request that was turned down costs nothing.

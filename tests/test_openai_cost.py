@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from presel.data.sources import Source
 from presel.errors import PreselError
@@ -20,6 +21,25 @@ def test_an_answer_that_is_no_json_is_kept_and_counts_as_spent(tmp_path: Path) -
     assert garbage["raw"] == "<html>\ufffd{{{"
     assert garbage["tokens"] > 1000
     assert answer["tokens"] == 110
+
+
+@pytest.mark.parametrize("reply", ["huge", "deep"])
+def test_of_what_is_no_answer_the_beginning_is_kept(tmp_path: Path, reply: str) -> None:
+    with running(tmp_path, Plan(script=[reply, "answer"])) as server:
+        assert reveal(server, tmp_path, images(tmp_path, 1)).records
+    lost, _ = kept(tmp_path)
+    assert len(lost["raw"]) == 1 << 16
+    assert lost["tokens"] > 1000
+
+
+@pytest.mark.parametrize("amount", [float("nan"), float("inf"), -1.0, 1e400, 1e10])
+@pytest.mark.parametrize(
+    "setting", ["max_money", "price_per_million_prompt_tokens", "price_per_million_answer_tokens"]
+)
+def test_amounts_are_finite_and_not_negative(tmp_path: Path, setting: str, amount: float) -> None:
+    prices = {"price_per_million_prompt_tokens": 1.0}
+    with pytest.raises(ValidationError, match=setting):
+        provider(Running("http://localhost/v1", tmp_path), tmp_path, **(prices | {setting: amount}))
 
 
 @pytest.mark.parametrize("reply", ["slow", "broken", "trickle"])

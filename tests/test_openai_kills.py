@@ -79,12 +79,13 @@ def is_whole(raw: dict[str, Any] | str) -> bool:
     return text.endswith('."}]') and "ud83d" not in text
 
 
-def test_ctrl_c_keeps_what_is_on_its_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_on_its_way(tmp_path: Path, number: signal.Signals) -> None:
     wanted = images(tmp_path, 200)
     with running(tmp_path, Plan(latency=0.1)) as server:
         process = started(server, tmp_path, wanted, concurrency=8)
         wait_for_answers(tmp_path, 10, process)
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         process.join()
         assert process.exitcode != 0
         asked = len(server.seen())

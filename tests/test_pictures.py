@@ -9,12 +9,16 @@ import pytest
 from PIL import Image
 
 from presel.data.images import BrokenImage
-from presel.generation.pictures import data_url
+from presel.generation import pictures
 
 
 def picture(width: int = 24, height: int = 16) -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def data_url(path: Path, side: int | None) -> str:
+    return pictures.data_url(path.read_bytes(), path, side)
 
 
 def decoded(url: str) -> tuple[str, bytes]:

@@ -191,7 +191,7 @@ def test_no_process_outlives_the_run(pool_folder: Path, ending: signal.Signals) 
         assert run.poll() is None
         time.sleep(0.01)
     run.send_signal(ending)
-    assert run.wait(timeout=60) == (130 if ending == signal.SIGINT else -ending)
+    assert run.wait(timeout=60) == (-ending if ending == signal.SIGKILL else 128 + ending)
     # A process that is just starting up looks at its parent once Python runs.
     while workers_of(pool_folder):
         time.sleep(0.01)

@@ -1,9 +1,11 @@
 """Keys on the command line are refused before anybody writes them down."""
 
+import re
+
 import pytest
 
 from presel.errors import PreselError
-from presel.secrets import is_variable, named_like_a_key, refuse_keys
+from presel.secrets import check_destination, has_credentials, is_variable, named_like_a_key, refuse_keys
 
 KEY = "abc123DEF"
 
@@ -22,6 +24,7 @@ KEY = "abc123DEF"
         (f"instructions.key_variable=OPENAI_API_KEY,{KEY}", "instructions.key_variable"),
         (f"+instructions={{key_variable: {KEY}}}", "instructions"),
         (f'instructions.base_url="http://host/v1?key={KEY}"', "instructions.base_url"),
+        (f"instructions.base_url=http://host/v1#{KEY}", "instructions.base_url"),
         (f"instructions.base_url=http://host/v1,http://me:{KEY}@host/v1", "instructions.base_url"),
         (f"+hydra.job.env_set.OPENAI_API_KEY={KEY}", "hydra.job.env_set.OPENAI_API_KEY"),
         (f"+hydra.sweeper.params={{instructions.parameters.api_key: {KEY}}}", "hydra.sweeper.params"),
@@ -50,6 +53,56 @@ def test_an_override_that_holds_a_key_is_refused_and_not_repeated(override: str,
 )
 def test_other_overrides_are_left_to_hydra(override: str) -> None:
     refuse_keys([override])
+
+
+OPENAI, ELSEWHERE = "https://api.openai.com/v1", "https://elsewhere.example/v1"
+BOTH = (f"instructions.base_url={ELSEWHERE}", "++instructions.key_variable=OTHER")
+
+
+@pytest.mark.parametrize(
+    ("base_url", "variable", "overrides"),
+    [
+        (OPENAI, "OPENAI_API_KEY", ()),
+        (f"{OPENAI}/", "OPENAI_API_KEY", ()),
+        ("http://127.0.0.1:8000/v1", "OTHER", ()),
+        ("http://[::1]:8000/v1", "OTHER", ()),
+        ("http://localhost/v1", "OTHER", ()),
+        (ELSEWHERE, None, ()),
+        (ELSEWHERE, "OPENAI_API_KEY", BOTH[:1]),
+        (OPENAI, "OTHER", BOTH[1:]),
+        (ELSEWHERE, "OTHER", BOTH),
+    ],
+)
+def test_a_key_goes_to_openai_to_this_machine_and_where_the_command_line_says(
+    base_url: str, variable: str | None, overrides: tuple[str, ...]
+) -> None:
+    check_destination({"base_url": base_url, "key_variable": variable}, overrides)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "variable", "overrides", "remedy"),
+    [
+        (ELSEWHERE, "OPENAI_API_KEY", (), f"add instructions.base_url={ELSEWHERE} to the"),
+        (OPENAI, "OTHER", (), "add instructions.key_variable=OTHER to the"),
+        (OPENAI, "OTHER", ("experiment=theirs", "instructions=openai"), "add instructions.key_variable="),
+        (ELSEWHERE, "OTHER", BOTH[:1], f"add {BOTH[0]} instructions.key_variable=OTHER to the"),
+        (ELSEWHERE, "OTHER", BOTH[1:], f"add {BOTH[0]} instructions.key_variable=OTHER to the"),
+        ("http://api.openai.com/v1", "OPENAI_API_KEY", (), "add instructions.base_url=http://api."),
+        ("https://api.openai.com.evil.example/v1", "OPENAI_API_KEY", (), "add instructions.base_url"),
+        ("http://127.0.0.1.evil.example/v1", "OPENAI_API_KEY", (), "add instructions.base_url"),
+    ],
+)
+def test_no_configuration_file_sends_a_key_elsewhere(
+    base_url: str, variable: str, overrides: tuple[str, ...], remedy: str
+) -> None:
+    with pytest.raises(PreselError, match=re.escape(remedy)):
+        check_destination({"base_url": base_url, "key_variable": variable}, overrides)
+
+
+def test_an_address_that_holds_more_than_a_server_is_refused() -> None:
+    for address in ("http://me@host/v1", "http://host/v1?key=1", "http://host/v1#key"):
+        assert has_credentials(address), address
+    assert not has_credentials("http://host:8000/v1")
 
 
 def test_a_variable_is_set_or_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -99,12 +100,12 @@ class BrokenImage(PreselError):
         self.reason = reason
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     """The image of `open_picture`."""
-    return open_picture(path).image
+    return open_picture(path, content).image
 
 
-def open_picture(path: Path) -> Picture:
+def open_picture(path: Path, content: bytes | None = None) -> Picture:
     """Opens an image as upright 8-bit RGB, fully decoded.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, CMYK and
@@ -112,15 +113,18 @@ def open_picture(path: Path) -> Picture:
 
     Args:
         path: The image file.
+        content: Its bytes, where they are read already.
 
     Raises:
         BrokenImage: If the file is missing, empty, not an image, truncated, larger than `MAX_PIXELS`,
             or in a form without a brightness scale of its own.
     """
     try:
-        _check_file(path)
+        if content is None:
+            _check_file(path)
+        file = path if content is None else BytesIO(content)
         # Pillow warns of odd metadata and of sizes that the limit here already judges.
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BrokenImage(f"too large: {_size(image)}")
             image.load()

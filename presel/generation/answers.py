@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from filelock import FileLock, Timeout
 
@@ -23,9 +23,47 @@ Completion = dict[str, Any]
 _SYNC_SECONDS = 1.0
 
 
+# What no other try changes: a content filter's verdict, and an image that the model's service cannot read.
+_FINAL_ERRORS = {
+    "bio_policy",
+    "content_filter",
+    "content_policy_violation",
+    "image_content_policy_violation",
+    "image_parse_error",
+    "invalid_image",
+    "invalid_image_format",
+    "moderation_blocked",
+    "responsibleaipolicyviolation",
+}
+# No chat completion nests so deeply; Python's own limit depends on who calls.
+_MAX_DEPTH = 50
+# Of an answer that is no completion, and is kept for its cost alone.
+_MAX_TEXT = 1 << 16
+_MAX_AMOUNT = 1e15
+
+
+def is_completion(value: object) -> TypeGuard[Completion]:
+    """Whether JSON from outside is an object of moderate depth, an error included."""
+    level = [value] if isinstance(value, dict) else []
+    for _ in range(_MAX_DEPTH):
+        inner = [one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [one for one in inner if isinstance(one, dict | list)]
+    return isinstance(value, dict) and not level
+
+
 def is_error(completion: Completion) -> bool:
     """Whether it is no completion, but says why there is none."""
     return bool(completion.get("error")) and not completion.get("choices")
+
+
+def is_final_error(completion: Completion) -> bool:
+    """Whether it is an error that no other try changes, such as a content filter's."""
+    error = completion.get("error")
+    if not is_error(completion) or not isinstance(error, dict):
+        return False
+    inner = error.get("innererror")
+    codes = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
+    return any(isinstance(code, str) and code.lower() in _FINAL_ERRORS for code in codes)
 
 
 class Spent(NamedTuple):
@@ -66,12 +104,13 @@ class Answers:
         Raises:
             PreselError: If the file holds something else.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         with _held(FileLock(folder / "answers.lock"), folder):
             answers = cls(folder / "answers.jsonl")
             whole = answers._read()
             # Without a buffer, which a full disk would have flushed once more at the end.
-            with answers.path.open("ab", buffering=0) as stream:
+            with open(answers.path, "ab", buffering=0, opener=private_opener) as stream:
+                keep_private(answers.path)
                 stream.truncate(whole)
                 answers._stream = stream
                 try:
@@ -113,7 +152,7 @@ class Answers:
         Args:
             asked: Digest of what was asked.
             name: The image's id, for whoever reads the file.
-            raw: The answer as it came; text where it was no whole answer, which is kept for its cost alone.
+            raw: The answer as it came; text where it was no whole answer, of which the beginning is kept.
             spent: What it cost.
             kind: What tells dear answers from cheap ones, see `of`.
 
@@ -127,7 +166,7 @@ class Answers:
             "kind": kind,
             "tokens": spent.tokens,
             "money": spent.money,
-            "raw": raw,
+            "raw": raw[:_MAX_TEXT] if isinstance(raw, str) else raw,
         }
         # What a model writes may hold half of a surrogate pair.
         text = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
@@ -149,6 +188,9 @@ class Answers:
         self._synced = time.monotonic()
 
     def _count(self, line: dict[str, Any]) -> None:
+        for name in ("tokens", "money"):
+            if type(line[name]) not in (int, float) or not 0 <= line[name] <= _MAX_AMOUNT:
+                raise ValueError(f"'{name}' is not a number from 0 to {_MAX_AMOUNT:g}")
         self.tokens += line["tokens"]
         self.money += line["money"]
         if line["tokens"] and not line["money"]:
@@ -162,6 +204,7 @@ class Answers:
         whole = 0
         if not self.path.exists():
             return whole
+        check_file(self.path)
         with self.path.open("rb") as file:
             for number, text in enumerate(file):
                 if not text.endswith(b"\n"):
@@ -169,12 +212,40 @@ class Answers:
                 whole += len(text)
                 try:
                     self._count(json.loads(text))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise PreselError(
                         f"{self.path}: line {number + 1} is no answer ({error}); restore the file, or delete "
                         "that line and have its image asked for again"
                     ) from error
         return whole
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder that its owner alone can read, or keeps others out of one that is there."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keep_private(folder)
+
+
+def keep_private(path: Path) -> None:
+    """Takes others' permissions away, where the file or folder is this user's."""
+    status = path.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+        path.chmod(status.st_mode & 0o700)
+
+
+def private_opener(path: str, flags: int) -> int:
+    """Opens a file for `open`; a new one can be read by its owner alone."""
+    return os.open(path, flags, 0o600)
+
+
+def check_file(path: Path) -> None:
+    """Makes sure that a file can be read to its end.
+
+    Raises:
+        PreselError: If it is a folder, or something that would be waited for, such as a named pipe.
+    """
+    if not path.is_file():
+        raise PreselError(f"{path}: this is not an ordinary file; take it away")
 
 
 @contextmanager

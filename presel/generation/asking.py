@@ -17,7 +17,8 @@ from presel.ledger import Wanted
 # So many images in a row without an answer that can be used are no bad luck.
 _HOPELESS = 20
 # Who waits longer is told.
-_LONG_PAUSE_S = 60.0
+_LONG_PAUSE_S = 10.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Came(NamedTuple):
@@ -74,8 +75,8 @@ class Errand(Protocol):
 class Asking:
     """Threads that send and wait, and the caller's, which alone decides, counts and keeps.
 
-    Ctrl-C, or a failure that no request would escape, stops the sending; what is on its way is waited for
-    and kept.
+    Ctrl-C, SIGTERM, or a failure that no request would escape, stops the sending; what is on its way is
+    waited for and kept.
 
     Attributes:
         failed: Why there is no answer, by image.
@@ -114,24 +115,28 @@ class Asking:
         self._told_to_wait_until = 0.0
         self._without: set[str] = set()
         self._in_vain = 0
-        self._halt: BaseException | None = None
+        self._halt: Exception | signal.Signals | None = None
         self._stopped = threading.Event()
         self._out: SimpleQueue[_Sending | None] = SimpleQueue()
-        # None stands for Ctrl-C.
-        self._back: SimpleQueue[Came | None] = SimpleQueue()
+        self._back: SimpleQueue[Came | signal.Signals] = SimpleQueue()
 
     def ask(self) -> None:
         """Asks until all images are settled or failed, or there is no more room.
 
+        A signal takes effect once what was in flight is kept.
+
         Raises:
-            KeyboardInterrupt: After Ctrl-C, once what was in flight is kept.
             PreselError: If the server turns all requests away.
         """
-        with self._threads(), self._first_interrupt_taken():
+        with self._threads(), self._first_signal_taken():
             self._send_what_fits()
             while self._in_flight:
                 self._take(self._back.get())
                 self._send_what_fits()
+        if isinstance(self._halt, signal.Signals):
+            signal.raise_signal(self._halt)
+            # Where its handler returns.
+            raise KeyboardInterrupt
         if self._halt is not None:
             raise self._halt
 
@@ -143,12 +148,12 @@ class Asking:
             self._in_flight[image.id] = self.waiting.popleft()
             self._out.put(self._next_try.pop(image.id, _Sending(image)))
 
-    def _take(self, came: Came | None) -> None:
-        if came is None:
-            self._stop(KeyboardInterrupt())
+    def _take(self, came: Came | signal.Signals) -> None:
+        if isinstance(came, signal.Signals):
+            self._stop(came)
             console.notice(
                 f"waiting for {len(self._in_flight)} answers that are on their way; "
-                "Ctrl-C again gives them up"
+                "Ctrl-C or SIGTERM gives them up"
             )
             return
         image, result = came
@@ -186,15 +191,15 @@ class Asking:
             self._fail(image, told)
             return
         pause = self._errand.pause(tries, reason.after)
-        self._tell_of(pause)
+        self._tell_of(pause, reason)
         self._next_try[image.id] = _Sending(image, pause, told)
         self.waiting.appendleft(image)
 
-    def _tell_of(self, pause: float) -> None:
+    def _tell_of(self, pause: float, reason: Again) -> None:
         until = time.monotonic() + pause
         if pause > _LONG_PAUSE_S and until > self._told_to_wait_until + _LONG_PAUSE_S:
             self._told_to_wait_until = until
-            console.notice(f"the server asks to wait {pause / 60:.0f} minutes")
+            console.notice(f"waiting {pause:.0f} s before the next request ({reason})")
 
     def _fail(self, image: Wanted, reason: str) -> None:
         self.failed[image.id] = reason
@@ -217,7 +222,7 @@ class Asking:
         self.waiting.clear()
         self._stopped.set()
 
-    def _stop(self, cause: BaseException) -> None:
+    def _stop(self, cause: Exception | signal.Signals) -> None:
         self._halt = self._halt or cause
         self._stopped.set()
 
@@ -247,19 +252,26 @@ class Asking:
                 self._out.put(None)
 
     @contextmanager
-    def _first_interrupt_taken(self) -> Iterator[None]:
-        """Takes the first Ctrl-C as news among others: it cannot come between an answer and its file."""
+    def _first_signal_taken(self) -> Iterator[None]:
+        """Queues the first Ctrl-C or SIGTERM: it cannot come between an answer and its file."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        # As under nohup, for example.
+        previous = {number: one for number, one in handlers.items() if one not in (None, signal.SIG_IGN)}
 
-        def first(*_: object) -> None:
-            signal.signal(signal.SIGINT, previous)
-            self._back.put(None)
+        def restore() -> None:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
-        signal.signal(signal.SIGINT, first)
+        def first(number: int, _: object) -> None:
+            restore()
+            self._back.put(signal.Signals(number))
+
+        for number in previous:
+            signal.signal(number, first)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            restore()

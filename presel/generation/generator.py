@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass as component
 from presel.component import STRICT
 from presel.data.listing import PoolFiles
 from presel.data.llava import Record
-from presel.generation.answers import Answers, Completion
+from presel.generation.answers import Answers, Completion, is_final_error
 from presel.generation.prompts import Prompts, UnusableAnswer
 from presel.ledger import InstructionProvider, Revealed, Wanted
 
@@ -43,6 +43,7 @@ _REFUSAL = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_MAX_REASON = 300
 _THOUGHTS, _THOUGHTS_END = "<think>", "</think>"
 
 
@@ -63,7 +64,7 @@ class Generator(InstructionProvider):
 
     model: Annotated[str, Field(min_length=1)]
     prompts: Prompts
-    temperature: Annotated[float, Field(ge=0)] = 0.2
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
     attempts: Annotated[int, Field(ge=1)] = field(default=2, compare=False)
     answers: Path = field(compare=False)
 
@@ -143,9 +144,12 @@ def text_of(completion: Completion) -> str:
         refusal = choice["message"].get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError):
         error = completion.get("error") if isinstance(completion, dict) else None
-        raise UnusableAnswer(f"error: {error}" if error else "not a chat completion") from None
+        if error and is_final_error(completion):
+            raise Refusal(f"refused: {error.get('message') or error}"[:_MAX_REASON]) from None
+        reason = f"error: {error}" if error else "not a chat completion"
+        raise UnusableAnswer(reason[:_MAX_REASON]) from None
     if refusal or finish == "content_filter":
-        raise Refusal(f"refused: {refusal or 'content filter'}")
+        raise Refusal(f"refused: {refusal or 'content filter'}"[:_MAX_REASON])
     if finish == "length":
         raise UnusableAnswer("cut off at max_tokens")
     text = _without_thoughts(_joined(content))

@@ -20,7 +20,7 @@ from presel.errors import Paused, PreselError
 from presel.files import atomic
 from presel.generation.answers import Answers, Spent
 from presel.generation.orders import Order, Request, folder_for, listed, place, placed
-from presel.generation.pictures import data_url
+from presel.generation.pictures import data_url, read_image
 from presel.generation.prompts import UnusableAnswer, as_turns
 from presel.ledger import InstructionProvider, Revealed, Wanted
 
@@ -136,7 +136,7 @@ class LabelStudio(InstructionProvider):
             # One by one, since tasks may hold images.
             for number, request in enumerate(order.requests.values()):
                 task = {
-                    "image": self._url(request.image, images),
+                    "image": self._url(request, images),
                     "uid": request.id,
                     "task": request.task,
                     "digest": request.asked,
@@ -149,10 +149,16 @@ class LabelStudio(InstructionProvider):
         """What to tell whoever sets a project up; images within the tasks need nothing."""
         return "" if self.image_url is None else f" and access to the images in {images}"
 
-    def _url(self, image: str, images: Path) -> str:
-        if self.image_url is None:
-            return data_url(images / image, None)
-        return self.image_url.replace("{folder}", quote(images.name)).replace("{path}", quote(image))
+    def _url(self, request: Request, images: Path) -> str:
+        if self.image_url is not None:
+            return self.image_url.replace("{folder}", quote(images.name)).replace(
+                "{path}", quote(request.image)
+            )
+
+        def is_same(content: str) -> bool:
+            return _digest(Wanted(request.id, request.image, request.task, content)) == request.asked
+
+        return data_url(read_image(images, request.image, is_same), images / request.image, None)
 
     def _take_up(self, order: Order, answers: Answers) -> dict[str, str]:
         """Keeps what an export holds; gives what it lacks, and why, by digest."""

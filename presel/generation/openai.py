@@ -20,7 +20,7 @@ from presel.errors import PreselError
 from presel.generation.answers import Answers, Completion, Spent
 from presel.generation.asking import Asking, Kept
 from presel.generation.server import Server, Unanswered
-from presel.generation.service import ChatService, Usage
+from presel.generation.service import Amount, ChatService, Usage
 from presel.ledger import Estimate, Revealed, Wanted
 from presel.secrets import has_credentials, is_variable
 
@@ -33,9 +33,10 @@ class OpenAI(ChatService):
         base_url: Where the API is, up to and with `/v1`.
         key_variable: Environment variable that holds the key; None for a server without keys.
         concurrency: Most requests at once.
-        timeout_s: How long an answer may take, in seconds.
+        timeout_s: Time that a request may take, in seconds, from connecting to the last byte of the answer.
         max_retries: How often a request is repeated that failed through no fault of its own.
         backoff_s: Wait before the first repetition, in seconds; it doubles with each, up to a minute.
+        max_retry_after_s: Longest wait that a server may ask for, in seconds; a longer one ends the run.
         max_money: Most that all answers in the folder may cost; None for no limit.
         max_tokens_total: Most tokens of all answers in the folder, prompts included; None for no limit.
     """
@@ -45,9 +46,10 @@ class OpenAI(ChatService):
     concurrency: Annotated[int, Field(ge=1, le=1000)] = field(default=16, compare=False)
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = field(default=120.0, compare=False)
     max_retries: Annotated[int, Field(ge=0)] = field(default=6, compare=False)
-    backoff_s: Annotated[float, Field(ge=0)] = field(default=1.0, compare=False)
-    max_money: Annotated[float, Field(ge=0)] | None = field(default=None, compare=False)
-    max_tokens_total: Annotated[int, Field(ge=0)] | None = field(default=None, compare=False)
+    backoff_s: Annotated[float, Field(ge=0, le=86_400)] = field(default=1.0, compare=False)
+    max_retry_after_s: Annotated[float, Field(ge=0, le=86_400)] = field(default=300.0, compare=False)
+    max_money: Amount | None = field(default=None, compare=False)
+    max_tokens_total: Annotated[int, Field(ge=0, le=10**15)] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Checks what goes together; a key that was given by mistake is not repeated in the message."""
@@ -70,7 +72,8 @@ class OpenAI(ChatService):
 
     def check_source(self, source: Source) -> None:
         """Makes sure of the key, the server and the cap, whatever the source."""
-        self._server().check()
+        with self._server() as server:
+            server.check()
         if self.max_money is None:
             return
         if unpriced := Answers.read(self.answers).unpriced(self.model):
@@ -110,9 +113,9 @@ class OpenAI(ChatService):
         return revealed
 
     def _ask(self, due: Sequence[Wanted], wanted: int, answers: Answers, images: Path) -> dict[str, str]:
-        errand = _Errand(self, self._server(), answers, images, {image.task for image in due})
         put_up_with = int(self.max_unanswered_share * wanted)
-        with progress("writing instructions", len(due)) as advance:
+        with self._server() as server, progress("writing instructions", len(due)) as advance:
+            errand = _Errand(self, server, answers, images, {image.task for image in due})
             asking = Asking(due, errand, self.concurrency, self.max_retries, put_up_with, advance)
             asking.ask()
         if asking.waiting:
@@ -127,9 +130,9 @@ class OpenAI(ChatService):
         return Server(
             self.base_url,
             self.key_variable,
-            concurrency=self.concurrency,
             timeout_s=self.timeout_s,
             backoff_s=self.backoff_s,
+            max_retry_after_s=self.max_retry_after_s,
         )
 
 

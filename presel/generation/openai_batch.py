@@ -4,21 +4,32 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeGuard
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.console import progress
-from presel.data.json_records import elements, is_json_lines
+from presel.console import console, progress
+from presel.data.json_records import is_json_lines
 from presel.data.listing import PoolFiles
 from presel.errors import Paused, PreselError
 from presel.files import atomic
-from presel.generation.answers import Answers, Completion
+from presel.generation.answers import (
+    Answers,
+    Completion,
+    check_file,
+    is_completion,
+    is_error,
+    is_final_error,
+    keep_private,
+    make_private,
+    private_opener,
+)
 from presel.generation.orders import Order, Request, folder_for, listed, place, placed
+from presel.generation.pictures import broken_images
 from presel.generation.service import ChatService
 from presel.ledger import Revealed, Wanted
 
@@ -69,18 +80,17 @@ class OpenAiBatch(ChatService):
                 pending |= back.pending
                 failed |= back.failed
             unsettled = self.unsettled(wanted, answers)
-            revealed = self.settled(wanted, answers)
-            if not unsettled:
-                return revealed
             due = [image for image in unsettled if self.asked(image) not in pending]
+            broken = broken_images(due, files.images)
+            unsettled = [image for image in unsettled if image.id not in broken]
+            due = [image for image in due if image.id not in broken]
+            records, unanswered = self.settled(wanted, answers)
+            if not unsettled:
+                return Revealed(records, unanswered | broken)
             if due:
                 pending |= self._order(due, self._names(due, orders, answers), files.images)
         ordered = {request.id for order in orders for request in order.requests.values()}
-        again = {
-            image.id: failed.get(image.id, revealed.unanswered[image.id])
-            for image in due
-            if image.id in ordered
-        }
+        again = {image.id: failed.get(image.id, unanswered[image.id]) for image in due if image.id in ordered}
         raise Paused(_what_to_do({pending[self.asked(image)] for image in unsettled}, len(unsettled), again))
 
     @property
@@ -99,6 +109,7 @@ class OpenAiBatch(ChatService):
     def _order(self, due: Sequence[Wanted], asked: Mapping[str, str], images: Path) -> dict[str, Path]:
         """Writes request files; gives the file of each request, by the digest of what is asked."""
         folder = folder_for(self._root, asked)
+        make_private(folder)
         for unfinished in folder.glob("requests-*.jsonl"):
             unfinished.unlink()
         lines = (self._line(name, image, images) for name, image in zip(asked, due, strict=True))
@@ -107,12 +118,12 @@ class OpenAiBatch(ChatService):
         with progress("writing requests", len(due)) as advance:
             for number, part in groupby(numbered, key=lambda one: one[0][0]):
                 file = f"requests-{number:05}.jsonl"
-                with atomic(folder / file) as temporary, temporary.open("wb") as stream:
+                with atomic(folder / file) as new, open(new, "wb", opener=private_opener) as stream:
                     for (_, line), (name, digest), image in part:
                         stream.write(line)
                         requests.append(Request(name, digest, file, image.id, image.image, image.task))
                         advance(1)
-        (folder / _ANSWERS).mkdir(exist_ok=True)
+        make_private(folder / _ANSWERS)
         place(folder, requests)
         return {request.asked: folder / request.file for request in requests}
 
@@ -131,19 +142,22 @@ class OpenAiBatch(ChatService):
         """Keeps the answers to an order that are not kept yet.
 
         Raises:
-            PreselError: If some of them, or some that a file of requests should have got, are amiss.
+            PreselError: If files are amiss, or some requests of a file have no answer that others of it have.
         """
-        order.check([(line["custom_id"], file) for file, line in _lines(order)])
+        _check_files(order)
         came: set[str] = set()
         failed: dict[str, str] = {}
-        for _, line in _lines(order):
+        for line in _answer_lines(order):
             request = order.requests[line["custom_id"]]
             came.add(request.name)
             why = _not_worked_on(line)
             if why:
                 failed[request.id] = why
-            elif all(one.get("custom_id") != request.name for one in answers.to(request.asked)):
-                completion = _completion(line)
+                continue
+            completion = _completion(line)
+            kept = [one for one in answers.to(request.asked) if one.get("custom_id") == request.name]
+            # An error that was kept does not stand in the way of an answer.
+            if not kept or (completion.get("choices") and not any(one.get("choices") for one in kept)):
                 cost = self.cost(self.usage(request.task, completion))
                 answers.add(request.asked, request.id, completion, cost, self.kind(request.task))
         answered_files = {order.requests[name].file for name in came}
@@ -178,23 +192,78 @@ def in_files(lines: Iterable[bytes], max_lines: int, max_bytes: int) -> Iterator
         yield number, line
 
 
-def _lines(order: Order) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every line of the answer files of an order, with its file."""
-    for file in sorted((order.folder / _ANSWERS).glob("[!.]*")):
+def _check_files(order: Order) -> None:
+    """Makes sure that the files of answers belong to an order, and tells of lines that answer nothing.
+
+    Raises:
+        PreselError: If a file is no file of answers, belongs to another order, or answers a request again.
+    """
+    found: list[tuple[str, Path]] = []
+    errors: list[tuple[str, Path]] = []
+    for file in _answer_files(order):
+        check_file(file)
+        keep_private(file)
         if not is_json_lines(file):
             raise PreselError(f"{file}: answers are JSON Lines; name it .jsonl, or take it out of the folder")
-        for number, line in enumerate(elements(file), start=1):
-            if not isinstance(line, dict) or not isinstance(line.get("custom_id"), str):
+        passed_over = 0
+        for line in _lines(file):
+            if _is_request(line):
                 raise PreselError(
-                    f"{file}: answer {number} has no 'custom_id'; put the output and error files there as "
-                    "the service gives them"
+                    f"{file}: these are the requests, not the answers; replace it by the batch's output file"
                 )
-            yield file, line
+            if not _is_answer(line):
+                passed_over += 1
+            elif _completion(line).get("choices"):
+                found.append((line["custom_id"], file))
+            else:
+                errors.append((line["custom_id"], file))
+        if passed_over:
+            console.notice(
+                f"{file}: {passed_over} lines answer no request and are passed over "
+                "(malformed, without 'custom_id', or neither a chat completion nor an error)"
+            )
+    names = {name for name, _ in found}
+    order.check(found + [(name, file) for name, file in errors if name not in names])
+
+
+def _answer_files(order: Order) -> list[Path]:
+    return sorted((order.folder / _ANSWERS).glob("[!.]*"))
+
+
+def _answer_lines(order: Order) -> Iterator[dict[str, Any]]:
+    """Every line that answers a request of an order."""
+    return filter(_is_answer, chain.from_iterable(map(_lines, _answer_files(order))))
+
+
+def _lines(file: Path) -> Iterator[object]:
+    """The values of JSON Lines, None where a line is malformed: it must not cost the answers around it."""
+    with file.open("rb") as stream:
+        for text in stream:
+            if text.isspace():
+                continue
+            try:
+                yield json.loads(text)
+            except (ValueError, RecursionError):
+                yield None
+
+
+def _is_request(line: object) -> bool:
+    return isinstance(line, dict) and {"method", "url", "body"} <= line.keys() and "response" not in line
+
+
+def _is_answer(line: object) -> TypeGuard[dict[str, Any]]:
+    """Whether this is a chat completion or an error, under a name; nothing else settles a request."""
+    if not is_completion(line) or not isinstance(line.get("custom_id"), str) or not line["custom_id"]:
+        return False
+    completion = _completion(line)
+    return bool(completion.get("choices")) or is_error(completion) or _not_worked_on(line) is not None
 
 
 def _not_worked_on(line: dict[str, Any]) -> str | None:
     """Why a request is to be sent again as it is, if it is."""
     error, response = line.get("error"), line.get("response")
+    if is_final_error(_completion(line)):
+        return None
     if isinstance(error, dict) and error.get("code") in _NOT_WORKED_ON:
         return f"{error['code']}"
     status = response.get("status_code") if isinstance(response, dict) else None
@@ -206,8 +275,10 @@ def _not_worked_on(line: dict[str, Any]) -> str | None:
 def _completion(line: dict[str, Any]) -> Completion:
     """The answer as it would come online, or the error; with the name that it came back under."""
     response = line.get("response")
-    body = response.get("body") if isinstance(response, dict) else {"error": line.get("error")}
-    return (body if isinstance(body, dict) else {"body": body}) | {"custom_id": line["custom_id"]}
+    body = response.get("body") if isinstance(response, dict) else None
+    if not isinstance(body, dict) or not (body.get("choices") or body.get("error")):
+        body = {"error": line.get("error")}
+    return body | {"custom_id": line["custom_id"]}
 
 
 def _what_to_do(files: set[Path], images: int, again: dict[str, str]) -> str:

@@ -118,7 +118,7 @@ def listed(names: Sequence[str], why: Mapping[str, str] | None = None) -> str:
 def _read(file: Path) -> Order:
     try:
         requests = [Request(**fields) for fields in read_json(file)]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise PreselError(
             f"{file}: this is no list of what was asked ({error}); restore it, or delete its folder to have "
             "the images asked about anew"

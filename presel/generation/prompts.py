@@ -46,7 +46,7 @@ class Prompt:
     suffix: str = ""
     answer_pattern: str = ".+"
     max_turns: Annotated[int, Field(ge=1)] = 1
-    max_tokens: Annotated[int, Field(ge=1)] = 512
+    max_tokens: Annotated[int, Field(ge=1, le=10**9)] = 512
 
     def __post_init__(self) -> None:
         """Checks what would otherwise fail once answers are paid for."""

@@ -5,37 +5,27 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
-
-from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Timeout, exceptions, make_headers
-from urllib3.util import parse_url
+from typing import Any, NamedTuple, Self
 
 from presel.errors import PreselError
-from presel.generation.answers import Completion, is_error
+from presel.generation.answers import Completion, is_completion, is_error, is_final_error
+from presel.generation.http import Client, RequestFailed, Response, Stage
 
 _RETRIED = {408, 409, 429}
 # The key, or the account behind it, is not accepted: no other request would fare better. A 403 may be about
 # the image.
 _CLOSED = {401, 402}
 _SPENT_UP = "insufficient_quota"
-_LONGEST_WAIT_S = 60.0
-_LONGEST_RETRY_AFTER_S = 86_400.0
-_CONNECT_S = 10.0
-_CHUNK = 1 << 16
+_LONGEST_BACKOFF_S = 60.0
+_CHECK_S = 10.0
+_YEAR_S = 365 * 86_400.0
+# Chat completions take some kilobytes.
+_MAX_ANSWER = 1 << 20
 _MASK = "[key]"
 # What is shorter is a stand-in such as EMPTY, no secret, and may be a word of an answer.
 _SHORTEST_SECRET = 6
-_UNREACHABLE = (
-    exceptions.LocationValueError,
-    exceptions.NewConnectionError,
-    exceptions.ConnectTimeoutError,
-    exceptions.SSLError,
-    exceptions.ProxyError,
-)
 
 
 class Unanswered(Exception):
@@ -66,25 +56,25 @@ class _Reply(NamedTuple):
 
 
 class Server:
-    """Sends chat-completion requests from many threads at once, and never tells its key."""
+    """Sends chat-completion requests, from many threads at once, in a `with` block; never tells its key."""
 
     def __init__(
         self,
         base_url: str,
         key_variable: str | None,
         *,
-        concurrency: int,
         timeout_s: float,
         backoff_s: float,
+        max_retry_after_s: float,
     ) -> None:
-        """Prepares connections; nothing is sent yet.
+        """Sends nothing yet.
 
         Args:
             base_url: Where the API is, up to and with `/v1`.
             key_variable: Environment variable that holds the key; None for a server without keys.
-            concurrency: Most requests at once.
-            timeout_s: How long an answer may take.
+            timeout_s: How long a request may take, from the connection to the last byte of the answer.
             backoff_s: Wait before the first repetition; it doubles with each, up to a minute.
+            max_retry_after_s: Longest wait that a server may ask for.
 
         Raises:
             PreselError: If there is no key, or no way through the environment's proxy.
@@ -97,7 +87,17 @@ class Server:
             self._headers["Authorization"] = f"Bearer {self._key}"
         self._timeout_s = timeout_s
         self._backoff_s = backoff_s
-        self._pool = _pool(base_url, maxsize=concurrency, block=True, retries=False)
+        self._max_retry_after_s = max_retry_after_s
+        self._client = Client(base_url)
+
+    def __enter__(self) -> Self:
+        """Makes connections possible."""
+        self._client.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Closes all connections."""
+        self._client.__exit__(*error)
 
     def check(self) -> None:
         """Makes sure that the server can be reached, and does not refuse the key.
@@ -106,15 +106,15 @@ class Server:
             PreselError: If not.
         """
         try:
-            reply = self._exchange("GET", "models", None, _CONNECT_S)
-        except _UNREACHABLE as error:
+            reply = self._reply(self._request("GET", "models", None, _CHECK_S))
+        except RequestFailed as failure:
+            if failure.stage > Stage.CONNECTING:
+                # It is there, and busy; requests are repeated.
+                return
             raise PreselError(
-                f"instructions.base_url: cannot reach {self.base_url} ({self._why(error)}); start the server "
+                f"instructions.base_url: cannot reach {self.base_url} ({failure}); start the server "
                 "or mend the address"
             ) from None
-        except (exceptions.HTTPError, Again):
-            # It is there, and busy; requests are repeated.
-            return
         # A key may be allowed to chat and not to list models.
         if reply.status == 401 and "scope" not in str(reply.content):
             raise self._closed(reply)
@@ -130,25 +130,32 @@ class Server:
         Args:
             body: The request, as JSON.
 
+        Returns:
+            The answer, or an error that is one: what a content filter says is final.
+
         Raises:
             Again: If another try may get an answer.
             Unanswered: If none will.
             PreselError: If no other request will get one either.
         """
         try:
-            reply = self._exchange("POST", "chat/completions", body, self._timeout_s)
-        except exceptions.HTTPError as error:
-            # Where the request arrived, it may be worked on all the same.
-            arrived = isinstance(error, exceptions.ReadTimeoutError)
-            raise Again(self._why(error), text="" if arrived else None) from None
+            response = self._request("POST", "chat/completions", body, self._timeout_s)
+        except RequestFailed as failure:
+            raise Again(str(failure), text=self._charged(failure)) from None
+        reply = self._reply(response)
+        content = reply.content
+        if isinstance(content, dict) and is_final_error(content):
+            return content
         if not 200 <= reply.status < 300:
             raise self._failure(reply.status, reply)
-        if isinstance(reply.content, str):
-            raise Again("an answer that is no JSON", text=reply.content)
-        if is_error(reply.content):
+        if isinstance(content, str):
+            raise Again("an answer that is no JSON object", text=content)
+        if is_error(content):
             # Gateways report so what the server behind them said.
-            raise self._failure(_code(reply.content["error"]), reply)
-        return reply.content
+            raise self._failure(_code(content["error"]), reply)
+        if len(response.body) > _MAX_ANSWER:
+            raise Again(f"an answer of {len(response.body):,} bytes", text=json.dumps(content))
+        return content
 
     def pause(self, repetition: int, after: float) -> float:
         """Seconds to wait before a request is sent again.
@@ -158,43 +165,36 @@ class Server:
             after: What the server asked for.
         """
         # Spread out, so that requests turned away together do not come back together.
-        longest = min(_LONGEST_WAIT_S, self._backoff_s * 2 ** (repetition - 1))
+        longest = min(_LONGEST_BACKOFF_S, self._backoff_s * 2 ** (repetition - 1))
         return max(after, random.uniform(longest / 2, longest))
 
     def _failure(self, status: int, reply: _Reply) -> Exception:
         if status in _CLOSED or _SPENT_UP in str(reply.content):
             return self._closed(reply)
         reason = f"{status} {_message(reply.content)}"
-        if status in _RETRIED or status >= 500:
-            return Again(reason, reply.retry_after)
-        return Unanswered(reason)
+        if status not in _RETRIED and status < 500:
+            return Unanswered(reason)
+        if reply.retry_after > self._max_retry_after_s:
+            return PreselError(
+                f"{self.base_url} wants no request ({reason}) for longer than "
+                f"instructions.max_retry_after_s={self._max_retry_after_s:g}; run again "
+                f"{_time_after(reply.retry_after)}: what was answered is kept"
+            )
+        return Again(reason, reply.retry_after)
 
-    def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float) -> _Reply:
-        deadline = time.monotonic() + timeout_s
-        response = self._pool.request(
-            method,
-            f"{self.base_url}/{path}",
-            body=body,
-            headers=self._headers,
-            # urllib3 sends a body in the time that it has to connect.
-            timeout=Timeout(connect=timeout_s, read=timeout_s),
-            preload_content=False,
-            redirect=False,
-        )
-        parts: list[bytes] = []
-        try:
-            parts.extend(_read(response, deadline))
-        except exceptions.HTTPError as error:
-            response.close()
-            half = self._masked(_text(b"".join(parts))) if response.status < 300 else None
-            raise Again(self._why(error), text=half) from None
-        except BaseException:
-            # Half an answer is still on its way there.
-            response.close()
-            raise
-        response.release_conn()
-        retry_after = _seconds(response.headers.get("Retry-After"))
-        return _Reply(response.status, self._content(b"".join(parts)), retry_after)
+    def _request(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Response:
+        return self._client.request(method, f"{self.base_url}/{path}", self._headers, body, timeout_s)
+
+    def _reply(self, response: Response) -> _Reply:
+        retry_after = seconds_to_wait(response.headers.get("Retry-After"))
+        return _Reply(response.status, self._content(response.body), retry_after)
+
+    def _charged(self, failure: RequestFailed) -> str | None:
+        """As much as came of an answer that may have been charged for, if one may."""
+        if failure.status is not None:
+            return self._masked(_text(failure.body)) if failure.status < 300 else None
+        # The request arrived, and may be worked on all the same.
+        return "" if failure.stage is Stage.WAITING and failure.late else None
 
     def _content(self, sent: bytes) -> Completion | str:
         """What was sent, without the key."""
@@ -203,7 +203,7 @@ class Server:
             found = json.loads(text)
             # Written anew, because a key can be escaped in many ways.
             text = self._masked(json.dumps(found, ensure_ascii=False))
-            return json.loads(text) if isinstance(found, dict) else text
+            return json.loads(text) if is_completion(found) else text
         # Brackets without end nest deeper than Python reads.
         except (ValueError, RecursionError):
             return self._masked(text)
@@ -214,24 +214,6 @@ class Server:
         for written in {self._key, json.dumps(self._key)[1:-1], self._key.replace("/", "\\/")}:
             text = text.replace(written, _MASK)
         return text
-
-    def _why(self, error: exceptions.HTTPError) -> str:
-        match error:
-            case exceptions.NewConnectionError():
-                return f"no connection: {getattr(error.__cause__, 'strerror', None) or 'failed'}"
-            case exceptions.ConnectTimeoutError():
-                return "no connection in time"
-            case exceptions.TimeoutError():
-                return f"no answer within {self._timeout_s:g} s"
-            case exceptions.ProtocolError() if isinstance(error.args[-1], TimeoutError):
-                return (
-                    f"not sent within {self._timeout_s:g} s (shrink images by instructions.image_side, or "
-                    "raise instructions.timeout_s)"
-                )
-            case exceptions.ProtocolError():
-                return "connection dropped"
-            case _:
-                return str(error)
 
     def _closed(self, reply: _Reply) -> PreselError:
         if self._key_variable is None:
@@ -256,31 +238,6 @@ def _key(variable: str) -> str:
     return key
 
 
-def _pool(url: str, **settings: Any) -> PoolManager:
-    """Connections, by the proxy that the environment names, if it does."""
-    address = urlsplit(url)
-    proxy = None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
-    if proxy is None:
-        return PoolManager(**settings)
-    try:
-        headers = make_headers(proxy_basic_auth=parse_url(proxy).auth)
-        return ProxyManager(proxy, proxy_headers=headers, **settings)
-    except (exceptions.LocationValueError, exceptions.ProxySchemeUnknown):
-        # The address is not repeated: it may hold a password.
-        raise PreselError(
-            f"the environment variable {address.scheme}_proxy holds no address that begins with http:// or "
-            "https://; mend it, or name the server in no_proxy"
-        ) from None
-
-
-def _read(response: BaseHTTPResponse, deadline: float) -> Iterator[bytes]:
-    """The body, however slowly it trickles in, but not after the deadline."""
-    while part := response.read1(_CHUNK):
-        yield part
-        if time.monotonic() > deadline:
-            raise exceptions.TimeoutError
-
-
 def _text(sent: bytes) -> str:
     return sent.decode("utf-8", errors="replace")
 
@@ -298,8 +255,8 @@ def _message(content: Completion | str) -> str:
     return " ".join(str(message).split())[:200] or "without a word"
 
 
-def _seconds(retry_after: str | None) -> float:
-    """What the header Retry-After asks to wait: seconds, or until a date."""
+def seconds_to_wait(retry_after: str | None) -> float:
+    """What the header Retry-After asks to wait: seconds, or until a date; 0 where it makes no sense."""
     if retry_after is None:
         return 0.0
     try:
@@ -307,8 +264,12 @@ def _seconds(retry_after: str | None) -> float:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, OSError):
             return 0.0
-    if math.isnan(seconds):
-        return 0.0
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
+    return 0.0 if math.isnan(seconds) else max(seconds, 0.0)
+
+
+def _time_after(seconds: float) -> str:
+    if seconds > _YEAR_S:
+        return "in more than a year"
+    return f"at {datetime.now() + timedelta(seconds=seconds):%Y-%m-%d %H:%M}"

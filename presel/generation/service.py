@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass as component
 from presel.component import STRICT
 from presel.generation.answers import Answers, Completion, Spent, is_error
 from presel.generation.generator import Generator
-from presel.generation.pictures import data_url, with_picture
+from presel.generation.pictures import data_url, read_wanted, with_picture
 from presel.ledger import Estimate, Wanted
 from presel.secrets import named_like_a_key
 
@@ -23,6 +23,9 @@ _OURS = {"model", "messages", "stream", "n"}
 _LIMITS = ("max_completion_tokens", "max_tokens")
 # More tokens than this no request has; what says so is mistaken.
 _MOST_TOKENS = 10**9
+
+# Money, in any currency; not infinite, since the sum of what was spent has to stay a number.
+Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class Usage(NamedTuple):
@@ -58,9 +61,9 @@ class ChatService(Generator):
     parameters: dict[str, Any] | None = None
     image_side: Annotated[int, Field(ge=1)] | None = None
     image_detail: Literal["low", "high", "auto"] | None = None
-    price_per_million_prompt_tokens: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
-    price_per_million_answer_tokens: Annotated[float, Field(ge=0)] = field(default=0.0, compare=False)
-    image_tokens: Annotated[int, Field(ge=0)] = field(default=1000, compare=False)
+    price_per_million_prompt_tokens: Amount = field(default=0.0, compare=False)
+    price_per_million_answer_tokens: Amount = field(default=0.0, compare=False)
+    image_tokens: Annotated[int, Field(ge=0, le=_MOST_TOKENS)] = field(default=1000, compare=False)
 
     def __post_init__(self) -> None:
         """Checks the parameters."""
@@ -72,7 +75,9 @@ class ChatService(Generator):
         for name in _LIMITS:
             limit = given.get(name)
             if limit is not None and not (_is_count(limit) and limit > 0):
-                raise ValueError(f"parameters.{name} must be a whole number above 0")
+                raise ValueError(
+                    f"parameters.{name} must be a whole number above 0, and at most {_MOST_TOKENS:,}"
+                )
 
     @property
     def priced(self) -> bool:
@@ -112,10 +117,11 @@ class ChatService(Generator):
         """The request about an image.
 
         Raises:
-            BrokenImage: If the image cannot be read.
+            BrokenImage: If the image cannot be read, or is not the one that the pool's check saw.
         """
         body = self.body(image)
-        messages = with_picture(body["messages"], data_url(images / image.image, self.image_side))
+        url = data_url(read_wanted(images, image), images / image.image, self.image_side)
+        messages = with_picture(body["messages"], url)
         if self.image_detail is not None:
             messages[-1]["content"][0]["image_url"]["detail"] = self.image_detail
         return body | {"messages": messages}

@@ -17,6 +17,7 @@ from presel.data.listing import PoolFiles
 from presel.errors import PreselError
 from presel.generation.answers import Answers, Spent
 from presel.generation.generator import Generator
+from presel.generation.pictures import broken_images, read_wanted
 from presel.ledger import Revealed, Wanted
 from presel.models.lvlm import check_model, locate, model_fingerprint
 from presel.shards import chunks
@@ -72,9 +73,13 @@ class LocalModel(Generator):
     def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
         """Asks the model about the images that it was not asked about yet."""
         with Answers.opened(self.answers) as answers:
-            if self.unsettled(wanted, answers):
-                self._ask(wanted, files.images, answers)
-            return self.settled(wanted, answers)
+            due = self.unsettled(wanted, answers)
+            broken = broken_images(due, files.images)
+            due = [image for image in due if image.id not in broken]
+            if due:
+                self._ask(due, files.images, answers)
+            records, unanswered = self.settled(wanted, answers)
+            return Revealed(records, unanswered | broken)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -118,7 +123,7 @@ class LocalModel(Generator):
     def _chat(self, image: Wanted, images: Path) -> "Chat":
         *before, request = self.prompts.of(image.task).messages(image.id, image.task)
         parts = [
-            {"type": "image", "image": open_image(images / image.image)},
+            {"type": "image", "image": open_image(images / image.image, read_wanted(images, image))},
             {"type": "text", "text": request["content"]},
         ]
         system = [_text(message) for message in before]
