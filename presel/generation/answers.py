@@ -44,7 +44,7 @@ _MAX_AMOUNT = 1e15
 
 def is_completion(value: object) -> TypeGuard[Completion]:
     """Whether JSON from outside is an object of moderate depth, an error included."""
-    level = [value] if isinstance(value, dict) else []
+    level: list[dict[str, Any] | list[Any]] = [value] if isinstance(value, dict) else []
     for _ in range(_MAX_DEPTH):
         inner = [one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer)]
         level = [one for one in inner if isinstance(one, dict | list)]
