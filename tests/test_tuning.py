@@ -236,8 +236,8 @@ def test_labels_stand_on_the_responses_and_their_ends_alone(encoder: Conversatio
         {"from": "human", "value": "Sure?"},
         {"from": "gpt", "value": "yes"},
     ]
-    ids, labels, truncated = encoder.tokens(turns)
-    assert not truncated
+    ids, labels, length = encoder.tokens(turns)
+    assert length == len(ids)
     supervised = [label for label in labels if label != IGNORED]
     assert encoder.tokenizer.decode(supervised).replace(" ", "") == "Thereare12.</s>yes</s>"
     assert [token for token, label in zip(ids, labels, strict=True) if label != IGNORED] == supervised

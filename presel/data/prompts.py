@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypedDict
 
 IMAGE_TOKEN = "<image>"
@@ -20,8 +20,10 @@ class Template:
         system: Text before the first turn.
         user: Opens a question.
         assistant: Opens a response; the model generates from here, so it carries no trailing space.
-        end: Closes a response, and is supervised with it.
-        gap: Between the two, not supervised.
+        end: Closes a response, and is supervised with it; the model's end of sequence.
+        gap: Stands before a response. Generation starts before it, so a token that holds the gap alone is
+            supervised too (`presel.models.conversations`).
+        image: What stands for the image.
     """
 
     system: str
@@ -29,6 +31,24 @@ class Template:
     assistant: str
     end: str
     gap: str = " "
+    image: str = IMAGE_TOKEN
+
+    def render(self, conversations: Sequence[Turn], question: bool = True) -> list[tuple[str, bool]]:
+        """Writes a conversation down in this template; see the function `render`."""
+        if not question:
+            conversations = _without_question(conversations)
+        pieces = [(self.system, False)] if self.system else []
+        for position, turn in enumerate(conversations):
+            expected = "gpt" if position % 2 else "human"
+            if turn["from"] != expected:
+                raise ValueError(f"turn {position} is from {turn['from']!r}, where {expected!r} was due")
+            if expected == "human":
+                asked = image_first(turn["value"], self.image)
+                pieces.append((f"{self.user}{asked}{self.assistant}", False))
+            else:
+                pieces += [(self.gap, False)] if self.gap else []
+                pieces.append((f"{turn['value']}{self.end}", True))
+        return pieces
 
 
 _SYSTEM = (
@@ -101,7 +121,8 @@ def render(
 
     Returns:
         Pieces `(text, supervised)`; the texts joined are the whole prompt, and `supervised` marks the
-        responses, each with the end-of-sequence token that closes it.
+        responses, each with the end-of-sequence token that closes it. The gap before a response is a piece
+        of its own.
 
     Raises:
         ValueError: If the template is unknown, the turns do not alternate, or `question=False` is
@@ -109,20 +130,7 @@ def render(
     """
     if template not in TEMPLATES:
         raise ValueError(f"unknown prompt template {template!r}; choose one of {', '.join(TEMPLATES)}")
-    style = TEMPLATES[template]
-    if not question:
-        conversations = _without_question(conversations)
-    pieces = [(style.system, False)] if style.system else []
-    for position, turn in enumerate(conversations):
-        expected = "gpt" if position % 2 else "human"
-        if turn["from"] != expected:
-            raise ValueError(f"turn {position} is from {turn['from']!r}, where {expected!r} was due")
-        if expected == "human":
-            pieces.append((f"{style.user}{image_first(turn['value'])}{style.assistant}", False))
-        else:
-            pieces += [(style.gap, False)] if style.gap else []
-            pieces.append((f"{turn['value']}{style.end}", True))
-    return pieces
+    return TEMPLATES[template].render(conversations, question)
 
 
 def chat_template(template: str) -> str:
@@ -133,15 +141,20 @@ def chat_template(template: str) -> str:
     Args:
         template: A key of `TEMPLATES`.
     """
-    style = {name: json.dumps(text) for name, text in asdict(TEMPLATES[template]).items()}
-    return _JINJA.format(image=json.dumps(f"{IMAGE_TOKEN}\n"), **style)
+    style = replace(TEMPLATES[template], image=f"{IMAGE_TOKEN}\n")
+    return _JINJA.format(**{name: json.dumps(text) for name, text in asdict(style).items()})
 
 
-def image_first(text: str) -> str:
-    """Moves the image token to the front of its question, on a line of its own, as LLaVA does."""
+def image_first(text: str, image: str = IMAGE_TOKEN) -> str:
+    """Moves the image token to the front of its question, on a line of its own, as LLaVA does.
+
+    Args:
+        text: The question.
+        image: What to write in the token's place.
+    """
     if IMAGE_TOKEN not in text:
         return text
-    return f"{IMAGE_TOKEN}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()
+    return f"{image}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()
 
 
 def _without_question(conversations: Sequence[Turn]) -> list[Turn]:

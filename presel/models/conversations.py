@@ -1,7 +1,7 @@
 """Conversations and images as the tensors a model reads, with labels on the responses alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,8 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from presel.data.images import open_image
-from presel.data.prompts import IMAGE_TOKEN, Turn, render
+from presel.data.prompts import TEMPLATES, Turn
+from presel.errors import PreselError
 from presel.models.lvlm import Lvlm
+from presel.models.markers import special_tokens, with_names, with_secret_markers
 
 IGNORED = -100
 
@@ -30,56 +32,74 @@ class Encoded(NamedTuple):
     Attributes:
         ids: Token ids.
         labels: As many labels.
-        truncated: Whether it was cut to the model's maximal length.
+        length: Number of tokens before the prompt was cut to the model's maximal length.
     """
 
     ids: list[int]
     labels: list[int]
-    truncated: bool
+    length: int
+
+    @property
+    def truncated(self) -> bool:
+        """Whether its end was cut off."""
+        return self.length > len(self.ids)
 
 
 class ConversationEncoder:
     """Encodes examples for one model.
 
     Images of all sizes must take the same number of tokens, as in LLaVA-1.5.
+
+    Attributes:
+        tokenizer: The model's own.
+        image_token: Id of the token that stands for a part of the image.
     """
 
     def __init__(self, lvlm: Lvlm) -> None:
-        """Loads the model's processor."""
-        processor = lvlm.load_processor()
+        """Loads the model's processor.
+
+        Raises:
+            PreselError: As in `Lvlm.load_processor`.
+        """
+        processor: Any = lvlm.load_processor()
         self._image_processor = processor.image_processor
         self.tokenizer = processor.tokenizer
         self.image_token: int = processor.image_token_id
         self._lvlm = lvlm
         mean = self._image_processor.image_mean
         self._padding_colour = tuple(int(255 * channel) for channel in mean)
-        self._image_tokens = self._count_image_tokens(processor)
+        markers = special_tokens(self.tokenizer) | {processor.image_token}
+        self._marked_tokenizer, names = with_secret_markers(self.tokenizer, markers)
+        image = names[processor.image_token] * self._count_image_tokens(processor)
+        self._template = replace(with_names(TEMPLATES[lvlm.template], names), image=image)
 
     def _count_image_tokens(self, processor: Any) -> int:
-        probe = processor(images=self._open(Image.new("RGB", (64, 64))), text=IMAGE_TOKEN)
+        probe = processor(images=self._open(Image.new("RGB", (64, 64))), text=processor.image_token)
         return int(sum(token == processor.image_token_id for token in probe["input_ids"][0]))
 
     def tokens(self, conversations: Sequence[Turn], question: bool = True) -> Encoded:
-        """Tokens of a rendered conversation, cut to the model's maximal length.
+        """Tokens of a conversation in the model's template, cut to the model's maximal length.
 
-        A token that reaches into a response counts as part of it.
+        Supervised is whatever follows the prompt that a response is generated from, up to the response's end:
+        each token that begins there or later, even one that holds the gap alone (Vicuna's lone `▁` before a
+        digit), and one that begins earlier but reaches into the response. LLaVA masks the same
+        (`preprocess_v1` in its `train.py`), but tokenizes the text after `<image>` apart, which puts one more
+        `▁` there. Only the template writes special tokens: in the text of a turn, they are text.
         """
-        pieces = render(conversations, self._lvlm.template, question)
         text, spans = "", []
-        for piece, supervised in pieces:
-            expanded = piece.replace(IMAGE_TOKEN, IMAGE_TOKEN * self._image_tokens)
+        for piece, supervised in self._template.render(conversations, question):
             if supervised:
-                spans.append((len(text), len(text) + len(expanded)))
-            text += expanded
-        # Not verbose: the length is cut below.
-        encoding = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
-        limit = self._lvlm.max_length
-        ids: list[int] = encoding["input_ids"][:limit]
+                spans.append((len(text) - len(self._template.gap), len(text), len(text) + len(piece)))
+            text += piece
+        encoding = self._marked_tokenizer.encode(text)
+        ids = encoding.ids[: self._lvlm.max_length]
         labels = [
-            token if any(start < last and end > first for first, last in spans) else IGNORED
-            for token, (start, end) in zip(ids, encoding["offset_mapping"], strict=False)
+            token
+            if any(start < last and (start >= prompt or end > first) for prompt, first, last in spans)
+            else IGNORED
+            for token, (start, end) in zip(ids, encoding.offsets, strict=False)
         ]
-        return Encoded(ids, labels, len(encoding["input_ids"]) > limit)
+        return Encoded(ids, labels, len(encoding.ids))
 
     def pixels(self, images: Sequence[Path]) -> Tensor:
         """Preprocessed images, (n, 3, height, width)."""
@@ -100,9 +120,20 @@ class ConversationEncoder:
         examples: Sequence[Example],
         question: bool = True,
         padding: Literal["left", "right"] = "right",
+        cut: bool = True,
     ) -> dict[str, Tensor]:
-        """A padded batch: input_ids, attention_mask, labels (n, length) and pixel_values."""
+        """A padded batch: input_ids, attention_mask, labels (n, length) and pixel_values.
+
+        Raises:
+            PreselError: If a prompt is longer than the model's maximal length, and not to be `cut`.
+        """
         encoded = [self.tokens(example.conversations, question) for example in examples]
+        for example, prompt in zip(examples, encoded, strict=True):
+            if prompt.truncated and not cut:
+                raise PreselError(
+                    f"{example.image}: its prompt takes {prompt.length} tokens, so that its end would be cut "
+                    f"off; raise lvlm.max_length={self._lvlm.max_length}"
+                )
         length = max(len(prompt.ids) for prompt in encoded)
         rows = [_pad(prompt, length, self.tokenizer.pad_token_id, padding) for prompt in encoded]
         input_ids, attention_mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))

@@ -121,14 +121,42 @@ class Lvlm:
         }
 
     def load_processor(self) -> "ProcessorMixin":
-        """The model's processor: tokenizer and image processor."""
+        """The model's processor: tokenizer and image processor.
+
+        Raises:
+            PreselError: If it cannot be loaded, or the template ends a response otherwise than by the token
+                that generation stops at.
+        """
         from transformers import AutoProcessor
 
         # Results must not depend on whether torchvision is installed.
-        processor: ProcessorMixin = load_pretrained(
+        processor: Any = load_pretrained(
             AutoProcessor, locate(self.path), revision=self.revision, backend="pil"
         )
-        return processor
+        self._check_tokenizer(processor.tokenizer)
+        loaded: ProcessorMixin = processor
+        return loaded
+
+    def _check_tokenizer(self, tokenizer: Any) -> None:
+        if not tokenizer.is_fast:
+            raise PreselError(
+                f"lvlm.path: the tokenizer of {self.path} has no tokenizer.json, without which tokens cannot "
+                "be told from text; save it as a fast tokenizer of transformers"
+            )
+        end, own = TEMPLATES[self.template].end, tokenizer.eos_token
+        if end == own and len(tokenizer.encode(end, add_special_tokens=False)) == 1:
+            return
+        fitting = [f"lvlm.template={name}" for name, template in TEMPLATES.items() if template.end == own]
+        remedy = (
+            f"set {' or '.join(fitting)}"
+            if fitting
+            else f"take a model that ends its answers by '{end}' (of Llama 3, the Instruct one), or name it "
+            "as eos_token in tokenizer_config.json if the vocabulary has that token"
+        )
+        raise PreselError(
+            f"lvlm.template={self.template} ends a response by '{end}', but the tokenizer in {self.path} "
+            f"ends a sequence by '{own}', so that answers would never stop; {remedy}"
+        )
 
     def load_processor_for_others(self) -> "ProcessorMixin":
         """The same for programs that know nothing of these settings: they prompt and pad as it says.

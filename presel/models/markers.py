@@ -1,0 +1,65 @@
+"""Special tokens that only a template can write: in the text of a pool, `</s>` is four characters."""
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+from presel.data.prompts import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+# How SentencePiece writes single bytes; some tokenizers list these pieces as special.
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+
+
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> set[str]:
+    """The tokens that have a meaning of their own, as they are written."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return {token for token in added.union(tokenizer.all_special_tokens) if not _BYTE.fullmatch(token)}
+
+
+def with_secret_markers(
+    tokenizer: "PreTrainedTokenizerBase", markers: set[str]
+) -> tuple[Tokenizer, dict[str, str]]:
+    """Copies a tokenizer and renames its special tokens, so that no text can contain one.
+
+    A text is cut into tokens exactly as before, since only the names differ; the pieces between two markers
+    are never tokenized apart from each other, which would change tokens at their borders.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        markers: The tokens to rename.
+
+    Returns:
+        The copy, and the random new name of each marker. Ids stay as they are.
+    """
+    secret = secrets.token_hex(4)
+    names = {marker: f"<{secret}-{number}>" for number, marker in enumerate(sorted(markers))}
+    described = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    for token in described["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = described["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(piece, piece): number for piece, number in model["vocab"].items()}
+    else:  # a Unigram model's: pieces and their scores
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    return Tokenizer.from_str(json.dumps(described)), names
+
+
+def with_names(template: Template, names: Mapping[str, str]) -> Template:
+    """Writes the markers in a template by their new names."""
+    longest_first = sorted(names, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)))
+    texts = {
+        field: pattern.sub(lambda found: names[found[0]], text) for field, text in asdict(template).items()
+    }
+    return Template(**texts)
