@@ -28,14 +28,7 @@ def instruction_relevance(
         ValueError: If an argument is empty or not one-dimensional, the lengths differ, a loss is not
             finite or negative, or a loss without question is 0.
     """
-    numerator = _finite_vector(loss_with_question, "loss_with_question")
-    denominator = _finite_vector(loss_without_question, "loss_without_question")
-    if len(numerator) != len(denominator):
-        raise ValueError(
-            f"loss_with_question has {len(numerator)} values and loss_without_question {len(denominator)}; "
-            "both need one per sample"
-        )
-    _refuse(numerator < 0, numerator, "loss_with_question", "a mean loss is never negative")
+    numerator, denominator = _losses(loss_with_question, loss_without_question)
     _refuse(
         denominator <= 0, denominator, "loss_without_question", "eq. 3 divides by it, so it must be above 0"
     )
@@ -52,23 +45,25 @@ def relevance_scores(
 
     Args:
         loss_with_question: As in `instruction_relevance`.
-        loss_without_question: As in `instruction_relevance`.
+        loss_without_question: As in `instruction_relevance`, but may be 0.
         score: `ratio` is eq. 3; `difference` subtracts the losses; `perplexity_ratio` divides their
             exponentials; `response_loss` is the loss with the question alone.
 
     Returns:
-        Scores, shape (n,).
+        Scores, shape (n,). A `ratio` by a loss of 0 is NaN: the model is certain of the response without the
+        question, whose share in that nothing can tell. Any number would decide the task's mean.
 
     Raises:
-        ValueError: As in `instruction_relevance`, or if the score is unknown.
+        ValueError: As in `instruction_relevance`, but for losses of 0, or if the score is unknown.
     """
     if score not in get_args(Relevance):
         raise ValueError(f"score '{score}' is unknown; choose one of {', '.join(get_args(Relevance))}")
-    ratio = instruction_relevance(loss_with_question, loss_without_question)
-    with_question = np.asarray(loss_with_question, dtype=np.float64)
-    difference = with_question - np.asarray(loss_without_question, dtype=np.float64)
+    with_question, without_question = _losses(loss_with_question, loss_without_question)
+    difference = with_question - without_question
+    if score == "ratio":
+        undefined = np.full_like(with_question, np.nan)
+        return np.divide(with_question, without_question, out=undefined, where=without_question > 0)
     return {
-        "ratio": ratio,
         "difference": difference,
         "perplexity_ratio": np.exp(difference),
         "response_loss": with_question,
@@ -120,6 +115,21 @@ def task_weights(scores: Mapping[Task, float], tau: float | None = None) -> dict
     exponentials = np.exp((values.min() - values) / tau)
     total = math.fsum(exponentials.tolist())
     return dict(zip(scores, (exponentials / total).tolist(), strict=True))
+
+
+def _losses(
+    with_question: npt.ArrayLike, without_question: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    one = _finite_vector(with_question, "loss_with_question")
+    other = _finite_vector(without_question, "loss_without_question")
+    if len(one) != len(other):
+        raise ValueError(
+            f"loss_with_question has {len(one)} values and loss_without_question {len(other)}; both need one "
+            "per sample"
+        )
+    for values, name in ((one, "loss_with_question"), (other, "loss_without_question")):
+        _refuse(values < 0, values, name, "a mean loss is never negative")
+    return one, other
 
 
 def _finite_vector(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:

@@ -51,6 +51,15 @@ def test_task_budgets_of_the_ablations(pick: Any) -> None:
     assert bought(PreSel(pick=pick)) == {"count": 33, "read": 19, "caption": 8}
 
 
+def test_samples_of_undefined_relevance_do_not_count() -> None:
+    some = given()
+    # One of the first task's samples, and all of the last task's, whose score of 1 is the one by definition.
+    some.relevance.loc[[0, *range(20, 30)], "loss_without_question"] = 0.0
+    assert PreSel().weights(some) == pytest.approx(PreSel().weights(given()))
+    some.relevance["loss_without_question"] = 0.0
+    assert PreSel().weights(some) == pytest.approx(dict.fromkeys(["caption", "count", "read"], 1 / 3))
+
+
 def test_random_picks_keep_the_budgets_and_change_the_images() -> None:
     central, drawn = PreSel().select(given()), PreSel(pick="random").select(given())
     assert set(drawn["why"].dropna()) == {"reference", "random"}

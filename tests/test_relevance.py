@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from presel.data.prompts import Turn
 from presel.errors import PreselError
@@ -80,7 +81,9 @@ def test_losses_equal_the_models_own_sample_by_sample(
     scorer = Scorer(model)
     for start in range(0, 60, 15):
         examples = mixed[start : start + 15]
-        losses = scorer.losses(pair_batch(encoder, examples))
+        batch = pair_batch(encoder, examples)
+        losses = scorer.losses(batch)
+        assert scorer.passes(batch).tolist() == [1 if shares else 2 for shares in batch.shares_image]
         for row, example in enumerate(examples):
             assert losses.with_question[row] == pytest.approx(plain(model, encoder, example, True), abs=1e-5)
             assert losses.without_question[row] == pytest.approx(
@@ -143,11 +146,35 @@ def test_a_model_that_takes_no_mask_gets_two_passes(
 
     model.model.language_model.register_forward_pre_hook(drop, with_kwargs=True)
     scorer = Scorer(model)
-    losses = scorer.losses(pair_batch(encoder, sharing))
+    # Nothing can be compared on samples whose image lies outside the prefix, so they decide nothing.
+    apart = pair_batch(encoder, [example for example in mixed if not pair(encoder, example).shares_image][:2])
+    scorer.losses(apart)
+    assert scorer.single_pass is None
+    assert scorer.passes(apart).tolist() == [2, 2]
+    batch = pair_batch(encoder, sharing)
+    losses = scorer.losses(batch)
     assert scorer.single_pass is False
+    assert set(scorer.passes(batch).tolist()) == {2}
     assert "it takes two" in capsys.readouterr().out
     for one, other in zip(whole, losses, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_a_loss_that_is_no_number_on_one_side_alone_is_a_difference(
+    model: PreTrainedModel, encoder: ConversationEncoder, mixed: list[Example]
+) -> None:
+    def spoil(
+        _: torch.nn.Module, __: tuple[()], named: dict[str, Any], output: BaseModelOutput
+    ) -> BaseModelOutput:
+        if named["attention_mask"].ndim == 4:
+            output["last_hidden_state"] *= torch.nan
+        return output
+
+    model.model.language_model.register_forward_hook(spoil, with_kwargs=True)
+    scorer = Scorer(model)
+    batch = pair_batch(encoder, [example for example in mixed if pair(encoder, example).shares_image][:4])
+    assert scorer.losses(batch).with_question.isfinite().all()
+    assert scorer.single_pass is False
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(1, 1000))
@@ -169,5 +196,10 @@ def test_variants_of_the_score() -> None:
         [np.exp(0.2) / np.exp(0.4), 1.0, np.exp(3.0) / np.exp(2.0)]
     )
     assert relevance_scores(*losses, "response_loss").tolist() == [0.2, 1.0, 3.0]
+    with_zero = [1.0, 0.0, 1.0], [0.0, 0.0, 2.0]
+    assert np.isnan(relevance_scores(*with_zero)).tolist() == [True, True, False]
+    assert relevance_scores(*with_zero, "difference").tolist() == [1.0, 0.0, -1.0]
+    with pytest.raises(ValueError, match="never negative"):
+        relevance_scores([1.0], [-1.0])
     with pytest.raises(ValueError, match="score 'product' is unknown"):
         relevance_scores(*losses, "product")  # type: ignore[arg-type]

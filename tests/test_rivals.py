@@ -56,6 +56,9 @@ def test_the_slice_of_the_ranking(strategy: Any, chosen: str) -> None:
 
 def test_ifd_may_be_left_with_fewer_than_the_budget() -> None:
     assert set(Ifd().select(seen(6, scores=SCORES))["id"]) == set("abcdf")
+    # A loss without question of 0 leaves the difficulty undefined.
+    certain = SCORES.assign(loss_without_question=[1.0, 0.0, 0.5, 1.0, 1.0, 1.0])
+    assert set(Ifd().select(seen(6, scores=certain))["id"]) == set("acdf")
 
 
 @given(

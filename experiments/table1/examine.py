@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from presel.importance import instruction_relevance
+from presel.importance import relevance_scores
 from presel.report.collect import Run, by_setting, collect
 from presel.report.tables import markdown
 
@@ -25,7 +25,7 @@ def examine(presel: list[Run], random: list[Run], full: list[Run]) -> pd.DataFra
     """
     tables = [run.relevance.merge(run.selection[["id", "task"]], on="id") for run in presel]  # type: ignore[union-attr]
     irs = pd.concat(
-        table.assign(irs=instruction_relevance(table["loss_with_question"], table["loss_without_question"]))
+        table.assign(irs=relevance_scores(table["loss_with_question"], table["loss_without_question"]))
         .groupby("task")["irs"]
         .mean()
         for table in tables

@@ -1,6 +1,6 @@
 """Scores of samples from one forward pass a batch: both mean response losses (eq. 1 and 2), and EL2N."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from presel.models.pairs import PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBat
 
 # Response tokens whose logits exist at once.
 _TOKENS_AT_ONCE = 128
-# Samples of the first batch on which one pass is held against two, and how far the losses may lie apart.
+# Samples on which one pass is held against two, and how far their losses may lie apart.
 _CHECKED = 4
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.1}
 
@@ -38,16 +38,20 @@ class Losses(NamedTuple):
 
 
 class Scorer:
-    """Scores pairs by one pass, or by two where a model does not take the mask; says so once.
+    """Scores pairs by one pass where it gives what two give, else by two; says so once.
 
     Attributes:
-        single_pass: Whether one pass will do; None before the first batch, on which both are compared.
+        single_pass: Whether one pass will do; None until both were compared on samples that fit into one.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Takes the reference model, in eval mode."""
         self._model = model
         self.single_pass: bool | None = None
+
+    def passes(self, batch: PairBatch) -> Tensor:
+        """How many passes each sample takes, (n,): two until one is known to do, or where it does not fit."""
+        return torch.where(batch.shares_image & bool(self.single_pass), 1, 2)
 
     @torch.inference_mode()
     def losses(self, batch: PairBatch) -> Losses:
@@ -56,11 +60,9 @@ class Scorer:
         Raises:
             PreselError: If a single sample does not fit.
         """
-        if self.single_pass is None:
-            self.single_pass = self._takes_pairs(batch.part(slice(_CHECKED)))
-            if not self.single_pass:
-                console.print("  this model does not take the mask behind scoring in one pass; it takes two")
         try:
+            if self.single_pass is None:
+                self._compare(batch.part(batch.shares_image.nonzero()[:_CHECKED, 0]))
             return self._scored(batch)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
@@ -70,20 +72,37 @@ class Scorer:
                 ) from error
         # Outside the handler, whose exception keeps the failed attempt's tensors alive.
         middle = len(batch) // 2
-        halves = [self.losses(batch.part(half)) for half in (slice(middle), slice(middle, None))]
-        return Losses(*(torch.cat(parts) for parts in zip(*halves, strict=True)))
+        return _joined([self.losses(batch.part(half)) for half in (slice(middle), slice(middle, None))])
 
-    def _takes_pairs(self, batch: PairBatch) -> bool:
+    def _compare(self, batch: PairBatch) -> None:
+        """Decides between one pass and two, unless these samples have no loss to compare."""
+        if not len(batch):
+            return
         batch = batch.to(self._model)
-        if not batch.shares_image:
-            return True
-        one, two = one_pass(self._model, batch), two_passes(self._model, batch)
-        apart = max(float((a - b).abs().nan_to_num().max()) for a, b in zip(one, two, strict=True))
-        return apart <= _TOLERANCE[self._model.dtype]
+        one, two = (torch.stack(score(self._model, batch)[:3]) for score in (one_pass, two_passes))
+        # A sample without a response within the model's maximal length has none in either.
+        compared = one.isfinite() | two.isfinite()
+        if not compared.any():
+            return
+        tolerance = _TOLERANCE[self._model.dtype]
+        self.single_pass = torch.allclose(one[compared], two[compared], rtol=0, atol=tolerance)
+        if not self.single_pass:
+            console.print("  this model does not take the mask behind scoring in one pass; it takes two")
 
     def _scored(self, batch: PairBatch) -> Losses:
-        score = one_pass if self.single_pass and batch.shares_image else two_passes
-        return Losses(*(values.cpu() for values in score(self._model, batch.to(self._model))))
+        passes = self.passes(batch)
+        scored, rows = [], []
+        for score, own in ((one_pass, passes == 1), (two_passes, passes == 2)):
+            if own.any():
+                losses = score(self._model, batch.part(own).to(self._model))
+                scored.append(Losses(*(values.cpu() for values in losses)))
+                rows.append(own.nonzero()[:, 0])
+        in_order = torch.cat(rows).argsort()
+        return Losses(*(values[in_order] for values in _joined(scored)))
+
+
+def _joined(parts: Sequence[Losses]) -> Losses:
+    return Losses(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def token_losses(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> Tensor:

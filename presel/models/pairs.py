@@ -7,7 +7,7 @@ would see in a prompt of its own.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -42,21 +42,24 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs padded to one length: tensors of shape (n, length), pixels (n, 3, height, width)."""
+    """Pairs padded to one length: tensors of shape (n, length), pixels (n, 3, height, width).
+
+    `shares_image` says of which samples the image lies in the prefix, (n,): only these fit into one pass.
+    """
 
     ids: Tensor
     labels: Tensor
     positions: Tensor
     parts: Tensor
     pixels: Tensor
-    shares_image: bool
+    shares_image: Tensor
 
     def __len__(self) -> int:
         """Counts the samples."""
         return len(self.ids)
 
-    def part(self, rows: slice) -> "PairBatch":
-        """Some of the samples."""
+    def part(self, rows: slice | Tensor) -> "PairBatch":
+        """Some of the samples, in the order of `rows`."""
         return self._with(lambda tensor: tensor[rows])
 
     def to(self, model: PreTrainedModel) -> "PairBatch":
@@ -65,10 +68,7 @@ class PairBatch:
         return replace(moved, pixels=moved.pixels.to(model.dtype))
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> "PairBatch":
-        ids, labels, positions, parts, pixels = map(
-            change, (self.ids, self.labels, self.positions, self.parts, self.pixels)
-        )
-        return PairBatch(ids, labels, positions, parts, pixels, self.shares_image)
+        return PairBatch(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
 def pair(encoder: ConversationEncoder, example: Example) -> Pair:
@@ -112,7 +112,8 @@ def pair_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> Pai
         for rows, value in zip(columns, fill, strict=True)
     )
     pixels = encoder.pixels([example.image for example in examples])
-    return PairBatch(ids, labels, positions, parts, pixels, all(one.shares_image for one in pairs))
+    shares_image = torch.tensor([one.shares_image for one in pairs])
+    return PairBatch(ids, labels, positions, parts, pixels, shares_image)
 
 
 def attention_mask(parts: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from presel.escaping import visible
-from presel.importance import instruction_relevance
+from presel.importance import relevance_scores
 from presel.report.collect import Run
 from presel.report.statistics import spread
 
@@ -66,8 +66,10 @@ def relevance_by_task(relevance: pd.DataFrame) -> str:
         relevance: One row a reference sample: task, loss_with_question, loss_without_question.
     """
     figure, axes = _axes("IRS", "", relevance["task"].nunique())
-    irs = instruction_relevance(relevance["loss_with_question"], relevance["loss_without_question"])
-    by_task = {str(task): scores for task, scores in pd.Series(irs).groupby(relevance["task"].to_numpy())}
+    irs = relevance_scores(relevance["loss_with_question"], relevance["loss_without_question"])
+    by_task = {
+        str(task): scores.dropna() for task, scores in pd.Series(irs).groupby(relevance["task"].to_numpy())
+    }
     axes.boxplot(list(by_task.values()), orientation="horizontal", showfliers=False)
     axes.set_yticks(range(1, len(by_task) + 1), [_text(task) for task in by_task])
     return _svg(figure)

@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
+from presel.console import console
 from presel.errors import PreselError
 from presel.files import write_table
 from presel.models.tune import Hardware
@@ -23,7 +25,9 @@ from presel.store import Store
 class RelevanceStage(ShardedStage[pd.DataFrame]):
     """Losses with and without the question under the reference model (eq. 1 and 2), and EL2N.
 
-    Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, el2n, n_tokens.
+    Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, el2n, n_tokens. Images are
+    padded and losses computed in the model's precision, as in training; the released scorer crops images to a
+    square and computes in fp16.
 
     Images are prepared and weights rounded as in tuning (padded to square, `lvlm.dtype`); the released code
     scores in float16, and images by CLIP's center crop. As released, samples of several turns have an end of
@@ -38,7 +42,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
     """
 
     name: ClassVar[str] = "relevance"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     model: TuningStage
     instructions: InstructionsStage
@@ -85,7 +89,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
                         "loss_without_question": losses.without_question.double().numpy(),
                         "el2n": losses.el2n.double().numpy(),
                         "n_tokens": losses.n_tokens.numpy(),
-                        "passes": 1 if scorer.single_pass else 2,
+                        "passes": scorer.passes(encoded).numpy(),
                     }
                 )
 
@@ -102,25 +106,43 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
         """Joins the shards into one table.
 
         Raises:
-            PreselError: If a sample's responses lie beyond the model's maximal length.
+            PreselError: If a sample's responses lie beyond the model's maximal length, or its loss is not a
+                number.
         """
         scored = joined_table(shards)
         scored = scored.sort_values("row", ignore_index=True)
         table = scored.drop(columns=["row", "passes"])
         table.insert(0, "id", [record.id for record in store.load(self.instructions)])
-        unscored = table[table.isna().any(axis=1)]
-        if len(unscored):
-            raise PreselError(
-                f"record '{unscored['id'].iloc[0]}': none of its responses lies within lvlm.max_length="
-                f"{self.model.lvlm.max_length} tokens, so it has no relevance score; raise lvlm.max_length"
-            )
+        self._check(table)
         write_table(folder / "relevance.parquet", table)
+        certain = int((table["loss_without_question"] == 0).sum())
+        if certain:
+            console.print(
+                f"  {certain} of {len(table)} samples have a loss without question of exactly 0: their IRS "
+                "(eq. 3) is undefined, and no mean counts it"
+            )
         return {
             "samples": len(table),
             "tokens": int(table["n_tokens"].sum()),
             **shards.measured,
-            "passes": int(scored["passes"].max()),
+            "in_one_pass": int((scored["passes"] == 1).sum()),
+            "in_two_passes": int((scored["passes"] == 2).sum()),
+            "irs_undefined": certain,
         }
+
+    def _check(self, table: pd.DataFrame) -> None:
+        if (cut_off := table["n_tokens"] == 0).any():
+            raise PreselError(
+                f"record '{table['id'][cut_off].iloc[0]}': none of its responses lies within lvlm.max_length="
+                f"{self.model.lvlm.max_length} tokens, so it has no relevance score; raise lvlm.max_length"
+            )
+        losses = table[["loss_with_question", "loss_without_question", "el2n"]]
+        if (broken := ~np.isfinite(losses).all(axis=1)).any():
+            raise PreselError(
+                f"record '{table['id'][broken].iloc[0]}': its loss under the reference model is not a number "
+                f"({broken.sum()} of {len(table)} records); compute more precisely (lvlm.dtype=float32, or "
+                "bfloat16 instead of float16), or lower tune.lr"
+            )
 
     def load(self, folder: Path) -> pd.DataFrame:
         """The table of losses, one row a reference sample."""

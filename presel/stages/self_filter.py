@@ -11,7 +11,7 @@ import pandas as pd
 
 from presel.errors import PreselError
 from presel.files import write_table
-from presel.importance import instruction_relevance
+from presel.importance import relevance_scores
 from presel.stages.relevance import RelevanceStage
 from presel.stages.tuning import FineTuneStage
 from presel.store import Store
@@ -71,10 +71,11 @@ class SelfFilterStage(FineTuneStage[pd.DataFrame]):
         return measured | {"weights": dict(zip(read, weights.tolist(), strict=True))}
 
     def _read(self, store: Store) -> pd.DataFrame:
-        """What the net reads, one column each."""
+        """What the net reads, one column each; an IRS that is undefined (`relevance_scores`) reads as 1."""
         table = store.load(self.scores)
+        relevance = relevance_scores(table["loss_with_question"], table["loss_without_question"])
         return table[["loss_with_question", "loss_without_question", "el2n"]].assign(
-            irs=instruction_relevance(table["loss_with_question"], table["loss_without_question"])
+            irs=np.nan_to_num(relevance, nan=1.0)
         )
 
     def load(self, folder: Path) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import pandas as pd
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
-from presel.importance import instruction_relevance
+from presel.importance import relevance_scores
 from presel.strategies.base import Given, Strategy
 from presel.strategies.ranking import ranked_slice
 
@@ -15,7 +15,8 @@ from presel.strategies.ranking import ranked_slice
 class Ifd(Strategy):
     """Instruction-following difficulty (Li et al., 2024), which is the IRS of a single sample.
 
-    Samples above 1, whose question misleads, are dropped; fewer than the budget may be left.
+    Samples above 1, whose question misleads, are dropped, and those whose difficulty is undefined
+    (`relevance_scores`); fewer than the budget may be left.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("scores",)
@@ -23,6 +24,6 @@ class Ifd(Strategy):
     def select(self, given: Given) -> pd.DataFrame:
         """Takes the highest scores that are not above 1."""
         scores = given.scores
-        difficulty = instruction_relevance(scores["loss_with_question"], scores["loss_without_question"])
+        difficulty = relevance_scores(scores["loss_with_question"], scores["loss_without_question"])
         kept = difficulty <= 1
         return ranked_slice(scores["id"][kept], difficulty[kept], given.budget)

@@ -92,17 +92,24 @@ class PreSel(Strategy):
         return images
 
     def weights(self, given: Given) -> dict[str, float]:
-        """Share of each task: its importance (eq. 3 to 5), or what an ablation puts in its place."""
+        """Share of each task: its importance (eq. 3 to 5), or what an ablation puts in its place.
+
+        Samples without a defined relevance do not count (`relevance_scores`); a task of such samples alone
+        scores 1, as if its questions neither helped nor misled.
+        """
         if self.weighting != "relevance":
             sizes = given.pool["task"].value_counts().sort_index()
             counted = sizes if self.weighting == "size" else sizes.clip(1, 1)
             return dict(zip(sizes.index, (counted / counted.sum()).tolist(), strict=True))
         table = given.relevance.merge(given.pool[["id", "task"]], on="id")
-        relevance = relevance_scores(
+        table["relevance"] = relevance_scores(
             table["loss_with_question"].to_numpy(), table["loss_without_question"].to_numpy(), self.score
         )
-        weights = task_weights(task_scores(relevance, table["task"].tolist()), self.tau)
-        return dict(sorted(weights.items()))
+        scores = dict.fromkeys(sorted(table["task"].unique()), 1.0)
+        defined = table.dropna(subset="relevance")
+        if len(defined):
+            scores |= task_scores(defined["relevance"], defined["task"].tolist())
+        return task_weights(scores, self.tau)
 
 
 def _fill_at_random(table: pd.DataFrame, given: Given) -> None:
