@@ -21,7 +21,7 @@ from presel.models.tune import Hardware, ScoreNet, Tune
 from presel.stages.centrality import CentralityStage, Neighbors
 from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage, ClipStage
 from presel.stages.clusters import Clustering, ClustersStage, DiscoveredClustersStage
-from presel.stages.evaluation import EvaluationStage, MostFrequentStage, check_scoring
+from presel.stages.evaluation import EvaluationStage, MostFrequentStage, check_prompts, check_scoring
 from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
@@ -283,12 +283,21 @@ class Pipeline:
             # What is evaluated already needs no program.
             if isinstance(step, ExternalEvaluationStage) and not store.has(step):
                 step.benchmarks.check()
+        # What is computed already needs no model, and loading its processor takes seconds.
+        if any(
+            isinstance(step, FineTuneStage | EvaluationStage | MultimodalFeaturesStage)
+            and not store.has(step)
+            for step in steps
+        ):
+            self.lvlm.load_processor()
         images = store.load(self.images)
         tasks = self.tasks.names(images)
         if instructed:
             self.provider.check(self.source.files(store), tasks)
         if isinstance(self.benchmark_source, Benchmarks):
             check_scoring(store, self.benchmarks, self.benchmark_source.scoring)
+            if any(isinstance(step, EvaluationStage) and not store.has(step) for step in steps):
+                check_prompts(store, self.benchmarks, self.lvlm)
         budget = images_in_budget(self.budget, len(images))
         if PAID.intersection(self.strategy.needs):
             reference = len(store.load(self.reference))

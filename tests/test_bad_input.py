@@ -90,6 +90,18 @@ def test_a_bad_annotation_file_is_refused(case: str, program: Program, pool_fold
         (["encoder.path=models/dinoo"], ["'models/dinoo' is no folder, and the hub gives no model"]),
         (["evaluation.metrics={QA: cider}"], ["names 'QA', which is no benchmark; there are ocr, vqa"]),
         (["evaluation.metric=box_accuracy"], ["record '0000' of benchmark 'ocr'", "holds no box"]),
+        (
+            ["lvlm.template=llama_3"],
+            ["lvlm.template=llama_3 ends a response by '<|eot_id|>'", "set lvlm.template=vicuna_v1 or"],
+        ),
+        (
+            ["lvlm.max_length=40"],
+            [
+                "longer than lvlm.max_length=40",
+                "3 in benchmark 'ocr': '0000', '0003', '0006'",
+                "5 in benchmark",
+            ],
+        ),
     ],
 )
 def test_a_bad_setting_is_refused(

@@ -10,8 +10,12 @@ from presel.models.conversations import ConversationEncoder, Example
 
 
 def prompt_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Conversations that end with a question, padded on the left, so that answers follow at once."""
-    batch = encoder.batch(examples, padding="left")
+    """Conversations that end with a question, padded on the left, so that answers follow at once.
+
+    Raises:
+        PreselError: If one is longer than the model's maximal length: its end is the question.
+    """
+    batch = encoder.batch(examples, padding="left", cut=False)
     del batch["labels"]
     return batch
 

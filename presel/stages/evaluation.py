@@ -1,6 +1,6 @@
 """Stage `evaluation`: a model's generated answers on the benchmarks, and their scores."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 
 from presel.benchmarks import Scoring
+from presel.console import progress
 from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.data.sources import annotated
@@ -24,6 +25,9 @@ from presel.stages.pool import PoolStage
 from presel.stages.tuning import TuningStage
 from presel.store import Stage, Store
 from presel.summary import Scores, mean_score
+
+# Questions that an error names of each benchmark.
+_NAMED = 5
 
 
 class Question(NamedTuple):
@@ -84,6 +88,7 @@ class EvaluationStage(ShardedStage[Scores]):
     """
 
     name: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = 2
 
     benchmarks: PoolStage
     scoring: Scoring
@@ -211,3 +216,36 @@ def check_scoring(store: Store, benchmarks: PoolStage, scoring: Scoring) -> None
                 f"evaluation: record '{question.record.id}' of benchmark '{question.benchmark}': {error}; "
                 "mend it or choose another metric"
             ) from None
+
+
+def check_prompts(store: Store, benchmarks: PoolStage, lvlm: Lvlm) -> None:
+    """Makes sure that every question fits into the model's prompt, before anything is tuned.
+
+    A question whose end is cut off would be answered and scored all the same.
+
+    Raises:
+        PreselError: If one does not.
+    """
+    from presel.models.conversations import ConversationEncoder
+
+    encoder = ConversationEncoder(lvlm)
+    asked = questions(store, benchmarks)
+    too_long: dict[str, list[str]] = defaultdict(list)
+    longest = 0
+    with progress("measuring questions", len(asked)) as advance:
+        for question in asked:
+            prompt = encoder.tokens(question.prompt)
+            longest = max(longest, prompt.length)
+            if prompt.truncated:
+                too_long[question.benchmark].append(f"'{question.record.id}'")
+            advance(1)
+    if not too_long:
+        return
+    named = "; ".join(
+        f"{len(ids)} in benchmark '{benchmark}': {', '.join(ids[:_NAMED])}{' …' if len(ids) > _NAMED else ''}"
+        for benchmark, ids in sorted(too_long.items())
+    )
+    raise PreselError(
+        f"evaluation: questions are longer than lvlm.max_length={lvlm.max_length} tokens and would be cut "
+        f"off ({named}); raise it to {longest}, or remove these records"
+    )

@@ -34,6 +34,7 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
     """
 
     name: ClassVar[str] = "multimodal_features"
+    version: ClassVar[int] = 2
 
     lvlm: Lvlm
     instructions: InstructionsStage
