@@ -137,7 +137,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
                 f"{self.model.lvlm.max_length} tokens, so it has no relevance score; raise lvlm.max_length"
             )
         losses = table[["loss_with_question", "loss_without_question", "el2n"]]
-        if (broken := ~np.isfinite(losses).all(axis=1)).any():
+        if (broken := ~np.isfinite(losses.to_numpy()).all(axis=1)).any():
             raise PreselError(
                 f"record '{table['id'][broken].iloc[0]}': its loss under the reference model is not a number "
                 f"({broken.sum()} of {len(table)} records); compute more precisely (lvlm.dtype=float32, or "
