@@ -124,8 +124,8 @@ class Lvlm:
         """The model's processor: tokenizer and image processor.
 
         Raises:
-            PreselError: If it cannot be loaded, or the template ends a response otherwise than by the token
-                that generation stops at.
+            PreselError: If it cannot be loaded, takes no images, or ends a sequence, where generation stops,
+                otherwise than the template ends a response.
         """
         from transformers import AutoProcessor
 
@@ -133,6 +133,11 @@ class Lvlm:
         processor: Any = load_pretrained(
             AutoProcessor, locate(self.path), revision=self.revision, backend="pil"
         )
+        if not hasattr(processor, "image_token_id"):
+            raise PreselError(
+                f"lvlm.path: {self.path} has no processor with an image token; name a model of the LLaVA "
+                "family (`presel assemble` makes one of a language model)"
+            )
         self._check_tokenizer(processor.tokenizer)
         loaded: ProcessorMixin = processor
         return loaded
@@ -144,7 +149,8 @@ class Lvlm:
                 "be told from text; save it as a fast tokenizer of transformers"
             )
         end, own = TEMPLATES[self.template].end, tokenizer.eos_token
-        if end == own and len(tokenizer.encode(end, add_special_tokens=False)) == 1:
+        # A tokenizer's end of sequence is always a token.
+        if end == own:
             return
         fitting = [f"lvlm.template={name}" for name, template in TEMPLATES.items() if template.end == own]
         remedy = (
