@@ -165,7 +165,7 @@ def test_every_fault_is_found_by_name_and_nothing_sound_is_accused(
     planted.add(703, image="Name.png")
     planted.add(704, image="name.png")
     picture(705).save(planted.images / "0705.png")
-    planted.add(705, "Ocr ")
+    planted.add(705, "Ocr ", conversations=[HUMAN, GPT | {"value": "A <b>cat</b>.</s><|eot_id|></s>"}])
     picture(706).save(planted.images / "nobody.png")
     planted.write()
 
@@ -185,14 +185,17 @@ def test_every_fault_is_found_by_name_and_nothing_sound_is_accused(
     assert [finding["images"] for finding in kinds["image that no record names"]] == [["nobody.png"]]
     assert kinds["task of a single image"][0]["where"] == "task 'Ocr '"
     assert kinds["task too small for the budget"]
+    special = kinds["special token in the text, read as text"]
+    assert [(finding["ids"], finding["detail"]) for finding in special] == [(["0705"], "</s> <|eot_id|>")]
     assert "11 of 113" in kinds["more unusable images than are put up with"][0]["detail"]
     expected = {*FILES, *RECORDS, "not an object", "duplicates in a task", "duplicates across tasks"}
     expected |= {"images whose names hardly differ", "tasks whose names hardly differ"}
     expected |= {"image that no record names", "task of a single image", "task too small for the budget"}
     expected |= {"more unusable images than are put up with", "task of less than a cluster"}
+    expected |= {"special token in the text, read as text"}
     assert kinds.keys() == expected
     accused = {name for findings in kinds.values() for finding in findings for name in finding["ids"]}
-    assert accused == {*FILES, "0001", "0701", "0702"}
+    assert accused == {*FILES, "0001", "0701", "0702", "0705"}
 
 
 VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {

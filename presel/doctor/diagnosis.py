@@ -13,7 +13,7 @@ from presel.benchmarks import Benchmarks
 from presel.console import ConsoleReporter, progress
 from presel.data.images import check_images, map_images
 from presel.data.listing import Listing, PoolFiles, RecordError
-from presel.data.sources import Source
+from presel.data.sources import LlavaFiles, Source
 from presel.doctor import findings
 from presel.doctor.examine import examine
 from presel.doctor.findings import SEVERITIES, Finding
@@ -92,6 +92,7 @@ def diagnose(
     plan, problems = _planned(pipeline, files, sizes, steps)
     found = [
         *findings.of_records(errors),
+        *_of_texts(files),
         *_of_pool(table, files, errors),
         *_of_rejected(source, table),
         *_of_benchmarks(pipeline, table, store),
@@ -136,6 +137,12 @@ def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.Data
         return findings.pool_table(
             listing.items, map_images(files.images, images, look, pipeline.workers, advance)
         )
+
+
+def _of_texts(files: PoolFiles) -> Iterator[Finding]:
+    # The mistakes of these files are listed already.
+    if isinstance(files, LlavaFiles):
+        yield from findings.of_texts(files.contents(lambda _: None).records)
 
 
 def _of_pool(table: pd.DataFrame, files: PoolFiles, errors: list[RecordError]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from presel.data.listing import Item, RecordError
+from presel.data.llava import Record
 from presel.doctor.examine import THUMBNAIL, Examined
 from presel.doctor.near import near_duplicates
 from presel.doctor.plan import Plan
@@ -29,6 +30,8 @@ _STRETCHED = 8
 _FEW_REFERENCE = 3
 # What programs write where there is no value.
 _NO_NAMES = frozenset({"nan", "none", "null", "nil", "n/a", "<na>", "nat", "undefined"})
+# How the tokenizers of common language models write tokens with a meaning of their own.
+_SPECIAL_TOKEN = re.compile(r"</?s>|<(?:unk|pad|bos|eos|mask|start_of_turn|end_of_turn)>|<\|[^\s<>|]+\|>")
 _ORDINARY_MODES = frozenset({"RGB", "L"})
 
 
@@ -80,6 +83,16 @@ def of_records(errors: Sequence[RecordError]) -> Iterator[Finding]:
     for error in errors:
         images = () if error.image is None else (error.image,)
         yield Finding("fault", error.kind, error.place, error.reason, images=images)
+
+
+def of_texts(records: Iterable[Record]) -> Iterator[Finding]:
+    """Records whose text holds what a model may take for special tokens; ours read it as text."""
+    for record in records:
+        texts = (turn["value"] for turn in record.conversations)
+        tokens = dict.fromkeys(token for text in texts for token in _SPECIAL_TOKEN.findall(text))
+        if tokens:
+            kind = "special token in the text, read as text"
+            yield Finding("note", kind, _record(record), " ".join(tokens), (record.id,), (record.image,))
 
 
 def of_images(table: pd.DataFrame, files: Sequence[str]) -> Iterator[Finding]:
