@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command == "store":
         from presel.store_command import store_command
 
-        return store_command(rest)
+        return _told(store_command, rest)
     return _run(rest)
 
 

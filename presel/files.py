@@ -1,11 +1,14 @@
 """Writing files so that a reader never meets half of one: a temporary name, then a rename."""
 
+import errno
 import hashlib
 import json
 import mmap
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +19,22 @@ from numpy.typing import NDArray
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` and renames it into place once the block ends well."""
+def atomic(path: Path, *, private: bool = False) -> Iterator[Path]:
+    """Yields a temporary file beside `path` and renames it into place once the block ends well.
+
+    Args:
+        path: What is written, on the disk for good when this returns.
+        private: Whether nobody but the user may read the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
+    # Fails where there is something of that name, so that no link is followed.
+    temporary.touch(mode=0o600 if private else 0o666, exist_ok=False)
     try:
         yield temporary
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -30,19 +42,54 @@ def atomic(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `path` that replaces it, whole, once the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    temporary.mkdir()
     try:
         yield temporary
+        sync_tree(temporary)
         old = temporary.with_suffix(".old")
         if path.exists():
             path.rename(old)
         temporary.rename(path)
+        sync(path.parent)
         if old.exists():
             shutil.rmtree(old)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nobody can guess, and put a link at, beforehand."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    """The files anywhere in a folder that `atomic` left when its process was killed."""
+    return [path for path in folder.rglob(".*.tmp") if path.is_file()]
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or a folder's list of names is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do this for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Waits until everything in a folder is on the disk."""
+    paths = [path for path in folder.rglob("*") if path.is_dir() or path.is_file()]
+    # File systems write out together what is asked for together.
+    with ThreadPoolExecutor(16) as pool:
+        for _ in pool.map(sync, [*paths, folder]):
+            pass
 
 
 def write_json(path: Path, value: Any) -> None:

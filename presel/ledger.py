@@ -189,5 +189,5 @@ def request(
 
 def requested_ids(store: Store, stage: Stage[Any]) -> set[str]:
     """The images whose instructions were requested on the way to a stage, by the ledgers on that way."""
-    ledgers = [store.folder(step) / LEDGER for step in upstream(stage) if step.name == "instructions"]
+    ledgers = [store.verified(step) / LEDGER for step in upstream(stage) if step.name == "instructions"]
     return {name for ledger in ledgers for name in pd.read_parquet(ledger)["id"]}

@@ -1,6 +1,6 @@
 """One run of the pipeline, and the summary of a sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from presel.errors import PreselError
 from presel.explain import explain
 from presel.external import ExternalBenchmarks
 from presel.files import read_json, write_json
+from presel.integrity import MANIFEST, check_result
 from presel.ledger import requested_ids
 from presel.pipeline import Pipeline
 from presel.secrets import check_destination
+from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.store import Stage, Store, git_commit, upstream, versions
 from presel.summary import Row, Scores, print_table, relative_score, write_csv
 
@@ -67,6 +69,9 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     target = getattr(pipeline, config.until)
     pipeline.check(store, target)
     store.ensure(target)
+    shown = _shown(pipeline, target)
+    for step in shown.values():
+        store.verified(step)
     rows = _rows(pipeline, store) if evaluated else []
     report: dict[str, Any] = {
         "strategy": pipeline.strategy.name,
@@ -85,7 +90,7 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
         write_csv(folder / "summary.csv", rows)
     if rows and not sweeping:
         print_table(rows)
-    _print_paths(pipeline, store, target, folder)
+    _print_paths(shown, store, folder)
     return rows[-1].mean if rows else None
 
 
@@ -142,10 +147,10 @@ def _rows(pipeline: Pipeline, store: Store) -> list[Row]:
 
 def _with_relative(rows: list[Row], full_evaluation: Path) -> list[Row]:
     """Fills in Rel., if the same run with all instructions is in the store."""
-    scores = full_evaluation / "scores.json"
-    if not scores.exists():
+    if not (full_evaluation / MANIFEST).exists():
         return rows
-    full = read_json(scores)
+    check_result(full_evaluation)
+    full = read_json(full_evaluation / "scores.json")
     return [replace(row, relative=relative_score(row.scores, full)) for row in rows]
 
 
@@ -165,14 +170,20 @@ def _labels(reports: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _print_paths(pipeline: Pipeline, store: Store, target: Stage[Any], folder: Path) -> None:
-    done = {store.folder(step) for step in upstream(target)}
-    for step, (what, file) in STEPS.items():
-        # A run without benchmarks has no evaluation that could be asked for.
-        if step == "evaluation" and pipeline.benchmark_source is None:
-            continue
-        if step == "evaluation" and isinstance(pipeline.benchmark_source, ExternalBenchmarks):
+def _shown(pipeline: Pipeline, target: Stage[Any]) -> dict[str, Stage[Any]]:
+    """The steps on the way to `target` that leave something for the user."""
+    done = {(step.name, step.key) for step in upstream(target)}
+    # A run without benchmarks has no evaluation that could be asked for.
+    steps = {name: getattr(pipeline, name) for name in STEPS if name != "evaluation"}
+    if pipeline.benchmark_source is not None:
+        steps["evaluation"] = pipeline.evaluation
+    return {name: step for name, step in steps.items() if (step.name, step.key) in done}
+
+
+def _print_paths(shown: Mapping[str, Stage[Any]], store: Store, folder: Path) -> None:
+    for name, step in shown.items():
+        what, file = STEPS[name]
+        if isinstance(step, ExternalEvaluationStage):
             what, file = "results", "results"
-        if (result := store.folder(getattr(pipeline, step))) in done:
-            console.print(f"{what:<29} {result / file}")
+        console.print(f"{what:<29} {store.folder(step) / file}")
     console.print(f"{'run, its config and manifest':<29} {folder}")

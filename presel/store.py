@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import resource
@@ -22,12 +23,12 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from presel.errors import PreselError
-from presel.files import read_json, sha256, write_json
+from presel.files import sha256, sync_tree, temporary_files
+from presel.integrity import MANIFEST, check_result, read_manifest, write_manifest
 
 # A stage only ever hands results out.
 T_co = TypeVar("T_co", covariant=True)
 
-MANIFEST = "manifest.json"
 _REPORTED_PACKAGES = [
     "presel",
     "torch",
@@ -41,7 +42,10 @@ _REPORTED_PACKAGES = [
     "pillow",
 ]
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+# Code that keys need not read: ours says itself when it gives other results.
+_VERSIONED = {"presel", *sys.stdlib_module_names}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
 _FULL_BELOW_BYTES = 1_000_000
 
 
@@ -49,16 +53,16 @@ def identity(value: Any) -> Any:
     """Reduces a stage, a component or a plain value to what decides its result, as JSON-ready data.
 
     A stage stands for its key. A dataclass stands for its class and its fields, except the fields
-    declared with `compare=False`: those say how a result is computed, not what it is. A class from outside
-    this package stands for its module's text as well. An object with an `identity()` method speaks for
-    itself.
+    declared with `compare=False`: those say how a result is computed, not what it is. An object with an
+    `identity()` method stands for its class and what that method says. A class from outside this package
+    counts with the text of its module, and so do those that it is made from.
     """
     if isinstance(value, Stage):
         return {"stage": value.name, "key": value.key}
     if hasattr(value, "identity"):
-        return value.identity()
+        return value.identity() | _code(type(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _code(type(value)) | fields_identity(value)
+        return fields_identity(value) | _code(type(value))
     if isinstance(value, Mapping):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -71,11 +75,23 @@ def identity(value: Any) -> Any:
 
 
 def _code(kind: type) -> dict[str, Any]:
-    identified: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}"}
-    if kind.__module__.startswith("presel."):
-        return identified | {"version": getattr(kind, "version", 1)}
-    source = getattr(sys.modules[kind.__module__], "__file__", None)
-    return identified | ({"source": sha256(Path(source))} if source else {})
+    """What a class does: its name and version, and the text of whatever modules outside this package.
+
+    No field can be named like the entry, a word of the language.
+    """
+    modules = {base.__module__ for base in kind.__mro__}
+    files = {
+        name: getattr(sys.modules[name], "__file__", None)
+        for name in modules
+        if name.partition(".")[0] not in _VERSIONED
+    }
+    return {
+        "class": {
+            "name": f"{kind.__module__}.{kind.__qualname__}",
+            "version": getattr(kind, "version", 1),
+            "source": {name: sha256(Path(file)) for name, file in files.items() if file},
+        }
+    }
 
 
 def fields_identity(value: Any) -> dict[str, Any]:
@@ -126,8 +142,8 @@ class Stage(ABC, Generic[T_co]):
 
     @cached_property
     def key(self) -> str:
-        """Hash of the stage's name, version, own settings and inputs' keys."""
-        text = json.dumps([self.name, self.version, self.settings()], sort_keys=True)
+        """Hash of the stage's name, class with its version, own settings and inputs' keys."""
+        text = json.dumps([self.name, _code(type(self)), self.settings()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -183,6 +199,7 @@ class Store:
         self._reporter = reporter
         self._min_free_gb = min_free_gb
         self._reported: set[Path] = set()
+        self._verified: set[Path] = set()
 
     def folder(self, stage: Stage[Any]) -> Path:
         """Where the stage's result lies, or would."""
@@ -193,13 +210,36 @@ class Store:
         return (self.folder(stage) / MANIFEST).exists()
 
     def load(self, stage: Stage[T_co]) -> T_co:
-        """The stage's result, computed now if need be."""
-        return stage.load(self.ensure(stage))
+        """The stage's result, computed now if need be.
+
+        Raises:
+            PreselError: As `verified` does.
+        """
+        folder = self.verified(stage)
+        try:
+            return stage.load(folder)
+        except PreselError:
+            raise
+        except Exception:
+            # A result that is too large to be hashed at every run may be what the error comes from.
+            check_result(folder, math.inf)
+            raise
+
+    def verified(self, stage: Stage[Any]) -> Path:
+        """The stage's finished folder, computed now if need be, whose files are about to be read.
+
+        Raises:
+            PreselError: As `ensure` does; if the result is damaged, with the digests looked at.
+        """
+        folder = self.ensure(stage)
+        if folder not in self._verified:
+            check_result(folder)
+            self._verified.add(folder)
+        return folder
 
     def manifest(self, stage: Stage[Any]) -> dict[str, Any]:
         """The manifest of a finished stage."""
-        manifest: dict[str, Any] = read_json(self.folder(stage) / MANIFEST)
-        return manifest
+        return read_manifest(self.folder(stage))
 
     def ensure(self, stage: Stage[Any]) -> Path:
         """Computes the stage, and first whatever it reads, unless its result is there already.
@@ -208,13 +248,14 @@ class Store:
             The finished folder.
 
         Raises:
-            PreselError: If the disk is, or becomes, too full to go on.
+            PreselError: If the disk is, or becomes, too full to go on; if a file of a result that is reused
+                is missing or has another size.
         """
         folder = self.folder(stage)
         if self.has(stage):
             for finished in upstream(stage):
                 if self.has(finished):
-                    self._report(finished, None)
+                    self._reuse(finished)
             return folder
         for source in stage.inputs:
             self.ensure(source)
@@ -222,12 +263,11 @@ class Store:
             self._check_space()
             with self._lock(stage):
                 if self.has(stage):
-                    self._report(stage, None)
+                    self._reuse(stage)
                 else:
                     self._compute(stage, folder)
         except Exception as error:
-            # Not every library raises OSError for a full disk, so the disk itself is asked too.
-            if getattr(error, "errno", None) in _DISK_ERRORS or _free_bytes(self.root) < _FULL_BELOW_BYTES:
+            if self._cannot_be_written(error):
                 raise PreselError(
                     f"{stage.label}: cannot write to {self.root} ({error}); make room or set paths.store to "
                     "another disk, then run the same command again: finished work is kept"
@@ -235,14 +275,36 @@ class Store:
             raise
         return folder
 
+    def _cannot_be_written(self, error: Exception) -> bool:
+        """Whether an error comes from this store's disk, and not from a file that a stage reads."""
+        code, file = getattr(error, "errno", None), getattr(error, "filename", None)
+        inside = isinstance(file, str | Path) and Path(file).absolute().is_relative_to(self.root)
+        if code in _NOT_WRITABLE:
+            return inside
+        if code in _DISK_FULL:
+            return inside or file is None
+        # Not every library raises OSError for a full disk, so the disk itself is asked too.
+        return _free_bytes(self.root) < _FULL_BELOW_BYTES
+
     def _compute(self, stage: Stage[Any], folder: Path) -> None:
         self._reporter.started(stage.label)
         started = time.time()
         folder.mkdir(parents=True, exist_ok=True)
         measured = stage.compute(self, folder) or {}
         seconds = time.time() - started
-        write_json(folder / MANIFEST, _manifest(stage, seconds, measured))
+        for left_over in temporary_files(folder):
+            left_over.unlink()
+        # Before there is a manifest that promises it, also what libraries wrote.
+        sync_tree(folder)
+        write_manifest(folder, _manifest(stage, seconds, measured))
+        self._verified.add(folder)
         self._report(stage, seconds)
+
+    def _reuse(self, stage: Stage[Any]) -> None:
+        folder = self.folder(stage)
+        if folder not in self._reported:
+            check_result(folder, hashed_bytes=0)
+            self._report(stage, None)
 
     def _report(self, stage: Stage[Any], seconds: float | None) -> None:
         folder = self.folder(stage)

@@ -1,16 +1,17 @@
 """`presel store`: what the store holds, whether it is whole, and throwing away what is not finished."""
 
 import argparse
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.table import Table
 
 from presel.console import console
-from presel.files import read_json
-from presel.store import MANIFEST
+from presel.files import temporary_files
+from presel.integrity import MANIFEST, DamagedResult, faults, read_manifest, remedy, result_files
 
 
 def store_command(arguments: Sequence[str]) -> int:
@@ -23,8 +24,8 @@ def store_command(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "action",
         choices=("list", "verify", "clean"),
-        help="list: every result; verify: find unreadable manifests and missing inputs; "
-        "clean: delete unfinished results",
+        help="list: every result; verify: compare every file with the size and SHA-256 in its result's "
+        "manifest, and find missing inputs; clean: delete unfinished results and temporary files",
     )
     parser.add_argument("--store", type=Path, default=Path("outputs/store"), help="its folder (%(default)s)")
     options = parser.parse_args(arguments)
@@ -41,52 +42,71 @@ def _list(store: Path) -> int:
     table = Table("stage", "key", "finished", "seconds", "MB")
     for folder in _results(store):
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-        if (folder / MANIFEST).exists():
-            manifest = read_json(folder / MANIFEST)
-            cells = (manifest["label"], folder.name, manifest["finished"], f"{manifest['wall_seconds']:.1f}")
-        else:
-            cells = (folder.parent.name, folder.name, "unfinished", "")
-        table.add_row(*cells, f"{size:.1f}")
+        table.add_row(*_about(folder), f"{size:.1f}")
     console.print(table)
     return 0
 
 
+def _about(folder: Path) -> tuple[str, str, str, str]:
+    if not (folder / MANIFEST).exists():
+        return folder.parent.name, folder.name, "unfinished", ""
+    try:
+        manifest = read_manifest(folder)
+    except DamagedResult:
+        return folder.parent.name, folder.name, "damaged", ""
+    return manifest["label"], folder.name, manifest["finished"], f"{manifest['wall_seconds']:.1f}"
+
+
 def _verify(store: Path) -> int:
-    problems = []
+    problems = 0
     for folder in _results(store):
-        name = f"{folder.parent.name}/{folder.name}"
-        if not (folder / MANIFEST).exists():
-            problems.append(f"{name}: unfinished; the run that needs it goes on with it")
-            continue
-        try:
-            manifest = read_json(folder / MANIFEST)
-        except ValueError as error:
-            problems.append(f"{name}: its manifest is not JSON ({error}); delete the folder")
-            continue
-        if manifest["key"] != folder.name:
-            problems.append(f"{name}: its manifest is that of {manifest['key']}; delete the folder")
-        for source in manifest["inputs"]:
-            if not (store / source / MANIFEST).exists():
-                problems.append(
-                    f"{name}: its input {source} is gone; it still serves, but cannot be retraced"
-                )
-    for problem in problems:
-        console.print(problem)
-    console.print(f"{len(_results(store))} results, {len(problems)} problems")
+        for problem in _problems(folder, store):
+            problems += 1
+            console.print(problem, markup=False)
+    console.print(f"{len(_results(store))} results, {problems} problems")
     return 1 if problems else 0
 
 
+def _problems(folder: Path, store: Path) -> Iterator[str]:
+    name = f"{folder.parent.name}/{folder.name}"
+    if not (folder / MANIFEST).exists():
+        yield f"{name}: unfinished; the run that needs it goes on with it"
+        return
+    try:
+        manifest = read_manifest(folder)
+        if (manifest["stage"], manifest["key"]) != (folder.parent.name, folder.name):
+            yield f"{name}: it is {manifest['stage']}/{manifest['key']}; {remedy(folder)}"
+        for fault in faults(folder, manifest, math.inf):
+            yield f"stage '{manifest['label']}': {fault}; {remedy(folder)}"
+    except DamagedResult as error:
+        yield str(error)
+        return
+    except PermissionError as error:
+        yield f"{name}: {error.filename} may not be read; allow it, and verify again"
+        return
+    for file, path in result_files(folder):
+        if file not in manifest["files"]:
+            yield f"{name}: {path} is not part of the result, and nothing reads it; delete the file"
+    for source in manifest["inputs"]:
+        if not (store / source / MANIFEST).exists():
+            yield f"{name}: its input {source} is gone; it still serves, but cannot be retraced"
+
+
 def _clean(store: Path) -> int:
-    unfinished = [folder for folder in _results(store) if not (folder / MANIFEST).exists()]
-    deleted = 0
-    for folder in unfinished:
+    unfinished = temporary = 0
+    for folder in _results(store):
         try:
             with FileLock(folder.with_suffix(".lock"), blocking=False):
-                shutil.rmtree(folder)
+                if not (folder / MANIFEST).exists():
+                    shutil.rmtree(folder)
+                    unfinished += 1
+                    console.print(f"deleted {folder}", markup=False)
+                else:
+                    left_over = temporary_files(folder)
+                    for file in left_over:
+                        file.unlink()
+                    temporary += len(left_over)
         except Timeout:
-            console.print(f"kept {folder}, which a run is computing")
-            continue
-        console.print(f"deleted {folder}")
-        deleted += 1
-    console.print(f"{deleted} unfinished results deleted")
+            console.print(f"kept {folder}, which a run is computing", markup=False)
+    console.print(f"{unfinished} unfinished results deleted, {temporary} temporary files deleted")
     return 0

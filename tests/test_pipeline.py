@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from presel.data.llava import TaskRule, read_records
 from presel.models.lvlm import Lvlm
-from presel.store import MANIFEST
+from presel.integrity import MANIFEST
 from tests.conftest import TINY, Program, command, environment, on_folder, stage_lines
 
 STAGES = [

@@ -21,7 +21,7 @@ from presel.models.tuner import Tuner, add_lora, tune
 from presel.selection import FeatureRows
 from presel.stages.features import Features
 from presel.stages.self_filter import min_max_scaled
-from presel.store import MANIFEST
+from presel.integrity import MANIFEST
 from presel.strategies import self_filter
 from presel.strategies.base import Given
 from presel.strategies.self_filter import SelfFilter, pick_difficult

@@ -15,7 +15,8 @@ import pytest
 
 from presel.errors import PreselError
 from presel.files import atomic, read_json, write_json
-from presel.store import MANIFEST, Stage, Store, fields_identity, identity, upstream
+from presel.integrity import MANIFEST
+from presel.store import Stage, Store, fields_identity, identity, upstream
 from tests.conftest import SilentReporter
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from presel.config import register
 from presel.explain import explain
 from presel.paths import config_folder
-from presel.store import MANIFEST
+from presel.integrity import MANIFEST
 from presel.sweep import SweepLoader
 from tests.conftest import TINY, Program
 

@@ -75,7 +75,6 @@ class SavedDataset:
             check_file(file)
         files = sorted(file for file in self.path.rglob("*") if file.is_file())
         return {
-            "class": "SavedDataset",
             "files": fingerprint((file.relative_to(self.path).as_posix(), file) for file in files),
             "read": [self.split, self.image, self.task, self.id],
         }

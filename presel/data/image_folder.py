@@ -44,7 +44,6 @@ class ImageFolder(ImageSource):
     def _identity(self) -> dict[str, Any]:
         images = [item.image for item in self._files.contents.items]
         return {
-            "class": "ImageFolder",
             "images": image_fingerprint(self.images, images),
             "task": self.task,
             "min_side": self.min_side,

@@ -151,4 +151,4 @@ class Llava665k(LlavaJson):
 
     def identity(self) -> dict[str, Any]:
         """Like `LlavaJson.identity`, with the groups."""
-        return super().identity() | {"class": "Llava665k", "groups": self.groups}
+        return super().identity() | {"groups": self.groups}

@@ -76,7 +76,6 @@ class Manifest(ImageSource):
     def _identity(self) -> dict[str, Any]:
         images = [item.image for item in self._files.listing().items]
         return {
-            "class": "Manifest",
             "manifest": sha256(self.manifest),
             "images": image_fingerprint(self.images, images),
             "columns": list(self._columns),

@@ -52,12 +52,11 @@ class PackedImages(ImageSource):
 
     def files(self, store: Store) -> UnpackedFiles:
         """The unpacked images."""
-        return UnpackedFiles(store.ensure(self._unpacked), self.task)
+        return UnpackedFiles(store.verified(self._unpacked), self.task)
 
     def identity(self) -> dict[str, Any]:
         """What decides the unpacked images; the task of those without one."""
         return {
-            "class": type(self).__name__,
             "unpacked": self._unpacked.key,
             "task": self.task,
             "min_side": self.min_side,

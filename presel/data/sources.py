@@ -164,7 +164,6 @@ class LlavaJson(Source):
     def _identity(self) -> dict[str, Any]:
         records = self._files.records()
         return {
-            "class": "LlavaJson",
             "annotations": sha256(self.annotations),
             "images": image_fingerprint(self.images, [record.image for record in records]),
             # The first matching pattern counts, so their order is part of the rule.
@@ -192,7 +191,6 @@ class DigitScenes(Source):
     def identity(self) -> dict[str, Any]:
         """What is drawn, and what is put up with."""
         return {
-            "class": "DigitScenes",
             "split": self.split,
             "size": self.size,
             "seed": self.seed,
@@ -206,5 +204,5 @@ class DigitScenes(Source):
 
     def files(self, store: Store) -> LlavaFiles:
         """The drawn scenes, in LLaVA format."""
-        folder = store.ensure(self.stages[0])
+        folder = store.verified(self.stages[0])
         return LlavaFiles(folder / "annotations.json", folder / "images", self._tasks)

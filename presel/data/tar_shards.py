@@ -47,7 +47,6 @@ class TarShards:
     def identity(self) -> dict[str, Any]:
         """Names, sizes and dates of the shards; where images and tasks are found."""
         return {
-            "class": "TarShards",
             "shards": fingerprint((shard.name, shard) for shard in self.shards),
             "read": [self.image_key, self.task_key, self.task_field, self.task_pattern],
         }

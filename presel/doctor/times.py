@@ -12,7 +12,7 @@ from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.doctor.plan import Plan
 from presel.errors import PreselError
-from presel.files import read_json
+from presel.integrity import MANIFEST, DamagedResult, read_manifest
 from presel.models.encoder import Encoder
 from presel.models.lvlm import Lvlm, locate
 from presel.models.tune import Hardware, Tune
@@ -27,7 +27,7 @@ from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.scenes import ScenesStage
 from presel.stages.tuning import FineTuneStage, TuningStage
-from presel.store import MANIFEST, Stage, Store, identity
+from presel.store import Stage, Store, identity
 
 # Fields that decide how many images a stage works on, and not how long one takes.
 _DATA = frozenset(
@@ -169,12 +169,16 @@ def _earlier(step: Stage[Any], images: int | None, store: Store) -> Iterator[Est
     """Estimates from runs of the same stage on other data, the one of the most similar size first."""
     runs = []
     for file in sorted((store.root / step.name).glob(f"*/{MANIFEST}")):
-        manifest = read_json(file)
-        if not _does_the_same(step, manifest, store):
+        try:
+            manifest = read_manifest(file.parent)
+            if not _does_the_same(step, manifest, store):
+                continue
+            done = _count(manifest, store)
+        except DamagedResult:
             continue
         if images is None:
             yield manifest["wall_seconds"], f"a run of {manifest['finished'][:10]}"
-        elif done := _count(manifest, store):
+        elif done:
             runs.append((abs(math.log(images / done)) if images else 0.0, done, manifest))
     for distance, done, manifest in sorted(runs, key=lambda run: run[0]):
         if distance <= math.log(_COMPARABLE):
@@ -197,7 +201,7 @@ def _does_the_same(step: Stage[Any], manifest: dict[str, Any], store: Store) -> 
             same = identity(mine) == other
         elif isinstance(mine, Stage):
             file = store.root / mine.name / str((other or {}).get("key")) / MANIFEST
-            same = file.exists() and _does_the_same(mine, read_json(file), store)
+            same = file.exists() and _does_the_same(mine, read_manifest(file.parent), store)
         else:
             same = identity(mine) == other
         if not same:
@@ -211,7 +215,7 @@ def _count(manifest: dict[str, Any], store: Store) -> int | None:
             return int(manifest["measured"][name])
     for source in manifest["inputs"]:
         file = store.root / source / MANIFEST
-        return _count(read_json(file), store) if file.exists() else None
+        return _count(read_manifest(file.parent), store) if file.exists() else None
     return None
 
 

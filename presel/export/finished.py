@@ -1,17 +1,28 @@
-"""A finished run, read back for an export."""
+"""A finished run, read back."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
 from presel.data.llava import Record, TaskRule, read_records
 from presel.errors import PreselError
 from presel.files import read_json
-from presel.store import MANIFEST
+from presel.integrity import MANIFEST, check_result, read_manifest
 
 _INSTRUCTIONS = "instructions (selection)"
+
+
+class _Report(BaseModel):
+    """What is read of a `run.json`."""
+
+    model_config = ConfigDict(strict=True)
+
+    strategy: str
+    overrides: list[str]
+    images: str
+    stages: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ class FinishedRun:
         """Reads a run's `run.json`.
 
         Raises:
-            PreselError: If there is none.
+            PreselError: If there is none, or it is damaged.
         """
         file = folder / "run.json"
         if not file.exists():
@@ -45,13 +56,16 @@ class FinishedRun:
                 f"{file}: there is no such file; name the folder of one run that ended well "
                 "(outputs/runs/DATE/TIME, in a sweep one of the numbered folders inside it)"
             )
-        report: dict[str, Any] = read_json(file)
+        try:
+            report = _Report.model_validate(read_json(file))
+        except (ValueError, RecursionError) as error:
+            raise PreselError(f"{file} is damaged, or of another version; run the same again") from error
         return cls(
             folder=folder,
-            strategy=report["strategy"],
-            overrides=report["overrides"],
-            images=Path(report["images"]),
-            stages={label: Path(stage) for label, stage in report["stages"].items()},
+            strategy=report.strategy,
+            overrides=report.overrides,
+            images=Path(report.images),
+            stages={label: Path(stage) for label, stage in report.stages.items()},
         )
 
     @property
@@ -59,7 +73,7 @@ class FinishedRun:
         """Folder of the selection.
 
         Raises:
-            PreselError: If its result is gone.
+            PreselError: If its result is gone or damaged.
         """
         return self._stage(f"selection ({self.strategy})")
 
@@ -68,7 +82,7 @@ class FinishedRun:
         """Folder of the training file.
 
         Raises:
-            PreselError: If the run ended before there was one, or it is gone.
+            PreselError: If the run ended before there was one, or it is gone or damaged.
         """
         if _INSTRUCTIONS not in self.stages:
             raise PreselError(
@@ -80,13 +94,13 @@ class FinishedRun:
     @property
     def pool_size(self) -> int:
         """Usable images in the pool."""
-        return int(read_json(self._stage("pool") / MANIFEST)["measured"]["images"])
+        return int(read_manifest(self._stage("pool"))["measured"]["images"])
 
     def chosen(self) -> pd.DataFrame:
         """One row a chosen image, in the pool's order: id, image, task, and what the strategy says of it.
 
         Raises:
-            PreselError: If the pool or the selection is gone.
+            PreselError: If the pool or the selection is gone or damaged.
         """
         pool = pd.read_parquet(self._stage("pool") / "pool.parquet", columns=["id", "image"])
         table = pd.read_parquet(self.selection / "selection.parquet")
@@ -97,15 +111,18 @@ class FinishedRun:
         """The chosen images' instructions, in the pool's order; an image that got none has no record.
 
         Raises:
-            PreselError: If the run ended before there were any, or they are gone.
+            PreselError: If the run ended before there were any, or they are gone or damaged.
         """
         return read_records(self.instructions / "train.json", TaskRule())
 
     def _stage(self, label: str) -> Path:
-        folder = self.stages[label]
+        folder = self.stages.get(label)
+        if folder is None:
+            raise PreselError(f"{self.folder / 'run.json'}: it names no stage '{label}'; run the same again")
         if not (folder / MANIFEST).exists():
             raise PreselError(
                 f"{self.folder / 'run.json'}: the result of stage '{label}' is gone from {folder}; run the "
                 "same again with until=instructions, and export that run"
             )
+        check_result(folder)
         return folder

@@ -8,7 +8,7 @@ import pandas as pd
 
 from presel.export.finished import FinishedRun
 from presel.files import read_json, write_json, write_table
-from presel.store import MANIFEST
+from presel.integrity import MANIFEST
 
 HEAD = "selection_manifest.json"
 TABLE = "selection_manifest.parquet"

@@ -50,8 +50,7 @@ class LocalModel(Generator):
 
     def identity(self) -> dict[str, Any]:
         """The model's content and how it is asked; not where it lies."""
-        own = {"class": "LocalModel", "version": self.version, "model": self._fingerprint}
-        return fields_identity(self) | own
+        return fields_identity(self) | {"model": self._fingerprint}
 
     def body(self, image: Wanted) -> dict[str, Any]:
         """What the model is asked, the image left out, and all else that decides the answer."""

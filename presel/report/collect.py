@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from presel.errors import PreselError
 from presel.files import read_json
-from presel.store import MANIFEST
+from presel.integrity import MANIFEST
 from presel.summary import Scores, mean_score, relative_score
 
 # Stages whose time is spent on choosing; the others prepare data, or tune and evaluate the choice.

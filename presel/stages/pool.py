@@ -117,7 +117,7 @@ class PoolStage(Pool):
 
     def contents(self, store: Store) -> pd.Series:
         """Read from the same file as the table."""
-        return pd.read_parquet(store.ensure(self) / "pool.parquet", columns=["content"])["content"]
+        return pd.read_parquet(store.verified(self) / "pool.parquet", columns=["content"])["content"]
 
     def _check_tasks(self, table: pd.DataFrame) -> None:
         without = table[table["task"].isna()]
