@@ -10,7 +10,8 @@ from rich.table import Table
 from presel.console import console
 from presel.errors import PreselError
 from presel.escaping import csv_text
-from presel.files import atomic, read_json
+from presel.export.finished import FinishedRun
+from presel.files import atomic
 
 _FILE = "selection.parquet"
 
@@ -62,11 +63,8 @@ def read_selection(path: Path) -> pd.DataFrame:
     """
     file = path
     if path.is_dir():
-        file = path / _FILE
-        if (path / "run.json").exists():
-            stages = read_json(path / "run.json")["stages"]
-            folder = next(folder for label, folder in stages.items() if label.startswith("selection"))
-            file = Path(folder) / _FILE
+        run = (path / "run.json").exists()
+        file = (FinishedRun.read(path).selection if run else path) / _FILE
     try:
         return pd.read_parquet(file, columns=["id", "task", "selected"])
     except (OSError, ValueError) as error:

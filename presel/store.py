@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -55,12 +55,12 @@ def identity(value: Any) -> Any:
     A stage stands for its key. A dataclass stands for its class and its fields, except the fields
     declared with `compare=False`: those say how a result is computed, not what it is. An object with an
     `identity()` method stands for its class and what that method says. A class from outside this package
-    counts with the text of its module, and so do those that it is made from.
+    counts with the text of its module, and with the fields that it adds to a class of this package.
     """
     if isinstance(value, Stage):
         return {"stage": value.name, "key": value.key}
     if hasattr(value, "identity"):
-        return value.identity() | _code(type(value))
+        return _added_fields(value) | value.identity() | _code(type(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return fields_identity(value) | _code(type(value))
     if isinstance(value, Mapping):
@@ -94,12 +94,20 @@ def _code(kind: type) -> dict[str, Any]:
     }
 
 
-def fields_identity(value: Any) -> dict[str, Any]:
-    """The identity of a dataclass's fields, without those declared with `compare=False`."""
+def _added_fields(value: Any) -> dict[str, Any]:
+    """The fields that a user's class adds to one of ours, which an inherited `identity()` does not know."""
+    ours = next((kind for kind in type(value).__mro__ if kind.__module__.startswith("presel.")), None)
+    if not dataclasses.is_dataclass(ours):
+        return {}
+    return fields_identity(value, known={field.name for field in dataclasses.fields(ours)})
+
+
+def fields_identity(value: Any, known: Set[str] = frozenset()) -> dict[str, Any]:
+    """The identity of a dataclass's fields, without those in `known` and those with `compare=False`."""
     return {
         field.name: identity(getattr(value, field.name))
         for field in dataclasses.fields(value)
-        if field.compare
+        if field.compare and field.name not in known
     }
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from presel.data.llava import TaskRule, read_records
-from presel.models.lvlm import Lvlm
 from presel.integrity import MANIFEST
+from presel.models.lvlm import Lvlm
 from tests.conftest import TINY, Program, command, environment, on_folder, stage_lines
 
 STAGES = [

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from presel.data.llava import TaskRule, read_records
 from presel.files import read_json
 from presel.importance import instruction_relevance
+from presel.integrity import MANIFEST
 from presel.ledger import LEDGER
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.loggers import Csv
@@ -21,7 +22,6 @@ from presel.models.tuner import Tuner, add_lora, tune
 from presel.selection import FeatureRows
 from presel.stages.features import Features
 from presel.stages.self_filter import min_max_scaled
-from presel.integrity import MANIFEST
 from presel.strategies import self_filter
 from presel.strategies.base import Given
 from presel.strategies.self_filter import SelfFilter, pick_difficult

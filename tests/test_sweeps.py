@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from presel.config import register
 from presel.explain import explain
-from presel.paths import config_folder
 from presel.integrity import MANIFEST
+from presel.paths import config_folder
 from presel.sweep import SweepLoader
 from tests.conftest import TINY, Program
 

@@ -154,3 +154,27 @@ def kind_of(value: object) -> str:
         datetime.date | datetime.time | datetime.timedelta: "a date or time",
     }
     return next((name for kind, name in kinds.items() if isinstance(value, kind)), "a number")
+
+
+
+def check_read_back(folder: Path, image: object, source: str) -> Path:
+    """Makes sure that an image path that a result holds leads to a file in the image folder.
+
+    Results may come from others, or have lain where others can write.
+
+    Args:
+        folder: The image folder.
+        image: What the result holds.
+        source: What the error calls the result.
+
+    Returns:
+        Where the file would lie, all links resolved; whether there is one is not looked at.
+
+    Raises:
+        RecordError: If the path leads elsewhere.
+    """
+    name, remedy = f"{source}: an image path", "use results of your own runs only"
+    path = (folder / check_path(check_text(image, name, remedy), name, remedy)).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise RecordError(f"{name} is {image!r}, which leads out of {folder} by a link; {remedy}")
+    return path

@@ -45,7 +45,7 @@ images:
   copy           the chosen ones copied to OUT/images
   link           hard links to them in OUT/images, which take no space; on the same disk only
 
-OUT appears once all is written. A process that is killed leaves .OUT.NUMBER.tmp beside it, to be deleted.
+OUT appears once all is written. A process that is killed leaves .OUT.….tmp beside it, to be deleted.
 
 examples:
   presel export outputs/runs/DATE/TIME --format llama_factory --out for_training --images copy
@@ -111,7 +111,7 @@ def export(run: FinishedRun, form: str, out: Path, images: str = "reference", *,
         records, last = run.records(), run.instructions
         chosen["instructed"] = chosen["id"].isin([record.id for record in records])
     files = chosen["image"].unique().tolist()
-    check_images(run.images, files)
+    check_images(run.images, [*files, *(record.image for record in records)])
     image_folder = Path("images") if images in PLACING else run.images
     try:
         with atomic_folder(out) as folder:

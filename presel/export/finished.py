@@ -102,9 +102,9 @@ class FinishedRun:
         Raises:
             PreselError: If the pool or the selection is gone or damaged.
         """
-        pool = pd.read_parquet(self._stage("pool") / "pool.parquet", columns=["id", "image"])
-        table = pd.read_parquet(self.selection / "selection.parquet")
-        chosen = table[table["selected"]].drop(columns=["selected", "image"], errors="ignore")
+        pool = read_table(self._stage("pool") / "pool.parquet", "id", "image")[["id", "image"]]
+        table = read_table(self.selection / "selection.parquet", "id", "task", "selected")
+        chosen = table[table["selected"].eq(True)].drop(columns=["selected", "image"], errors="ignore")
         return pool.merge(chosen, on="id")
 
     def records(self) -> list[Record]:
@@ -126,3 +126,20 @@ class FinishedRun:
             )
         check_result(folder)
         return folder
+
+
+def read_table(file: Path, *columns: str) -> pd.DataFrame:
+    """Reads a table that a run left.
+
+    Raises:
+        PreselError: If it cannot be read, or has not these columns.
+    """
+    try:
+        table = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise PreselError(
+            f"{file}: no table can be read from it ({str(error).splitlines()[0]}); run the same again"
+        ) from error
+    if missing := set(columns) - set(table.columns):
+        raise PreselError(f"{file}: it has no column '{min(missing)}'; run the same again")
+    return table

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from presel.export.finished import FinishedRun
-from presel.files import read_json, write_json, write_table
-from presel.integrity import MANIFEST
+from presel.files import write_json, write_table
+from presel.integrity import MANIFEST, read_manifest
 
 HEAD = "selection_manifest.json"
 TABLE = "selection_manifest.parquet"
@@ -27,7 +27,7 @@ def write_manifest(
         about: What else stands at the head of the JSON.
     """
     write_table(folder / TABLE, chosen)
-    selection = read_json(run.selection / MANIFEST)
+    selection = read_manifest(run.selection)
     head = about | {
         "strategy": run.strategy,
         "seed": selection["settings"]["seed"],
@@ -56,10 +56,10 @@ def _lineage(last: Path) -> dict[str, Any]:
             return
         found[label] = {"key": folder.name, "settings": None}
         if (folder / MANIFEST).exists():
-            manifest = read_json(folder / MANIFEST)
+            manifest = read_manifest(folder)
             found[label]["settings"] = manifest["settings"]
             for source, source_label in manifest["inputs"].items():
                 visit(store / source, source_label)
 
-    visit(last, read_json(last / MANIFEST)["label"])
+    visit(last, read_manifest(last)["label"])
     return found

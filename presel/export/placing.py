@@ -5,16 +5,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from presel.console import progress
+from presel.data.checks import check_read_back
 from presel.errors import PreselError
 
 
 def check_images(source: Path, images: Sequence[str]) -> None:
-    """Makes sure that the chosen files are still there.
+    """Makes sure that the chosen files are still there, and lie in the image folder.
+
+    Args:
+        source: The image folder.
+        images: Paths relative to it.
 
     Raises:
         PreselError: If one is not.
     """
-    missing = [image for image in images if not (source / image).is_file()]
+    files = [check_read_back(source, image, "the run") for image in images]
+    missing = [image for image, file in zip(images, files, strict=True) if not file.is_file()]
     if missing:
         raise PreselError(
             f"{source / missing[0]}: there is no such file any more ({len(missing)} of {len(images)} chosen "
@@ -27,7 +33,7 @@ def place_images(source: Path, images: Sequence[str], target: Path, how: str) ->
 
     Args:
         source: Folder that the images' paths are relative to.
-        images: Those paths.
+        images: Those paths, of which `check_images` made sure.
         target: Folder where they go, under the same paths.
         how: A key of `PLACING`.
 

@@ -1,6 +1,5 @@
 """Reading finished runs back."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from omegaconf import OmegaConf
 
 from presel.errors import PreselError
 from presel.files import read_json
-from presel.integrity import MANIFEST
+from presel.integrity import HASHED_BYTES, MANIFEST, check_result
 from presel.summary import Scores, mean_score, relative_score
 
 # Stages whose time is spent on choosing; the others prepare data, or tune and evaluate the choice.
@@ -34,6 +33,8 @@ _SELECTING = (
 )
 # What tells the runs of one setting apart, and what leaves their result as it is.
 _NO_SETTINGS = ("seed", "until", "paths", "logger", "executor")
+# Stages whose files are read here; of the others only manifests are.
+_READ = ("pool", "selection", "relevance", "evaluation")
 # The strategy is named anyway, and what an experiment sets is in the settings.
 _NOT_NAMED = ("strategy", "experiment")
 # What a run's `run.json` says.
@@ -106,10 +107,10 @@ class Run:
         return None if folder is None else pd.read_parquet(folder / "relevance.parquet")
 
     @cached_property
-    def image_files(self) -> dict[str, Path]:
-        """File of every image of the pool by its id."""
+    def image_paths(self) -> dict[str, str]:
+        """Path of every image of the pool by its id, relative to the image folder."""
         pool = pd.read_parquet(self.stages["pool"] / "pool.parquet")
-        return {name: self.images / image for name, image in zip(pool["id"], pool["image"], strict=True)}
+        return dict(zip(pool["id"], pool["image"], strict=True))
 
     @property
     def result(self) -> Path:
@@ -208,9 +209,9 @@ def _finished(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
 def _report(file: Path) -> dict[str, Any]:
     try:
         report: dict[str, Any] = read_json(file)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PreselError(f"{file}: no whole JSON file ({error}); run the same again") from error
-    if missing := _FIELDS - report.keys():
+    if missing := _FIELDS - set(report):
         raise PreselError(f"{file}: has no '{min(missing)}', as of another version; run the same again")
     return report
 
@@ -224,7 +225,12 @@ def _run(folder: Path, report: dict[str, Any]) -> Run:
             f"{folder}: the result of stage '{gone[0]}' is gone from {stages[gone[0]]}; run the same again, "
             "or leave this run out"
         )
-    full = Path(report["full_evaluation"]) / "scores.json"
+    for label, stage in stages.items():
+        check_result(stage, HASHED_BYTES if label.startswith(_READ) else 0)
+    full = Path(report["full_evaluation"])
+    whole = (full / MANIFEST).exists()
+    if whole:
+        check_result(full)
     config: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"))
     return Run(
         folder=folder,
@@ -237,7 +243,7 @@ def _run(folder: Path, report: dict[str, Any]) -> Run:
         ),
         settings={name: value for name, value in config.items() if name not in _NO_SETTINGS},
         scores=tuned["scores"],
-        full=read_json(full) if full.exists() else None,
+        full=read_json(full / "scores.json") if whole else None,
         requested=tuned["requested"],
         stages=stages,
         images=Path(report["images"]),

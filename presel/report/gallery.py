@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from presel.data.checks import check_read_back
 from presel.data.images import open_image
 from presel.report.collect import Run
 
@@ -48,7 +49,8 @@ def gallery(shown: Mapping[str, Run], count: int) -> dict[str, list[Shelf]]:
 
 
 def _shelf(heading: str, run: Run, ids: pd.Series) -> Shelf:
-    return Shelf(heading, [_thumbnail(run.image_files[name]) for name in ids])
+    files = (check_read_back(run.images, run.image_paths[name], str(run.folder)) for name in ids)
+    return Shelf(heading, [_thumbnail(file) for file in files])
 
 
 def _thumbnail(file: Path) -> str:
