@@ -75,8 +75,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: Any = read_json(file)
         _Manifest.model_validate(manifest)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(folder, folder.parent.name, f"{file} is damaged, or of an earlier version") from error
+    except (ValueError, RecursionError):
+        # Not chained, since the command line would take a validation error for one in the configuration.
+        raise _damaged(folder, folder.parent.name, f"{file} is damaged, or of an earlier version") from None
     if manifest.pop(_DIGEST, None) != _digest(manifest):
         raise _damaged(folder, folder.parent.name, f"{file} was changed")
     return dict(manifest)

@@ -1,22 +1,27 @@
-"""The store: keys, reuse, resume, locks, a full disk."""
+"""The store: keys, reuse, resume, locks, damage, a full disk."""
 
 import errno
-import importlib
 import multiprocessing
 import os
+import re
+import shutil
 import signal
-import sys
+import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from presel.errors import PreselError
 from presel.files import atomic, read_json, write_json
-from presel.integrity import MANIFEST
-from presel.store import Stage, Store, fields_identity, identity, upstream
+from presel.integrity import MANIFEST, DamagedResult, check_result, result_files
+from presel.store import Stage, Store, fields_identity, upstream
+from presel.store_command import store_command
 from tests.conftest import SilentReporter
 
 
@@ -54,9 +59,10 @@ class Failing(Stage[None]):
     name: ClassVar[str] = "failing"
 
     code: int
+    file: Path | None = None
 
     def compute(self, store: Store, folder: Path) -> None:
-        raise OSError(self.code, os.strerror(self.code), str(folder / "file"))
+        raise OSError(self.code, os.strerror(self.code), str(self.file or folder / "file"))
 
     def load(self, folder: Path) -> None:
         return None
@@ -95,18 +101,11 @@ def test_the_key_hashes_settings_and_inputs_and_nothing_else() -> None:
     assert fields_identity(Number(3)) == {"value": 3}
 
 
-def test_a_class_from_elsewhere_counts_with_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    keys = set()
-    for name, text in (("one", "head"), ("other", "head"), ("one", "tail")):
-        (tmp_path / f"{name}.py").write_text(
-            "from dataclasses import dataclass\n@dataclass\nclass Mine:\n    size: int = 1\n"
-            f"    def select(self, table):\n        return table.{text}(self.size)\n"
-        )
-        sys.modules.pop(name, None)
-        importlib.invalidate_caches()
-        keys.add(str(identity(importlib.import_module(name).Mine())))
-    assert len(keys) == 3
+def test_a_stages_subclass_of_the_same_name_has_a_key_of_its_own() -> None:
+    class Other(Number):
+        pass
+
+    assert Other(1).key != Number(1).key
 
 
 def test_upstream_lists_inputs_first_and_each_once() -> None:
@@ -131,15 +130,133 @@ def test_a_folder_without_a_manifest_is_unfinished(store: Store) -> None:
     assert store.load(Number(5)) == 5
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS])
 def test_a_full_disk_is_one_clear_error(store: Store, code: int) -> None:
     with pytest.raises(PreselError, match=r"make room or set paths\.store to another disk"):
         store.ensure(Failing(code))
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENOSPC])
+def test_what_is_wrong_with_another_disk_is_not_said_of_the_stores(
+    store: Store, tmp_path: Path, code: int
+) -> None:
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))):
+        store.ensure(Failing(code, tmp_path / "input.tar"))
+
+
 def test_other_errors_pass_as_they_are(store: Store) -> None:
     with pytest.raises(OSError, match="No such file"):
         store.ensure(Failing(errno.ENOENT))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "another bit": lambda file: flip(file, 0, 0),
+    "half a file": lambda file: os.truncate(file, file.stat().st_size // 2),
+    "an empty file": lambda file: file.write_bytes(b""),
+    "no file": lambda file: file.unlink(),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+    "a link": lambda file: file.symlink_to(file.rename(file.with_suffix(".moved"))),
+}
+
+
+def flip(file: Path, byte: int, bit: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[byte] ^= 1 << bit
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_result_is_not_read(store: Store, damage: str) -> None:
+    folder = store.ensure(Number(5))
+    DAMAGE[damage](folder / "number.json")
+    with pytest.raises(PreselError, match="stage 'number': ") as told:
+        Store(store.root, SilentReporter()).load(Number(5))
+    assert f"{folder}/number.json" in str(told.value)
+    shutil.rmtree(folder)
+    assert f"delete {folder}, then run the same command again" in str(told.value)
+    assert Store(store.root, SilentReporter()).load(Number(5)) == 5
+
+
+def test_presence_and_size_are_checked_of_all_that_a_reused_result_rests_on(store: Store) -> None:
+    total = Sum({"a": Number(1)})
+    store.ensure(total)
+    (store.folder(Number(1)) / "number.json").unlink()
+    with pytest.raises(PreselError, match=r"number\.json is missing; delete"):
+        Store(store.root, SilentReporter()).ensure(total)
+    # What is gone as a whole is not missed.
+    shutil.rmtree(store.folder(Number(1)))
+    assert Store(store.root, SilentReporter()).load(total) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"files": 1}', "[" * 100_000, "\0", "\udcff"])
+def test_a_manifest_that_is_none_is_told(store: Store, text: str) -> None:
+    manifest = store.ensure(Number(5)) / MANIFEST
+    manifest.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(PreselError, match=r"stage 'number': .*manifest\.json is damaged, or of an earlier"):
+        Store(store.root, SilentReporter()).load(Number(5))
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Store(tmp_path_factory.mktemp("store"), SilentReporter()).ensure(Number(5))
+
+
+@given(st.sampled_from([MANIFEST, "number.json"]), st.integers(0, 10_000), st.integers(0, 7))
+def test_no_bit_of_a_result_can_change_unnoticed(result: Path, name: str, place: int, bit: int) -> None:
+    place %= (result / name).stat().st_size
+    flip(result / name, place, bit)
+    with pytest.raises(DamagedResult):
+        check_result(result)
+    flip(result / name, place, bit)
+    check_result(result)
+
+
+def test_logs_and_shards_are_no_part_of_a_result(store: Store) -> None:
+    folder = store.ensure(Number(5))
+    for name in ("shards", "wandb"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("written afterwards")
+    check_result(folder)
+    assert [name for name, _ in result_files(folder)] == ["number.json"]
+
+
+def test_a_result_that_is_too_large_for_that_is_hashed_when_it_cannot_be_read(store: Store) -> None:
+    folder = store.ensure(Number(5))
+    flip(folder / "number.json", 0, 0)
+    check_result(folder, hashed_bytes=1)
+    with pytest.raises(DamagedResult):
+        check_result(folder, hashed_bytes=2)
+
+
+def test_the_store_command_finds_damage(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    def verified() -> tuple[int, str]:
+        code = store_command(["verify", "--store", str(store.root)])
+        return code, capsys.readouterr().out.replace("\n", "")
+
+    sound, damaged, torn = (store.ensure(Number(value)) for value in (1, 2, 3))
+    assert verified() == (0, "3 results, 0 problems")
+    flip(damaged / "number.json", 0, 0)
+    (torn / MANIFEST).write_text("[]")
+    (sound / "notes.txt").touch()
+    (sound / ".number.json.0123.tmp").touch()
+    code, told = verified()
+    assert code == 1
+    assert f"stage 'number': {damaged}/number.json does not hold what was written" in told
+    assert f"{torn}/manifest.json is damaged, or of an earlier version; delete {torn}, then run" in told
+    assert f"{sound}/notes.txt is not part of the result" in told
+    assert told.endswith("3 results, 4 problems")
+    assert store_command(["list", "--store", str(store.root)]) == 0
+    assert store_command(["clean", "--store", str(store.root)]) == 0
+    assert "1 temporary files deleted" in capsys.readouterr().out
+    assert sorted(file.name for file in sound.iterdir()) == [MANIFEST, "notes.txt", "number.json"]
+
+
+def test_what_a_killed_writer_left_is_gone_once_the_result_is_there(store: Store) -> None:
+    folder = store.folder(Number(5))
+    folder.mkdir(parents=True)
+    (folder / ".number.json.0123.tmp").write_text("half")
+    store.ensure(Number(5))
+    assert sorted(file.name for file in folder.iterdir()) == [MANIFEST, "number.json"]
 
 
 def test_too_little_free_space_stops_before_any_work(tmp_path: Path, reporter: SilentReporter) -> None:
@@ -189,6 +306,30 @@ def test_json_holds_names_of_files_that_are_no_utf8(tmp_path: Path) -> None:
     name = os.fsdecode(b"b\xfcro/\xc3\xbc\\")
     write_json(tmp_path / "run.json", {name: name})
     assert read_json(tmp_path / "run.json") == {name: name}
+
+
+def test_no_link_is_written_through(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "file.txt"
+    victim.write_text("mine")
+    path.symlink_to(victim)
+    names = set()
+    for _ in range(2):
+        with atomic(path) as temporary:
+            names.add(temporary.name)
+            temporary.write_text("new")
+    assert (victim.read_text(), path.read_text(), path.is_symlink()) == ("mine", "new", False)
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(("private", "mode"), [(False, 0o640), (True, 0o600)])
+def test_files_have_the_users_mode_unless_they_are_private(tmp_path: Path, private: bool, mode: int) -> None:
+    before = os.umask(0o027)
+    try:
+        with atomic(tmp_path / "file", private=private):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
 
 
 def _ensure_steps(root: Path) -> None:

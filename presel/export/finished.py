@@ -58,8 +58,8 @@ class FinishedRun:
             )
         try:
             report = _Report.model_validate(read_json(file))
-        except (ValueError, RecursionError) as error:
-            raise PreselError(f"{file} is damaged, or of another version; run the same again") from error
+        except (ValueError, RecursionError):
+            raise PreselError(f"{file} is damaged, or of another version; run the same again") from None
         return cls(
             folder=folder,
             strategy=report.strategy,
