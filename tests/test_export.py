@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 
 from presel.data.images import open_image
 from presel.data.llava import Record, TaskRule, read_records
+from presel.diff import read_selection
 from presel.errors import PreselError
 from presel.export.command import export
 from presel.export.finished import FinishedRun
 from presel.export.manifest import HEAD, TABLE
+from presel.integrity import read_manifest, write_manifest
 from presel.store import versions
 from tests.conftest import TINY, Program, program_in, record
 
@@ -227,6 +230,64 @@ def test_an_export_that_fails_leaves_nothing_and_the_earlier_one_as_it_was(
         assert "record '0059': its text has <video>" in result.stderr
         assert sorted(pool_folder.iterdir()) == before
     assert len(read_records(pool_folder / "out/train.json", TaskRule())) == 60
+
+
+def foreign(run: FinishedRun, folder: Path, image: str) -> FinishedRun:
+    """The run with another path of its first chosen image, and image links out of its image folder."""
+    pool = shutil.copytree(run.stages["pool"], folder / "store" / "pool" / "key")
+    table = pd.read_parquet(pool / "pool.parquet")
+    table.loc[table["id"] == run.chosen()["id"].iloc[0], "image"] = image
+    table.to_parquet(pool / "pool.parquet")
+    write_manifest(pool, read_manifest(pool))
+    images, private = folder / "images", folder / "private"
+    images.mkdir()
+    private.mkdir()
+    shutil.copy(run.images / run.chosen()["image"].iloc[0], private / "key.png")
+    (images / "folder").symlink_to(private)
+    (images / "link.png").symlink_to(private / "key.png")
+    return replace(run, stages=run.stages | {"pool": pool}, images=images)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "../../../.bashrc",
+        "a/../../b.png",
+        "/etc/hosts",
+        "..\\b.png",
+        "C:b.png",
+        "a\0b",
+        "folder/key.png",
+        "link.png",
+    ],
+)
+@pytest.mark.parametrize(
+    ("form", "images"), [("manifest", "copy"), ("manifest", "link"), ("hf", "reference")]
+)
+def test_a_foreign_run_leads_nowhere_outside_its_image_folder_and_the_export(
+    run: FinishedRun, tmp_path: Path, image: str, form: str, images: str
+) -> None:
+    theirs = foreign(run, tmp_path, image)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(PreselError, match="the run: an image path is"):
+        export(theirs, form, tmp_path / "deep" / "er" / "out", images)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_damaged_result_is_not_exported(run: FinishedRun, tmp_path: Path) -> None:
+    selection = shutil.copytree(run.selection, tmp_path / "selection" / "key")
+    (selection / "selection.parquet").write_bytes(b"")
+    with pytest.raises(PreselError, match=r"stage 'selection \(presel\)': .*has 0 bytes, not the .* delete"):
+        replace(run, stages=run.stages | {"selection (presel)": selection}).chosen()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"strategy": 1}', "\0", "[" * 100_000])
+def test_a_damaged_run_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(PreselError, match=r"run\.json is damaged, or of another version"):
+        FinishedRun.read(tmp_path)
+    with pytest.raises(PreselError, match=r"run\.json is damaged, or of another version"):
+        read_selection(tmp_path)
 
 
 def test_a_folder_that_is_no_run_and_a_result_that_is_gone(program: Program, pool_folder: Path) -> None:

@@ -156,7 +156,6 @@ def kind_of(value: object) -> str:
     return next((name for kind, name in kinds.items() if isinstance(value, kind)), "a number")
 
 
-
 def check_read_back(folder: Path, image: object, source: str) -> Path:
     """Makes sure that an image path that a result holds leads to a file in the image folder.
 
@@ -176,5 +175,5 @@ def check_read_back(folder: Path, image: object, source: str) -> Path:
     name, remedy = f"{source}: an image path", "use results of your own runs only"
     path = (folder / check_path(check_text(image, name, remedy), name, remedy)).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise RecordError(f"{name} is {image!r}, which leads out of {folder} by a link; {remedy}")
+        raise RecordError(f"{name} is {shown(image)}, which leads out of {folder} by a link; {remedy}")
     return path
