@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from presel.data.prompts import IMAGE_TOKEN, TEMPLATES, Turn, render
@@ -233,3 +234,15 @@ def test_a_template_ends_as_the_model_does(
 def test_a_language_model_alone_is_refused(public: Path) -> None:
     with pytest.raises(PreselError, match=r"lvlm\.path: .* has no processor with an image token"):
         Lvlm(path=str(public / "vicuna")).load_processor()
+
+
+def test_a_tokenizer_that_ends_every_prompt_is_refused(tmp_path: Path) -> None:
+    def ending() -> PreTrainedTokenizerFast:
+        tokenizer = sentencepiece_unigram()
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+        return tokenizer
+
+    with pytest.raises(PreselError, match="set add_eos_token to false"):
+        Lvlm(path=save_processor(ending, tmp_path)).load_processor()

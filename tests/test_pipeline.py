@@ -174,6 +174,7 @@ def test_the_merged_model_is_the_base_with_its_adapter(program: Program, tmp_pat
     (adapter,) = tmp_path.glob("outputs/store/model/*/adapter")
     plain = AutoModelForImageTextToText.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    assert plain.generation_config.eos_token_id == processor.tokenizer.eos_token_id
     picture = next(tmp_path.glob("outputs/store/scenes/*/images/count/**/*.png"))
     inputs = processor(
         images=Image.open(picture), text="USER: <image>\nHow many? ASSISTANT:", return_tensors="pt"

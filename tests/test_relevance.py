@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -12,13 +13,23 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from presel.data.prompts import Turn
+from presel.data.sources import LlavaJson
 from presel.errors import PreselError
 from presel.importance import instruction_relevance, relevance_scores
+from presel.ledger import Annotations
 from presel.models.batching import fill_batches
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
+from presel.models.loggers import Csv
 from presel.models.losses import Scorer, one_pass, two_passes
 from presel.models.lvlm import Lvlm
 from presel.models.pairs import pair, pair_batch
+from presel.shards import table_shards
+from presel.stages.instructions import InstructionsStage
+from presel.stages.pool import PoolStage
+from presel.stages.relevance import RelevanceStage
+from presel.stages.tuning import TuningStage
+from presel.store import Store
+from tests.test_tuning import CPU, settings
 
 LVLM = Lvlm(path="builtin:digit_llava", template="plain", max_length=160)
 
@@ -175,6 +186,32 @@ def test_a_loss_that_is_no_number_on_one_side_alone_is_a_difference(
     batch = pair_batch(encoder, [example for example in mixed if pair(encoder, example).shares_image][:4])
     assert scorer.losses(batch).with_question.isfinite().all()
     assert scorer.single_pass is False
+
+
+def test_a_loss_of_zero_is_counted_and_one_that_is_no_number_refused(
+    store: Store, pool_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = PoolStage(
+        LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images"), workers=0
+    )
+    instructions = InstructionsStage(pool, pool, Annotations(), "reference")
+    model = TuningStage(instructions, LVLM, settings(), CPU, 0, 0, Csv())
+    stage = RelevanceStage(model, instructions, batch_tokens=1000, workers=0, hardware=CPU)
+    scored = pd.DataFrame({"row": range(60), "loss_with_question": 0.5, "loss_without_question": 1.0})
+    scored = scored.assign(el2n=0.1, n_tokens=3, passes=[1] * 50 + [2] * 10)
+
+    def joined(loss: float) -> dict[str, Any]:
+        """What comes of it if the shards of an earlier attempt hold this loss of three samples."""
+        shards = table_shards(pool_folder, range(60), "", lambda rows: [rows], lambda _: iter([]))
+        scored.loc[:2, "loss_without_question"] = loss
+        scored.to_parquet(shards.files[0])
+        return stage.join(store, pool_folder, shards)
+
+    measured = joined(0.0)
+    assert [measured[name] for name in ("in_one_pass", "in_two_passes", "irs_undefined")] == [50, 10, 3]
+    assert "3 of 60 samples have a loss without question of exactly 0" in capsys.readouterr().out
+    with pytest.raises(PreselError, match=r"'0000': its loss .* is not a number \(3 of 60 records\)"):
+        joined(np.nan)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(1, 1000))

@@ -77,8 +77,10 @@ class Lvlm:
 
     Attributes:
         path: Folder, hub name, or `builtin:NAME`.
-        template: How it is spoken to, a key of `presel.data.prompts.TEMPLATES`.
-        max_length: Longest prompt in tokens, image tokens included; longer ones are cut at the end.
+        template: How it is spoken to, a key of `presel.data.prompts.TEMPLATES` that ends a response by the
+            tokenizer's end of sequence.
+        max_length: Longest prompt in tokens, image tokens included; longer ones are cut at the end,
+            and told of; questions of benchmarks are refused.
         language_model: Part of the module names under which the language model lies.
         projector: Name of the module between vision tower and language model.
         pad_to_square: Pad images with the processor's mean colour first, as LLaVA-1.5 does.
@@ -147,6 +149,11 @@ class Lvlm:
             raise PreselError(
                 f"lvlm.path: the tokenizer of {self.path} has no tokenizer.json, without which tokens cannot "
                 "be told from text; save it as a fast tokenizer of transformers"
+            )
+        if tokenizer.encode("a")[-1] == tokenizer.eos_token_id:
+            raise PreselError(
+                f"lvlm.path: the tokenizer in {self.path} ends every text by {tokenizer.eos_token}, prompts "
+                "that are to be answered too; set add_eos_token to false in its tokenizer_config.json"
             )
         end, own = TEMPLATES[self.template].end, tokenizer.eos_token
         # A tokenizer's end of sequence is always a token.

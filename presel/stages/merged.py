@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from presel.stages.tuning import TuningStage
 from presel.store import Stage, Store
@@ -17,15 +17,19 @@ class MergedStage(Stage[Path]):
     """
 
     name: ClassVar[str] = "merged"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     tuned: TuningStage
 
     def compute(self, store: Store, folder: Path) -> None:
         """Merges and saves; a second attempt writes the same files again."""
         lvlm = self.tuned.lvlm
-        lvlm.load_model(store.load(self.tuned)).save_pretrained(folder / "model")
-        lvlm.load_processor_for_others().save_pretrained(folder / "model")
+        processor: Any = lvlm.load_processor_for_others()
+        model = lvlm.load_model(store.load(self.tuned))
+        # Where other programs stop; the base model's settings may name another token.
+        model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+        model.save_pretrained(folder / "model")
+        processor.save_pretrained(folder / "model")
 
     def load(self, folder: Path) -> Path:
         """The model's folder."""

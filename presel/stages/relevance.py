@@ -25,9 +25,7 @@ from presel.store import Store
 class RelevanceStage(ShardedStage[pd.DataFrame]):
     """Losses with and without the question under the reference model (eq. 1 and 2), and EL2N.
 
-    Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, el2n, n_tokens. Images are
-    padded and losses computed in the model's precision, as in training; the released scorer crops images to a
-    square and computes in fp16.
+    Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, el2n, n_tokens.
 
     Images are prepared and weights rounded as in tuning (padded to square, `lvlm.dtype`); the released code
     scores in float16, and images by CLIP's center crop. As released, samples of several turns have an end of
