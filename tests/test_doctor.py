@@ -97,7 +97,10 @@ def bomb() -> bytes:
 FILES: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: None,
     "empty file": lambda path: path.touch(),
-    "not an image of a known format": lambda path: path.write_text("<html>404 Not Found</html>"),
+    "not an image of a known format": lambda path: path.write_bytes(b"\x80rubbish"),
+    "a web page": lambda path: path.write_text("<html>404 Not Found</html>"),
+    "HEIC": lambda path: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+    "a Git LFS pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
     "truncated": lambda path: path.write_bytes(jpeg(picture(1000))[:2000]),
     "too small": lambda path: Image.new("RGB", (1, 9)).save(path),
     "too large": lambda path: path.write_bytes(bomb()),
@@ -108,6 +111,10 @@ FILES: dict[str, Callable[[Path], object]] = {
     "floating-point pixels": lambda path: Image.new("F", (30, 30)).save(path, "TIFF"),
     # Usable, but not as they should be.
     "a single colour": lambda path: path.write_bytes(jpeg(Image.new("RGB", (90, 90), "teal"))),
+    # 12 bits stored as 16.
+    "nearly black": lambda path: Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(
+        path, "PNG"
+    ),
     "tiny": lambda path: path.write_bytes(jpeg(picture(1001).resize((20, 15)))),
     "long and narrow": lambda path: path.write_bytes(jpeg(picture(1002).resize((600, 40)))),
     "wrong name for its format": lambda path: picture(1003).save(path, "PNG"),
@@ -187,13 +194,16 @@ def test_every_fault_is_found_by_name_and_nothing_sound_is_accused(
     assert kinds["task too small for the budget"]
     special = kinds["special token in the text, read as text"]
     assert [(finding["ids"], finding["detail"]) for finding in special] == [(["0705"], "</s> <|eot_id|>")]
-    assert "11 of 113" in kinds["more unusable images than are put up with"][0]["detail"]
+    assert "14 of 117" in kinds["more unusable images than are put up with"][0]["detail"]
     expected = {*FILES, *RECORDS, "not an object", "duplicates in a task", "duplicates across tasks"}
     expected |= {"images whose names hardly differ", "tasks whose names hardly differ"}
     expected |= {"image that no record names", "task of a single image", "task too small for the budget"}
     expected |= {"more unusable images than are put up with", "task of less than a cluster"}
     expected |= {"special token in the text, read as text"}
     assert kinds.keys() == expected
+    assert kinds["HEIC"][0]["detail"] == "which is not read; convert it to JPEG or PNG"
+    assert kinds["a Git LFS pointer"][0]["detail"] == "run git lfs pull"
+    assert kinds["nearly black"][0]["detail"] == "16 of 256 grey levels"
     accused = {name for findings in kinds.values() for finding in findings for name in finding["ids"]}
     assert accused == {*FILES, "0001", "0701", "0702", "0705"}
 

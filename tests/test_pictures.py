@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from presel.data.images import BrokenImage
+from presel.data.decoding import BrokenImage
 from presel.generation import pictures
 
 
@@ -88,5 +88,5 @@ def test_long_images_are_shrunk(tmp_path: Path) -> None:
 
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(BrokenImage, match=r"a\.png: not an image"):
+    with pytest.raises(BrokenImage, match=r"a\.png: text, not an image"):
         data_url(tmp_path / "a.png", None)

@@ -17,6 +17,15 @@ from presel.data.listing import Item, Listing
 from presel.errors import PreselError
 from presel.store import Store
 
+# Folders of thumbnails, of deleted files and of backups that systems put among a user's own; in lower case.
+_SYSTEM_FOLDERS = frozenset(
+    {
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
+        *("$recycle.bin", "recycler", "system volume information"),
+        *("lost+found", "__macosx", "network trash folder", "temporary items"),
+    }
+)
+
 
 @component(frozen=True, kw_only=True, config=STRICT)
 class ImageFolder(ImageSource):
@@ -66,7 +75,7 @@ def list_folder(root: Path, task: str | None = None) -> Listing:
     others: Counter[str] = Counter()
     for path in _files_in(root):
         name = path.rpartition("/")[2]
-        if name.startswith("."):
+        if is_hidden(name):
             others["hidden"] += 1
         elif (suffix := PurePosixPath(name).suffix.lower()) in SUFFIXES:
             images.append(path)
@@ -86,6 +95,11 @@ def list_folder(root: Path, task: str | None = None) -> Listing:
     return listing
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not the user's own, by its name."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
 def _files_in(root: Path) -> Iterator[str]:
     """Paths of all files relative to `root`, and of hidden folders, which are not looked into."""
     folders = [""]
@@ -94,7 +108,7 @@ def _files_in(root: Path) -> Iterator[str]:
         with os.scandir(root / folder) as entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.name.startswith(".") or not entry.is_dir():
+                if is_hidden(entry.name) or not entry.is_dir():
                     yield path
                 elif entry.is_symlink():
                     # Followed, it could lead out of the folder or round in circles.

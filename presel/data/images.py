@@ -12,20 +12,14 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
-import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from presel.data.decoding import MAX_BYTES, BrokenImage, Picture, bare_png, decode
+from presel.data.signatures import HEAD_BYTES, read_format, what_is
 from presel.errors import PreselError
 from presel.files import sha256
-
-# Above what cameras in wide use give (61 megapixels); at Pillow's four bytes a pixel, 320 MB in every
-# process that opens one. A file of a few kilobytes can claim far more.
-MAX_PIXELS = 80_000_000
-
-# A closed list, because Pillow's full one runs other programs on some files (Ghostscript on EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 # What names of files in these formats end in, in lower case.
 SUFFIXES = frozenset(
@@ -36,18 +30,6 @@ SUFFIXES = frozenset(
 )
 
 Found = TypeVar("Found")
-
-# How a picture is put upright, by its EXIF orientation. Not `ImageOps.exif_transpose`: that also writes
-# the EXIF block anew, which fails on the odd blocks that some cameras leave.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 # Images a worker takes at once: long enough to hide the hand-over, short enough for smooth progress.
 _CHUNK = 64
@@ -65,41 +47,6 @@ class Checked(NamedTuple):
     content: str | None
 
 
-class Picture(NamedTuple):
-    """An opened image file.
-
-    Attributes:
-        image: Upright 8-bit RGB, without the file's metadata, so that nothing rotates it again.
-        format: Pillow's name of the file's format.
-        mode: Pillow's name of the kind of pixels in the file.
-        rotated: Whether its EXIF block had it turned or mirrored.
-    """
-
-    image: Image.Image
-    format: str
-    mode: str
-    rotated: bool
-
-
-class BrokenImage(PreselError):
-    """An image that cannot be used.
-
-    Attributes:
-        reason: What is wrong, in a few words, without the path.
-    """
-
-    def __init__(self, reason: str, path: Path | None = None) -> None:
-        """Tells what is wrong with which file.
-
-        Args:
-            reason: What is wrong, in a few words.
-            path: The file; None only where the error is rebuilt from its message (pickling).
-        """
-        remedy = "replace the file or remove its records"
-        super().__init__(reason if path is None else f"{path}: {reason}; {remedy}")
-        self.reason = reason
-
-
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
     """The image of `open_picture`."""
     return open_picture(path, content).image
@@ -109,52 +56,36 @@ def open_picture(path: Path, content: bytes | None = None) -> Picture:
     """Opens an image as upright 8-bit RGB, fully decoded.
 
     EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, CMYK and
-    palettes are converted; of an animation the first frame is taken.
+    palettes are converted; of an animation the first frame is taken. Metadata never costs a picture.
 
     Args:
         path: The image file.
         content: Its bytes, where they are read already.
 
     Raises:
-        BrokenImage: If the file is missing, empty, not an image, truncated, larger than `MAX_PIXELS`,
-            or in a form without a brightness scale of its own.
+        BrokenImage: If the file is missing, empty, not an image, truncated, too large for the memory that
+            one image may take, or in a form without a brightness scale of its own.
     """
     try:
         if content is None:
             _check_file(path)
-        file = path if content is None else BytesIO(content)
-        # Pillow warns of odd metadata and of sizes that the limit here already judges.
-        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BrokenImage(f"too large: {_size(image)}")
-            image.load()
-            turn = turn_upright(image)
-            upright = _to_rgb(image if turn is None else image.transpose(turn))
-            picture = Picture(upright, str(image.format), image.mode, turn is not None)
+        # Pillow warns of odd metadata and of sizes that are limited here.
+        with (
+            path.open("rb") if content is None else BytesIO(content) as file,
+            warnings.catch_warnings(action="ignore"),
+        ):
+            return _decode(file)
     except BrokenImage as error:
         raise BrokenImage(error.reason, path) from None
     except Image.DecompressionBombError:
-        raise BrokenImage(f"too large: over {MAX_PIXELS:,} pixels", path) from None
+        raise BrokenImage(f"too large: over {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels", path) from None
     except FileNotFoundError:
         raise BrokenImage("missing", path) from None
-    except UnidentifiedImageError:
-        raise BrokenImage("not an image of a known format", path) from None
     except MemoryError:
         raise
     # Pillow's decoders raise whatever the broken bytes lead them to, not OSError alone.
     except Exception as error:
         raise BrokenImage(_short(error), path) from error
-    upright.info.clear()
-    return picture
-
-
-def turn_upright(image: Image.Image) -> Image.Transpose | None:
-    """How an image is to be turned by its EXIF block, if at all."""
-    try:
-        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # A garbled EXIF block can raise anything; the picture itself is fine, and has no known rotation.
-    except Exception:
-        return None
 
 
 def open_usable(root: Path, image: str, min_side: int) -> tuple[Path, Picture]:
@@ -285,6 +216,40 @@ def _check_root(root: Path) -> None:
         raise PreselError(f"{root}: there is no such image folder; give the one 'image' paths start from")
 
 
+def _decode(file: BinaryIO) -> Picture:
+    size = file.seek(0, os.SEEK_END)
+    try:
+        try:
+            return decode(file, size)
+        except (BrokenImage, Image.DecompressionBombError, MemoryError):
+            raise
+        except Exception:
+            bare = bare_png(file, size)
+            if bare is None:
+                raise
+            return decode(bare, size)
+    except UnidentifiedImageError:
+        raise BrokenImage(_unidentified(file)) from None
+
+
+def _unidentified(file: BinaryIO) -> str:
+    """What a file is that Pillow takes for none of the formats that are read."""
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    name = read_format(head)
+    if name is None:
+        return str(what_is(head) or "not an image of a known format")
+    file.seek(0)
+    open_format, _ = Image.OPEN[name]
+    try:
+        open_format(file, "")
+    # The error that Pillow passed over to try the next format.
+    except Exception as error:
+        why = str(error)
+        return why if why.startswith("broken") else f"broken or unusual {name} ({why})"
+    return f"broken or unusual {name}"
+
+
 def _check_file(path: Path) -> None:
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
@@ -294,6 +259,8 @@ def _check_file(path: Path) -> None:
         raise BrokenImage("not an ordinary file")
     if not status.st_size:
         raise BrokenImage("empty file")
+    if status.st_size > MAX_BYTES:
+        raise BrokenImage(f"too large: a file of {status.st_size:,} bytes")
 
 
 def _short(error: Exception) -> str:
@@ -302,28 +269,6 @@ def _short(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be opened ({error.strerror})"
     return f"cannot be decoded ({error or type(error).__name__})"
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise BrokenImage("floating-point pixels, which have no agreed white")
-    if image.mode.startswith("I"):
-        return _grey_16_to_8(image).convert("RGB")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
-
-
-def _grey_16_to_8(image: Image.Image) -> Image.Image:
-    """Keeps the high byte, as Pillow does with 16-bit colour; `convert` would clip at 255 instead."""
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 0xFFFF:
-        raise BrokenImage("32-bit pixels, which have no agreed white")
-    grey = (values >> 8).astype(np.uint8)
-    if "transparency" in image.info:
-        grey[values == image.info["transparency"]] = 255
-    return Image.fromarray(grey)
 
 
 def _map(

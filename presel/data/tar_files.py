@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from presel.data.checks import shown
 from presel.data.signatures import HEAD_BYTES, what_is
 from presel.errors import PreselError
 
@@ -92,8 +93,8 @@ class WholeTar(tarfile.TarFile):
         """
         if info.size > max_bytes:
             raise PreselError(
-                f"member {info.name!r} has {info.size:,} bytes, more than the {max_bytes:,} that are read; "
-                "take it out, or fetch the file again if it is damaged"
+                f"member {shown(info.name)} has {info.size:,} bytes, more than the {max_bytes:,} that are "
+                "read; take it out, or fetch the file again if it is damaged"
             )
         stream = self.extractfile(info)
         assert stream is not None, "an ordinary file"

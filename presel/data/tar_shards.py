@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from presel.data.archive import PackedImage
-from presel.data.checks import check_name, check_path, check_text
+from presel.data.checks import check_name, check_path, check_text, shown
 from presel.data.images import SUFFIXES, fingerprint
 from presel.data.tar_files import WholeTar, open_tar
 from presel.errors import PreselError
@@ -63,8 +63,8 @@ class TarShards:
                 for key, members in groupby(_members(archive), lambda member: member.key):
                     if key in seen:
                         raise PreselError(
-                            f"sample {key!r} occurs twice; give every sample a key of its own, which ends at "
-                            "the first dot of the name, and put its members next to one another"
+                            f"sample {shown(key)} occurs twice; give every sample a key of its own, which "
+                            "ends at the first dot of the name, and put its members next to one another"
                         )
                     seen.add(key)
                     yield self._image(archive, members, f"{shard.name.partition('.tar')[0]}/{key}", task)
@@ -88,15 +88,15 @@ class TarShards:
                     suffix = PurePosixPath(info.name).suffix.lower()
                     images.append((suffix, archive.read(info, _MAX_IMAGE_BYTES)))
             elif ending == self.task_key:
-                task = self._task(archive.read(info, _MAX_TASK_BYTES), f"member {info.name!r}")
+                task = self._task(archive.read(info, _MAX_TASK_BYTES), f"member {shown(info.name)}")
         if n_images != 1:
             raise PreselError(
-                f"sample {name!r} has {n_images} images ({_listed(names)}), not one; choose one by "
+                f"sample {shown(name)} has {n_images} images ({_listed(names)}), not one; choose one by "
                 f"pool.image_key, or remove the sample{_of_dots(names)}"
             )
         if self.task_key is not None and task is None:
             raise PreselError(
-                f"sample {name!r} has no member that ends in .{self.task_key} ({_listed(names)}); set "
+                f"sample {shown(name)} has no member that ends in .{self.task_key} ({_listed(names)}); set "
                 f"pool.task_key, to null where no member names the task{_of_dots(names)}"
             )
         return PackedImage(name, task, *images[0])
@@ -137,13 +137,13 @@ def _members(archive: WholeTar) -> Iterator[_Member]:
         what, remedy = "the name of a member", "rename it"
         check_path(check_text(name, what, remedy), what, remedy)
         if not info.isreg():
-            raise PreselError(f"member {name!r} is no ordinary file; put the file itself in its place")
+            raise PreselError(f"member {shown(name)} is no ordinary file; put the file itself in its place")
         stem, _, ending = file.partition(".")
         yield _Member(f"{folder}{slash}{stem}", ending.lower(), info)
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (" …" if len(names) > _LISTED else "")
+    return ", ".join(map(shown, names[:_LISTED])) + (" …" if len(names) > _LISTED else "")
 
 
 def _of_dots(names: list[str]) -> str:

@@ -6,11 +6,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from presel.data.images import FORMATS, BrokenImage, open_usable
+from presel.data.decoding import FORMATS, BrokenImage
+from presel.data.images import open_usable
 from presel.files import sha256
 
 # Side of the thumbnails that near-duplicates are told by, in pixels.
 THUMBNAIL = 16
+
+# Pictures without a brighter pixel are nearly black, as those of 10, 12 or 14 bits stored as 16.
+NEARLY_BLACK = 64
 
 # Formats that can hold several pictures; the others are not opened again to count them.
 _FRAMED = frozenset({"GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"})
@@ -32,6 +36,7 @@ class Examined(NamedTuple):
         rotated: Whether EXIF has it turned or mirrored.
         frames: Whether it holds several pictures.
         blank: Whether it shows a single colour.
+        brightest: Highest value of a pixel's channels, 0 to 255.
         thumbnail: RGB pixels of the picture at 16 × 16, row by row.
     """
 
@@ -45,6 +50,7 @@ class Examined(NamedTuple):
     rotated: bool = False
     frames: bool = False
     blank: bool = False
+    brightest: int = 255
     thumbnail: bytes = b""
 
 
@@ -72,6 +78,7 @@ def examine(root: Path, image: str, min_side: int) -> Examined:
         rotated=picture.rotated,
         frames=picture.format in _FRAMED and _has_frames(path),
         blank=_is_blank(picture.image, small),
+        brightest=_brightest(picture.image, small),
         thumbnail=small.tobytes(),
     )
 
@@ -90,6 +97,14 @@ def _has_frames(path: Path) -> bool:
         # What follows the first picture may be broken; that one is all that is used.
         except Exception:
             return True
+
+
+def _brightest(image: Image.Image, small: Image.Image) -> int:
+    """Looks at every pixel only where the thumbnail is dark."""
+    brightest = int(np.asarray(small).max())
+    if brightest >= NEARLY_BLACK:
+        return brightest
+    return max(high for _, high in image.getextrema())  # type: ignore[misc]
 
 
 def _is_blank(image: Image.Image, small: Image.Image) -> bool:

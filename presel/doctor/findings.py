@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from presel.data.image_folder import is_hidden
 from presel.data.listing import Item, RecordError
 from presel.data.llava import Record
-from presel.doctor.examine import THUMBNAIL, Examined
+from presel.doctor.examine import NEARLY_BLACK, THUMBNAIL, Examined
 from presel.doctor.near import near_duplicates
 from presel.doctor.plan import Plan
 
@@ -104,10 +105,10 @@ def of_images(table: pd.DataFrame, files: Sequence[str]) -> Iterator[Finding]:
     """
     by_folded_name = {folded(file): file for file in files}
     for row in _rows(table[table["fault"].notna()]):
-        kind = re.split(r" ?[:(,]", row.fault)[0]
+        kind = re.split(r" ?[:(,;]", row.fault)[0]
         other = by_folded_name.get(folded(row.image))
         detail = f"there is '{other}'" if row.fault == "missing" and other else row.fault.removeprefix(kind)
-        yield Finding("fault", kind, _record(row), detail.strip(" :,"), (row.id,), (row.image,))
+        yield Finding("fault", kind, _record(row), detail.strip(" :,;"), (row.id,), (row.image,))
 
 
 def of_copies(table: pd.DataFrame) -> Iterator[Finding]:
@@ -137,8 +138,10 @@ def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
     short = usable[["width", "height"]].min(axis=1)
     long = usable[["width", "height"]].max(axis=1)
     sizes = usable["width"].astype(str) + " × " + usable["height"].astype(str)
+    levels = (usable["brightest"] + 1).astype(str) + " of 256 grey levels"
     kinds: list[tuple[Severity, str, pd.Series, pd.Series]] = [
         ("warning", "a single colour", usable["blank"], sizes),
+        ("warning", "nearly black", usable["brightest"].between(1, NEARLY_BLACK - 1), levels),
         ("warning", "tiny", short < _SMALL_SIDE, sizes),
         ("warning", "long and narrow", long > _STRETCHED * short, sizes),
         ("note", "wrong name for its format", _misnamed(usable), usable["format"]),
@@ -199,12 +202,17 @@ def of_tasks(sizes: Mapping[str, int], plan: Plan | None, images_per_cluster: in
 
 
 def image_files(root: Path) -> list[str]:
-    """The files under a folder that are named like images, relative to it."""
+    """The files under a folder that are named like images, relative to it, but for hidden ones."""
     endings = tuple(Image.registered_extensions())
     found: list[str] = []
-    for folder, _, names in os.walk(root):
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not is_hidden(name)]
         inside = Path(folder).relative_to(root)
-        found += [(inside / name).as_posix() for name in names if name.lower().endswith(endings)]
+        found += [
+            (inside / name).as_posix()
+            for name in names
+            if name.lower().endswith(endings) and not is_hidden(name)
+        ]
     return found
 
 

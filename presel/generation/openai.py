@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.console import console, progress
-from presel.data.images import BrokenImage
+from presel.data.decoding import BrokenImage
 from presel.data.listing import PoolFiles
 from presel.data.sources import Source
 from presel.errors import PreselError

@@ -11,12 +11,11 @@ from typing import Any
 
 from PIL import Image
 
-from presel.data.images import BrokenImage, open_image, turn_upright
+from presel.data.decoding import MAX_BYTES, BrokenImage, turn_upright
+from presel.data.images import open_image
 from presel.ledger import Wanted
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
-# A larger file is none that the pool's check saw.
-_MAX_BYTES = 1 << 30
 
 
 def read_image(root: Path, image: str, is_same: Callable[[str], bool]) -> bytes:
@@ -41,7 +40,7 @@ def read_image(root: Path, image: str, is_same: Callable[[str], bool]) -> bytes:
                 raise BrokenImage("not an ordinary file", path)
             if not status.st_size:
                 raise BrokenImage("empty file", path)
-            content = file.read(_MAX_BYTES)
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise BrokenImage("missing", path) from None
     except OSError as error:

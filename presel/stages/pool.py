@@ -48,7 +48,7 @@ class PoolStage(Pool):
     """
 
     name: ClassVar[str] = "pool"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     source: Source
     workers: int = field(compare=False)

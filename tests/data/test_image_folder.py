@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from presel.data.decoding import FORMATS
 from presel.data.image_folder import ImageFolder, list_folder
-from presel.data.images import FORMATS, SUFFIXES
+from presel.data.images import SUFFIXES
 from presel.data.listing import Item
+from presel.doctor.findings import image_files
 from presel.errors import PreselError
 from presel.stages.pool import PoolStage
 from presel.store import Store
@@ -46,10 +48,13 @@ def test_the_first_sub_folder_is_the_task_and_the_path_is_the_id(tmp_path: Path)
 def test_what_is_no_image_is_left_out_and_counted(tmp_path: Path) -> None:
     images = ["a/1.png", "photos.jpg/1.png"]
     others = ["a/1.HEIC", "a/2.heic", "a/notes", "a/.DS_Store", "a/._1.png", ".thumbs/1.png", "Thumbs.db"]
-    listing = list_folder(touch(tmp_path, *images, *others))
+    systems = ["@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "__MACOSX", "System Volume Information"]
+    folders = [f"{folder}/1.png" for folder in (*systems, ".Trash-1000", "a/.AppleDouble", "a/@eaDir")]
+    listing = list_folder(touch(tmp_path, *images, *others, *folders))
     assert [item.image for item in listing.items] == images
-    assert listing.other_files == {"hidden": 3, ".heic": 2, "without a suffix": 1, ".db": 1}
-    assert listing.told_other_files() == "3 hidden, 2 .heic, 1 .db, 1 without a suffix"
+    assert listing.other_files == {"hidden": 12, ".heic": 2, "without a suffix": 1, ".db": 1}
+    assert listing.told_other_files() == "12 hidden, 2 .heic, 1 .db, 1 without a suffix"
+    assert set(image_files(tmp_path)) == set(images)
 
 
 def test_images_in_no_sub_folder_have_the_task_that_is_named_for_them(tmp_path: Path) -> None:
@@ -115,7 +120,7 @@ def test_files_that_are_no_usable_image_are_rejected(store: Store, tmp_path: Pat
     assert dict(zip(rejected["image"], rejected["why"], strict=True)) == {
         "a/nowhere.png": "missing",
         "a/out.png": "leaves the image folder",
-        "a/text.jpg": "not an image of a known format",
+        "a/text.jpg": "text, not an image; fetch the image again",
     }
 
 

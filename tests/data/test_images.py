@@ -4,6 +4,8 @@ import contextlib
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
-from presel.data.images import (
-    FORMATS,
-    MAX_PIXELS,
-    BrokenImage,
-    check_images,
-    image_fingerprint,
-    open_image,
-)
+from presel.data.decoding import FORMATS, MAX_PIXELS, BrokenImage
+from presel.data.images import check_images, image_fingerprint, open_image
+from presel.data.signatures import what_is
 from presel.errors import PreselError
 
 Transpose = Image.Transpose
@@ -62,9 +61,9 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, rows: bytes, depth: int = 8, extra: bytes = b"") -> bytes:
-    """A grey PNG file with this header and these rows, whether they agree or not."""
-    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+def png(width: int, height: int, rows: bytes, depth: int = 8, kind: int = 0, extra: bytes = b"") -> bytes:
+    """A PNG file, grey by default, with this header and these rows, whether they agree or not."""
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     chunks = png_chunk(b"IHDR", header) + extra
     chunks += png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
@@ -108,6 +107,17 @@ def test_exif_rotation(tmp_path: Path, orientation: int, stored: Transpose | Non
     assert difference[4:12, 36:60].max() < 10
     assert difference[20:28, 4:28].max() < 10
     assert not opened.getexif(), "rotated already: nobody may do it again"
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_rotation_of_a_tiff(tmp_path: Path, compression: str | None) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = quarters().convert("L")
+    path = saved(
+        picture.transpose(Transpose.ROTATE_90), tmp_path / "a.tif", exif=exif, compression=compression
+    )
+    np.testing.assert_array_equal(np.asarray(open_image(path).convert("L")), np.asarray(picture))
 
 
 @pytest.mark.parametrize("block", [b"Exif\0\0", b"Exif\0\0rubbish", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\0"])
@@ -185,6 +195,143 @@ def test_16_bit_grey_with_a_transparent_value(tmp_path: Path) -> None:
     assert [pixel(path, x)[0] for x in range(2)] == [255, 64]
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize(
+    ("mode", "values", "expected"),
+    [
+        ("1", [0, 1], [255, 0]),
+        ("L", [0, 100], [255, 155]),
+        ("I;16", [0, 0x8000], [255, 127]),
+        ("I;16B", [0, 0x8000], [255, 127]),
+    ],
+)
+def test_white_is_zero(
+    tmp_path: Path, compression: str | None, mode: str, values: list[int], expected: list[int]
+) -> None:
+    picture = Image.new(mode, (2, 1))
+    for x, value in enumerate(values):
+        # Pillow inverts up to 8 bits as it saves, as it does when it reads them.
+        picture.putpixel((x, 0), 255 - 255 * value if mode == "1" else 255 - value if mode == "L" else value)
+    path = saved(picture, tmp_path / "a.tif", tiffinfo={262: 0}, compression=compression)
+    assert [pixel(path, x)[0] for x in range(2)] == expected
+
+
+def test_12_bit_tiff_is_scaled_by_its_own_white(tmp_path: Path) -> None:
+    tags = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8 + 2 + 12 * 8 + 4), (277, 1), (279, 3)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + b"\xff\xf8\0")
+    assert [pixel(path, x)[0] for x in range(2)] == [255, 128]
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(2_000_000))),
+        png_chunk(b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(bytes(2_000_000))),
+        png_chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2_000_000))),
+        png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000))) * 70,
+        png_chunk(b"tEXt", b"a\0text")[:-1] + b"!",
+        png_chunk(b"pHYs", b"?"),
+        png_chunk(b"gAMA", b""),
+        png_chunk(b"acTL", b"?"),
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "total", "checksum", "pHYs", "gAMA", "acTL"],
+)
+def test_metadata_of_a_png_does_not_cost_the_picture(tmp_path: Path, chunk: bytes) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(quarters(), tmp_path / "a.png", exif=exif, transparency=GREEN)
+    before = np.asarray(open_image(path))
+    data = path.read_bytes()
+    header, pixels = data.index(b"IHDR") + 4 + 13 + 4, data.index(b"IEND") - 4
+    for place in (header, pixels):
+        path.write_bytes(data[:place] + chunk + data[place:])
+        np.testing.assert_array_equal(np.asarray(open_image(path)), before)
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC, which is not read; convert it to JPEG or PNG"),
+        (b"\0\0\0\x18ftypmif1", "HEIC, which is not read; convert it to JPEG or PNG"),
+        (b"\0\0\0\x14ftypqt  ", "a video (MP4 or MOV), not an image; save frames of it as images"),
+        (b"\xff\x0a\x7f", "JPEG XL, which is not read; convert it to JPEG or PNG"),
+        (b"8BPS\0\1", "PSD, which is not read; convert it to JPEG or PNG"),
+        (b"%PDF-1.7", "PDF, which is not read; convert it to JPEG or PNG"),
+        (bytes(128) + b"DICM", "DICOM, which is not read; convert it to JPEG or PNG"),
+        (b'<?xml version="1.0"?>\n<SVG>', "SVG, which is not read; convert it to JPEG or PNG"),
+        (b"\x1f\x8b\x08", "a gzip file, not an image; unpack it"),
+        (b"PK\3\4", "a ZIP file, not an image; unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer; run git lfs pull"),
+        (b"/annex/objects/SHA256E", "a git-annex pointer; run git annex get"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE HTML>", "a web page, not an image; fetch the image again"),
+        (b"<?xml?><Error>", "XML, not an image; fetch the image again"),
+        (b'{"error": 403}', "JSON, not an image; fetch the image again"),
+        ("grün".encode(), "text, not an image; fetch the image again"),
+        ("grün".encode()[:3], "text, not an image; fetch the image again"),
+        (b"/9j/4AAQSkZJRg", "base64 text, not an image file; decode it"),
+        (b"data:image/png;base64,", "a data URI, not an image file; decode it"),
+        (bytes(100), "zero bytes, not an image; fetch the image again"),
+        (b"\n\xff\xd8\xff\xe0", "JPEG after 1 bytes that do not belong to it; remove these"),
+        (b"\xef\xbb\xbf\x89PNG\r\n\x1a\n", "PNG after 3 bytes that do not belong to it; remove these"),
+    ],
+)
+def test_files_that_are_no_image_are_named(tmp_path: Path, head: bytes, said: str) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(head)
+    with pytest.raises(BrokenImage) as caught:
+        open_image(path)
+    assert caught.value.reason == said
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_have_a_name_or_none(head: bytes) -> None:
+    assert what_is(head) is None or str(what_is(head))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_large_jpegs_are_read_at_a_smaller_size(tmp_path: Path, mode: str) -> None:
+    size = (MAX_PIXELS // 4000 + 8, 4000)
+    picture = Image.new(mode, size, "gray")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(picture, tmp_path / "a.jpg", exif=exif if mode == "L" else b"")
+    opened = open_image(path)
+    smaller = (size[0] // 2, 2000)
+    assert opened.size == (smaller[::-1] if mode == "L" else smaller)
+
+
+MEMORY = r"""
+import re, sys
+from pathlib import Path
+from presel.data.images import open_picture
+from presel.data.decoding import BrokenImage
+for path in map(Path, sys.argv[1:]):
+    try:
+        print(open_picture(path).image.size)
+    except BrokenImage as error:
+        print(error.reason)
+print(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the highest memory")
+def test_memory_of_an_image_is_bounded(tmp_path: Path) -> None:
+    side = int(MAX_PIXELS**0.5)
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    paths[0].write_bytes(png(side, side, bytes((1 + side) * side)))
+    for path, (depth, kind) in zip(paths[1:], [(16, 6), (16, 0), (8, 4)], strict=True):
+        path.write_bytes(png(8900, 8900, b"", depth, kind))
+    saved(Image.new("RGB", (6000, 4000)), tmp_path / "4.webp", lossless=True, quality=0, method=0)
+    command = [sys.executable, "-c", MEMORY, *map(str, paths), str(tmp_path / "4.webp")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    *said, kilobytes = result.stdout.splitlines()
+    assert [said[0], said[4]] == [f"({side}, {side})", "(6000, 4000)"]
+    assert all("too large: 8900×8900 pixels, " in line for line in said[1:4])
+    assert int(kilobytes) * 1024 < 500e6
+
+
 def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, GREEN, BLUE)]
     path = saved(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -227,9 +374,9 @@ def make_empty(path: Path) -> None:
     path.touch()
 
 
-def make_text(path: Path) -> None:
-    """Makes a text file."""
-    path.write_text("<html>404 Not Found</html>")
+def make_rubbish(path: Path) -> None:
+    """Makes a file of no known format."""
+    path.write_bytes(b"\x80rubbish")
 
 
 def make_truncated(kind: str, share: float) -> Callable[[Path], None]:
@@ -263,6 +410,21 @@ def make_eps(path: Path) -> None:
     saved(quarters(), path, format="EPS")
 
 
+def make_raw(path: Path) -> None:
+    """Makes what a DNG file begins with: a TIFF of its thumbnail."""
+    saved(quarters(), path, format="TIFF", tiffinfo={50706: b"\1\4\0\0", 254: 1})
+
+
+def make_bad_header(path: Path) -> None:
+    """Makes a PNG with a damaged critical chunk."""
+    path.write_bytes(png(4, 4, bytes(20)).replace(b"IHDR\0\0\0\4", b"IHDR\0\0\0\5"))
+
+
+def make_unusual_tiff(path: Path) -> None:
+    """Makes a TIFF of colors of which the first is to be white."""
+    saved(quarters(), path, format="TIFF", tiffinfo={262: 0})
+
+
 def make_float(path: Path) -> None:
     """Makes a TIFF of floating-point numbers."""
     saved(Image.new("F", (4, 4), 0.5), path, format="TIFF")
@@ -285,15 +447,18 @@ REFUSALS = [
     (make_pipe, "not an ordinary file"),
     (make_loop, "cannot be opened (Too many levels of symbolic links)"),
     (make_empty, "empty file"),
-    (make_text, "not an image of a known format"),
+    (make_rubbish, "not an image of a known format"),
     (make_truncated("JPEG", 0.5), "truncated"),
     (make_truncated("JPEG", 0.97), "truncated"),
     (make_truncated("PNG", 0.5), "truncated"),
     (make_truncated("PNG", 0.97), "truncated"),
-    (make_bomb, "too large: over 80,000,000 pixels"),
+    (make_bomb, "too large: over 178,956,970 pixels"),
     (make_above_warning, "too large: 10000×10000 pixels"),
-    (make_large, "too large: 10000×8001 pixels"),
-    (make_eps, "not an image of a known format"),
+    (make_large, "too large: 10000×6401 pixels"),
+    (make_eps, "PostScript, which is not read; convert it"),
+    (make_raw, "a camera's raw file, which is not read; convert it"),
+    (make_bad_header, "broken PNG file (bad header checksum in b'IHDR')"),
+    (make_unusual_tiff, "broken or unusual TIFF (unknown pixel mode)"),
     (make_float, "floating-point pixels, which have no agreed white"),
     (make_32_bit, "32-bit pixels, which have no agreed white"),
     (make_damaged, "cannot be decoded ("),

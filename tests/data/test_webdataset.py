@@ -88,7 +88,7 @@ def test_one_of_several_images_is_chosen(tmp_path: Path) -> None:
     path = shard(
         tmp_path / "a.tar", [("1.in.png", b"in"), ("1.out.png", b"out"), ("1.jpg", b"jpg"), ("1.webp", b"w")]
     )
-    assert "sample 'a/1' has 2 images (1.in.png, 1.out.png, 1.jpg, 1.webp), not one" in refusal(
+    assert "sample 'a/1' has 2 images ('1.in.png', '1.out.png', '1.jpg', '1.webp'), not one" in refusal(
         path, task_key=None
     )
     assert read(path, task_key=None, image_key="in.png")[0][2:] == (".png", b"in")
@@ -106,10 +106,10 @@ def test_one_of_several_images_is_chosen(tmp_path: Path) -> None:
         ),
         (
             [("1.jpg", b""), ("1.jpg", b""), ("1.cls", b"a")],
-            "sample 'a/1' has 2 images (1.jpg, 1.jpg, 1.cls), not one",
+            "sample 'a/1' has 2 images ('1.jpg', '1.jpg', '1.cls'), not one",
         ),
-        ([("1.txt", b""), ("1.cls", b"a")], "sample 'a/1' has 0 images (1.txt, 1.cls), not one"),
-        ([("1.jpg", b"")], "sample 'a/1' has no member that ends in .cls (1.jpg); set pool.task_key"),
+        ([("1.txt", b""), ("1.cls", b"a")], "sample 'a/1' has 0 images ('1.txt', '1.cls'), not one"),
+        ([("1.jpg", b"")], "sample 'a/1' has no member that ends in .cls ('1.jpg'); set pool.task_key"),
         ([("1.jpg", b""), ("1.cls", b" ")], "member '1.cls' is blank; "),
         ([("1.jpg", b""), ("1.cls", b"\xff")], "member '1.cls' cannot be read ("),
     ],
@@ -254,7 +254,7 @@ def test_dots_in_keys_are_told(tmp_path: Path, stem: str) -> None:
 
 def test_a_second_image_after_a_number_is_not_overlooked(tmp_path: Path) -> None:
     path = shard(tmp_path / "a.tar", [("22.jpg", b""), ("22.cls", b"a"), ("22.5.jpg", b"")])
-    assert "sample 'a/22' has 2 images (22.jpg, 22.cls, 22.5.jpg), not one; " in refusal(path)
+    assert "sample 'a/22' has 2 images ('22.jpg', '22.cls', '22.5.jpg'), not one; " in refusal(path)
 
 
 def test_shards_by_range_and_by_wildcard(tmp_path: Path) -> None:
