@@ -73,6 +73,16 @@ class InstructionProvider:
     # Decides whether instructions will do, not what they are.
     max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
 
+    def check_overrides(self, overrides: Sequence[str]) -> None:
+        """Makes sure that what no configuration file may decide stands on the command line.
+
+        Args:
+            overrides: The command line's, as Hydra takes them.
+
+        Raises:
+            PreselError: If not.
+        """
+
     def check_source(self, source: Source) -> None:
         """Makes sure, before the pool is read, that it is one whose images can be instructed.
 

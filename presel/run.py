@@ -21,7 +21,6 @@ from presel.files import read_json, write_json
 from presel.integrity import MANIFEST, check_result
 from presel.ledger import requested_ids
 from presel.pipeline import Pipeline
-from presel.secrets import check_destination
 from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.store import Stage, Store, git_commit, upstream, versions
 from presel.summary import Row, Scores, print_table, relative_score, write_csv
@@ -55,7 +54,7 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     except (HydraException, OmegaConfBaseException) as error:
         # Told here, because a sweep's worker process hands on the message and not what lies behind it.
         raise PreselError(explain(error)) from error
-    check_destination(config.instructions, overrides)
+    pipeline.provider.check_overrides(overrides)
     evaluated = config.until == "evaluation"
     if not evaluated and "direction" in HydraConfig.get().sweeper:
         raise PreselError(f"until={config.until}: a search needs scores; set until=evaluation")

@@ -6,7 +6,7 @@ choose the server that a key is sent to.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +18,10 @@ from hydra.errors import HydraException
 from presel.errors import PreselError
 
 # Where a key goes without a word on the command line.
-_OPENAI = {"base_url": "https://api.openai.com/v1", "key_variable": "OPENAI_API_KEY"}
+_OPENAI = {
+    "instructions.base_url": "https://api.openai.com/v1",
+    "instructions.key_variable": "OPENAI_API_KEY",
+}
 _NAMES_OF_KEYS = re.compile(
     r"""
     key | token
@@ -45,28 +48,27 @@ def named_like_a_key(name: str) -> bool:
     return _NAMES_OF_KEYS.fullmatch(name) is not None
 
 
-def check_destination(instructions: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def check_destination(base_url: str, key_variable: str | None, overrides: Sequence[str]) -> None:
     """Makes sure that a key goes to OpenAI, to this machine, or where the command line says.
 
     Args:
-        instructions: The settings of group `instructions`.
+        base_url: What `instructions.base_url` is.
+        key_variable: What `instructions.key_variable` is.
         overrides: The command line's, as Hydra takes them.
 
     Raises:
         PreselError: If a configuration file names the server or the key's variable.
     """
-    if "base_url" not in instructions or instructions["key_variable"] is None:
+    if key_variable is None or _is_this_machine(urlsplit(base_url).hostname or ""):
         return
-    base_url, variable = str(instructions["base_url"]), instructions["key_variable"]
-    if _is_this_machine(urlsplit(base_url).hostname or ""):
-        return
+    settings = {"instructions.base_url": base_url, "instructions.key_variable": key_variable}
+    needed = {name: value for name, value in settings.items() if value.rstrip("/") != _OPENAI[name]}
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
-    needed = [name for name, usual in _OPENAI.items() if str(instructions[name]).rstrip("/") != usual]
-    if any(f"instructions.{name}" not in given for name in needed):
-        wanted = " ".join(f"instructions.{name}={instructions[name]}" for name in needed)
+    if not needed.keys() <= given:
+        wanted = " ".join(f"{name}={value}" for name, value in needed.items())
         raise PreselError(
-            f"instructions: a configuration file would send the key in {variable} to {base_url}, and it may "
-            f"only send OPENAI_API_KEY, to OpenAI; if you trust it, add {wanted} to the command line"
+            f"instructions: a configuration file may not send the key in {key_variable} to {base_url}; if you "
+            f"trust it, add {wanted} to the command line"
         )
 
 

@@ -282,6 +282,8 @@ ANSWER = '{"asked": "a", "id": "7", "kind": "", "tokens": 1, "money": 1.5, "raw"
         '{"asked": "one"}',
         "7",
         "[" * 100_000,
+        ANSWER.replace('"a"', '["a"]'),
+        ANSWER.replace('""', "7"),
         *(ANSWER.replace("1.5", amount) for amount in ("NaN", "-1e9", "1e400", "Infinity", "true", '"1"')),
         *(ANSWER.replace('"tokens": 1', f'"tokens": {amount}') for amount in ("NaN", "-1", f"1{'0' * 400}")),
     ],

@@ -139,9 +139,9 @@ def packed(content: bytes, wbits: int = 31) -> bytes:
 @pytest.mark.parametrize(
     ("behavior", "reason"),
     [
-        (then(OK + b"\r\n", bytes(1 << 20), 0), "more than 8 MB"),
-        (then(CHUNKED, b"100000\r\n" + bytes(1 << 20) + b"\r\n", 0), "more than 8 MB"),
-        (then(GZIPPED + b"\r\n" + packed(bytes(64 << 20))), "more than 8 MB"),
+        (then(OK + b"\r\n", bytes(1 << 18), 0), "more than 1 MB"),
+        (then(CHUNKED, b"40000\r\n" + bytes(1 << 18) + b"\r\n", 0), "more than 1 MB"),
+        (then(GZIPPED + b"\r\n" + packed(bytes(8 << 20))), "more than 1 MB"),
         (then(GZIPPED + b"\r\n" + packed(b"{}")[:-4]), "no gzip"),
         (then(GZIPPED + b"\r\n{}"), "no gzip"),
         (then(OK + b"Content-Encoding: br\r\n\r\n{}"), "encoding that was not asked for"),

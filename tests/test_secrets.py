@@ -76,7 +76,7 @@ BOTH = (f"instructions.base_url={ELSEWHERE}", "++instructions.key_variable=OTHER
 def test_a_key_goes_to_openai_to_this_machine_and_where_the_command_line_says(
     base_url: str, variable: str | None, overrides: tuple[str, ...]
 ) -> None:
-    check_destination({"base_url": base_url, "key_variable": variable}, overrides)
+    check_destination(base_url, variable, overrides)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_no_configuration_file_sends_a_key_elsewhere(
     base_url: str, variable: str, overrides: tuple[str, ...], remedy: str
 ) -> None:
     with pytest.raises(PreselError, match=re.escape(remedy)):
-        check_destination({"base_url": base_url, "key_variable": variable}, overrides)
+        check_destination(base_url, variable, overrides)
 
 
 def test_an_address_that_holds_more_than_a_server_is_refused() -> None:

@@ -191,11 +191,13 @@ class Answers:
         for name in ("tokens", "money"):
             if type(line[name]) not in (int, float) or not 0 <= line[name] <= _MAX_AMOUNT:
                 raise ValueError(f"'{name}' is not a number from 0 to {_MAX_AMOUNT:g}")
+        if not isinstance(line["asked"], str) or not isinstance(line.get("kind", ""), str):
+            raise ValueError("'asked' or 'kind' is not text")
         self.tokens += line["tokens"]
         self.money += line["money"]
         if line["tokens"] and not line["money"]:
             self._unpriced[line.get("kind", "")] += 1
-        if isinstance(line["raw"], dict):
+        if is_completion(line["raw"]):
             self._found[line["asked"]].append(line["raw"])
             self._kinds[line.get("kind", "")].add(line["asked"])
 

@@ -15,9 +15,8 @@ from httpx2 import AsyncHTTPTransport, HTTPError, InvalidURL, Limits, Proxy, Req
 
 from presel.errors import PreselError
 
-# Most bytes of a response, as it is sent and as it is decoded. Chat completions take some kilobytes; a large
-# provider's list of models takes a megabyte.
-MAX_BODY = 8 << 20
+# Most bytes of a response, as it is sent and as it is decoded; chat completions take some kilobytes.
+MAX_BODY = 1 << 20
 _CLOSING_S = 1.0
 
 

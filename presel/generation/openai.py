@@ -22,7 +22,7 @@ from presel.generation.asking import Asking, Kept
 from presel.generation.server import Server, Unanswered
 from presel.generation.service import Amount, ChatService, Usage
 from presel.ledger import Estimate, Revealed, Wanted
-from presel.secrets import has_credentials, is_variable
+from presel.secrets import check_destination, has_credentials, is_variable
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
@@ -69,6 +69,10 @@ class OpenAI(ChatService):
                 "price_per_million_prompt_tokens and price_per_million_answer_tokens"
             )
         super().__post_init__()
+
+    def check_overrides(self, overrides: Sequence[str]) -> None:
+        """Makes sure that no configuration file sends a key to a server of its choice."""
+        check_destination(self.base_url, self.key_variable, overrides)
 
     def check_source(self, source: Source) -> None:
         """Makes sure of the key, the server and the cap, whatever the source."""

@@ -21,8 +21,6 @@ _SPENT_UP = "insufficient_quota"
 _LONGEST_BACKOFF_S = 60.0
 _CHECK_S = 10.0
 _YEAR_S = 365 * 86_400.0
-# Chat completions take some kilobytes.
-_MAX_ANSWER = 1 << 20
 _MASK = "[key]"
 # What is shorter is a stand-in such as EMPTY, no secret, and may be a word of an answer.
 _SHORTEST_SECRET = 6
@@ -109,7 +107,7 @@ class Server:
             reply = self._reply(self._request("GET", "models", None, _CHECK_S))
         except RequestFailed as failure:
             if failure.stage > Stage.CONNECTING:
-                # It is there, and busy; requests are repeated.
+                # It is there, and busy (requests are repeated), or has very many models.
                 return
             raise PreselError(
                 f"instructions.base_url: cannot reach {self.base_url} ({failure}); start the server "
@@ -139,10 +137,9 @@ class Server:
             PreselError: If no other request will get one either.
         """
         try:
-            response = self._request("POST", "chat/completions", body, self._timeout_s)
+            reply = self._reply(self._request("POST", "chat/completions", body, self._timeout_s))
         except RequestFailed as failure:
             raise Again(str(failure), text=self._charged(failure)) from None
-        reply = self._reply(response)
         content = reply.content
         if isinstance(content, dict) and is_final_error(content):
             return content
@@ -153,8 +150,6 @@ class Server:
         if is_error(content):
             # Gateways report so what the server behind them said.
             raise self._failure(_code(content["error"]), reply)
-        if len(response.body) > _MAX_ANSWER:
-            raise Again(f"an answer of {len(response.body):,} bytes", text=json.dumps(content))
         return content
 
     def pause(self, repetition: int, after: float) -> float:
@@ -239,7 +234,7 @@ def _key(variable: str) -> str:
 
 
 def _text(sent: bytes) -> str:
-    return sent.decode("utf-8", errors="replace")
+    return sent.decode("utf-8-sig", errors="replace")
 
 
 def _code(error: Any) -> int:

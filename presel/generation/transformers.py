@@ -39,7 +39,7 @@ class LocalModel(Generator):
         dtype: Precision of the weights; `auto` for the one that they are stored in.
         seed: Decides what is drawn at a temperature above 0.
         batch_size: Images asked about at once.
-        accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one; answers of another device count too.
+        accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one; answers written on any device count.
     """
 
     revision: str | None = None
