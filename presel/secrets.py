@@ -67,8 +67,8 @@ def check_destination(base_url: str, key_variable: str | None, overrides: Sequen
     if not needed.keys() <= given:
         wanted = " ".join(f"{name}={value}" for name, value in needed.items())
         raise PreselError(
-            f"instructions: a configuration file may not send the key in {key_variable} to {base_url}; if you "
-            f"trust it, add {wanted} to the command line"
+            f"instructions: a configuration file may not send the key in {key_variable} to {base_url}; "
+            f"if you trust it, add {wanted} to the command line"
         )
 
 
