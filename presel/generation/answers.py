@@ -109,7 +109,7 @@ class Answers:
             answers = cls(folder / "answers.jsonl")
             whole = answers._read()
             # Without a buffer, which a full disk would have flushed once more at the end.
-            with open(answers.path, "ab", buffering=0, opener=private_opener) as stream:
+            with open(answers.path, "ab", buffering=0, opener=_open_private) as stream:
                 keep_private(answers.path)
                 stream.truncate(whole)
                 answers._stream = stream
@@ -235,8 +235,8 @@ def keep_private(path: Path) -> None:
         path.chmod(status.st_mode & 0o700)
 
 
-def private_opener(path: str, flags: int) -> int:
-    """Opens a file for `open`; a new one can be read by its owner alone."""
+def _open_private(path: str, flags: int) -> int:
+    """Opens a file; a new one can be read by its owner alone."""
     return os.open(path, flags, 0o600)
 
 

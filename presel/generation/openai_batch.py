@@ -26,7 +26,6 @@ from presel.generation.answers import (
     is_final_error,
     keep_private,
     make_private,
-    private_opener,
 )
 from presel.generation.orders import Order, Request, folder_for, listed, place, placed
 from presel.generation.pictures import broken_images
@@ -118,7 +117,7 @@ class OpenAiBatch(ChatService):
         with progress("writing requests", len(due)) as advance:
             for number, part in groupby(numbered, key=lambda one: one[0][0]):
                 file = f"requests-{number:05}.jsonl"
-                with atomic(folder / file) as new, open(new, "wb", opener=private_opener) as stream:
+                with atomic(folder / file, private=True) as new, new.open("wb") as stream:
                     for (_, line), (name, digest), image in part:
                         stream.write(line)
                         requests.append(Request(name, digest, file, image.id, image.image, image.task))
