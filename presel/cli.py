@@ -74,14 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(overrides: list[str]) -> int:
     quieten()
     from hydra import main as hydra_main
-    from hydra.errors import HydraException
     from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
 
     from presel.config import register
     from presel.console import print_error
     from presel.errors import Paused, PreselError
-    from presel.explain import explain
+    from presel.explain import MISTAKES, explain
+    from presel.overrides import check_overrides
     from presel.paths import config_folder
     from presel.run import run
     from presel.secrets import refuse_keys
@@ -98,12 +97,13 @@ def _run(overrides: list[str]) -> int:
     sys.argv = ["presel run", *sorted(overrides, key=lambda one: one not in ("-m", "--multirun"))]
     try:
         refuse_keys(overrides)
+        check_overrides(overrides)
         hydra_main(config_path=str(config_folder()), config_name="config", version_base="1.3")(task)()
     except Paused as pause:
         print_error(f"paused: {pause}")
         return 3
-    except (PreselError, HydraException, OmegaConfBaseException) as error:
-        print_error(f"error: {explain(error)}")
+    except (PreselError, *MISTAKES) as error:
+        print_error(f"error: {explain(error, overrides)}")
         return 2
     except RuntimeError as error:
         if not _raised_by("submitit", error):

@@ -1,17 +1,54 @@
 """The typed root of the configuration, and how it becomes a pipeline."""
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from presel.benchmarks import Benchmarks
+from presel.data.checks import shown
+from presel.data.sources import Source
 from presel.errors import PreselError
+from presel.external import ExternalBenchmarks
+from presel.generation.prompts import Prompts
+from presel.ledger import InstructionProvider
+from presel.models.clip import Clip
+from presel.models.encoder import Encoder
+from presel.models.loggers import LoggerFactory
+from presel.models.lvlm import Lvlm
+from presel.models.tune import Hardware, ScoreNet, Tune
 from presel.pipeline import Pipeline
 from presel.processors import processors
+from presel.stages.centrality import Neighbors
+from presel.stages.clusters import Clustering
+from presel.stages.tasks import Tasks
+from presel.strategies.base import Strategy
+
+# What `_target_` may name: a subclass of one of these. Nothing else in a configuration makes objects.
+BASES: dict[str, tuple[type, ...]] = {
+    "pool": (Source,),
+    "tasks": (Tasks,),
+    "lvlm": (Lvlm,),
+    "tune": (Tune,),
+    "encoder": (Encoder,),
+    "cluster": (Clustering,),
+    "clip": (Clip,),
+    "score_net": (ScoreNet,),
+    "neighbors": (Neighbors,),
+    "strategy": (Strategy,),
+    "instructions": (InstructionProvider,),
+    "instructions.prompts": (Prompts,),
+    "evaluation": (Benchmarks, ExternalBenchmarks),
+    "trainer": (Hardware,),
+    "logger": (LoggerFactory,),
+}
 
 
 @dataclass
@@ -90,6 +127,10 @@ class Config:
     executor: Executor = MISSING
 
 
+# For the folders that Hydra itself makes, in processes that other launchers start as well.
+OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
+
+
 def register() -> None:
     """Makes the schema known to Hydra, for `defaults: [schema, …]`."""
     ConfigStore.instance().store(name="schema", node=Config)
@@ -112,9 +153,14 @@ def build(config: DictConfig) -> Pipeline:
     ):
         raise PreselError(f"{key} has no value; set it, as in {key}=…")
     _check_ranges(config)
+    config = OmegaConf.create(_with_home(settings))
 
     def make(group: str) -> Any:
-        return instantiate(config[group], _convert_="all")
+        _check_targets(OmegaConf.to_container(config[group], resolve=True), group)
+        made = instantiate(config[group], _convert_="all")
+        if not isinstance(made, BASES[group]):
+            raise PreselError(f"{group} makes no {_names(BASES[group])}; leave out keys such as _partial_")
+        return made
 
     workers = config.executor.workers
     return Pipeline(
@@ -158,6 +204,52 @@ def _check_ranges(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if not holds(value):
             raise PreselError(f"{key} is {value}; it must be {range_}")
+
+
+def _with_home(value: Any) -> Any:
+    """Expands `~/` at the beginning of values, which a shell does not do behind an equals sign."""
+    if isinstance(value, dict):
+        return {key: _with_home(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_with_home(one) for one in value]
+    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+        return str(Path(value).expanduser())
+    return value
+
+
+def _check_targets(value: Any, place: str) -> None:
+    """Makes sure that every `_target_` is a component's class, before any of them is called."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return
+    if place in BASES or "_target_" in value:
+        _check_target(value.get("_target_"), place)
+    for key, one in value.items():
+        _check_targets(one, f"{place}.{key}")
+
+
+def _check_target(target: Any, place: str) -> None:
+    if place not in BASES:
+        raise PreselError(f"{place} holds _target_, which only {', '.join(BASES)} may; leave it out")
+    remedy = f"name a subclass of {_names(BASES[place])}"
+    if target is None:
+        raise PreselError(f"{place} has no _target_; {remedy} there")
+    module, _, name = str(target).rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    # A user's module may raise anything while it is imported.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise PreselError(
+            f"{place}._target_ is {shown(target)}, which cannot be imported ({shown(reason)}); {remedy}"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, BASES[place])):
+        raise PreselError(f"{place}._target_ is {shown(target)}, which is no such class; {remedy}")
+
+
+def _names(bases: tuple[type, ...]) -> str:
+    return " or ".join(f"{base.__module__}.{base.__qualname__}" for base in bases)
 
 
 def _missing(settings: dict[Any, Any], prefix: str = "") -> Iterator[str]:

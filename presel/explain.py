@@ -1,30 +1,50 @@
 """Errors of the configuration, told in one sentence with the nearest valid name."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 from pydantic import ValidationError as ArgumentError
+from yaml import YAMLError
 
+from presel.data.checks import shown
+from presel.overrides import is_sweep, not_text, quoted, unreadable
 from presel.paths import config_folder
 
+# What is raised for a mistake in the configuration.
+MISTAKES = (HydraException, OmegaConfBaseException, YAMLError)
 
-def explain(error: BaseException) -> str:
+
+def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
     """Says what is wrong with the configuration, and the remedy, in one sentence.
 
     Args:
-        error: What Hydra, OmegaConf or a component raised; any other error speaks for itself.
+        error: What Hydra, OmegaConf, YAML or a component raised; any other error speaks for itself.
+        overrides: The command line's, flags among them.
     """
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, ArgumentError):
-            return _argument(link, _full_key(chain))
+            return _argument(link, _full_key(chain), overrides)
+        if isinstance(link, YAMLError):
+            return _yaml(link)
         if isinstance(link, MissingConfigException):
             return _option(link)
         if isinstance(link, ConfigAttributeError | ConfigKeyError):
@@ -32,10 +52,14 @@ def explain(error: BaseException) -> str:
         if isinstance(link, ValidationError):
             return f"{_full_key(chain)}: {_first_line(link)}"
         if isinstance(link, OverrideParseException):
+            return unreadable(str(link.override), is_sweep(overrides))
+        if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", str(link)):
             return (
-                f"cannot read the override '{link.override}' ({_first_line(link)}); write key=value, and "
-                "'key=\"value\"' where the value has braces or commas"
+                f"{several[1]} stands for several values; add -m to sweep over them, bracket a list, or "
+                f"quote a name: write {quoted(several[1])}"
             )
+        if isinstance(link, InterpolationResolutionError):
+            return f"{_full_key(chain)}: {_first_line(link)}; names of files may not have ${{ in them"
     if isinstance(error, InstantiationException):
         return f"{_full_key(chain)}: {_first_line(chain[-1])}"
     if isinstance(error, OmegaConfBaseException):
@@ -57,12 +81,23 @@ def _full_key(chain: Iterable[BaseException]) -> str:
     return "the configuration"
 
 
-def _argument(error: ArgumentError, group: str) -> str:
+def _yaml(error: YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}: line {mark.line + 1}" if mark else "the configuration"
+    reason = getattr(error, "problem", None) or _first_line(error)
+    return f"{where}: the YAML cannot be read ({shown(reason)}); mend it"
+
+
+def _argument(error: ArgumentError, group: str, overrides: Sequence[str]) -> str:
     first = error.errors()[0]
     key = ".".join([group, *map(str, first["loc"])])
     if first["type"] == "unexpected_keyword_argument":
         return _key(key)
-    given = "" if isinstance(first["input"], dict) or not first["loc"] else f" (it is {first['input']!r})"
+    value = first["input"]
+    if first["type"] in ("path_type", "string_type"):
+        return not_text(key, value, overrides)
+    is_one = first["loc"] and first["type"] != "missing" and not isinstance(value, dict)
+    given = f" (it is {shown(value)})" if is_one else ""
     message = first["msg"].removeprefix("Value error, ")
     return f"{key}: {message[0].lower()}{message[1:]}{given}"
 

@@ -35,7 +35,7 @@ from presel.stages.self_filter import SelfFilterStage
 from presel.stages.tasks import DiscoveredTasksStage, Tasks
 from presel.stages.tuning import FineTuneStage, TuningStage
 from presel.store import Stage, Store, upstream
-from presel.strategies.base import Strategy
+from presel.strategies.base import RESULTS, Strategy
 from presel.strategies.full import Full
 
 
@@ -199,6 +199,11 @@ class Pipeline:
     @cached_property
     def selection(self) -> SelectionStage:
         """D_S, chosen by the strategy from what it declares to need."""
+        unknown = [name for name in self.strategy.needs if name not in RESULTS]
+        if unknown:
+            raise PreselError(
+                f"{type(self.strategy).__name__}.needs names '{unknown[0]}'; it may hold {', '.join(RESULTS)}"
+            )
         needed = {name: getattr(self, name) for name in self.strategy.needs}
         # The budget does not count where all is taken, so that it must not make another full model.
         budget = 1.0 if self.strategy.whole_pool else self.budget

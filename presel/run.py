@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from presel.benchmarks import DigitBenchmarks
 from presel.config import build
 from presel.console import ConsoleReporter, console
+from presel.data.sources import DigitScenes
 from presel.errors import PreselError
-from presel.explain import explain
+from presel.explain import MISTAKES, explain
 from presel.external import ExternalBenchmarks
 from presel.files import read_json, write_json
 from presel.integrity import MANIFEST, check_result
 from presel.ledger import requested_ids
+from presel.models.lvlm import BUILTIN
 from presel.pipeline import Pipeline
 from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.store import Stage, Store, git_commit, upstream, versions
@@ -51,14 +52,14 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     check_step(config.until)
     try:
         pipeline = build(config)
-    except (HydraException, OmegaConfBaseException) as error:
+    except MISTAKES as error:
         # Told here, because a sweep's worker process hands on the message and not what lies behind it.
-        raise PreselError(explain(error)) from error
+        raise PreselError(explain(error, overrides)) from error
     pipeline.provider.check_overrides(overrides)
     evaluated = config.until == "evaluation"
     if not evaluated and "direction" in HydraConfig.get().sweeper:
         raise PreselError(f"until={config.until}: a search needs scores; set until=evaluation")
-    store = Store(Path(config.paths.store), ConsoleReporter(), config.paths.min_free_gb)
+    store = Store(Path(config.paths.store).expanduser(), ConsoleReporter(), config.paths.min_free_gb)
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     if sweeping:
@@ -67,6 +68,11 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
 
     target = getattr(pipeline, config.until)
     pipeline.check(store, target)
+    if built_in := made_for_digits(pipeline, target):
+        console.print(
+            f"[yellow]made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
+            "others, as in encoder=dinov2_base lvlm=llava15_7b evaluation=llava_json[/yellow]"
+        )
     store.ensure(target)
     shown = _shown(pipeline, target)
     for step in shown.values():
@@ -91,6 +97,26 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
         print_table(rows)
     _print_paths(shown, store, folder)
     return rows[-1].mean if rows else None
+
+
+def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
+    """The groups that a run takes from the built-in digit scenes although its pool does not.
+
+    Args:
+        pipeline: The run.
+        target: The step that it is to end with.
+    """
+    if isinstance(pipeline.source, DigitScenes):
+        return []
+    # Stages call their models as the groups of the configuration are called.
+    models = {
+        name: value
+        for step in upstream(target)
+        for name, value in vars(step).items()
+        if name in ("lvlm", "encoder", "clip")
+    }
+    groups = sorted(name for name, model in models.items() if model.path.startswith(BUILTIN))
+    return [*groups, "evaluation"] if isinstance(pipeline.benchmark_source, DigitBenchmarks) else groups
 
 
 def check_step(until: str) -> None:

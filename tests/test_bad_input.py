@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from filelock import FileLock
 from PIL import Image
 
 from tests.conftest import TINY, Program, command, environment, on_folder, record
+from tests.pictures import two_kinds
 
 Spoil = Callable[[Path], None]
 
@@ -148,6 +150,20 @@ def test_odd_images_are_read_rightly_and_broken_ones_counted(program: Program, p
         "4 of 66 images are unusable",
         "record '0102', dot.png: too small",
     )
+
+
+def test_names_that_hydra_takes_apart_are_shown_quoted_and_so_work(program: Program, tmp_path: Path) -> None:
+    for name in ("büro", "日本"):
+        two_kinds(tmp_path / "home" / name)
+    common = ("run", "-m", "pool=image_folder", "strategy=random", "until=selection", "executor.workers=0")
+    told = program(*common, "pool.images=~/büro,~/日本")
+    refused(told, """write 'pool.images="~/büro","~/日本"'""")
+    (shown,) = shlex.split(told.stderr.partition("write ")[2])
+    swept = program(*common, shown, 'paths.runs="~/runs"', 'paths.store="~/store"', HOME=f"{tmp_path}/home")
+    assert swept.returncode == 0, swept.stderr
+    assert len(list(tmp_path.glob("home/store/selection/*/manifest.json"))) == 2
+    assert len(list(tmp_path.glob("home/runs/*/*/*/run.json"))) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_help_lists_groups_and_commands(program: Program) -> None:

@@ -1,23 +1,38 @@
 """The configuration: every option composes and builds; every mistake gets one clear sentence."""
 
+import copy
+import dataclasses
+import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
+from hydra.errors import HydraException
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
 
 from presel.config import build, register
+from presel.data.image_folder import ImageFolder
 from presel.errors import PreselError
 from presel.explain import explain
+from presel.overrides import check_overrides, quoted
 from presel.paths import config_folder
 from presel.pipeline import Pipeline
+from presel.run import made_for_digits
 from presel.store import upstream
+from presel.strategies.base import RESULTS
+from presel.strategies.random import Random
+from tests.pictures import picture
 
 GROUPS = [
     "pool",
@@ -76,7 +91,7 @@ def configured(*overrides: str) -> DictConfig:
 def mistake(*overrides: str) -> str:
     with pytest.raises(Exception) as caught:
         build(configured(*overrides))
-    return explain(caught.value)
+    return explain(caught.value, overrides)
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -138,7 +153,21 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
             "evaluation.annotations has no value; set it, as in evaluation.annotations=…",
         ),
         (["budget"], "cannot read the override 'budget'"),
-        (["pool.shards={0..9}.tar"], "'key=\"value\"' where the value has braces or commas"),
+        (["pool.shards={0..9}.tar"], """write 'pool.shards="{0..9}.tar"'"""),
+        (["pool=image_folder", "pool.images=a,b"], """or quote a name: write 'pool.images="a,b"'"""),
+        (
+            ["pool=image_folder", "pool.images=1_000"],
+            """pool.images is a number, not text; if it is a name, quote it: write 'pool.images="1_000"'""",
+        ),
+        (
+            ["pool=image_folder", "pool.images=null"],
+            """pool.images is null, not text; if it is a name, quote it: write 'pool.images="null"'""",
+        ),
+        (["pool=image_folder", "pool.images=a", "pool.task=3.0"], """quote it: write 'pool.task="3.0"'"""),
+        (
+            ["pool=image_folder", "pool.images=${nowhere}"],
+            "pool.images: Interpolation key 'nowhere' not found; ",
+        ),
         (
             ["tasks=discovered", "tasks.n_tasks=0"],
             "tasks.n_tasks: input should be greater than or equal to 1",
@@ -165,6 +194,151 @@ def test_a_mistake_is_told_in_one_sentence(overrides: list[str], sentence: str) 
     assert sentence in told
     assert "\n" not in told
     assert "secret" not in told and "word@" not in told
+
+
+UNREADABLE = [
+    "~/photos",
+    "büro",
+    "日本",
+    "a=b",
+    "photos (1)",
+    "it's",
+    "a&b",
+    "!x",
+    "a;b",
+    "a#b",
+    "<a>",
+    "a^b",
+    "`a`",
+]
+UNREADABLE += ["{a}", "{0..9}.tar", "a[1]", "(x)", '"x', 'a"b', "a'b\"c", 'a\\"b', "é\\", "photos(1), 2"]
+
+
+def shown_override(told: str) -> str:
+    """The override that an error tells to write, as a shell hands it on."""
+    (override,) = shlex.split(told.partition("write ")[2])
+    return override
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_the_override_shown_for_an_unreadable_name_works(name: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        OverridesParser.create().parse_overrides([f"pool.images={name}"])
+    override = shown_override(explain(caught.value))
+    assert OverridesParser.create().parse_override(override).value() == name
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_can_be_quoted(name: str) -> None:
+    (override,) = shlex.split(quoted(f"pool.images={name}"))
+    assert OverridesParser.create().parse_override(override).value() == name
+
+
+def test_the_override_shown_in_a_sweep_keeps_its_values_apart() -> None:
+    arguments = ["-m", "pool.images=büro,日本"]
+    with pytest.raises(HydraException) as caught:
+        OverridesParser.create().parse_overrides(arguments[1:])
+    value = OverridesParser.create().parse_override(shown_override(explain(caught.value, arguments))).value()
+    assert isinstance(value, ChoiceSweep)
+    assert [one.text for one in value.list] == ["büro", "日本"]
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("paths.store=1_000", 'paths.store="1_000"'),
+        ("paths.runs=null", 'paths.runs="null"'),
+        ("paths.answers=true", 'paths.answers="true"'),
+        ("pool=2024", 'pool="2024"'),
+        ("pool.images=photos ", 'pool.images="photos "'),
+    ],
+)
+def test_names_that_hydra_would_change_are_refused(
+    override: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos ").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PreselError) as caught:
+        check_overrides(["seed=1", override])
+    assert shown_override(str(caught.value)) == shown
+    check_overrides(
+        [shown, "budget=500", "paths.min_free_gb=1", "experiment=null", "-m", "pool.images=photos"]
+    )
+
+
+def test_a_path_in_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = configured("pool=image_folder", 'pool.images="~/büro"', "lvlm=hf", 'lvlm.path="~"')
+    pipeline = build(config)
+    assert isinstance(pipeline.source, ImageFolder)
+    assert pipeline.source.images == Path("/home/someone/büro")
+    assert pipeline.lvlm.path == "/home/someone"
+
+
+def test_a_config_makes_components_of_its_group_alone() -> None:
+    config = configured(*OPENAI)
+    no_strategy = "which is no such class; name a subclass of presel.strategies.base.Strategy"
+    told = {
+        "strategy._target_: pandas.read_pickle": no_strategy,
+        "strategy._target_: presel.files.write_json": no_strategy,
+        "strategy._target_: os.system": no_strategy,
+        "strategy._target_: presel.data.sources.LlavaJson": no_strategy,
+        "strategy._target_: nowhere.Mine": 'cannot be imported ("ModuleNotFoundError: No module named',
+        "strategy._target_: null": "strategy has no _target_; name a subclass of presel.strategies",
+        "strategy._partial_: true": "strategy makes no presel.strategies.base.Strategy; leave out keys",
+        "pool.size._target_: os.system": "pool.size holds _target_, which only pool, tasks",
+        "instructions.prompts._target_: os.system": "name a subclass of presel.generation.prompts.Prompts",
+        "instructions.parameters: {a: [{_target_: os.system}]}": "instructions.parameters.a.0 holds _target_",
+    }
+    for change, sentence in told.items():
+        key, _, value = change.partition(": ")
+        changed = copy.deepcopy(config)
+        OmegaConf.update(changed, key, yaml.safe_load(value), force_add=True)
+        with pytest.raises(PreselError) as caught:
+            build(changed)
+        assert sentence in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Mistaken(Random):
+    needs: ClassVar[tuple[str, ...]] = ("featurs",)
+
+
+def test_a_need_that_there_is_not_is_told_before_any_work() -> None:
+    pipeline = dataclasses.replace(build(configured()), strategy=Mistaken())
+    with pytest.raises(
+        PreselError, match=r"Mistaken\.needs names 'featurs'; it may hold reference, relevance"
+    ):
+        _ = pipeline.evaluation
+    # Whatever a strategy can read is a step that it can need.
+    assert all(getattr(Pipeline, name) for name in RESULTS)
+
+
+def test_what_is_made_for_digits_is_named_where_the_pool_is_not(tmp_path: Path) -> None:
+    picture(tmp_path / "cats/1.png")
+    own = ("pool=image_folder", f"pool.images={tmp_path}")
+    pipeline = build(configured(*own))
+    assert made_for_digits(pipeline, pipeline.evaluation) == ["encoder", "lvlm", "evaluation"]
+    pipeline = build(configured(*own, "until=selection", "strategy=random"))
+    assert made_for_digits(pipeline, pipeline.selection) == []
+    pipeline = build(configured())
+    assert made_for_digits(pipeline, pipeline.evaluation) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor for the tag"),
+        ("a: [1", "expected ',' or ']'"),
+        ("a: 1\n b: 2", "mapping values are not allowed here"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_told(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "strategy").mkdir()
+    (tmp_path / "strategy" / "mine.yaml").write_text(text)
+    told = mistake(f"hydra.searchpath=[file://{tmp_path}]", "strategy=mine")
+    assert told.startswith(f"{tmp_path}/strategy/mine.yaml: line ")
+    assert reason in told
 
 
 def test_a_run_that_ends_early_needs_no_benchmarks() -> None:

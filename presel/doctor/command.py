@@ -9,9 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from presel.benchmarks import Benchmarks
 from presel.config import build, register
@@ -19,8 +17,9 @@ from presel.console import ConsoleReporter, console
 from presel.doctor.diagnosis import Diagnosis, diagnose
 from presel.doctor.report import as_json, print_diagnosis
 from presel.errors import PreselError
-from presel.explain import explain
+from presel.explain import MISTAKES, explain
 from presel.files import write_json
+from presel.overrides import check_overrides
 from presel.paths import config_folder
 from presel.run import check_step
 from presel.store import Store
@@ -107,24 +106,25 @@ def _diagnosed(options: argparse.Namespace, scratch: Path) -> Diagnosis:
     config = _composed(options.overrides, options.config_dir)
     try:
         pipeline = build(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise PreselError(explain(error)) from error
+    except MISTAKES as error:
+        raise PreselError(explain(error, options.overrides)) from error
     targets = [getattr(pipeline, config.until)]
     if isinstance(pipeline.benchmark_source, Benchmarks):
         targets += [pipeline.base_evaluation, pipeline.most_frequent]
-    store = Store(Path(config.paths.store), ConsoleReporter())
+    store = Store(Path(config.paths.store).expanduser(), ConsoleReporter())
     return diagnose(pipeline, targets, store, scratch, trial=not options.no_trial)
 
 
 def _composed(overrides: list[str], config_dir: Path | None) -> DictConfig:
     """The configuration that `presel run` would run on."""
     register()
+    check_overrides(overrides)
     searched = [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.absolute()}]"]
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = compose("config", overrides=[*searched, *overrides])
-    except (HydraException, OmegaConfBaseException) as error:
-        raise PreselError(explain(error)) from error
+    except MISTAKES as error:
+        raise PreselError(explain(error, overrides)) from error
     check_step(config.until)
     # A pool can be looked at before there is anything to evaluate on.
     if config.until == "evaluation" and any(

@@ -1,9 +1,10 @@
 """Where training metrics go."""
 
 import os
+from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pydantic.dataclasses import dataclass as component
 
@@ -14,21 +15,24 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
 
-class LoggerFactory(Protocol):
-    """Makes the logger of one fine-tune."""
+class LoggerFactory(ABC):
+    """Base of what makes the logger of one fine-tune."""
 
+    @abstractmethod
     def check(self) -> None:
         """Makes sure, before any work, that there will be a logger."""
 
+    @abstractmethod
     def create(self, folder: Path, name: str) -> "Logger":
         """A logger that writes into `folder` and calls the run `name`."""
 
+    @abstractmethod
     def close(self) -> None:
         """Ends the run that `create` began."""
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
-class Csv:
+class Csv(LoggerFactory):
     """A file `metrics.csv` beside the adapter, one for each time the fine-tune was started."""
 
     def check(self) -> None:
@@ -45,7 +49,7 @@ class Csv:
 
 
 @component(frozen=True, kw_only=True, config=STRICT)
-class Wandb:
+class Wandb(LoggerFactory):
     """Weights & Biases; offline, to be synchronised later, unless `WANDB_API_KEY` is set.
 
     Attributes:

@@ -90,6 +90,10 @@ class Given:
         return result
 
 
+# What a strategy can declare in `needs`.
+RESULTS = tuple(name for name, value in vars(Given).items() if isinstance(value, property))
+
+
 class Strategy(ABC):
     """A way to choose images. Subclasses are dataclasses whose fields are the strategy's settings.
 
