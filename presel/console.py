@@ -1,9 +1,10 @@
 """What the user sees: one line a stage, and a bar with the time left on whatever takes a while."""
 
+import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -46,6 +47,14 @@ console = _PlainConsole(soft_wrap=True, width=None if sys.stdout.isatty() else 1
 def print_error(text: str) -> None:
     """Prints `presel: <text>` as one line on the standard error stream."""
     print(visible(f"presel: {text}"), file=sys.stderr)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Names arguments that it cannot use, which may be names of files, as `print_error` does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the usage and the message, and exits with 2."""
+        super().error(visible(message))
 
 
 class ConsoleReporter:

@@ -1,13 +1,12 @@
 """`presel diff`: what two selections have in common, task by task."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from rich.table import Table
 
-from presel.console import console
+from presel.console import ArgumentParser, console
 from presel.errors import PreselError
 from presel.escaping import csv_text
 from presel.export.finished import FinishedRun
@@ -25,7 +24,7 @@ def diff_command(arguments: Sequence[str]) -> int:
     Raises:
         PreselError: If a selection cannot be read, or the two are of different pools.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="presel diff", description="Compare two selections of one pool, task by task."
     )
     parser.add_argument("first", type=Path, help="folder of a run, or its selection.parquet")

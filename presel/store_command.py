@@ -1,6 +1,5 @@
 """`presel store`: what the store holds, whether it is whole, and throwing away what is not finished."""
 
-import argparse
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.table import Table
 
-from presel.console import console
+from presel.console import ArgumentParser, console
 from presel.files import temporary_files
 from presel.integrity import MANIFEST, DamagedResult, faults, read_manifest, remedy, result_files
 
@@ -20,7 +19,7 @@ def store_command(arguments: Sequence[str]) -> int:
     Returns:
         0, or 1 where `verify` found something wrong.
     """
-    parser = argparse.ArgumentParser(prog="presel store", description="Look after stored results.")
+    parser = ArgumentParser(prog="presel store", description="Look after stored results.")
     parser.add_argument(
         "action",
         choices=("list", "verify", "clean"),

@@ -114,6 +114,10 @@ def test_errors_command_no_terminal(
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert commands_in(told) == {"\n"}
+    for unusable in (["diff", "a", "b", HOSTILE], ["store", "list", "--store", HOSTILE]):
+        with pytest.raises(SystemExit):
+            main(unusable)
+        assert SHOWN in capsys.readouterr().err
     # An error that nobody foresaw.
     sys.excepthook(ValueError, ValueError("first\nsecond \x1b]0;pwn"), None)
     assert capsys.readouterr().err.splitlines() == ["ValueError: first", r"second \x1b]0;pwn", ""]

@@ -1,6 +1,7 @@
 """Label Studio: tasks go out, exports come back; nobody annotates an image twice."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -385,6 +386,23 @@ def test_another_format_is_refused(
     paused(people, wanted(files, 0), files)
     (order,) = orders(answers)
     (order / "export.json").write_text(text)
+    with pytest.raises(PreselError, match=message):
+        people.reveal(wanted(files, 0), files)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("utf-16", "UTF-8"), ("gbk", "UTF-8"), (None, r"export\.json")],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    encoding: str | None, message: str, people: LabelStudio, files: LlavaFiles, answers: Path
+) -> None:
+    paused(people, wanted(files, 0), files)
+    (order,) = orders(answers)
+    if encoding:
+        (order / "export.json").write_text('[{"data": {"task": "街"}}]', encoding=encoding)
+    else:
+        os.mkfifo(order / "export.json")
     with pytest.raises(PreselError, match=message):
         people.reveal(wanted(files, 0), files)
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from presel.benchmarks import Benchmarks
 from presel.config import build, register
-from presel.console import ConsoleReporter, console
+from presel.console import ArgumentParser, ConsoleReporter, console
 from presel.doctor.diagnosis import Diagnosis, diagnose
 from presel.doctor.report import as_json, print_diagnosis
 from presel.errors import PreselError
@@ -59,7 +59,7 @@ def doctor_command(arguments: Sequence[str]) -> int:
     Raises:
         PreselError: If the configuration is not as it should be, or the pool cannot be read at all.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="presel doctor",
         description=_DESCRIPTION,
         epilog=_EPILOG,

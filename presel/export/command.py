@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from presel.console import console
+from presel.console import ArgumentParser, console
 from presel.data.llava import Record
 from presel.errors import PreselError
 from presel.export.finished import FinishedRun
@@ -62,7 +62,7 @@ def export_command(arguments: Sequence[str]) -> int:
     Raises:
         PreselError: If the run cannot be exported so, or not to there.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="presel export",
         description="Write what a finished run chose as training data for other programs.",
         epilog=_EPILOG,

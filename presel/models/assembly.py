@@ -4,13 +4,12 @@ LLaVA-1.5 starts from a language model, a CLIP image tower, and a projector betw
 on captions (Liu et al., 2024). transformers loads the finished folder as `LlavaForConditionalGeneration`.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from presel.console import console
+from presel.console import ArgumentParser, console
 from presel.data.prompts import IMAGE_TOKEN
 from presel.errors import PreselError
 from presel.models.pretrained import load_pretrained, load_weights
@@ -35,7 +34,7 @@ def assemble_command(arguments: Sequence[str]) -> int:
     Raises:
         PreselError: If a part is missing or does not fit the others.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="presel assemble",
         description="Put a LLaVA together from a language model, a CLIP tower and LLaVA's projector.",
     )

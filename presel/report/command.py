@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Template
 
-from presel.console import console
+from presel.console import ArgumentParser, console
 from presel.escaping import csv_text, markdown_text, visible
 from presel.files import atomic
 from presel.report import figures, tables
@@ -30,7 +30,7 @@ def report_command(arguments: Sequence[str]) -> int:
     Raises:
         PreselError: If there is nothing to report on, or what there is cannot be compared.
     """
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="presel report",
         description="Compare runs: mean and spread over seeds, intervals against random selection, costs.",
     )
