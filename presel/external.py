@@ -80,8 +80,10 @@ class ExternalBenchmarks(ABC):
 
 @component(frozen=True, kw_only=True, config=STRICT)
 class _Column:
-    scale: Annotated[float, Field(gt=0)] = 1.0
-    maximum: Annotated[float, Field(gt=0)] = field(default=1.0, compare=False)
+    """How a program's number becomes a score; the attributes are described where a program names them."""
+
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    maximum: Annotated[float, Field(gt=0, allow_inf_nan=False)] = field(default=1.0, compare=False)
 
     def score(self, value: object, name: str, file: Path, place: str) -> float:
         """The score that a number in a result file stands for.
