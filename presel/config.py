@@ -153,11 +153,12 @@ def build(config: DictConfig) -> Pipeline:
     ):
         raise PreselError(f"{key} has no value; set it, as in {key}=…")
     _check_ranges(config)
-    config = OmegaConf.create(_with_home(settings))
 
     def make(group: str) -> Any:
-        _check_targets(OmegaConf.to_container(config[group], resolve=True), group)
-        made = instantiate(config[group], _convert_="all")
+        settings = _with_home(OmegaConf.to_container(config[group], resolve=True))
+        _check_targets(settings, group)
+        # Inside its group again, which errors name.
+        made = instantiate(OmegaConf.create({group: settings})[group], _convert_="all")
         if not isinstance(made, BASES[group]):
             raise PreselError(f"{group} makes no {_names(BASES[group])}; leave out keys such as _partial_")
         return made

@@ -25,6 +25,7 @@ from presel.config import build, register
 from presel.data.image_folder import ImageFolder
 from presel.errors import PreselError
 from presel.explain import explain
+from presel.generation.label_studio import LabelStudio
 from presel.overrides import check_overrides, quoted
 from presel.paths import config_folder
 from presel.pipeline import Pipeline
@@ -72,7 +73,12 @@ REQUIRED = {
     "instructions=transformers": ["instructions.model=hub/model"],
     "tau=fixed": ["tau.value=0.5"],
     "evaluation=lmms_eval": ["evaluation.python=null"],
-    "evaluation=llava_json": ["evaluation.annotations=eval.json", "evaluation.images=images"],
+    "evaluation=llava_json": [
+        "evaluation.annotations=eval.json",
+        "evaluation.images=images",
+        "evaluation.ids=position",
+        "evaluation.text_only=drop",
+    ],
 }
 
 
@@ -268,11 +274,14 @@ def test_names_that_hydra_would_change_are_refused(
 
 def test_a_path_in_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    config = configured("pool=image_folder", 'pool.images="~/büro"', "lvlm=hf", 'lvlm.path="~"')
-    pipeline = build(config)
+    monkeypatch.setenv("PRESEL_OUTPUTS", "~/out")
+    own = ("pool=image_folder", 'pool.images="~/büro"', "lvlm=hf", 'lvlm.path="~"')
+    pipeline = build(configured(*own, "paths=env", "instructions=label_studio"))
     assert isinstance(pipeline.source, ImageFolder)
     assert pipeline.source.images == Path("/home/someone/büro")
     assert pipeline.lvlm.path == "/home/someone"
+    assert isinstance(pipeline.provider, LabelStudio)
+    assert pipeline.provider.answers == Path("/home/someone/out/answers")
 
 
 def test_a_config_makes_components_of_its_group_alone() -> None:

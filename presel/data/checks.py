@@ -19,6 +19,7 @@ _OTHER_FORMATS = {
     b"\xfd7zXZ\0": "packed by xz; unpack it",
     b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it",
     b"7z\xbc\xaf\x27\x1c": "packed by 7-Zip; unpack it",
+    b"<": "a web page or XML; download the file itself",
     b"version https://git-lfs": "a Git LFS pointer; fetch the file itself by git lfs pull",
 }
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(?:data|file|blob):", re.IGNORECASE)

@@ -128,7 +128,8 @@ def _list_elements(stream: TextIO) -> Iterator[object]:
 
 
 def _message(error: RecursionError | ValueError) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    # The one value that Python's JSON refuses besides is a whole number of thousands of digits.
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number too long to be read"
 
 
 def _malformed(line: int, column: int, message: str) -> PreselError:

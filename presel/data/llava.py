@@ -27,6 +27,8 @@ _OTHER_KEYS = {
     "video": "image",
     "videos": "image",
     "messages": "conversations",
+    "query": "conversations",
+    "instruction": "conversations",
 }
 # `<image>` and its kin, as in `<Image>`, `<image_1>` and `<|image|>`.
 _IMAGE_TOKENS = re.compile(r"<\|?image[ _]?\d*\|?>", re.IGNORECASE)

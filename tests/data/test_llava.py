@@ -15,10 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from presel.benchmarks import LlavaBenchmarks
 from presel.data.listing import RecordError
 from presel.data.llava import Record, TaskRule, TextOnly, read_contents, read_records, write_records
 from presel.data.prompts import Turn
+from presel.data.sources import LlavaJson
 from presel.errors import PreselError
+from presel.stages.pool import PoolStage
+from presel.store import Store
+from tests.pictures import picture
 
 FIELD = TaskRule()
 QUESTION = {"from": "human", "value": "<image>\nWhat is it?"}
@@ -169,6 +174,7 @@ def test_a_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
         (lzma.compress(b"[]"), "the file is packed by xz; "),
         (b"\x28\xb5\x2f\xfd\x04\x58", "the file is packed by zstd; "),
         (b"PK\x03\x04\x14", "the file is packed by zip, "),
+        (b"<!DOCTYPE html>", "the file is a web page or XML; "),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "the file is a Git LFS pointer; "),
     ],
 )
@@ -301,6 +307,7 @@ def test_a_key_that_stands_twice_is_told(tmp_path: Path) -> None:
             },
             "'images' (a list) in place of 'image' and 'messages' (a list) in place of 'conversations' (",
         ),
+        ({"conversations": MISSING, "query": "<image>"}, "'query' (text) in place of 'conversations' ("),
         ({"image": MISSING, "video": "1.mp4"}, "'video' (text) in place of 'image' ("),
     ],
 )
@@ -329,6 +336,17 @@ def test_text_only_records_are_dropped_and_counted(
     assert dropped == 1
 
 
+def test_a_run_says_how_many_records_it_drops(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "images/coco/1.jpg")
+    path = written(tmp_path, [fields(), *[fields(id=n, image="", conversations=CHAT) for n in range(3)]])
+    stage = PoolStage(LlavaJson(annotations=path, images=tmp_path / "images", text_only="drop"), workers=0)
+    assert len(store.load(stage)) == 1
+    assert store.manifest(stage)["measured"]["text_only_left_out"] == 3
+    assert "records left out, since they have no image: 3" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("changes", NO_IMAGE)
 @pytest.mark.parametrize(
     "token", ["<image>", "<Image>", "<image_1>", "<image 1>", "<|image|>", "<|image_1|>"]
@@ -349,6 +367,12 @@ def test_a_question_about_an_image_is_no_text_alone(
 def test_duplicate_ids(tmp_path: Path, first: Any, second: Any) -> None:
     path = written(tmp_path, [fields(id="a"), fields(id=first), fields(id="b"), fields(id=second)])
     assert failure(path).startswith(f"record 3 (id {second!r}): 'id' is already that of record 1; ")
+
+
+def test_the_remedy_is_a_setting_of_the_files_own_group(tmp_path: Path) -> None:
+    path = written(tmp_path, [fields(), fields()])
+    with pytest.raises(PreselError, match=r"by position \(evaluation\.ids=position\)"):
+        LlavaBenchmarks(annotations=path, images=tmp_path).identity()
 
 
 def in_second(changes: dict[str, Any]) -> list[dict[str, Any]]:
