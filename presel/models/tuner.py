@@ -142,6 +142,9 @@ class Tuner(pl.LightningModule):
             name: gathered(weight) for name, weight in self.model.named_parameters() if weight.requires_grad
         }
         if self.trainer.is_global_zero:
+            config = self.model.peft_config["default"]
+            # PEFT keeps a set, whose order differs from process to process.
+            config.target_modules = sorted(config.target_modules or ())
             self.model.save_pretrained(str(folder / "adapter"), state_dict=trained)
 
 
