@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from presel.errors import PreselError
+
 
 @contextmanager
 def atomic(path: Path, *, private: bool = False) -> Iterator[Path]:
@@ -111,6 +113,21 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_parquet(temporary, index=False)
 
 
+def read_table(path: Path, *columns: str) -> pd.DataFrame:
+    """Reads a parquet table that nobody checked, such as one that an interrupted run left.
+
+    Raises:
+        PreselError: If it cannot be read, or has not these columns.
+    """
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, "table", str(error).partition("\n")[0]) from error
+    if missing := set(columns) - set(table.columns):
+        raise _unreadable(path, "table", f"it has no column '{min(missing)}'")
+    return table
+
+
 def write_array(path: Path, array: NDArray[Any]) -> None:
     """Writes an array as `.npy` without pickle, atomically."""
     with atomic(path) as temporary, temporary.open("wb") as file:
@@ -122,17 +139,29 @@ def map_array(path: Path) -> NDArray[Any]:
 
     Unlike `np.load(path, mmap_mode="r")`, the array does not carry the name of its file: whoever is handed
     image features must not find the way to the instructions by it.
+
+    Raises:
+        PreselError: If it holds no array.
     """
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran_order, dtype = read_header(file)
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        order: Literal["F", "C"] = "F" if fortran_order else "C"
-        return np.ndarray(shape, dtype, buffer=mapped, offset=file.tell(), order=order)
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, fortran_order, dtype = read_header(file)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            order: Literal["F", "C"] = "F" if fortran_order else "C"
+            return np.ndarray(shape, dtype, buffer=mapped, offset=file.tell(), order=order)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, "array", str(error)) from error
+
+
+def _unreadable(path: Path, kind: str, reason: str) -> PreselError:
+    return PreselError(
+        f"{path}: no {kind} can be read from it ({reason}); delete it, then run the same command again"
+    )
 
 
 def sha256(path: Path) -> str:

@@ -158,11 +158,15 @@ class SweepSummary(Callback):
 
 def _rows(pipeline: Pipeline, store: Store) -> list[Row]:
     pool_size = len(store.load(pipeline.pool))
+    steps = upstream(pipeline.evaluation)
     tuned = Row(
         pipeline.strategy.name,
         store.load(pipeline.evaluation),
         requested=len(requested_ids(store, pipeline.evaluation)) / pool_size,
-        seconds=sum(store.manifest(step)["wall_seconds"] for step in upstream(pipeline.evaluation)),
+        # Unknown where a result that is no longer needed was deleted.
+        seconds=sum(store.manifest(step)["wall_seconds"] for step in steps)
+        if all(map(store.has, steps))
+        else None,
     )
     if isinstance(pipeline.benchmark_source, ExternalBenchmarks):
         return [tuned]

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from presel.console import progress
-from presel.files import write_array, write_table
+from presel.files import read_table, write_array, write_table
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -124,4 +124,4 @@ def array_shards(
 
 def joined_table(shards: Shards[Item, pd.DataFrame]) -> pd.DataFrame:
     """All rows of `table_shards`, in the order of the items."""
-    return pd.concat([pd.read_parquet(file) for file in shards.files], ignore_index=True)
+    return pd.concat([read_table(file) for file in shards.files], ignore_index=True)

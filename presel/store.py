@@ -226,8 +226,6 @@ class Store:
         folder = self.verified(stage)
         try:
             return stage.load(folder)
-        except PreselError:
-            raise
         except Exception:
             # A result that is too large to be hashed at every run may be what the error comes from.
             check_result(folder, math.inf)

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from presel.errors import PreselError
-from presel.files import atomic, read_json, write_json
+from presel.files import atomic, map_array, read_json, read_table, write_array, write_json
 from presel.integrity import MANIFEST, DamagedResult, check_result, result_files
 from presel.store import Stage, Store, fields_identity, upstream
 from presel.store_command import store_command
@@ -306,6 +307,21 @@ def test_json_holds_names_of_files_that_are_no_utf8(tmp_path: Path) -> None:
     name = os.fsdecode(b"b\xfcro/\xc3\xbc\\")
     write_json(tmp_path / "run.json", {name: name})
     assert read_json(tmp_path / "run.json") == {name: name}
+
+
+@pytest.mark.parametrize("text", [b"", b"PAR1", b"\x93NUMPY\x09\x00", b"\x93NUMPY\x01\x00v\x00{"])
+def test_a_shard_that_cannot_be_read_is_told(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "part-00000"
+    path.write_bytes(text)
+    for read in (read_table, map_array):
+        with pytest.raises(
+            PreselError, match=r"part-00000: no (table|array) can be read .*; delete it, then run"
+        ):
+            read(path)
+    write_array(path, np.zeros((4, 8)))
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(PreselError, match="no array can be read"):
+        map_array(path)
 
 
 def test_no_link_is_written_through(tmp_path: Path) -> None:

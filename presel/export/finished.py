@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from presel.data.llava import Record, TaskRule, read_records
 from presel.errors import PreselError
-from presel.files import read_json
+from presel.files import read_json, read_table
 from presel.integrity import MANIFEST, check_result, read_manifest
 
 _INSTRUCTIONS = "instructions (selection)"
@@ -126,20 +126,3 @@ class FinishedRun:
             )
         check_result(folder)
         return folder
-
-
-def read_table(file: Path, *columns: str) -> pd.DataFrame:
-    """Reads a table that a run left.
-
-    Raises:
-        PreselError: If it cannot be read, or has not these columns.
-    """
-    try:
-        table = pd.read_parquet(file)
-    except (OSError, ValueError) as error:
-        raise PreselError(
-            f"{file}: no table can be read from it ({str(error).splitlines()[0]}); run the same again"
-        ) from error
-    if missing := set(columns) - set(table.columns):
-        raise PreselError(f"{file}: it has no column '{min(missing)}'; run the same again")
-    return table

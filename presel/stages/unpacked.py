@@ -10,7 +10,7 @@ import pandas as pd
 from presel.console import progress
 from presel.data.archive import Archive, PackedImage
 from presel.errors import PreselError
-from presel.files import write_table
+from presel.files import read_table, sync_tree, write_table
 from presel.store import Stage, Store
 
 
@@ -42,7 +42,7 @@ class UnpackedStage(Stage[Path]):
                 file = folder / "parts" / f"part-{number:05}.parquet"
                 if not file.exists():
                     write_table(file, _unpack(part, folder / "images", f"{number:05}"))
-                tables.append(pd.read_parquet(file))
+                tables.append(read_table(file))
                 advance(1)
         table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"id": []})
         if not len(table):
@@ -67,4 +67,6 @@ def _unpack(part: Iterable[PackedImage], images: Path, name: str) -> pd.DataFram
         image = f"{name}/{place:06}{packed.suffix}"
         (images / image).write_bytes(packed.data)
         rows.append((packed.id, image, packed.task))
+    # The table promises them.
+    sync_tree(images / name)
     return pd.DataFrame(rows, columns=["id", "image", "task"])
