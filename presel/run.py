@@ -22,6 +22,7 @@ from presel.integrity import MANIFEST, check_result
 from presel.ledger import requested_ids
 from presel.models.lvlm import BUILTIN
 from presel.pipeline import Pipeline
+from presel.secrets import check_environment
 from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.store import Stage, Store, git_commit, upstream, versions
 from presel.summary import Row, Scores, print_table, relative_score, write_csv
@@ -55,6 +56,7 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     except MISTAKES as error:
         # Told here, because a sweep's worker process hands on the message and not what lies behind it.
         raise PreselError(explain(error, overrides)) from error
+    check_environment(HydraConfig.get().job.env_set, overrides)
     pipeline.provider.check_overrides(overrides)
     evaluated = config.until == "evaluation"
     if not evaluated and "direction" in HydraConfig.get().sweeper:

@@ -6,7 +6,7 @@ choose the server that a key is sent to.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,12 +59,11 @@ def check_destination(base_url: str, key_variable: str | None, overrides: Sequen
     Raises:
         PreselError: If a configuration file names the server or the key's variable.
     """
-    if key_variable is None or _is_this_machine(urlsplit(base_url).hostname or ""):
+    if key_variable is None or is_this_machine(base_url):
         return
     settings = {"instructions.base_url": base_url, "instructions.key_variable": key_variable}
     needed = {name: value for name, value in settings.items() if value.rstrip("/") != _OPENAI[name]}
-    given = {override.lstrip("+").partition("=")[0] for override in overrides}
-    if not needed.keys() <= given:
+    if not needed.keys() <= _given(overrides):
         wanted = " ".join(f"{name}={value}" for name, value in needed.items())
         raise PreselError(
             f"instructions: a configuration file may not send the key in {key_variable} to {base_url}; "
@@ -72,11 +71,37 @@ def check_destination(base_url: str, key_variable: str | None, overrides: Sequen
         )
 
 
-def _is_this_machine(host: str) -> bool:
+def check_environment(variables: Iterable[str], overrides: Sequence[str]) -> None:
+    """Makes sure that no configuration file sets environment variables, such as keys and proxies.
+
+    Args:
+        variables: Those that Hydra sets, by `hydra.job.env_set`.
+        overrides: The command line's, as Hydra takes them.
+
+    Raises:
+        PreselError: If a configuration file sets one.
+    """
+    given = _given(overrides)
+    for name in variables:
+        if given.isdisjoint({"hydra.job.env_set", f"hydra.job.env_set.{name}"}):
+            raise PreselError(
+                f"hydra.job.env_set.{name}: a configuration file may not set environment variables; set it "
+                "where you run the command"
+            )
+
+
+def is_this_machine(address: str) -> bool:
+    """Whether an address is one of this machine's own."""
+    host = urlsplit(address).hostname or ""
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _given(overrides: Sequence[str]) -> set[str]:
+    """The settings that overrides change."""
+    return {override.lstrip("+").partition("=")[0] for override in overrides}
 
 
 def refuse_keys(overrides: Sequence[str]) -> None:

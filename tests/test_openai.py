@@ -259,6 +259,13 @@ def test_the_proxy_that_the_environment_names_is_used(
         assert len(asks.reveal(images(tmp_path, 2), files(tmp_path)).records) == 2
 
 
+def test_this_machine_is_asked_without_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://seer.invalid")
+    monkeypatch.setenv("no_proxy", "")
+    with running(tmp_path, Plan()) as server:
+        provider(server, tmp_path).check_source(Source())
+
+
 def test_a_proxy_that_is_none_is_told_of_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

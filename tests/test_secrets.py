@@ -5,7 +5,14 @@ import re
 import pytest
 
 from presel.errors import PreselError
-from presel.secrets import check_destination, has_credentials, is_variable, named_like_a_key, refuse_keys
+from presel.secrets import (
+    check_destination,
+    check_environment,
+    has_credentials,
+    is_variable,
+    named_like_a_key,
+    refuse_keys,
+)
 
 KEY = "abc123DEF"
 
@@ -97,6 +104,13 @@ def test_no_configuration_file_sends_a_key_elsewhere(
 ) -> None:
     with pytest.raises(PreselError, match=re.escape(remedy)):
         check_destination(base_url, variable, overrides)
+
+
+def test_no_configuration_file_sets_environment_variables() -> None:
+    check_environment(["A"], ["+hydra.job.env_set.A=1"])
+    check_environment(["A"], ["hydra.job.env_set={A: 1}"])
+    with pytest.raises(PreselError, match=r"hydra\.job\.env_set\.https_proxy: a configuration file may not"):
+        check_environment(["A", "https_proxy"], ["+hydra.job.env_set.A=1"])
 
 
 def test_an_address_that_holds_more_than_a_server_is_refused() -> None:

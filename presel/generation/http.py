@@ -14,6 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 from httpx2 import AsyncHTTPTransport, HTTPError, InvalidURL, Limits, Proxy, Request
 
 from presel.errors import PreselError
+from presel.secrets import is_this_machine
 
 # Most bytes of a response, as it is sent and as it is decoded; chat completions take some kilobytes.
 MAX_BODY = 1 << 20
@@ -218,7 +219,9 @@ def _why(error: Exception, stage: Stage) -> str:
 def _proxy(url: str) -> Proxy | None:
     """The proxy that the environment names for an address, if it does."""
     address = urlsplit(url)
-    named = None if proxy_bypass(address.hostname or "") else getproxies().get(address.scheme)
+    if is_this_machine(url) or proxy_bypass(address.hostname or ""):
+        return None
+    named = getproxies().get(address.scheme)
     if named is None:
         return None
     try:
