@@ -142,6 +142,16 @@ def test_answers_are_kept_and_counted(writer: LocalModel, files: LlavaFiles) -> 
         assert line["tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
+def test_an_image_that_changed_meanwhile_is_listed_and_not_shown(
+    writer: LocalModel, files: LlavaFiles
+) -> None:
+    images = wanted(files, 2)
+    (files.images / "0000.png").write_bytes((files.images / "0002.png").read_bytes())
+    told = texts(writer.reveal(images, files))
+    assert told["0000"] == "changed since the pool was checked"
+    assert len(lines(writer.answers / "answers.jsonl")) == 1
+
+
 def test_another_seed_draws_other_answers(writer: LocalModel, files: LlavaFiles) -> None:
     images = wanted(files, 6)
     assert texts(writer.reveal(images, files)) != texts(replace(writer, seed=1).reveal(images, files))
