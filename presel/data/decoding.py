@@ -1,8 +1,5 @@
 """Image files decoded into upright 8-bit RGB, in bounded memory."""
 
-import io
-import struct
-import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -36,10 +33,7 @@ MAX_BYTES = 385_000_000
 _KEPT_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 # Pixels that are converted at once, so that the steps between take little.
 _BAND_PIXELS = 250_000
-# Of a PNG whose chunks are sorted out in memory.
-_MAX_BARE_BYTES = 100_000_000
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _DNG_VERSION, _SUBFILE_TYPE, _SUB_IFDS = 50706, 254, 330
 
 # What Pillow reads in the other byte order only.
@@ -140,39 +134,6 @@ def turn_upright(image: Image.Image) -> Image.Transpose | None:
     # A garbled EXIF block can raise anything; the picture itself is fine, and has no known rotation.
     except Exception:
         return None
-
-
-def bare_png(file: BinaryIO, size: int) -> BinaryIO | None:
-    """A PNG without the chunks that its pixels and its rotation do not need.
-
-    Pillow refuses a file for metadata that is large or damaged; viewers show it.
-
-    Args:
-        file: The file.
-        size: Its size in bytes.
-
-    Returns:
-        None where the file is no PNG, or is very large.
-    """
-    file.seek(0)
-    if size > _MAX_BARE_BYTES or file.read(len(_PNG)) != _PNG:
-        return None
-    bare = io.BytesIO()
-    bare.write(_PNG)
-    while len(start := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", start)
-        body = file.read(min(length, size) + 4)
-        if _is_needed(kind, body):
-            bare.write(start + body)
-    bare.seek(0)
-    return bare
-
-
-def _is_needed(kind: bytes, body: bytes) -> bool:
-    # Chunks that begin with a capital are critical; Pillow checks those itself.
-    if kind[:1].isupper():
-        return True
-    return kind in {b"tRNS", b"eXIf"} and zlib.crc32(kind + body[:-4]) == int.from_bytes(body[-4:])
 
 
 def _refuse_raw(image: ImageFile) -> None:

@@ -16,7 +16,8 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from presel.data.decoding import MAX_BYTES, BrokenImage, Picture, bare_png, decode
+from presel.data.bare import without_metadata
+from presel.data.decoding import MAX_BYTES, BrokenImage, Picture, decode
 from presel.data.signatures import HEAD_BYTES, read_format, what_is
 from presel.errors import PreselError
 from presel.files import sha256
@@ -224,7 +225,7 @@ def _decode(file: BinaryIO) -> Picture:
         except (BrokenImage, Image.DecompressionBombError, MemoryError):
             raise
         except Exception:
-            bare = bare_png(file, size)
+            bare = without_metadata(file, size)
             if bare is None:
                 raise
             return decode(bare, size)

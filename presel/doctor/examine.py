@@ -1,5 +1,6 @@
 """Everything the doctor wants to know of an image file, from decoding it once."""
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,12 +92,18 @@ def _size(path: Path) -> int:
 
 
 def _has_frames(path: Path) -> bool:
-    with Image.open(path, formats=(*FORMATS, "MPO")) as image:
+    with warnings.catch_warnings(action="ignore"):
         try:
-            return bool(getattr(image, "is_animated", False))
-        # What follows the first picture may be broken; that one is all that is used.
+            image = Image.open(path, formats=(*FORMATS, "MPO"))
+        # Its metadata may be broken; see `presel.data.bare`.
         except Exception:
-            return True
+            return False
+        with image:
+            try:
+                return bool(getattr(image, "is_animated", False))
+            # What follows the first picture may be broken; that one is all that is used.
+            except Exception:
+                return True
 
 
 def _brightest(image: Image.Image, small: Image.Image) -> int:

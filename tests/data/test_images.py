@@ -251,6 +251,20 @@ def test_metadata_of_a_png_does_not_cost_the_picture(tmp_path: Path, chunk: byte
 
 
 @pytest.mark.parametrize(
+    ("marker", "body"), [(0xED, b"Photoshop 3.0\0"), (0xE0, b"JFIF\0\1"), (0xEE, b"Adobe\0"), (0xFE, b"")]
+)
+def test_metadata_of_a_jpeg_does_not_cost_the_picture(tmp_path: Path, marker: int, body: bytes) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(quarters().convert("CMYK"), tmp_path / "a.jpg", exif=exif)
+    before = np.asarray(open_image(path))
+    data = path.read_bytes()
+    segment = struct.pack(">BBH", 0xFF, marker, 2 + len(body)) + body
+    path.write_bytes(data[:2] + segment + data[2:])
+    np.testing.assert_array_equal(np.asarray(open_image(path)), before)
+
+
+@pytest.mark.parametrize(
     ("head", "said"),
     [
         (b"\0\0\0\x18ftypheic", "HEIC, which is not read; convert it to JPEG or PNG"),
