@@ -107,6 +107,16 @@ def test_a_handshake_that_stalls_is_given_up_at_the_deadline() -> None:
     assert (failed.late, failed.stage) == (True, Stage.CONNECTING)
 
 
+def test_a_server_that_does_not_speak_tls_is_told_from_one_that_is_not_there() -> None:
+    def behave(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    failed = failure(behave, scheme="https")
+    assert failed.stage is Stage.CONNECTING
+    assert str(failed).startswith("no connection: TLS: ")
+
+
 def test_a_connection_that_stalls_is_given_up_at_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
         port = listening.getsockname()[1]

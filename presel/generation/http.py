@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import threading
 import zlib
 from collections.abc import Mapping
@@ -83,7 +84,9 @@ class Client:
         """Starts the event loop."""
         # How many requests there are at once is up to the threads.
         limits = Limits(max_connections=None, max_keepalive_connections=None)
-        self._transport = AsyncHTTPTransport(proxy=self._proxy, limits=limits, trust_env=False)
+        # Python's own context: the system's certificates, or those that SSL_CERT_FILE names.
+        context = ssl.create_default_context()
+        self._transport = AsyncHTTPTransport(context, proxy=self._proxy, limits=limits, trust_env=False)
         # A daemon: the end of the program waits for no request.
         threading.Thread(target=self._run, daemon=True).start()
         return self
@@ -145,7 +148,8 @@ class _Exchange:
                 return await self._response(request)
         except TimeoutError:
             raise self._failed(_LATE[self._stage].format(timeout_s), late=True) from None
-        except (HTTPError, InvalidURL) as error:
+        # OSError, since TLS can break off in the middle of a response.
+        except (HTTPError, InvalidURL, OSError) as error:
             raise self._failed(_why(error, self._stage)) from None
 
     async def _response(self, request: Request) -> Response:
@@ -210,6 +214,8 @@ def _why(error: Exception, stage: Stage) -> str:
     while cause is not None:
         # Each address of a host fails for a reason of its own.
         cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause
+        if isinstance(cause, ssl.SSLError):
+            return f"no connection: TLS: {getattr(cause, 'verify_message', None) or cause.reason}"
         if isinstance(cause, OSError) and cause.errno:
             return f"no connection: {os.strerror(cause.errno) if cause.errno > 0 else cause.strerror}"
         cause = cause.__cause__ or cause.__context__
