@@ -221,7 +221,7 @@ def a_pipe(order: Path, back: list[Line]) -> None:
         ),
         (other_ending, r"answers\.txt: .*\.jsonl"),
         (the_requests, r"requests-00001\.jsonl: these are the requests, not the answers"),
-        (a_pipe, r"pipe\.jsonl: this is not an ordinary file"),
+        (a_pipe, r"pipe\.jsonl: this is a pipe"),
     ],
 )
 def test_answers_that_do_not_belong_are_refused(

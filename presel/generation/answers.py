@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 from filelock import FileLock, Timeout
 
 from presel.console import console
+from presel.data.checks import check_file
 from presel.errors import PreselError
 
 # A chat completion as OpenAI-compatible servers give it.
@@ -238,16 +239,6 @@ def keep_private(path: Path) -> None:
 def _open_private(path: str, flags: int) -> int:
     """Opens a file; a new one can be read by its owner alone."""
     return os.open(path, flags, 0o600)
-
-
-def check_file(path: Path) -> None:
-    """Makes sure that a file can be read to its end.
-
-    Raises:
-        PreselError: If it is a folder, or something that would be waited for, such as a named pipe.
-    """
-    if not path.is_file():
-        raise PreselError(f"{path}: this is not an ordinary file; take it away")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.console import console, progress
+from presel.data.checks import check_file
 from presel.data.json_records import is_json_lines
 from presel.data.listing import PoolFiles
 from presel.errors import Paused, PreselError
@@ -20,7 +21,6 @@ from presel.files import atomic
 from presel.generation.answers import (
     Answers,
     Completion,
-    check_file,
     is_completion,
     is_error,
     is_final_error,

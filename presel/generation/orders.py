@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from presel.data.checks import check_file
 from presel.errors import PreselError
 from presel.files import read_json, write_json
 
@@ -116,6 +117,7 @@ def listed(names: Sequence[str], why: Mapping[str, str] | None = None) -> str:
 
 
 def _read(file: Path) -> Order:
+    check_file(file)
     try:
         requests = [Request(**fields) for fields in read_json(file)]
     except (ValueError, TypeError, RecursionError) as error:
