@@ -30,8 +30,10 @@ def quoted(override: str, sweep: bool = False) -> str:
         sweep: Whether commas separate the values of a sweep.
     """
     key, _, value = override.partition("=")
-    values = value.split(",") if sweep else [value]
-    return shlex.quote(f"{key}={','.join(map(_quoted_value, values))}")
+    if not sweep:
+        return shlex.quote(f"{key}={_quoted_value(value)}")
+    values = [one if re.fullmatch(r"""(["']).*\1""", one) else _quoted_value(one) for one in value.split(",")]
+    return shlex.quote(f"{key}={','.join(values)}")
 
 
 def _quoted_value(value: str) -> str:

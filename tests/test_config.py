@@ -241,12 +241,12 @@ def test_any_text_can_be_quoted(name: str) -> None:
 
 
 def test_the_override_shown_in_a_sweep_keeps_its_values_apart() -> None:
-    arguments = ["-m", "pool.images=büro,日本"]
+    arguments = ["-m", "pool.images=büro,日本,'a b'"]
     with pytest.raises(HydraException) as caught:
         OverridesParser.create().parse_overrides(arguments[1:])
     value = OverridesParser.create().parse_override(shown_override(explain(caught.value, arguments))).value()
     assert isinstance(value, ChoiceSweep)
-    assert [one.text for one in value.list] == ["büro", "日本"]
+    assert [one.text for one in value.list] == ["büro", "日本", "a b"]
 
 
 @pytest.mark.parametrize(
