@@ -79,7 +79,7 @@ def _run(overrides: list[str]) -> int:
     from presel.config import register
     from presel.console import print_error
     from presel.errors import Paused, PreselError
-    from presel.explain import MISTAKES, explain
+    from presel.explain import MISTAKES, UNREADABLE, explain
     from presel.overrides import check_overrides
     from presel.paths import config_folder
     from presel.run import run
@@ -105,8 +105,15 @@ def _run(overrides: list[str]) -> int:
     except (PreselError, *MISTAKES) as error:
         print_error(f"error: {explain(error, overrides)}")
         return 2
+    except UNREADABLE as error:
+        if _raised_by(error, "hydra", "omegaconf", "yaml", "codecs"):
+            print_error(f"error: {explain(error)}")
+            return 2
+        if not isinstance(error, OSError):
+            raise
+        return _unusable_path(error)
     except RuntimeError as error:
-        if not _raised_by("submitit", error):
+        if not _raised_by(error, "submitit"):
             raise
         # What the job printed would follow; it is in its folder.
         said = " ".join(str(error).partition("\nError stream")[0].split())
@@ -115,8 +122,6 @@ def _run(overrides: list[str]) -> int:
             "print is in .submitit in the sweep's folder, and the same command goes on where it stopped"
         )
         return 2
-    except OSError as error:
-        return _unusable_path(error)
     except KeyboardInterrupt:
         print_error("interrupted; the same command goes on where it stopped")
         return 130
@@ -166,10 +171,10 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
         print(visible(line), file=sys.stderr)
 
 
-def _raised_by(package: str, error: BaseException) -> bool:
-    """Whether an error comes from a package's own code."""
+def _raised_by(error: BaseException, *packages: str) -> bool:
+    """Whether an error comes from the code of one of these packages."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals["__name__"]).partition(".")[0] == package
+    return str(frame.f_globals["__name__"]).partition(".")[0] in packages
 
 
 def quieten() -> None:

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    GrammarParseError,
     InterpolationResolutionError,
     OmegaConfBaseException,
     ValidationError,
@@ -30,6 +31,8 @@ from presel.paths import config_folder
 
 # What is raised for a mistake in the configuration.
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError)
+# What else Hydra fails with while it reads configuration files.
+UNREADABLE = (OSError, ValueError, RecursionError)
 
 
 def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
@@ -58,12 +61,14 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
                 f"{several[1]} stands for several values; add -m to sweep over them, bracket a list, or "
                 f"quote a name: write {quoted(several[1])}"
             )
-        if isinstance(link, InterpolationResolutionError):
+        if isinstance(link, InterpolationResolutionError | GrammarParseError):
             return f"{_full_key(chain)}: {_first_line(link)}; names of files may not have ${{ in them"
     if isinstance(error, InstantiationException):
         return f"{_full_key(chain)}: {_first_line(chain[-1])}"
     if isinstance(error, OmegaConfBaseException):
         return f"{_full_key(chain)}: {_first_line(error)}"
+    if isinstance(error, UNREADABLE):
+        return f"the configuration cannot be read ({_first_line(error)}); YAML files hold settings, in UTF-8"
     return " ".join(str(error).split())
 
 

@@ -17,7 +17,7 @@ from presel.console import ArgumentParser, ConsoleReporter, console
 from presel.doctor.diagnosis import Diagnosis, diagnose
 from presel.doctor.report import as_json, print_diagnosis
 from presel.errors import PreselError
-from presel.explain import MISTAKES, explain
+from presel.explain import MISTAKES, UNREADABLE, explain
 from presel.files import write_json
 from presel.overrides import check_overrides
 from presel.paths import config_folder
@@ -123,7 +123,7 @@ def _composed(overrides: list[str], config_dir: Path | None) -> DictConfig:
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = compose("config", overrides=[*searched, *overrides])
-    except MISTAKES as error:
+    except (*MISTAKES, *UNREADABLE) as error:
         raise PreselError(explain(error, overrides)) from error
     check_step(config.until)
     # A pool can be looked at before there is anything to evaluate on.
