@@ -249,6 +249,7 @@ def no_answers(name: str) -> list[bytes]:
         {"response": None, "error": None},
         {"response": {"status_code": 200, "body": {}}},
         {"response": {"status_code": 200, "body": "<html>"}},
+        *({"response": {"status_code": 200, "body": {"choices": one}}} for one in ("abc", {}, [None], [{}])),
         {"response": {"status_code": 200, "body": {"choices": []}}, "error": {}},
         {"response": {"status_code": 200, "body": {"choices": [json.loads("[" * 60 + "]" * 60)]}}},
     ]

@@ -52,6 +52,13 @@ def is_completion(value: object) -> TypeGuard[Completion]:
     return isinstance(value, dict) and not level
 
 
+def has_message(completion: Completion) -> bool:
+    """Whether a model wrote something, of whatever use."""
+    choices = completion.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(first, dict) and isinstance(first.get("message"), dict)
+
+
 def is_error(completion: Completion) -> bool:
     """Whether it is no completion, but says why there is none."""
     return bool(completion.get("error")) and not completion.get("choices")

@@ -21,6 +21,7 @@ from presel.files import atomic
 from presel.generation.answers import (
     Answers,
     Completion,
+    has_message,
     is_completion,
     is_error,
     is_final_error,
@@ -156,7 +157,7 @@ class OpenAiBatch(ChatService):
             completion = _completion(line)
             kept = [one for one in answers.to(request.asked) if one.get("custom_id") == request.name]
             # An error that was kept does not stand in the way of an answer.
-            if not kept or (completion.get("choices") and not any(one.get("choices") for one in kept)):
+            if not kept or (has_message(completion) and not any(map(has_message, kept))):
                 cost = self.cost(self.usage(request.task, completion))
                 answers.add(request.asked, request.id, completion, cost, self.kind(request.task))
         answered_files = {order.requests[name].file for name in came}
@@ -212,7 +213,7 @@ def _check_files(order: Order) -> None:
                 )
             if not _is_answer(line):
                 passed_over += 1
-            elif _completion(line).get("choices"):
+            elif has_message(_completion(line)):
                 found.append((line["custom_id"], file))
             else:
                 errors.append((line["custom_id"], file))
@@ -255,7 +256,7 @@ def _is_answer(line: object) -> TypeGuard[dict[str, Any]]:
     if not is_completion(line) or not isinstance(line.get("custom_id"), str) or not line["custom_id"]:
         return False
     completion = _completion(line)
-    return bool(completion.get("choices")) or is_error(completion) or _not_worked_on(line) is not None
+    return has_message(completion) or is_error(completion) or _not_worked_on(line) is not None
 
 
 def _not_worked_on(line: dict[str, Any]) -> str | None:
@@ -275,7 +276,7 @@ def _completion(line: dict[str, Any]) -> Completion:
     """The answer as it would come online, or the error; with the name that it came back under."""
     response = line.get("response")
     body = response.get("body") if isinstance(response, dict) else None
-    if not isinstance(body, dict) or not (body.get("choices") or body.get("error")):
+    if not isinstance(body, dict) or not (has_message(body) or body.get("error")):
         body = {"error": line.get("error")}
     return body | {"custom_id": line["custom_id"]}
 
