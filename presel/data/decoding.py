@@ -24,8 +24,8 @@ from presel.errors import PreselError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 # A file of a few kilobytes can claim any size. Cameras in wide use give up to 61 megapixels, of which Pillow
-# keeps four bytes each. What its decoder and the conversion to RGB take comes on top, in every process that
-# opens an image; with the process itself it stays below half a gigabyte.
+# keeps four bytes each. What its decoder and the conversion to RGB take comes on top. A worker process that
+# opens an image stays below half a gigabyte.
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 385_000_000
 
@@ -36,7 +36,7 @@ _BAND_PIXELS = 250_000
 
 _DNG_VERSION, _SUBFILE_TYPE, _SUB_IFDS = 50706, 254, 330
 
-# What Pillow reads in the other byte order only.
+# 16-bit gray where 0 is white, which Pillow itself reads in the other byte order only.
 OPEN_INFO.setdefault((MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 
 # How a picture is put upright, by its EXIF orientation. Not `ImageOps.exif_transpose`: that also writes
@@ -120,8 +120,8 @@ def decode(file: BinaryIO, file_bytes: int) -> Picture:
         if turn is not None:
             _fit(image, True, file_bytes)
             pixels = image.transpose(turn)
-            # To free its pixels.
-            image.close()
+            # Its pixels are freed; `image.close()` would close the file as well.
+            Image.Image.close(image)
         rgb = _to_rgb(pixels, _gray(image))
         rgb.info.clear()
         return Picture(rgb, str(image.format), image.mode, turn is not None)

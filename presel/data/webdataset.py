@@ -56,8 +56,10 @@ def find_shards(pattern: str) -> tuple[Path, ...]:
     found: list[Path] = []
     for path in map(Path, _expanded(pattern)):
         shards = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-        if not shards or not shards[0].is_file():
-            raise PreselError(f"{path}: there is no such shard; check pool.shards")
+        for shard in shards or [path]:
+            # Nor is a pipe one: opening it would wait forever.
+            if not shard.is_file():
+                raise PreselError(f"{shard}: there is no such shard; check pool.shards")
         found += shards
     if not found:
         raise PreselError(f"{pattern}: its range stands for no shard; check pool.shards")

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import subprocess
 import tarfile
 from collections.abc import Sequence
@@ -262,6 +263,8 @@ def test_shards_by_range_and_by_wildcard(tmp_path: Path) -> None:
     paths = [shard(tmp_path / "1" / f"x-{number:03}.tar", SAMPLES) for number in (8, 9, 10)]
     assert find_shards(f"{tmp_path}/{{1..1}}/x-{{008..010}}.tar") == tuple(paths)
     assert find_shards(f"{tmp_path}/1/*.tar") == tuple(paths)
+    paths[0].with_name("y.tar").symlink_to(paths[0])
+    os.mkfifo(paths[0].with_name("ypipe.tar"))
     for missing in ("1/x-{008..011}.tar", "1/y*.tar", "1/x-{010..008}.tar"):
         with pytest.raises(PreselError, match=r"no (such )?shard; check pool\.shards"):
             find_shards(f"{tmp_path}/{missing}")
