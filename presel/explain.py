@@ -75,7 +75,7 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _full_key(chain: Iterable[BaseException]) -> str:

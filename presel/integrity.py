@@ -76,7 +76,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: Any = read_json(file)
         _Manifest.model_validate(manifest)
     except (ValueError, RecursionError):
-        # Not chained, since the command line would take a validation error for one in the configuration.
+        # Without its cause, which would be taken for a mistake in the configuration.
         raise _damaged(folder, folder.parent.name, f"{file} is damaged, or of an earlier version") from None
     if manifest.pop(_DIGEST, None) != _digest(manifest):
         raise _damaged(folder, folder.parent.name, f"{file} was changed")

@@ -13,6 +13,7 @@ from presel.data.images import open_image
 from presel.data.llava import Record, TaskRule, read_records
 from presel.diff import read_selection
 from presel.errors import PreselError
+from presel.explain import explain
 from presel.export.command import export
 from presel.export.finished import FinishedRun
 from presel.export.manifest import HEAD, TABLE
@@ -284,8 +285,9 @@ def test_a_damaged_result_is_not_exported(run: FinishedRun, tmp_path: Path) -> N
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"strategy": 1}', "\0", "[" * 100_000])
 def test_a_damaged_run_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(PreselError, match=r"run\.json is damaged, or of another version"):
+    with pytest.raises(PreselError, match=r"run\.json is damaged, or of another version") as told:
         FinishedRun.read(tmp_path)
+    assert explain(told.value) == str(told.value)
     with pytest.raises(PreselError, match=r"run\.json is damaged, or of another version"):
         read_selection(tmp_path)
 
