@@ -90,17 +90,20 @@ def result_files(folder: Path) -> list[tuple[str, Path]]:
     return sorted((name.as_posix(), path) for name, path in named if name.parts[0] not in _WORKING_FILES)
 
 
-def check_result(folder: Path, hashed_bytes: float = HASHED_BYTES) -> None:
+def check_result(
+    folder: Path, hashed_bytes: float = HASHED_BYTES, manifest: dict[str, Any] | None = None
+) -> None:
     """Makes sure that a finished result's files are there, have their sizes and, if it is small, digests.
 
     Args:
         folder: The result.
         hashed_bytes: Digests are left out of a result above this size in all.
+        manifest: Its manifest, if that was read before.
 
     Raises:
         DamagedResult: If not.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder) if manifest is None else manifest
     for fault in faults(folder, manifest, hashed_bytes):
         raise _damaged(folder, manifest["label"], fault)
 

@@ -208,6 +208,8 @@ class Store:
         self._min_free_gb = min_free_gb
         self._reported: set[Path] = set()
         self._verified: set[Path] = set()
+        # With a million images, a manifest takes seconds to read.
+        self._manifests: dict[Path, dict[str, Any]] = {}
 
     def folder(self, stage: Stage[Any]) -> Path:
         """Where the stage's result lies, or would."""
@@ -239,13 +241,16 @@ class Store:
         """
         folder = self.ensure(stage)
         if folder not in self._verified:
-            check_result(folder)
+            check_result(folder, manifest=self.manifest(stage))
             self._verified.add(folder)
         return folder
 
     def manifest(self, stage: Stage[Any]) -> dict[str, Any]:
         """The manifest of a finished stage."""
-        return read_manifest(self.folder(stage))
+        folder = self.folder(stage)
+        if folder not in self._manifests:
+            self._manifests[folder] = read_manifest(folder)
+        return self._manifests[folder]
 
     def ensure(self, stage: Stage[Any]) -> Path:
         """Computes the stage, and first whatever it reads, unless its result is there already.
@@ -303,13 +308,14 @@ class Store:
         # Before there is a manifest that promises it, also what libraries wrote.
         sync_tree(folder)
         write_manifest(folder, _manifest(stage, seconds, measured))
+        self._manifests.pop(folder, None)
         self._verified.add(folder)
         self._report(stage, seconds)
 
     def _reuse(self, stage: Stage[Any]) -> None:
         folder = self.folder(stage)
         if folder not in self._reported:
-            check_result(folder, hashed_bytes=0)
+            check_result(folder, hashed_bytes=0, manifest=self.manifest(stage))
             self._report(stage, None)
 
     def _report(self, stage: Stage[Any], seconds: float | None) -> None:
