@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -97,6 +98,7 @@ def _run(overrides: list[str]) -> int:
     sys.argv = ["presel run", *sorted(overrides, key=lambda one: one not in ("-m", "--multirun"))]
     try:
         refuse_keys(overrides)
+        _refuse_control_characters(overrides)
         check_overrides(overrides)
         hydra_main(config_path=str(config_folder()), config_name="config", version_base="1.3")(task)()
     except Paused as pause:
@@ -126,6 +128,15 @@ def _run(overrides: list[str]) -> int:
         print_error("interrupted; the same command goes on where it stopped")
         return 130
     return 0
+
+
+def _refuse_control_characters(arguments: Sequence[str]) -> None:
+    """Refuses what Hydra's parser of arguments, which knows no better, might print to the terminal."""
+    from presel.errors import PreselError
+
+    for argument in arguments:
+        if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", argument):
+            raise PreselError(f"the argument {argument!r} holds a control character; write it without")
 
 
 def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:

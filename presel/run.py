@@ -71,9 +71,9 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     target = getattr(pipeline, config.until)
     pipeline.check(store, target)
     if built_in := made_for_digits(pipeline, target):
-        console.notice(
-            f"made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
-            "others, as in encoder=dinov2_base lvlm=llava15_7b evaluation=llava_json"
+        console.print(
+            f"[yellow]made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
+            "others, as in encoder=dinov2_base lvlm=llava15_7b evaluation=llava_json[/yellow]"
         )
     store.ensure(target)
     shown = _shown(pipeline, target)
@@ -159,6 +159,9 @@ class SweepSummary(Callback):
 
 
 def _rows(pipeline: Pipeline, store: Store) -> list[Row]:
+    # A row tells time and requests of all that it rests on; what was deleted of that is computed again.
+    for step in upstream(pipeline.evaluation):
+        store.ensure(step)
     pool_size = len(store.load(pipeline.pool))
     steps = upstream(pipeline.evaluation)
     tuned = Row(

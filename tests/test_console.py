@@ -118,6 +118,8 @@ def test_errors_command_no_terminal(
         with pytest.raises(SystemExit):
             main(unusable)
         assert SHOWN in capsys.readouterr().err
+    assert main(["run", "-x", HOSTILE]) == 2
+    assert "\x1b" not in capsys.readouterr().err
     # An error that nobody foresaw.
     sys.excepthook(ValueError, ValueError("first\nsecond \x1b]0;pwn"), None)
     assert capsys.readouterr().err.splitlines() == ["ValueError: first", r"second \x1b]0;pwn", ""]

@@ -63,10 +63,13 @@ def test_the_quickstart_compares_strategies_and_then_reuses_everything(
     assert set(stage_lines(second.stdout).values()) == {"reused"}
     pd.testing.assert_frame_equal(summary(tmp_path), table)
 
+    # What is left out of a store is computed again, also where only its time is asked for.
+    shutil.rmtree(tmp_path / "outputs/store/reference")
     other_tau = program("run", "tau.value=0.01", *TINY)
     assert other_tau.returncode == 0, other_tau.stderr
     computed = {label for label, how in stage_lines(other_tau.stdout).items() if how == "computed"}
     assert computed == {
+        "reference",
         "selection (presel)",
         "instructions (selection)",
         "model (selection)",

@@ -1,0 +1,5 @@
+"""Campaigns against the real program: kills, damaged results, hostile servers, bad inputs.
+
+`make test` leaves them out, since they take long. `python -m tests.campaigns` runs them; docs/reliability.md
+says what they showed.
+"""
