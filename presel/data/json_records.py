@@ -82,10 +82,12 @@ def _json_lines(stream: TextIO, tell: Callable[[PreselError], None]) -> Iterator
         if not line:
             continue
         if line.startswith("["):
-            tell(PreselError(f"line {number} begins a JSON list; name a file that holds one .json"))
+            tell(
+                PreselError(f"line {number} begins a JSON list; rename a file that holds one to end in .json")
+            )
             return
         if line == "{":
-            tell(PreselError(f"the record of line {number} goes on in the next; write each on one line"))
+            tell(PreselError(f"line {number} holds only the beginning of a record; write each on one line"))
             return
         try:
             value, end = _decode(line, 0)

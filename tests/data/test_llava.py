@@ -186,12 +186,12 @@ def test_packed_files_are_named(tmp_path: Path, name: str, content: bytes, said:
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_list_in_json_lines_is_named(tmp_path: Path, indent: int | None) -> None:
     path = written(tmp_path, json.dumps([fields(), fields(id="b")], indent=indent), "pool.jsonl")
-    assert failure(path) == "line 1 begins a JSON list; name a file that holds one .json"
+    assert failure(path) == "line 1 begins a JSON list; rename a file that holds one to end in .json"
     found: list[RecordError] = []
     read_contents(path, FIELD, on_error=found.append)
     assert len(found) == 2, "one for the list, one for a file without records"
     path = written(tmp_path, json.dumps(fields(), indent=1), "pretty.jsonl")
-    assert failure(path).startswith("the record of line 1 goes on in the next; ")
+    assert failure(path).startswith("line 1 holds only the beginning of a record; ")
 
 
 @pytest.mark.parametrize("name", ["pool.json", "pool.jsonl"])
