@@ -71,9 +71,9 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     target = getattr(pipeline, config.until)
     pipeline.check(store, target)
     if built_in := made_for_digits(pipeline, target):
-        console.print(
-            f"[yellow]made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
-            "others, as in encoder=dinov2_base lvlm=llava15_7b evaluation=llava_json[/yellow]"
+        console.notice(
+            f"made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
+            "others, as in encoder=dinov2_base lvlm=llava15_7b evaluation=llava_json"
         )
     store.ensure(target)
     shown = _shown(pipeline, target)

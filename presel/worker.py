@@ -25,13 +25,15 @@ def main() -> int:
     quieten()
     # Here, because they take seconds and may fail, which the log then says.
     from presel.errors import PreselError
+    from presel.escaping import visible
     from presel.launcher import MENDABLE
     from presel.stages.parallel import work_in
 
     try:
         work_in(folder, rank, int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     except PreselError as error:
-        print(error, file=sys.stderr)
+        # On one line, since the last one is what the user is told.
+        print(visible(str(error)), file=sys.stderr)
         return MENDABLE
     return 0
 
