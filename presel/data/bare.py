@@ -3,14 +3,16 @@
 import io
 import struct
 import zlib
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import IO, BinaryIO
 
 # Of a file that is sorted out in memory.
 _MAX_BYTES = 100_000_000
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
-_START_OF_SCAN, _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+START_OF_SCAN = 0xDA
+_APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 
 
 def without_metadata(file: BinaryIO, size: int) -> BinaryIO | None:
@@ -30,7 +32,6 @@ def without_metadata(file: BinaryIO, size: int) -> BinaryIO | None:
     if start == _PNG:
         return _bare_png(file, size)
     if start.startswith(_JPEG):
-        file.seek(len(_JPEG))
         return _bare_jpeg(file)
     return None
 
@@ -54,15 +55,21 @@ def _is_whole(kind: bytes, body: bytes) -> bool:
 def _bare_jpeg(file: BinaryIO) -> BinaryIO:
     bare = io.BytesIO()
     bare.write(_JPEG)
+    for marker, body in jpeg_segments(file):
+        if _is_needed(marker, body):
+            bare.write(struct.pack(">BBH", 0xFF, marker, 2 + len(body)) + body)
+    bare.write(file.read())
+    return bare
+
+
+def jpeg_segments(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Markers and contents of a JPEG's segments up to the first scan, whose data the file is left at."""
+    file.seek(len(_JPEG))
     while len(start := file.read(4)) == 4:
         _, marker, length = struct.unpack(">BBH", start)
-        if marker == _START_OF_SCAN:
-            bare.write(start + file.read())
-            break
-        body = file.read(max(0, length - 2))
-        if _is_needed(marker, body):
-            bare.write(start + body)
-    return bare
+        yield marker, file.read(max(0, length - 2))
+        if marker == START_OF_SCAN:
+            return
 
 
 def _is_needed(marker: int, body: bytes) -> bool:

@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
+from presel.data.bare import START_OF_SCAN, jpeg_segments
 from presel.errors import PreselError
 
 # A closed list, because Pillow's full one runs other programs on some files (Ghostscript on EPS).
@@ -118,7 +119,8 @@ def decode(file: BinaryIO, file_bytes: int) -> Picture:
         turn = turn_upright(image)
         pixels: Image.Image = image
         if turn is not None:
-            _fit(image, True, file_bytes)
+            if not turned:
+                _fit(image, True, file_bytes)
             pixels = image.transpose(turn)
             # Its pixels are freed; `image.close()` would close the file as well.
             Image.Image.close(image)
@@ -179,7 +181,7 @@ def _bytes_taken(image: ImageFile, pixels: int, turned: bool, file_bytes: int) -
 def _decoder_bytes(image: ImageFile, pixels: int, file_bytes: int) -> int:
     """What the format's decoder takes besides the pixels that Pillow keeps, as measured."""
     if isinstance(image, JpegImageFile):
-        return _coefficient_bytes(image) if "progressive" in image.info else 0
+        return 0 if _is_decoded_in_order(image) else _coefficient_bytes(image)
     if isinstance(image, TiffImageFile):
         return _block_bytes(image)
     match image.format:
@@ -194,8 +196,16 @@ def _decoder_bytes(image: ImageFile, pixels: int, file_bytes: int) -> int:
     return 0
 
 
+def _is_decoded_in_order(image: JpegImageFile) -> bool:
+    """Whether one scan holds a JPEG's whole picture."""
+    if "progressive" in image.info or image.fp is None:
+        return False
+    *_, (marker, body) = jpeg_segments(image.fp)
+    return marker == START_OF_SCAN and body[:1] == bytes([image.layers])
+
+
 def _coefficient_bytes(image: JpegImageFile) -> int:
-    """Two bytes for each sample of a progressive JPEG, all of which are kept until the last scan."""
+    """Two bytes for each sample of a JPEG of several scans, all of which are kept until the last one."""
     areas = [horizontal * vertical for _, horizontal, vertical, _ in image.layer]
     return 2 * image.width * image.height * sum(areas) // max(areas)
 

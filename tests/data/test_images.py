@@ -304,6 +304,32 @@ def test_any_bytes_have_a_name_or_none(head: bytes) -> None:
     assert what_is(head) is None or str(what_is(head))
 
 
+def jpeg(side: int, scans: list[list[int]]) -> bytes:
+    """A gray picture of three components, spread over so many scans."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, 2 + len(body)) + body
+
+    components = b"".join(bytes([component, 0x11, 0]) for component in (1, 2, 3))
+    # One code of one bit in either table: every coefficient is 0.
+    data = b"\xff\xd8" + segment(0xDB, b"\0" + bytes([1] * 64))
+    data += segment(0xC0, struct.pack(">BHHB", 8, side, side, 3) + components)
+    data += b"".join(segment(0xC4, bytes([table, 1, *[0] * 16])) for table in (0x00, 0x10))
+    for scan in scans:
+        named = b"".join(bytes([component, 0]) for component in scan)
+        data += segment(0xDA, bytes([len(scan)]) + named + bytes([0, 63, 0]))
+        data += bytes(side * side // 64 * len(scan) // 4)
+    return data + b"\xff\xd9"
+
+
+def test_scans_of_a_large_jpeg_count(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(256, [[1], [2], [3]]))
+    assert pixel(path) == (128, 128, 128)
+    path.write_bytes(jpeg(6400, [[1], [2], [3]]))
+    assert open_image(path).size == (3200, 3200)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_large_jpegs_are_read_at_a_smaller_size(tmp_path: Path, mode: str) -> None:
     size = (MAX_PIXELS // 4000 + 8, 4000)
