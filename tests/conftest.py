@@ -25,6 +25,11 @@ TINY = ("pool.size=400", "evaluation.size=6", "executor.workers=0", "evaluation.
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Names no test by its bytes: gzip writes the time into them, and xdist's processes must agree on names."""
+    return "bytes" if isinstance(val, bytes) else None
+
+
 class SilentReporter:
     """Remembers what became of each stage."""
 
