@@ -26,7 +26,7 @@ Program = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Names no test by its bytes: gzip writes the time into them, and xdist's processes must agree on names."""
+    """Names no test by its bytes: gzip writes the time into them, and all processes must agree on names."""
     return "bytes" if isinstance(val, bytes) else None
 
 
