@@ -6,6 +6,8 @@ from typing import NamedTuple, NoReturn, Protocol, TypeAlias
 
 from presel.errors import PreselError
 
+_LONGEST_PATH = 4096
+
 
 class RecordError(PreselError):
     """What is wrong with one record of a pool.
@@ -14,7 +16,7 @@ class RecordError(PreselError):
         reason: The sentence that tells it, with the remedy.
         kind: The same in a few words, alike for all records with this mistake.
         place: The file and the record, if they are known.
-        image: The image that the record names, if it names one.
+        image: The image that the record names, if it names one and not its whole content.
     """
 
     def __init__(self, reason: str, kind: str = "bad record", place: str = "", image: object = None) -> None:
@@ -23,7 +25,7 @@ class RecordError(PreselError):
         self.reason = reason
         self.kind = kind
         self.place = place
-        self.image = image if isinstance(image, str) else None
+        self.image = image if isinstance(image, str) and len(image) <= _LONGEST_PATH else None
 
 
 OnError: TypeAlias = Callable[[RecordError], None]

@@ -369,6 +369,16 @@ def test_duplicate_ids(tmp_path: Path, first: Any, second: Any) -> None:
     assert failure(path).startswith(f"record 3 (id {second!r}): 'id' is already that of record 1; ")
 
 
+def test_an_image_in_the_place_of_its_path_is_not_carried_on(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, [fields(image="data:image/png;base64," + "A" * 10_000), fields(image="../a.jpg")]
+    )
+    found: list[RecordError] = []
+    read_contents(path, FIELD, on_error=found.append)
+    assert [error.image for error in found] == [None, "../a.jpg"]
+    assert all(len(str(error)) < 400 + len(str(path)) for error in found)
+
+
 def test_the_remedy_is_a_setting_of_the_files_own_group(tmp_path: Path) -> None:
     path = written(tmp_path, [fields(), fields()])
     with pytest.raises(PreselError, match=r"by position \(evaluation\.ids=position\)"):
