@@ -65,7 +65,7 @@ def pool_table(items: Sequence[Item], examined: Sequence[Examined]) -> pd.DataFr
     """
     table = pd.DataFrame(items, columns=list(Item._fields))
     looks = pd.DataFrame(examined, columns=list(Examined._fields))
-    # Told, because where there is no record there is nothing to tell it by.
+    # A table without rows would otherwise have columns of objects, which have no quantiles.
     table = table.join(looks.astype({"size": int, "width": int, "height": int, "blank": bool}))
     table["first"] = -1
     usable = table[table["fault"].isna()]
@@ -155,7 +155,7 @@ def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def of_names(table: pd.DataFrame) -> Iterator[Finding]:
-    """Names that readers or file systems take for one, and tasks that have none but look as if they had."""
+    """Names that readers or file systems take for one, and tasks named like a missing value."""
     for task in table["task"].unique():
         if folded(task) in _NO_NAMES:
             yield Finding("warning", "task named like a missing value", f"task '{task}'")
