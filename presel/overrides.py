@@ -88,6 +88,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
             is_number = isinstance(one, bool | int | float)
             if (key in _PATHS and (is_number or one is None)) or (is_number and _is_group(key)):
                 raise PreselError(not_text(key, one, overrides))
+            if isinstance(one, list) and _is_group(key) and not all(isinstance(name, str) for name in one):
+                raise PreselError(f"{override}: a list of options holds their names; write {key}=NAME")
         name = typed.strip()
         if value == name != typed and os.access(typed, os.F_OK) and not os.access(name, os.F_OK):
             raise PreselError(f"{key}: Hydra drops the blanks around '{name}'; write {quoted(override)}")

@@ -272,6 +272,13 @@ def test_names_that_hydra_would_change_are_refused(
     )
 
 
+@pytest.mark.parametrize("options", ["[1,2]", "[random,7]", "[null]", "[[]]", "[{a:1}]"])
+def test_a_list_of_options_holds_names(options: str) -> None:
+    with pytest.raises(PreselError, match="holds their names; write strategy=NAME"):
+        check_overrides([f"strategy={options}"])
+    check_overrides(["experiment=[table1,'quickstart']", "tune.betas=[1,2]"])
+
+
 def test_a_path_in_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("PRESEL_OUTPUTS", "~/out")
