@@ -160,18 +160,15 @@ class SweepSummary(Callback):
 
 def _rows(pipeline: Pipeline, store: Store) -> list[Row]:
     # A row tells time and requests of all that it rests on; what was deleted of that is computed again.
-    for step in upstream(pipeline.evaluation):
+    steps = upstream(pipeline.evaluation)
+    for step in steps:
         store.ensure(step)
     pool_size = len(store.load(pipeline.pool))
-    steps = upstream(pipeline.evaluation)
     tuned = Row(
         pipeline.strategy.name,
         store.load(pipeline.evaluation),
         requested=len(requested_ids(store, pipeline.evaluation)) / pool_size,
-        # Unknown where a result that is no longer needed was deleted.
-        seconds=sum(store.manifest(step)["wall_seconds"] for step in steps)
-        if all(map(store.has, steps))
-        else None,
+        seconds=sum(store.manifest(step)["wall_seconds"] for step in steps),
     )
     if isinstance(pipeline.benchmark_source, ExternalBenchmarks):
         return [tuned]
