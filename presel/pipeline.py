@@ -86,13 +86,6 @@ class Pipeline:
     workers: int
     logger: LoggerFactory
 
-    @cached_property
-    def _machine(self) -> Hardware:
-        """The hardware as this process resolves it, so that the processes it starts use the same."""
-        from presel.models.hardware import resolved
-
-        return resolved(self.hardware, self.lvlm.dtype)
-
     # Images without instructions.
 
     @cached_property
@@ -103,7 +96,7 @@ class Pipeline:
     @cached_property
     def features(self) -> FeaturesStage:
         """One vector an image."""
-        return FeaturesStage(self.images, self.encoder, self.workers, self._machine)
+        return FeaturesStage(self.images, self.encoder, self.workers, self.hardware)
 
     @cached_property
     def pool(self) -> Pool:
@@ -161,12 +154,12 @@ class Pipeline:
     @cached_property
     def clip_scores(self) -> ClipScoresStage:
         """How well the text of every sample of the pool fits its image."""
-        return ClipScoresStage(self.all_instructions, self.clip, self.workers, self._machine)
+        return ClipScoresStage(self.all_instructions, self.clip, self.workers, self.hardware)
 
     @cached_property
     def clip_features(self) -> ClipFeaturesStage:
         """One vector a sample of the pool, image and text side by side."""
-        return ClipFeaturesStage(self.all_instructions, self.clip, self.workers, self._machine)
+        return ClipFeaturesStage(self.all_instructions, self.clip, self.workers, self.hardware)
 
     @cached_property
     def multimodal_features(self) -> MultimodalFeaturesStage:
@@ -176,7 +169,7 @@ class Pipeline:
             self.all_instructions,
             self.relevance_batch_tokens,
             self.workers,
-            self._machine,
+            self.hardware,
         )
 
     @cached_property
@@ -186,7 +179,7 @@ class Pipeline:
             self.all_instructions,
             self.lvlm,
             replace(self.tuning, epochs=self.score_net.epochs),
-            self._machine,
+            self.hardware,
             self.seed,
             self.workers,
             self.logger,
@@ -315,12 +308,12 @@ class Pipeline:
 
     def _scored(self, instructions: InstructionsStage) -> RelevanceStage:
         return RelevanceStage(
-            self.reference_model, instructions, self.relevance_batch_tokens, self.workers, self._machine
+            self.reference_model, instructions, self.relevance_batch_tokens, self.workers, self.hardware
         )
 
     def _tuned_on(self, instructions: InstructionsStage) -> TuningStage:
         return TuningStage(
-            instructions, self.lvlm, self.tuning, self._machine, self.seed, self.workers, self.logger
+            instructions, self.lvlm, self.tuning, self.hardware, self.seed, self.workers, self.logger
         )
 
     def _evaluated(self, model: TuningStage | None, who: str) -> EvaluationStage:
@@ -329,7 +322,7 @@ class Pipeline:
             self._own_benchmarks.scoring,
             self.lvlm,
             model,
-            self._machine,
+            self.hardware,
             who,
             self.workers,
         )

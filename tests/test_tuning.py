@@ -2,9 +2,9 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
 from pytorch_lightning.loggers import CSVLogger, Logger
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from presel.data.llava import Record, TaskRule, read_records
 from presel.errors import PreselError
@@ -29,6 +29,7 @@ from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial, try_micro_batch
 from presel.models.tune import Hardware, Tune
 from presel.models.tuner import Tuner, add_lora, cosine_with_warmup, tune
+from tests.gradients import first_gradients
 
 LVLM = Lvlm(path="builtin:digit_llava", template="plain", max_length=256)
 CPU = Hardware(accelerator="cpu")
@@ -126,52 +127,16 @@ def test_a_plan_goes_on_after_the_micro_batches_that_are_done() -> None:
     assert list(whole) == [c, a, b]
 
 
-class GradientTuner(Tuner):
-    """Leaves the gradients of its first optimizer step, and nothing else."""
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self.trainer.global_step:
-            self.gradients = {
-                name: weight.grad.clone()
-                for name, weight in self.named_parameters()
-                if weight.grad is not None
-            }
-
-    def save_result(self, folder: Path) -> None:
-        if self.trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(self.gradients, folder / "gradients.safetensors")
-
-
-def first_gradients(
-    folder: Path, records: list[Record], images: Path, micro: int, hardware: Hardware = CPU
-) -> None:
-    recipe = settings(batch_size=32, micro_batch_size=micro, lora_dropout=0.0)
-    logger = Csv().create(folder, "gradients")
-    tune(LVLM, recipe, hardware, records, images, folder, 3, 0, logger, make_tuner=GradientTuner)
-
-
 def test_the_gradient_of_a_step_does_not_depend_on_its_micro_batches_or_processes(
     pool_folder: Path, tmp_path: Path
 ) -> None:
-    # 40 samples: a step of 32 and one of 8.
-    records = read_records(pool_folder / "pool.json", TaskRule())[:40]
     for micro in (1, 4, 32):
-        first_gradients(tmp_path / str(micro), records, pool_folder / "images", micro)
-    script = (
-        "import sys; from pathlib import Path; from tests.test_tuning import *\n"
-        "folder, pool = map(Path, sys.argv[1:])\n"
-        "records = read_records(pool / 'pool.json', TaskRule())[:40]\n"
-        "two = Hardware(accelerator='cpu', strategy='ddp', devices=2)\n"
-        "first_gradients(folder, records, pool / 'images', 4, two)\n"
-    )
-    (tmp_path / "two.py").write_text(script)
+        first_gradients(tmp_path / str(micro), pool_folder, micro, CPU)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run(
-        [*launch, tmp_path / "two.py", tmp_path / "two", pool_folder],
+        [*launch, "-m", "tests.gradients", tmp_path / "two", pool_folder],
         check=True,
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=Path(__file__).parents[1],
     )
     one, *others = (load_file(tmp_path / name / "gradients.safetensors") for name in ("1", "4", "32", "two"))
     # LoRA's A has no gradient yet, since B is 0.
@@ -324,6 +289,25 @@ def test_an_interrupted_tuning_ends_like_an_uninterrupted_one(
             run("cut", PowerCut(pool_folder / "cut", step))
         assert list((pool_folder / "cut" / "checkpoints" / "single-1").glob("step=*.ckpt"))
     assert run("cut", Csv().create(pool_folder / "cut", "cut")) == whole
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:1000], lambda data: b"x" * len(data), lambda _: b""])
+def test_a_damaged_checkpoint_is_named(
+    records: list[Record], pool_folder: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    folder = pool_folder / "damaged"
+
+    def run(logger: Logger) -> None:
+        tune(LVLM, settings(), CPU, records, pool_folder / "images", folder, 3, 0, logger)
+
+    with pytest.raises(ConnectionError):
+        run(PowerCut(folder, 4))
+    (checkpoint,) = (folder / "checkpoints" / "single-1").iterdir()
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    with pytest.raises(PreselError, match=rf"{checkpoint.name}: this checkpoint is damaged; delete it"):
+        run(Csv().create(folder, "damaged"))
+    checkpoint.unlink()
+    run(Csv().create(folder, "damaged"))
 
 
 def test_a_tuning_cut_off_after_its_last_step_goes_on(

@@ -57,14 +57,14 @@ class _Header(tarfile.TarInfo):
     """A header whose faults are errors: `tarfile` takes most of them for the end of the file."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
-        if not buf:
-            raise tarfile.ReadError("no end-of-archive block")
-        # The end-of-archive block: `tarfile` is to see the error by which it knows it.
-        if buf == bytes(tarfile.BLOCKSIZE):
-            return super().frombuf(buf, encoding, errors)
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "_Header":
         try:
-            return super().frombuf(buf, encoding, errors)
+            return super().fromtarfile(archive)
+        # The end-of-archive block: `tarfile` is to see the error by which it knows it.
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("no end-of-archive block") from None
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None
 

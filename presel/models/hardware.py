@@ -32,17 +32,10 @@ def precision_for(hardware: Hardware, dtype: str) -> Precision:
     return "bf16-mixed" if native or dtype != "float32" else "32-true"
 
 
-def resolved(hardware: Hardware, dtype: str) -> Hardware:
-    """The hardware with the device and the precision that `auto` stands for on this machine.
-
-    Args:
-        hardware: What is asked for.
-        dtype: Precision in which the frozen weights of a trained model are loaded.
-    """
+def resolved(hardware: Hardware) -> Hardware:
+    """The hardware with the kind of device that `auto` stands for on this machine."""
     use_gpu = device_for(hardware.accelerator).type == "cuda"
-    return replace(
-        hardware, accelerator="gpu" if use_gpu else "cpu", precision=precision_for(hardware, dtype)
-    )
+    return replace(hardware, accelerator="gpu" if use_gpu else "cpu")
 
 
 def processes_on_node(hardware: Hardware) -> int:

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -329,6 +330,20 @@ class _Checkpoints(TorchCheckpointIO):
         """Writes beside the file, then renames."""
         with atomic(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Reads a checkpoint.
+
+        Raises:
+            PreselError: If it is damaged.
+        """
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            raise PreselError(
+                f"{path}: this checkpoint is damaged; delete it, then run the same command again: training "
+                "resumes at an earlier one, or begins anew"
+            ) from error
 
 
 class _Batches(Dataset[Batch]):

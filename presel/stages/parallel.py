@@ -50,13 +50,15 @@ class ParallelStage(Stage[T_co]):
             PreselError: If one of them fails.
         """
         from presel.launcher import torchrun
-        from presel.models.hardware import processes_on_node
+        from presel.models.hardware import processes_on_node, resolved
 
         task = folder / "processes"
         # Where only what comes after them was cut off, they need not start again.
         if not (task / _RESULT).exists():
             each = -(-self.workers // processes_on_node(self.hardware))
-            described = describe(replace(self, workers=each))  # type: ignore[type-var]
+            # All processes are to use the kind of device that is in the stage's key.
+            hardware = resolved(self.hardware)
+            described = describe(replace(self, workers=each, hardware=hardware))  # type: ignore[type-var]
             write_json(task / _TASK, {"store": str(store.root), "folder": str(folder), "stage": described})
             try:
                 torchrun("presel.worker", task, self.hardware)

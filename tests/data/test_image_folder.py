@@ -64,7 +64,7 @@ def test_images_in_no_sub_folder_have_the_task_that_is_named_for_them(tmp_path: 
 
 
 name = st.text(
-    st.characters(exclude_characters="/\\\0", exclude_categories=["C"]), min_size=1, max_size=8
+    st.characters(exclude_characters="/\\\0", exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=8
 ).filter(lambda text: bool(text.strip()) and not text.startswith(".") and text[1:2] != ":")
 
 
