@@ -16,8 +16,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from presel.models.lvlm import locate
 from tests.campaigns.program import presel
+from tests.generation_server import conversation
 from tests.pictures import two_kinds
+from tests.test_label_studio import export
+from tests.test_openai_batch import completed, requests
 
 _DEADLINE_S = 120
 _MOST_MB = 700
@@ -27,6 +31,20 @@ _ODD: list[Any] = [
     "~/a.png", "C:\\a.png", "file:///etc/passwd", "https://example.org/a.png", "data:image/png;base64,AAAA",
     "<image>", "<image><image>", "</s>", "[bold][/nope]", "$\\frac{$", "=cmd|'/C calc'!A0", "<script>",
 ]  # fmt: skip
+
+
+class Kind(NamedTuple):
+    """A kind of bad input.
+
+    Attributes:
+        make: Makes one in a folder that has images; returns the arguments of the command that meets it.
+        commands: Commands to draw from; none where the arguments begin with it.
+        codes: The exit codes that are right.
+    """
+
+    make: Callable[[Path, random.Random], list[str]]
+    commands: tuple[str, ...] = ("doctor", "run")
+    codes: tuple[int, ...] = (0, 2)
 
 
 class Input(NamedTuple):
@@ -48,7 +66,7 @@ class Input(NamedTuple):
 
 
 def bad_input(number: int, seed: int, out: Path) -> Input:
-    """Makes a small pool with something wrong about it, and checks it or chooses from it.
+    """Makes something bad, and has the program read it.
 
     Args:
         number: Number of the trial; trials go through the kinds in turn.
@@ -56,19 +74,19 @@ def bad_input(number: int, seed: int, out: Path) -> Input:
         out: Where the trial's files go; deleted if all is well.
     """
     draw = random.Random(f"{seed} {number}")
-    kind = list(_KINDS)[number % len(_KINDS)]
+    name = list(KINDS)[number % len(KINDS)]
+    kind = KINDS[name]
     folder = out / f"input-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     two_kinds(folder / "images", 12)
-    arguments = [*_KINDS[kind](folder, draw), "executor.workers=0"]
-    for setting in ("budget=4", "strategy=random"):
-        if not any(setting.split("=")[0] in argument for argument in arguments):
-            arguments.append(setting)
-    # The doctor reads more of a pool, a run goes further.
-    command = draw.choice(["doctor", "run"])
-    arguments += ["until=selection"] if command == "run" else []
-    ended = presel(folder, command, *arguments, deadline_s=_DEADLINE_S)
-    faults = ended.faults(0, 2, *([1] if command == "doctor" else []))
+    arguments = kind.make(folder, draw)
+    codes = kind.codes
+    if kind.commands:
+        arguments = _completed(draw.choice(kind.commands), arguments)
+        # The doctor's word for what is wrong with a pool.
+        codes = (*codes, 1) if arguments[0] == "doctor" else codes
+    ended = presel(folder, *arguments, deadline_s=_DEADLINE_S)
+    faults = ended.faults(*codes)
     if ended.peak_mb > _MOST_MB:
         faults.append(f"{ended.peak_mb:.0f} MB")
     if (out / "escaped").exists() or (folder / "ran").exists():
@@ -76,7 +94,15 @@ def bad_input(number: int, seed: int, out: Path) -> Input:
     if not faults:
         shutil.rmtree(folder)
     said = " ".join(ended.errors())[:300]
-    return Input(kind, f"presel {command} {' '.join(arguments)}"[:200], ended.code, said, faults)
+    return Input(name, f"presel {' '.join(arguments)}"[:200], ended.code, said, faults)
+
+
+def _completed(command: str, arguments: list[str]) -> list[str]:
+    """A whole command, with the settings that are not what is tried."""
+    settings = ["budget=4", "strategy=random", "executor.workers=0"]
+    settings += ["until=selection"] if command == "run" else []
+    given = " ".join(arguments)
+    return [command, *arguments, *(one for one in settings if one.split("=")[0] not in given)]
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
@@ -227,6 +253,91 @@ def _png(width: int, height: int, depth: int = 8, color: int = 2, *chunks: tuple
     return b"\x89PNG\r\n\x1a\n" + head + inside + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
+def _changed(value: Any, draw: random.Random) -> Any:
+    """JSON of which one value, at any depth, is something else or gone."""
+    places: list[tuple[Any, Any]] = []
+
+    def visit(node: Any) -> None:
+        for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+            places.append((node, key))
+            visit(node[key])
+
+    visit(value)
+    node, key = draw.choice(places)
+    if draw.random() < 0.2:
+        del node[key]
+    else:
+        node[key] = draw.choice(_ODD)
+    return value
+
+
+def _spoiled(file: Path, draw: random.Random) -> None:
+    """Changes bytes of a file, or a value if it is JSON."""
+    if file.suffix == ".json" and draw.random() < 0.7:
+        file.write_bytes(_json(_changed(json.loads(file.read_bytes()), draw)))
+    elif file.stat().st_size:
+        file.write_bytes(_scrambled(file.read_bytes(), draw))
+
+
+def _paused(folder: Path, provider: str, *settings: str) -> tuple[list[str], Path]:
+    """A run that waits for instructions: its arguments, and the folder in which it awaits them."""
+    arguments = _completed("run", ["pool=image_folder", "pool.images=images", f"instructions={provider}"])
+    arguments += ["until=instructions", "instructions.max_unanswered_share=0.5", *settings]
+    arguments.remove("until=selection")
+    assert presel(folder, *arguments).code == 3
+    (order,) = (folder / "outputs/answers" / provider).glob("*/order.json")
+    return arguments, order.parent
+
+
+def _batch(folder: Path, draw: random.Random) -> list[str]:
+    arguments, order = _paused(folder, "openai_batch", "instructions.model=seer")
+    asked = requests(order)
+    lines = [json.dumps(completed(request, conversation("it"))) for request in asked]
+    form = draw.randrange(6)
+    if form == 0:
+        lines = [json.dumps(request) for request in asked]
+    elif form == 1:
+        lines = [json.dumps(lines)]
+    elif form == 2:
+        lines += lines
+    else:
+        at = draw.randrange(len(lines))
+        lines[at] = json.dumps(_changed(json.loads(lines[at]), draw))
+    content = "\n".join(lines).encode()
+    (order / "answers" / draw.choice(["out.jsonl"] * 9 + ["out.json"])).write_bytes(
+        _scrambled(content, draw) if form == 5 else content
+    )
+    return arguments
+
+
+def _label_studio(folder: Path, draw: random.Random) -> list[str]:
+    arguments, order = _paused(folder, "label_studio")
+    export(order)
+    _spoiled(order / "export.json", draw)
+    return arguments
+
+
+def _model(folder: Path, draw: random.Random) -> list[str]:
+    shutil.copytree(locate("builtin:digit_dinov2"), folder / "model")
+    _spoiled(draw.choice(sorted(folder.glob("model/*.[js]*"))), draw)
+    own = ["pool=image_folder", "pool.images=images", "strategy=typiclust", "strategy.min_cluster_size=2"]
+    return [*own, "encoder.path=model", "trainer=cpu"]
+
+
+def _finished_run(folder: Path, draw: random.Random) -> list[str]:
+    """A run of which one file, of its folder or of the store, is not as it was."""
+    arguments = _completed("run", _llava(folder, _json(_records(folder))))
+    arguments[arguments.index("until=selection")] = "until=instructions"
+    assert presel(folder, *arguments).code == 0
+    (told,) = folder.glob("outputs/runs/*/*/run.json")
+    stored = [file for file in folder.glob("outputs/store/*/*/*") if file.is_file()]
+    _spoiled(draw.choice([told, draw.choice(sorted(told.parent.glob(".hydra/*"))), *sorted(stored)]), draw)
+    run = str(told.parent.relative_to(folder))
+    formats = ["llava", "llama_factory"]
+    copied = ["export", run, "--format", draw.choice(formats), "--out", "exported", "--images", "copy"]
+    return draw.choice([copied, ["diff", run, run], arguments])
+
+
 _CONTENTS: list[bytes | Callable[[], bytes]] = [
     b"", b"\n", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xd9", b"RIFF\0\0\0\0WEBP", b"BM" + bytes(60),
     b"II*\0\x08\0\0\0\xff\xff", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n", b"%!PS\n",
@@ -350,17 +461,21 @@ def _config(folder: Path, draw: random.Random) -> list[str]:
     return ["--config-dir", "own", "pool=image_folder", "pool.images=images", "strategy=odd"]
 
 
-_KINDS: dict[str, Callable[[Path, random.Random], list[str]]] = {
-    "JSON, bytes": _json_bytes,
-    "JSON, a value": _json_value,
-    "JSON, its form": _json_form,
-    "no regular file": _odd_file,
-    "CSV": _csv,
-    "parquet": _parquet,
-    "images, bytes": _image_bytes,
-    "images, other content": _image_form,
-    "images, entries of the folder": _image_entries,
-    "tar": _tar,
-    "a setting": _setting,
-    "a configuration": _config,
+KINDS = {
+    "JSON, bytes": Kind(_json_bytes),
+    "JSON, a value": Kind(_json_value),
+    "JSON, its form": Kind(_json_form),
+    "no regular file": Kind(_odd_file),
+    "CSV": Kind(_csv),
+    "parquet": Kind(_parquet),
+    "images, bytes": Kind(_image_bytes),
+    "images, other content": Kind(_image_form),
+    "images, entries of the folder": Kind(_image_entries),
+    "tar": Kind(_tar),
+    "a setting": Kind(_setting),
+    "a configuration": Kind(_config),
+    "answers of a batch": Kind(_batch, (), (0, 2, 3)),
+    "an export of Label Studio": Kind(_label_studio, (), (0, 2, 3)),
+    "a model": Kind(_model, ("run",)),
+    "a finished run": Kind(_finished_run, ()),
 }
