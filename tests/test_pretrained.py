@@ -97,3 +97,21 @@ def test_a_damaged_configuration_is_named(content: str, copy: Callable[[str], Pa
     (folder / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(PreselError, match=r"digit_dinov2/config\.json: "):
         Encoder(path=str(folder)).check()
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "message"),
+    [
+        ("config.json", {"num_channels": "three"}, "cannot be loaded: .*num_channels"),
+        ("config.json", {"num_attention_heads": 7}, "digit_dinov2 "),
+        ("preprocessor_config.json", {"image_mean": ["a", "b", "c"]}, "fails on an image: .*float"),
+        ("preprocessor_config.json", {"image_std": [float("nan")] * 3}, "no finite numbers"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told_before_an_image_is_read(
+    file: str, settings: dict[str, Any], message: str, copy: Callable[[str], Path]
+) -> None:
+    folder = copy("digit_dinov2")
+    change(folder / file, **settings)
+    with pytest.raises(PreselError, match=message):
+        next(Encoder(path=str(folder)).encode([[Path("nowhere.png")]], workers=0))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
@@ -14,7 +15,7 @@ from presel.data.images import open_image
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.models.lvlm import check_model, locate, model_fingerprint
-from presel.models.pretrained import load_pretrained, load_weights
+from presel.models.pretrained import load_pretrained, load_weights, told
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, CLIPProcessor
@@ -83,6 +84,13 @@ class Clip:
         model = model.to(device).eval()
         prepare = partial(_inputs, processor, model.config.text_config.max_position_embeddings)
         with torch.inference_mode():
+            # Its settings may be of the right type and still fit neither its weights nor any image.
+            with told(f"{name} fails on an image and a text"):
+                model(
+                    **processor(images=[Image.new("RGB", (64, 64))], text=["a"], return_tensors="pt").to(
+                        device
+                    )
+                )
             for inputs in prepared(batches, prepare, workers):
                 output = model(**inputs.to(device))
                 yield output.image_embeds.cpu().numpy(), output.text_embeds.cpu().numpy()

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.data.images import open_image
+from presel.errors import PreselError
 from presel.models.lvlm import BUILTIN, check_model, locate, model_fingerprint
-from presel.models.pretrained import load_pretrained, load_weights
+from presel.models.pretrained import load_pretrained, load_weights, told
 from presel.shards import chunks
 
 if TYPE_CHECKING:
@@ -71,11 +73,19 @@ class Encoder:
         processor = load_pretrained(AutoImageProcessor, name, revision=self.revision, backend="pil")
         model = load_weights(AutoModel, name, revision=self.revision, dtype=torch.float32)
         model = getattr(model, "vision_model", model).to(device).eval()
+
+        def features(pixels: "Tensor") -> NDArray[np.float16]:
+            hidden: Tensor = model(pixels.to(device)).last_hidden_state
+            return (hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)).half().cpu().numpy()
+
         with torch.inference_mode():
+            # Its settings may be of the right type and still fit neither its weights nor any image.
+            with told(f"{name} fails on an image"):
+                tried = features(_pixels(processor, [Image.new("RGB", (64, 64))]))
+            if not np.isfinite(tried).all():
+                raise PreselError(f"{name}: its features are no finite numbers; copy the model again")
             for pixels in prepared(batches, _Preprocess(processor), workers):
-                hidden: Tensor = model(pixels.to(device)).last_hidden_state
-                features = hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)
-                yield features.half().cpu().numpy()
+                yield features(pixels)
 
 
 class _Preprocess:
@@ -85,9 +95,12 @@ class _Preprocess:
         self._processor = processor
 
     def __call__(self, images: Sequence[Path]) -> "Tensor":
-        opened = [open_image(image) for image in images]
-        pixels: Tensor = self._processor(images=opened, return_tensors="pt")["pixel_values"]
-        return pixels
+        return _pixels(self._processor, [open_image(image) for image in images])
+
+
+def _pixels(processor: Callable[..., Any], images: Sequence[Image.Image]) -> "Tensor":
+    pixels: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
+    return pixels
 
 
 def encode_images(images: Sequence[Path]) -> NDArray[np.float32]:

@@ -1,7 +1,10 @@
 """Loading what transformers saved: settings and weights, never the code that may lie beside them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Any
 
 from presel.errors import PreselError
@@ -27,12 +30,21 @@ def load_pretrained(loader: Any, name: str, **settings: Any) -> Any:
     Raises:
         PreselError: If the model needs code of its own, or a file of it is missing or damaged.
     """
-    from safetensors import SafetensorError
-
-    try:
+    with told(f"{name} cannot be loaded"):
         return loader.from_pretrained(name, trust_remote_code=False, **settings)
-    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        raise PreselError(f"{name} cannot be loaded: {_reason(error)}") from error
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Makes one sentence of an error in code that reads a model's files, which may raise anything.
+
+    Raises:
+        PreselError: In place of any error.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise PreselError(f"{what}: {_reason(error)}") from error
 
 
 def load_weights(loader: Any, name: str, **settings: Any) -> Any:
@@ -74,4 +86,4 @@ def _reason(error: Exception) -> str:
         )
     if isinstance(error, UnpicklingError):
         return "its weights are a pickle that holds more than tensors, which presel does not load"
-    return said.splitlines()[0] if said else type(error).__name__
+    return shorten(said, 200, placeholder=" …") or type(error).__name__
