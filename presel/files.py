@@ -21,12 +21,14 @@ from presel.errors import PreselError
 
 
 @contextmanager
-def atomic(path: Path, *, private: bool = False) -> Iterator[Path]:
+def atomic(path: Path, *, private: bool = False, with_digest: bool = False) -> Iterator[Path]:
     """Yields a temporary file beside `path` and renames it into place once the block ends well.
 
     Args:
         path: What is written, on the disk for good when this returns.
         private: Whether nobody but the user may read the file.
+        with_digest: Whether its SHA-256 is put beside it, for `checked`: until there is a manifest, nothing
+            else tells whether the file is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
@@ -34,11 +36,34 @@ def atomic(path: Path, *, private: bool = False) -> Iterator[Path]:
     temporary.touch(mode=0o600 if private else 0o666, exist_ok=False)
     try:
         yield temporary
+        if with_digest:
+            # First, so that there is no file without one.
+            with atomic(_digest_of(path)) as digest:
+                digest.write_text(sha256(temporary))
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def checked(path: Path) -> Path:
+    """The path of a file that was written `with_digest`, if it holds what was written.
+
+    Raises:
+        PreselError: If not.
+    """
+    digest = _digest_of(path)
+    if not digest.exists() or digest.read_bytes() != sha256(path).encode():
+        raise PreselError(
+            f"{path} is damaged (its SHA-256 is not that in {digest.name}); delete it, then run the same "
+            "command again: what is whole is kept"
+        )
+    return path
+
+
+def _digest_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 @contextmanager
@@ -107,9 +132,9 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Writes a table as parquet, atomically and without its index."""
-    with atomic(path) as temporary:
+def write_table(path: Path, table: pd.DataFrame, *, with_digest: bool = False) -> None:
+    """Writes a table as parquet, without its index; see `atomic`."""
+    with atomic(path, with_digest=with_digest) as temporary:
         table.to_parquet(temporary, index=False)
 
 
@@ -128,9 +153,9 @@ def read_table(path: Path, *columns: str) -> pd.DataFrame:
     return table
 
 
-def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Writes an array as `.npy` without pickle, atomically."""
-    with atomic(path) as temporary, temporary.open("wb") as file:
+def write_array(path: Path, array: NDArray[Any], *, with_digest: bool = False) -> None:
+    """Writes an array as `.npy` without pickle; see `atomic`."""
+    with atomic(path, with_digest=with_digest) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from presel.console import progress
-from presel.files import read_table, write_array, write_table
+from presel.files import checked, read_table, write_array, write_table
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -97,7 +97,7 @@ def table_shards(
         label=label,
         cut=cut,
         results=results,
-        write=lambda file, tables: write_table(file, pd.concat(tables)),
+        write=lambda file, tables: write_table(file, pd.concat(tables), with_digest=True),
         measured=measured,
     )
 
@@ -117,11 +117,15 @@ def array_shards(
         label=label,
         cut=cut,
         results=results,
-        write=lambda file, rows: write_array(file, np.concatenate(rows)),
+        write=lambda file, rows: write_array(file, np.concatenate(rows), with_digest=True),
         measured=measured,
     )
 
 
 def joined_table(shards: Shards[Item, pd.DataFrame]) -> pd.DataFrame:
-    """All rows of `table_shards`, in the order of the items."""
-    return pd.concat([read_table(file) for file in shards.files], ignore_index=True)
+    """All rows of `table_shards`, in the order of the items.
+
+    Raises:
+        PreselError: If a shard is damaged.
+    """
+    return pd.concat([read_table(checked(file)) for file in shards.files], ignore_index=True)

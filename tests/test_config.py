@@ -415,6 +415,12 @@ def test_keys_hold_the_kind_of_device_and_the_precision_but_no_number_of_process
     assert {label for label in gpu if gpu[label] == bf16[label]} == without_a_model | {"clip_features"}
 
 
+def test_weights_in_half_precision_are_not_trained_in_float32() -> None:
+    pipeline = build(configured("trainer=cpu", "trainer.precision=32-true", "lvlm.dtype=bfloat16"))
+    with pytest.raises(PreselError, match=r"^trainer\.precision=32-true: lvlm\.dtype=bfloat16 .*=auto, or"):
+        pipeline.model.check()
+
+
 def test_conf_is_found_beside_the_package() -> None:
     assert (config_folder() / "config.yaml").exists()
     assert config_folder().name == "conf"

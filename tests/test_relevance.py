@@ -204,7 +204,7 @@ def test_a_loss_of_zero_is_counted_and_one_that_is_no_number_refused(
         """What comes of it if the shards of an earlier attempt hold this loss of three samples."""
         shards = table_shards(pool_folder, range(60), "", lambda rows: [rows], lambda _: iter([]))
         scored.loc[:2, "loss_without_question"] = loss
-        scored.to_parquet(shards.files[0])
+        shards.write(shards.files[0], [scored])
         return stage.join(store, pool_folder, shards)
 
     measured = joined(0.0)

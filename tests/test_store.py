@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presel.errors import PreselError
-from presel.files import atomic, map_array, read_json, read_table, write_array, write_json
+from presel.files import atomic, checked, map_array, read_json, read_table, write_array, write_json
 from presel.integrity import MANIFEST, DamagedResult, check_result, result_files
 from presel.store import Stage, Store, fields_identity, upstream
 from presel.store_command import store_command
@@ -322,6 +322,21 @@ def test_a_shard_that_cannot_be_read_is_told(tmp_path: Path, text: bytes) -> Non
     os.truncate(path, path.stat().st_size - 1)
     with pytest.raises(PreselError, match="no array can be read"):
         map_array(path)
+
+
+def test_a_shard_with_a_flipped_bit_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.npy"
+    write_array(path, np.zeros(4), with_digest=True)
+    written = path.read_bytes()
+    assert checked(path) == path
+    assert map_array(path).tolist() == [0.0] * 4
+    path.write_bytes(written[:-1] + b"\x01")
+    with pytest.raises(PreselError, match=r"part-00000\.npy is damaged .*; delete it, then run"):
+        checked(path)
+    path.write_bytes(written)
+    path.with_name("part-00000.npy.sha256").unlink()
+    with pytest.raises(PreselError, match="is damaged"):
+        checked(path)
 
 
 def test_no_link_is_written_through(tmp_path: Path) -> None:

@@ -291,7 +291,14 @@ def test_an_interrupted_tuning_ends_like_an_uninterrupted_one(
     assert run("cut", Csv().create(pool_folder / "cut", "cut")) == whole
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:1000], lambda data: b"x" * len(data), lambda _: b""])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:1000],
+        lambda data: data[:9000] + bytes([data[9000] ^ 1]) + data[9001:],
+        lambda _: b"",
+    ],
+)
 def test_a_damaged_checkpoint_is_named(
     records: list[Record], pool_folder: Path, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -302,9 +309,9 @@ def test_a_damaged_checkpoint_is_named(
 
     with pytest.raises(ConnectionError):
         run(PowerCut(folder, 4))
-    (checkpoint,) = (folder / "checkpoints" / "single-1").iterdir()
+    (checkpoint,) = (folder / "checkpoints" / "single-1").glob("*.ckpt")
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
-    with pytest.raises(PreselError, match=rf"{checkpoint.name}: this checkpoint is damaged; delete it"):
+    with pytest.raises(PreselError, match=rf"{checkpoint.name} is damaged .*; delete it"):
         run(Csv().create(folder, "damaged"))
     checkpoint.unlink()
     run(Csv().create(folder, "damaged"))

@@ -6,7 +6,6 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -24,7 +23,7 @@ from transformers import PreTrainedModel
 from presel.console import console, progress
 from presel.data.llava import Record
 from presel.errors import PreselError
-from presel.files import atomic
+from presel.files import atomic, checked
 from presel.models.batching import BatchPlan, MicroBatch, deal, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.hardware import device_for, precision_for, processes_in_all, processes_on_node
@@ -228,8 +227,8 @@ def tune(
         loss, and throughput.
 
     Raises:
-        PreselError: If a record has no response within the model's maximal length, or a micro-batch does
-            not fit into the GPU's memory.
+        PreselError: If a record has no response within the model's maximal length, a micro-batch does not
+            fit into the GPU's memory, or the last checkpoint is damaged.
     """
     pl.seed_everything(seed, verbose=False)
     encoder = ConversationEncoder(lvlm)
@@ -301,6 +300,9 @@ def tune(
     if hardware.strategy != "single":
         epochs = [deal(steps, trainer.global_rank, processes, micro_batches) for steps in epochs]
     last, step = last_checkpoint(checkpoints) or (None, 0)
+    # PyTorch does not look at the checksums in it. DeepSpeed's is a folder, which it writes itself.
+    if last is not None and last.is_file():
+        checked(last)
     epoch, step = divmod(step, steps_an_epoch)
     micro_batches_an_epoch = sum(len(step) for step in epochs[0])
     loader = DataLoader(
@@ -328,22 +330,8 @@ class _Checkpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes beside the file, then renames."""
-        with atomic(Path(path)) as temporary:
+        with atomic(Path(path), with_digest=True) as temporary:
             torch.save(checkpoint, temporary)
-
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Reads a checkpoint.
-
-        Raises:
-            PreselError: If it is damaged.
-        """
-        try:
-            return super().load_checkpoint(path, *args, **kwargs)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            raise PreselError(
-                f"{path}: this checkpoint is damaged; delete it, then run the same command again: training "
-                "resumes at an earlier one, or begins anew"
-            ) from error
 
 
 class _Batches(Dataset[Batch]):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from presel.files import atomic, map_array, write_table
+from presel.files import atomic, checked, map_array, write_table
 from presel.models.encoder import Encoder
 from presel.models.tune import Hardware
 from presel.selection import FeatureRows
@@ -100,7 +100,7 @@ def load_features(folder: Path) -> Features:
 
 def _join(files: list[Path], rows: NDArray[np.intp], target: Path) -> int:
     """Puts row `rows[i]` of the shards together into row i of one file; returns the number of columns."""
-    shards = [map_array(file) for file in files]
+    shards = [map_array(checked(file)) for file in files]
     columns = int(shards[0].shape[1])
     start = 0
     with atomic(target) as temporary:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from presel.errors import PreselError
 from presel.models.loggers import LoggerFactory
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Hardware, Tune
@@ -52,6 +53,11 @@ class FineTuneStage(ParallelStage[T_co]):
         self.lvlm.check()
         self.logger.check()
         check_hardware(self.hardware, self.tune.batch_size, self.tune.micro_batch_size)
+        if self.precision == "32-true" and self.lvlm.dtype != "float32":
+            raise PreselError(
+                f"trainer.precision=32-true: lvlm.dtype={self.lvlm.dtype} loads weights that do not mix with "
+                "trained ones in float32; set trainer.precision=auto, or lvlm.dtype=float32"
+            )
 
     @property
     def precision(self) -> str:
