@@ -51,7 +51,7 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
         if isinstance(link, MissingConfigException):
             return _option(link)
         if isinstance(link, ConfigAttributeError | ConfigKeyError):
-            return _key(_full_key(chain))
+            return _key(_full_key(chain), overrides)
         if isinstance(link, ValidationError):
             return f"{_full_key(chain)}: {_first_line(link)}"
         if isinstance(link, OverrideParseException):
@@ -97,7 +97,7 @@ def _argument(error: ArgumentError, group: str, overrides: Sequence[str]) -> str
     first = error.errors()[0]
     key = ".".join([group, *map(str, first["loc"])])
     if first["type"] == "unexpected_keyword_argument":
-        return _key(key)
+        return _key(key, overrides)
     value = first["input"]
     if first["type"] in ("path_type", "string_type"):
         return not_text(key, value, overrides)
@@ -114,14 +114,17 @@ def _option(error: MissingConfigException) -> str:
     return f"{group}={name}: there is no such option{hint}; choose one of {', '.join(options)}"
 
 
-def _key(key: str) -> str:
-    return f"there is no setting '{key}'{_nearest(key, _settings())}; `presel run --help` lists them all"
+def _key(key: str, overrides: Sequence[str]) -> str:
+    hint = _nearest(key, _settings(overrides))
+    return f"there is no setting '{key}'{hint}; `presel run --help` lists them all"
 
 
-def _settings() -> list[str]:
+def _settings(overrides: Sequence[str]) -> list[str]:
+    """All settings there are where the command line's options of groups are chosen."""
+    options = [one for one in overrides if (config_folder() / f"{one.replace('=', '/', 1)}.yaml").is_file()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return list(_leaves(OmegaConf.to_container(compose("config"))))
+        return list(_leaves(OmegaConf.to_container(compose("config", options))))
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[str]:

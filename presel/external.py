@@ -10,6 +10,7 @@ import os
 import re
 import reprlib
 import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import field
@@ -357,6 +358,8 @@ def _lmms_results(file: Path) -> dict[str, object]:
 
 def _csv_rows(file: Path) -> list[list[str]]:
     """The rows of a CSV file, its header first."""
+    # Other columns may hold answers of any length.
+    csv.field_size_limit(sys.maxsize)
     try:
         rows = [row for row in csv.reader(StringIO(_text(file)), strict=True) if row]
     except csv.Error as error:

@@ -15,6 +15,8 @@ from presel.paths import config_folder
 
 # Settings that become paths without a component that checks their type.
 _PATHS = frozenset({"paths.store", "paths.runs", "paths.answers"})
+# Settings that would take the working directory for a folder that was not named.
+_FOLDERS = _PATHS | {"pool.images", "evaluation.images"}
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
@@ -63,6 +65,8 @@ def not_text(key: str, value: object, overrides: Sequence[str] = ()) -> str:
         overrides: The command line's.
     """
     written = [one for one in overrides if one.lstrip("+").partition("=")[0] == key]
+    if written and "${" in written[0]:
+        return f"{key} is {kind_of(value)}, not text; names of files may not have ${{ in them"
     remedy = quoted([*written, f"{key}={value}"][0], is_sweep(overrides))
     return f"{key} is {kind_of(value)}, not text; if it is a name, quote it: write {remedy}"
 
@@ -75,7 +79,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
     Raises:
         PreselError: If Hydra takes an option or a path of group `paths` for a number or the like, or drops
-            the blanks around the name of a file or folder.
+            the blanks around the name of a file or folder, or a folder has no name.
     """
     parser = OverridesParser.create()
     for override in overrides:
@@ -84,6 +88,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
         except HydraException:
             continue
         key, value, typed = parsed.key_or_group, parsed.value(), override.partition("=")[2]
+        if key in _FOLDERS and value == "":
+            raise PreselError(f"{key} is empty; name a folder, . for the working directory")
         for one in value.list if isinstance(value, ChoiceSweep) else [value]:
             is_number = isinstance(one, bool | int | float)
             if (key in _PATHS and (is_number or one is None)) or (is_number and _is_group(key)):

@@ -49,7 +49,9 @@ def named_like_a_key(name: str) -> bool:
 
 
 def check_destination(base_url: str, key_variable: str | None, overrides: Sequence[str]) -> None:
-    """Makes sure that a key goes to OpenAI, to this machine, or where the command line says.
+    """Makes sure that images and a key go to OpenAI, to this machine, or where the command line says.
+
+    Without a key as well: settings sent along may hold environment variables (`${oc.env:…}`).
 
     Args:
         base_url: What `instructions.base_url` is.
@@ -59,14 +61,18 @@ def check_destination(base_url: str, key_variable: str | None, overrides: Sequen
     Raises:
         PreselError: If a configuration file names the server or the key's variable.
     """
-    if key_variable is None or is_this_machine(base_url):
+    if is_this_machine(base_url):
         return
-    settings = {"instructions.base_url": base_url, "instructions.key_variable": key_variable}
+    settings = {"instructions.base_url": base_url}
+    sent = "images"
+    if key_variable is not None:
+        settings["instructions.key_variable"] = key_variable
+        sent = f"the key in {key_variable}"
     needed = {name: value for name, value in settings.items() if value.rstrip("/") != _OPENAI[name]}
     if not needed.keys() <= _given(overrides):
         wanted = " ".join(f"{name}={value}" for name, value in needed.items())
         raise PreselError(
-            f"instructions: a configuration file may not send the key in {key_variable} to {base_url}; "
+            f"instructions: a configuration file may not send {sent} to {base_url}; "
             f"if you trust it, add {wanted} to the command line"
         )
 

@@ -131,6 +131,10 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
         (["tua=fixed"], "there is no setting 'tua' (did you mean 'tau'?)"),
         (["seeed=1"], "there is no setting 'seeed' (did you mean 'seed'?)"),
         (["tau.valeu=3"], "there is no setting 'tau.valeu' (did you mean 'tau.value'?)"),
+        (
+            ["pool=image_folder", "pool.imges=x"],
+            "there is no setting 'pool.imges' (did you mean 'pool.images'?)",
+        ),
         (["tune.lrr=1"], "there is no setting 'tune.lrr' (did you mean 'tune.lr'?)"),
         (["+tune.lrr=1"], "there is no setting 'tune.lrr' (did you mean 'tune.lr'?)"),
         (
@@ -173,6 +177,10 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
         (
             ["pool=image_folder", "pool.images=${nowhere}"],
             "pool.images: Interpolation key 'nowhere' not found; ",
+        ),
+        (
+            ["pool=image_folder", "pool.images=${seed}"],
+            "pool.images is a number, not text; names of files may not have ${ in them",
         ),
         (
             ["tasks=discovered", "tasks.n_tasks=0"],
@@ -270,6 +278,12 @@ def test_names_that_hydra_would_change_are_refused(
     check_overrides(
         [shown, "budget=500", "paths.min_free_gb=1", "experiment=null", "-m", "pool.images=photos"]
     )
+
+
+@pytest.mark.parametrize("folder", ["paths.store", "pool.images"])
+def test_a_folder_without_a_name_is_refused(folder: str) -> None:
+    with pytest.raises(PreselError, match=rf"\A{folder} is empty; name a folder"):
+        check_overrides([f"{folder}="])
 
 
 @pytest.mark.parametrize("options", ["[1,2]", "[random,7]", "[null]", "[[]]", "[{a:1}]"])

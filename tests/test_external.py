@@ -334,7 +334,9 @@ def test_files_that_are_none_of_vlmevalkits(written: bytes, sentence: str, tmp_p
 
 
 def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
-    (tmp_path / "m_POPE_score.csv").write_text("split,acc\r\nOverall, 85\r\n\r\n", encoding="utf-8-sig")
+    (tmp_path / "m_POPE_score.csv").write_text(
+        f"split,acc,log\r\nOverall, 85,{'x' * 140_000}\r\n\r\n", encoding="utf-8-sig"
+    )
     assert VlmEvalKit(columns={"POPE": POPE}).scores(tmp_path) == {"POPE": pytest.approx(0.85)}
     column = VlmEvalColumn(file="POPE_score.csv", column="acc", scale=0.01)
     assert VlmEvalKit(columns={"POPE": column}).scores(tmp_path) == {"POPE": pytest.approx(0.85)}

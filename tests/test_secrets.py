@@ -74,7 +74,8 @@ BOTH = (f"instructions.base_url={ELSEWHERE}", "++instructions.key_variable=OTHER
         ("http://127.0.0.1:8000/v1", "OTHER", ()),
         ("http://[::1]:8000/v1", "OTHER", ()),
         ("http://localhost/v1", "OTHER", ()),
-        (ELSEWHERE, None, ()),
+        (ELSEWHERE, None, BOTH[:1]),
+        (OPENAI, None, ()),
         (ELSEWHERE, "OPENAI_API_KEY", BOTH[:1]),
         (OPENAI, "OTHER", BOTH[1:]),
         (ELSEWHERE, "OTHER", BOTH),
@@ -89,6 +90,7 @@ def test_a_key_goes_to_openai_to_this_machine_and_where_the_command_line_says(
 @pytest.mark.parametrize(
     ("base_url", "variable", "overrides", "remedy"),
     [
+        (ELSEWHERE, None, (), f"send images to {ELSEWHERE}; if you trust it, add {BOTH[0]} to the"),
         (ELSEWHERE, "OPENAI_API_KEY", (), f"add instructions.base_url={ELSEWHERE} to the"),
         (OPENAI, "OTHER", (), "add instructions.key_variable=OTHER to the"),
         (OPENAI, "OTHER", ("experiment=theirs", "instructions=openai"), "add instructions.key_variable="),
@@ -100,7 +102,7 @@ def test_a_key_goes_to_openai_to_this_machine_and_where_the_command_line_says(
     ],
 )
 def test_no_configuration_file_sends_a_key_elsewhere(
-    base_url: str, variable: str, overrides: tuple[str, ...], remedy: str
+    base_url: str, variable: str | None, overrides: tuple[str, ...], remedy: str
 ) -> None:
     with pytest.raises(PreselError, match=re.escape(remedy)):
         check_destination(base_url, variable, overrides)

@@ -29,6 +29,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 # opens an image stays below half a gigabyte.
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 385_000_000
+# Each row takes memory of its own, and is converted as a whole.
+MAX_SIDE = 1_000_000
 
 # Bytes that Pillow keeps of a pixel; 4 in every other mode.
 _KEPT_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
@@ -153,6 +155,8 @@ def _fit(image: ImageFile, turned: bool, file_bytes: int) -> None:
     Raises:
         BrokenImage: If it takes too much memory.
     """
+    if max(image.size) > MAX_SIDE:
+        raise BrokenImage(f"too large: {image.width}×{image.height} pixels, of at most {MAX_SIDE:,} a side")
     reducible = isinstance(image, JpegImageFile) or image.format == "JPEG2000"
     for halvings in range(4 if reducible else 1):
         pixels = image.width * image.height // 4**halvings
@@ -257,7 +261,7 @@ def _gray_to_8_bits(image: Image.Image, gray: _Gray) -> Image.Image:
     """Keeps the high byte, as Pillow does with 16-bit color; `convert` would clip at 255 instead."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise BrokenImage("32-bit pixels, which have no agreed white")
+        raise BrokenImage("32-bit or negative pixels, which have no agreed white")
     scaled = (values >> gray.shift).astype(np.uint8)
     if gray.inverted:
         scaled = 255 - scaled

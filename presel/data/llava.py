@@ -17,18 +17,11 @@ from presel.files import atomic
 # What becomes of records without an image: see `read_contents`.
 TextOnly = Literal["refuse", "drop", "drop_all"]
 
-# The keys of other programs' files that hold what LLaVA's have under another.
+# The keys of other programs' files that hold what LLaVA's have under another, in any case.
 _OTHER_KEYS = {
-    "images": "image",
-    "image_path": "image",
-    "image_paths": "image",
-    "image_url": "image",
-    "img": "image",
-    "video": "image",
-    "videos": "image",
-    "messages": "conversations",
-    "query": "conversations",
-    "instruction": "conversations",
+    **dict.fromkeys(("image", "images", "img", "video", "videos", "file_name", "filename"), "image"),
+    **dict.fromkeys((f"image_{what}" for what in ("path", "paths", "file", "name", "url")), "image"),
+    **dict.fromkeys(("conversations", "messages", "query", "instruction"), "conversations"),
 }
 # `<image>` and its kin, as in `<Image>`, `<image_1>` and `<|image|>`.
 _IMAGE_TOKENS = re.compile(r"<\|?image[ _]?\d*\|?>", re.IGNORECASE)
@@ -286,10 +279,13 @@ def _check_keys(fields: Mapping[str, object]) -> None:
     """Makes sure that every key stands once, and none in the place of LLaVA's."""
     if isinstance(fields, RepeatedKey):
         raise RecordError(f"the record has {shown(fields.key)} more than once; leave it once", "repeated key")
+    # There are millions of records that have both.
+    if not (_is_blank(fields.get("image")) or _is_blank(fields.get("conversations"))):
+        return
     others = [
-        f"'{key}' ({kind_of(fields[key])}) in place of '{ours}'"
-        for key, ours in _OTHER_KEYS.items()
-        if not _is_blank(fields.get(key)) and _is_blank(fields.get(ours))
+        f"'{key}' ({kind_of(value)}) in place of '{ours}'"
+        for key, value in fields.items()
+        if (ours := _OTHER_KEYS.get(key.lower())) and _is_blank(fields.get(ours)) and not _is_blank(value)
     ]
     if others:
         raise RecordError(
@@ -343,8 +339,11 @@ def _turn(position: int, fields: object) -> Turn:
         )
     role = fields.get("from")
     if role != "human" and role != "gpt":
+        fault = (
+            f"the unknown role {shown(role)}" if "from" in fields else f"no 'from', but {shown([*fields])}"
+        )
         raise RecordError(
-            f"'conversations' turn {position} has the unknown role {shown(role)}; "
+            f"'conversations' turn {position} has {fault}; "
             "write 'from': 'human' for a question, 'gpt' for an answer",
             "unknown role",
         )

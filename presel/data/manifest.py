@@ -214,7 +214,8 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]
                 yield from batch.to_pylist()
     except UnicodeDecodeError:
         raise PreselError("a text in it is not UTF-8; convert it before the export") from None
-    except (pyarrow.ArrowException, OSError) as error:
+    # Not all values of Arrow, such as dates of the year 100,000, are values of Python.
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise PreselError(
             f"no parquet can be read from it ({shown(str(error))}); export the file again"
         ) from None

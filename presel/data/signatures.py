@@ -110,7 +110,7 @@ def read_format(head: bytes) -> str | None:
 
 
 def what_is(head: bytes) -> Kind | None:
-    """Says what a file is that is in no format that is read.
+    """Says what a file is that cannot be read as what it is said to be.
 
     Args:
         head: Its first `HEAD_BYTES` bytes.
@@ -119,6 +119,8 @@ def what_is(head: bytes) -> Kind | None:
         None where the bytes do not tell.
     """
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if (image := read_format(head)) is not None:
+        return Kind(image, "an image", "name the file so")
     if (late := read_format(text)) is not None:
         return Kind(
             f"{late} after {len(head) - len(text)} bytes that do not belong to it", "", "remove these"

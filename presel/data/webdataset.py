@@ -1,6 +1,7 @@
 """Pools that are WebDataset shards."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic.dataclasses import dataclass as component
@@ -66,10 +67,11 @@ def find_shards(pattern: str) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _expanded(pattern: str) -> list[str]:
+def _expanded(pattern: str) -> Iterator[str]:
     found = _RANGE.search(pattern)
     if found is None:
-        return [pattern]
+        yield pattern
+        return
     before, after = pattern[: found.start()], pattern[found.end() :]
-    numbers = range(int(found[1]), int(found[2]) + 1)
-    return [path for number in numbers for path in _expanded(f"{before}{number:0{len(found[1])}}{after}")]
+    for number in range(int(found[1]), int(found[2]) + 1):
+        yield from _expanded(f"{before}{number:0{len(found[1])}}{after}")

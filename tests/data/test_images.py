@@ -440,6 +440,11 @@ def make_large(path: Path) -> None:
     path.write_bytes(png(width, height, bytes((1 + width // 8) * height), depth=1))
 
 
+def make_narrow(path: Path) -> None:
+    """Makes a picture of few pixels and many rows, each of which would take memory of its own."""
+    path.write_bytes(png(1, 1_000_001, b""))
+
+
 def make_above_warning(path: Path) -> None:
     """Makes a header in the range where Pillow itself would only warn."""
     path.write_bytes(png(10_000, 10_000, b"\0"))
@@ -495,12 +500,13 @@ REFUSALS = [
     (make_bomb, "too large: over 178,956,970 pixels"),
     (make_above_warning, "too large: 10000×10000 pixels"),
     (make_large, "too large: 10000×6401 pixels"),
+    (make_narrow, "too large: 1×1000001 pixels, of at most 1,000,000 a side"),
     (make_eps, "PostScript, which is not read; convert it"),
     (make_raw, "a camera's raw file, which is not read; convert it"),
     (make_bad_header, "broken PNG file (bad header checksum in b'IHDR')"),
     (make_unusual_tiff, "broken or unusual TIFF (unknown pixel mode)"),
     (make_float, "floating-point pixels, which have no agreed white"),
-    (make_32_bit, "32-bit pixels, which have no agreed white"),
+    (make_32_bit, "32-bit or negative pixels, which have no agreed white"),
     (make_damaged, "cannot be decoded ("),
 ]
 

@@ -309,6 +309,8 @@ def test_a_key_that_stands_twice_is_told(tmp_path: Path) -> None:
         ),
         ({"conversations": MISSING, "query": "<image>"}, "'query' (text) in place of 'conversations' ("),
         ({"image": MISSING, "video": "1.mp4"}, "'video' (text) in place of 'image' ("),
+        ({"image": MISSING, "file_name": "1.jpg"}, "'file_name' (text) in place of 'image' ("),
+        ({"image": MISSING, "Image": "1.jpg"}, "'Image' (text) in place of 'image' ("),
     ],
 )
 @pytest.mark.parametrize("text_only", ["refuse", "drop", "drop_all"])
@@ -447,7 +449,7 @@ def turn(role: Any, value: Any) -> dict[str, Any]:
         (["What is it?", ANSWER], "turn 0 is text; write an object"),
         ([turn("user", "<image>"), ANSWER], "turn 0 has the unknown role 'user'; .*'human'.*'gpt'"),
         ([QUESTION, turn("assistant", "A cat.")], "turn 1 has the unknown role 'assistant'; "),
-        ([QUESTION, {"value": "A cat."}], "turn 1 has the unknown role None; "),
+        ([QUESTION, {"value": "A cat."}], r"turn 1 has no 'from', but \['value'\]; .*'from': 'human'"),
         ([turn([], "<image>"), ANSWER], r"turn 0 has the unknown role \[\]; "),
         ([turn("u" * 10_000, "<image>"), ANSWER], "turn 0 has the unknown role '.{1,120}'; "),
         ([turn(NESTED, "<image>"), ANSWER], "turn 0 has the unknown role .{1,120}; "),

@@ -148,6 +148,9 @@ def test_damaged_parquet_is_told(tmp_path: Path) -> None:
     path = tmp_path / "pool.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"image": latin, "task": ["x"]}), path)
     assert failure(path).startswith("a text in it is not UTF-8; ")
+    never = pyarrow.array([1 << 62], pyarrow.timestamp("ms"))
+    pyarrow.parquet.write_table(pyarrow.table({"image": ["a.png"], "task": never}), path)
+    assert failure(path).startswith("no parquet can be read from it ('Python int too large")
     whole = written(tmp_path, "pool.parquet", TABLE).read_bytes()
     for damaged in (whole[:-100], whole[:4] + bytes(len(whole) - 12) + whole[-8:]):
         assert failure(written(tmp_path, "pool.parquet", damaged)).startswith(
