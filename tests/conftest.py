@@ -2,17 +2,23 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from PIL import Image
 
+from presel.cli import main
+from presel.console import console
 from presel.store import Store
 
 # A busy machine is no failure.
@@ -86,6 +92,32 @@ def program_in(folder: Path) -> Program:
 def program(tmp_path: Path) -> Program:
     """Runs the real command line in `tmp_path`."""
     return program_in(tmp_path)
+
+
+@pytest.fixture
+def in_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Program:
+    """Runs the command line in `tmp_path` like `program`, but in this process, which spares the imports."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        handler = signal.getsignal(signal.SIGTERM)
+        with monkeypatch.context() as restored, patch.dict(os.environ):
+            restored.chdir(tmp_path)
+            for name in ("argv", "path", "excepthook", "dont_write_bytecode"):
+                restored.setattr(sys, name, copy(getattr(sys, name)))
+            restored.setattr(console, "_file", None)
+            try:
+                code = main(arguments)
+            except SystemExit as end:
+                code = int(end.code or 0)
+            finally:
+                GlobalHydra.instance().clear()
+                signal.signal(signal.SIGTERM, handler)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
 
 
 def stage_lines(output: str) -> dict[str, str]:

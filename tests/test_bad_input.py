@@ -69,10 +69,10 @@ def refused(result: "subprocess.CompletedProcess[str]", *words: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_bad_annotation_file_is_refused(case: str, program: Program, pool_folder: Path) -> None:
+def test_a_bad_annotation_file_is_refused(case: str, in_process: Program, pool_folder: Path) -> None:
     spoil, words = CASES[case]
     spoil(pool_folder)
-    refused(program("run", *on_folder(pool_folder)), *words)
+    refused(in_process("run", *on_folder(pool_folder)), *words)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_a_bad_annotation_file_is_refused(case: str, program: Program, pool_fold
     ],
 )
 def test_a_bad_setting_is_refused(
-    overrides: list[str], words: list[str], program: Program, pool_folder: Path
+    overrides: list[str], words: list[str], in_process: Program, pool_folder: Path
 ) -> None:
-    refused(program("run", *on_folder(pool_folder), *overrides), *words)
+    refused(in_process("run", *on_folder(pool_folder), *overrides), *words)
 
 
 def test_a_disk_that_fills_up_is_one_error_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_is_one_error_and_nothing_is_lost(tmp_path: Path) -
     assert again.returncode == 0, again.stderr
 
 
-def test_odd_images_are_read_rightly_and_broken_ones_counted(program: Program, pool_folder: Path) -> None:
+def test_odd_images_are_read_rightly_and_broken_ones_counted(in_process: Program, pool_folder: Path) -> None:
     images = pool_folder / "images"
     Image.new("CMYK", (30, 30), (0, 255, 255, 0)).save(images / "cmyk.jpg")
     Image.new("I;16", (30, 30), 40_000).save(images / "deep.png")
@@ -146,7 +146,7 @@ def test_odd_images_are_read_rightly_and_broken_ones_counted(program: Program, p
         records.append(record(100 + number, image=name))
     (pool_folder / "pool.json").write_text(json.dumps(records))
     refused(
-        program("run", *on_folder(pool_folder), "until=selection"),
+        in_process("run", *on_folder(pool_folder), "until=selection"),
         "4 of 66 images are unusable",
         "record '0102', dot.png: too small",
     )
@@ -184,19 +184,19 @@ def test_help_lists_groups_and_commands(program: Program) -> None:
     assert "invalid choice: 'rum'" in unknown.stderr
 
 
-def test_the_store_command_lists_verifies_and_cleans(program: Program, tmp_path: Path) -> None:
-    assert program("run", *TINY, "until=selection", "strategy=random").returncode == 0
+def test_the_store_command_lists_verifies_and_cleans(in_process: Program, tmp_path: Path) -> None:
+    assert in_process("run", *TINY, "until=selection", "strategy=random").returncode == 0
     store = tmp_path / "outputs" / "store"
-    assert "selection" in program("store", "list").stdout
-    assert "0 problems" in program("store", "verify").stdout
+    assert "selection" in in_process("store", "list").stdout
+    assert "0 problems" in in_process("store", "verify").stdout
     (store / "features" / "halfway").mkdir(parents=True)
-    found = program("store", "verify")
+    found = in_process("store", "verify")
     assert found.returncode == 1
     assert "features/halfway: unfinished" in found.stdout
-    assert "1 unfinished results deleted" in program("store", "clean").stdout
+    assert "1 unfinished results deleted" in in_process("store", "clean").stdout
     assert not (store / "features" / "halfway").exists()
     (store / "features" / "running").mkdir()
     with FileLock(store / "features" / "running.lock"):
-        assert "which a run is computing" in program("store", "clean").stdout
+        assert "which a run is computing" in in_process("store", "clean").stdout
     assert (store / "features" / "running").exists()
-    assert "is no folder" in program("store", "list", "--store", "nowhere").stderr
+    assert "is no folder" in in_process("store", "list", "--store", "nowhere").stderr

@@ -31,21 +31,21 @@ def test_selections_of_different_pools_are_refused() -> None:
         joined(selection(), selection(tasks="aabbb"))
 
 
-def test_two_runs(program: Program, tmp_path: Path) -> None:
-    assert program("run", "-m", "strategy=random", "seed=0,1", "until=selection", *TINY).returncode == 0
+def test_two_runs(in_process: Program, tmp_path: Path) -> None:
+    assert in_process("run", "-m", "strategy=random", "seed=0,1", "until=selection", *TINY).returncode == 0
     folders = sorted(file.parent for file in tmp_path.glob("outputs/runs/*/*/*/run.json"))
-    differs = program("diff", *map(str, folders), "--out", "apart.csv")
+    differs = in_process("diff", *map(str, folders), "--out", "apart.csv")
     assert differs.returncode == 1, differs.stderr
     apart = pd.read_csv(tmp_path / "apart.csv")
     first, second = (set(table["id"][table["selected"]]) for table in map(read_selection, folders))
     assert set(apart["id"]) == first ^ second
     assert f"{len(apart)} images are in one selection only" in differs.stdout
-    assert program("diff", str(folders[0]), str(folders[0])).returncode == 0
+    assert in_process("diff", str(folders[0]), str(folders[0])).returncode == 0
 
 
-def test_a_file_that_is_no_selection_is_named(program: Program, tmp_path: Path) -> None:
+def test_a_file_that_is_no_selection_is_named(in_process: Program, tmp_path: Path) -> None:
     (tmp_path / "selection.parquet").write_text("no")
     for path in (tmp_path, tmp_path / "selection.parquet", tmp_path / "none"):
-        result = program("diff", str(path), str(path))
+        result = in_process("diff", str(path), str(path))
         assert result.returncode == 2
         assert "no selection can be read from it" in result.stderr

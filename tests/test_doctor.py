@@ -29,7 +29,7 @@ SOUND = 90
 
 
 def picture(number: int) -> Image.Image:
-    """A colourful picture like no other: coarse noise, smoothed, so that scaling keeps it."""
+    """A colorful picture like no other: coarse noise, smoothed, so that scaling keeps it."""
     pixels = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((160, 120), Image.Resampling.BICUBIC)
 
@@ -110,7 +110,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "cannot be opened": lambda path: path.symlink_to(path.name),
     "floating-point pixels": lambda path: Image.new("F", (30, 30)).save(path, "TIFF"),
     # Usable, but not as they should be.
-    "a single colour": lambda path: path.write_bytes(jpeg(Image.new("RGB", (90, 90), "teal"))),
+    "a single color": lambda path: path.write_bytes(jpeg(Image.new("RGB", (90, 90), "teal"))),
     # 12 bits stored as 16.
     "nearly black": lambda path: Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(
         path, "PNG"
@@ -152,7 +152,7 @@ RECORDS: dict[str, dict[str, Any]] = {
 
 
 def test_every_fault_is_found_by_name_and_nothing_sound_is_accused(
-    program: Program, planted: Planted
+    in_process: Program, planted: Planted
 ) -> None:
     for number, (kind, make) in enumerate(FILES.items(), start=500):
         make(planted.images / f"file{number}.jpg")
@@ -176,7 +176,7 @@ def test_every_fault_is_found_by_name_and_nothing_sound_is_accused(
     picture(706).save(planted.images / "nobody.png")
     planted.write()
 
-    kinds = found(program("doctor", *overrides(planted.folder), "--json", "-", "--no-trial"))
+    kinds = found(in_process("doctor", *overrides(planted.folder), "--json", "-", "--no-trial"))
 
     for kind in FILES:
         assert [kind] in [finding["ids"] for finding in kinds[kind]], kind
@@ -203,7 +203,7 @@ def test_every_fault_is_found_by_name_and_nothing_sound_is_accused(
     assert kinds.keys() == expected
     assert kinds["HEIC"][0]["detail"] == "which is not read; convert it to JPEG or PNG"
     assert kinds["a Git LFS pointer"][0]["detail"] == "run git lfs pull"
-    assert kinds["nearly black"][0]["detail"] == "16 of 256 grey levels"
+    assert kinds["nearly black"][0]["detail"] == "16 of 256 gray levels"
     accused = {name for findings in kinds.values() for finding in findings for name in finding["ids"]}
     assert accused == {*FILES, "0001", "0701", "0702", "0705"}
 
@@ -218,12 +218,12 @@ VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def test_near_duplicates_are_found(program: Program, planted: Planted) -> None:
+def test_near_duplicates_are_found(in_process: Program, planted: Planted) -> None:
     for number, (name, change) in enumerate(VARIANTS.items()):
         change(picture(number)).save(planted.images / f"{name}.png")
         planted.add(800 + number, image=f"{name}.png")
     planted.write()
-    result = program("doctor", *overrides(planted.folder), "--json", "-", "--no-trial")
+    result = in_process("doctor", *overrides(planted.folder), "--json", "-", "--no-trial")
     groups = [finding["images"] for finding in found(result)["near-duplicates"]]
     assert groups == [[f"{number:04}.png", f"{name}.png"] for number, name in enumerate(VARIANTS)]
     assert result.returncode == 0, "near-duplicates are no faults"
@@ -260,8 +260,8 @@ def test_a_sound_pool_has_no_findings_and_nothing_is_written(program: Program, p
     assert snapshot(planted.folder) == before
 
 
-def test_the_built_in_pool_is_drawn_aside_and_found_sound(program: Program, tmp_path: Path) -> None:
-    result = program("doctor", *TINY, "--json", "report.json", "--no-trial")
+def test_the_built_in_pool_is_drawn_aside_and_found_sound(in_process: Program, tmp_path: Path) -> None:
+    result = in_process("doctor", *TINY, "--json", "report.json", "--no-trial")
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
@@ -285,13 +285,13 @@ def test_times_come_from_earlier_runs(program: Program, planted: Planted) -> Non
     assert features["seconds"] > 0
 
 
-def test_a_pool_that_a_run_would_stop_at_only_later(program: Program, planted: Planted) -> None:
+def test_a_pool_that_a_run_would_stop_at_only_later(in_process: Program, planted: Planted) -> None:
     planted.write()
-    kinds = found(program("doctor", *overrides(planted.folder), "budget=3", "--json", "-", "--no-trial"))
+    kinds = found(in_process("doctor", *overrides(planted.folder), "budget=3", "--json", "-", "--no-trial"))
     assert "fewer than the 5 of the reference set" in kinds["budget that cannot be met"][0]["detail"]
     lines = [json.dumps(one) for one in planted.records]
     (planted.folder / "pool.jsonl").write_text("\n".join([*lines[:5], '{"id": "cut', *lines[5:]]))
-    result = program(
+    result = in_process(
         "doctor", *overrides(planted.folder), f"pool.annotations={planted.folder}/pool.jsonl", "--no-trial"
     )
     assert result.returncode == 1
@@ -300,13 +300,13 @@ def test_a_pool_that_a_run_would_stop_at_only_later(program: Program, planted: P
     assert "90 records, 90 usable images" in result.stdout
 
 
-def test_benchmarks_are_held_against_the_pool(program: Program, planted: Planted) -> None:
+def test_benchmarks_are_held_against_the_pool(in_process: Program, planted: Planted) -> None:
     planted.write()
     held_out = [record(900, image="0007.png"), record(901, image="gone.png")]
     (planted.folder / "eval.json").write_text(json.dumps(held_out))
     evaluation = ["evaluation=llava_json", f"evaluation.annotations={planted.folder}/eval.json"]
     arguments = [*overrides(planted.folder), *evaluation, f"evaluation.images={planted.folder}/images"]
-    kinds = found(program("doctor", *arguments, "--json", "-", "--no-trial"))
+    kinds = found(in_process("doctor", *arguments, "--json", "-", "--no-trial"))
     assert [one["images"] for one in kinds["image in a benchmark too"]] == [["0007.png"]]
     assert kinds["unusable benchmark image"][0]["where"] == "'0901' of benchmark 'vqa', gone.png"
 
@@ -318,10 +318,10 @@ def test_tasks_named_like_missing_values_are_warned_of(task: str) -> None:
     assert (finding.severity, finding.where) == ("warning", f"task '{task}'")
 
 
-def test_a_pool_without_a_usable_record_is_a_table_of_faults(program: Program, tmp_path: Path) -> None:
+def test_a_pool_without_a_usable_record_is_a_table_of_faults(in_process: Program, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "pool.json").write_text(json.dumps([{"messages": [HUMAN, GPT], "images": ["1.jpg"]}]))
-    result = program("doctor", *overrides(tmp_path), "--json", "report.json")
+    result = in_process("doctor", *overrides(tmp_path), "--json", "report.json")
     assert result.returncode == 1, result.stderr
     assert "form of another program: 1" in result.stdout
     assert json.loads((tmp_path / "report.json").read_text())["records"] == 0
@@ -339,23 +339,23 @@ class Priced(Annotations):
 """
 
 
-def test_what_instructions_cost(program: Program, planted: Planted) -> None:
+def test_what_instructions_cost(in_process: Program, planted: Planted) -> None:
     planted.write()
     (planted.folder / "priced.py").write_text(PRICED)
     (planted.folder / "conf" / "instructions").mkdir(parents=True)
     (planted.folder / "conf" / "instructions" / "priced.yaml").write_text("_target_: priced.Priced")
     before = snapshot(planted.folder)
     own = ["--config-dir", "conf", "instructions=priced", "--no-trial"]
-    result = program("doctor", *overrides(planted.folder), "budget=40", *own)
+    result = in_process("doctor", *overrides(planted.folder), "budget=40", *own)
     assert "instructions: 40 images, 5 of them for the reference set" in result.stdout, result.stderr
     assert "about 40,000 tokens, 20.00 in money" in result.stdout
-    result = program("doctor", *overrides(planted.folder), "strategy=el2n", *own, "--json", "-")
+    result = in_process("doctor", *overrides(planted.folder), "strategy=el2n", *own, "--json", "-")
     bought = {"images": 90, "tokens": 90_000, "money": 45.0, "exceeds": []}
     assert json.loads(result.stdout)["instructions"] == bought
     assert snapshot(planted.folder) == before
 
 
-def test_limits_that_instructions_would_pass(program: Program, planted: Planted) -> None:
+def test_limits_that_instructions_would_pass(in_process: Program, planted: Planted) -> None:
     planted.write()
     prices = [f"instructions.price_per_million_{what}_tokens=10" for what in ("prompt", "answer")]
     asks = ["instructions=openai", "instructions.model=seer", "instructions.key_variable=null", *prices]
@@ -371,7 +371,7 @@ def test_limits_that_instructions_would_pass(program: Program, planted: Planted)
             "--json",
             "found.json",
         ]
-        result = program("doctor", *arguments)
+        result = in_process("doctor", *arguments)
         assert server.seen() == []
     said = " ".join(result.stdout.split())
     assert "in money, above instructions.max_money=0.25" in said, result.stderr
@@ -390,16 +390,16 @@ def test_limits_that_instructions_would_pass(program: Program, planted: Planted)
         (["until=report"], "until=report: no such step"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(program: Program, overrides: list[str], message: str) -> None:
-    result = program("doctor", *overrides)
+def test_mistakes_are_told_in_one_sentence(in_process: Program, overrides: list[str], message: str) -> None:
+    result = in_process("doctor", *overrides)
     assert result.returncode == 2
     assert result.stderr.startswith("presel: error: ")
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_help_is_worth_reading(program: Program) -> None:
-    text = program("doctor", "--help").stdout
+def test_help_is_worth_reading(in_process: Program) -> None:
+    text = in_process("doctor", "--help").stdout
     for word in ("examples:", "exit status", "--json FILE", "near-duplicates"):
         assert word in text
 
@@ -448,13 +448,13 @@ def test_thousands_of_like_pictures_and_none() -> None:
     assert len(near_duplicates(flat[:0])) == 0
 
 
-def test_every_row_of_a_manifest_that_cannot_be_used_is_found(program: Program, tmp_path: Path) -> None:
+def test_every_row_of_a_manifest_that_cannot_be_used_is_found(in_process: Program, tmp_path: Path) -> None:
     two_kinds(tmp_path / "images")
     names = sorted(path.relative_to(tmp_path / "images").as_posix() for path in tmp_path.glob("images/*/*"))
     rows = [f"{name},{name[:4]}" for name in names]
     planted = [f"{names[0]},cats", "cats/odd.png,", "../cats/out.png,cats", ",dogs"]
     (tmp_path / "pool.csv").write_text("\n".join(["image,task", *rows, *planted]))
-    result = program(
+    result = in_process(
         *("doctor", "pool=manifest", f"pool.manifest={tmp_path}/pool.csv", f"pool.images={tmp_path}/images"),
         *("strategy=random", "budget=10", "until=selection", "executor.workers=0", "--no-trial", "--json=-"),
     )
@@ -467,13 +467,13 @@ def test_every_row_of_a_manifest_that_cannot_be_used_is_found(program: Program, 
 
 
 def test_images_in_no_sub_folder_lack_a_task_unless_tasks_are_discovered(
-    program: Program, tmp_path: Path
+    in_process: Program, tmp_path: Path
 ) -> None:
     two_kinds(tmp_path / "images")
     (tmp_path / "images/cats/000.png").rename(tmp_path / "images/alone.png")
     common = ("doctor", "pool=image_folder", f"pool.images={tmp_path}/images", "strategy=random")
     common += ("until=selection", "executor.workers=0", "--no-trial", "--json=-")
-    (finding,) = found(program(*common))["no task"]
+    (finding,) = found(in_process(*common))["no task"]
     assert finding["where"] == "alone.png"
-    result = program(*common, "tasks=discovered", "tasks.n_tasks=2")
+    result = in_process(*common, "tasks=discovered", "tasks.n_tasks=2")
     assert result.returncode == 0, result.stdout

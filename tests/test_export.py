@@ -41,11 +41,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     return FinishedRun.read(file.parent)
 
 
-def run_on(program: Program, folder: Path, *overrides: str) -> FinishedRun:
+def run_on(in_process: Program, folder: Path, *overrides: str) -> FinishedRun:
     """A quick run at random on the pool of `pool_folder`, or whatever pool the overrides name."""
     before = set(folder.glob("outputs/runs/*/*/run.json"))
     pool = (f"pool.annotations={folder}/pool.json", f"pool.images={folder}/images")
-    result = program(
+    result = in_process(
         "run", "strategy=random", "budget=12", "pool=llava_json", *pool, "executor.workers=0", *overrides
     )
     assert result.returncode == 0, result.stderr
@@ -58,8 +58,8 @@ def bought(run: FinishedRun) -> list[Record]:
     return read_records(folder / "train.json", TaskRule())
 
 
-def test_the_manifest_tells_what_and_why(run: FinishedRun, program: Program, tmp_path: Path) -> None:
-    result = program("export", str(run.folder), "--format", "manifest", "--out", "out")
+def test_the_manifest_tells_what_and_why(run: FinishedRun, in_process: Program, tmp_path: Path) -> None:
+    result = in_process("export", str(run.folder), "--format", "manifest", "--out", "out")
     assert result.returncode == 0, result.stderr
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [HEAD, TABLE]
 
@@ -86,8 +86,8 @@ def test_the_manifest_tells_what_and_why(run: FinishedRun, program: Program, tmp
     assert head["stages"]["clusters"]["settings"]["clustering"]["images_per_cluster"] == 100
 
 
-def test_a_llava_export_is_a_pool_again(run: FinishedRun, program: Program, tmp_path: Path) -> None:
-    result = program("export", str(run.folder), "--format", "llava", "--out", "out", "--images", "link")
+def test_a_llava_export_is_a_pool_again(run: FinishedRun, in_process: Program, tmp_path: Path) -> None:
+    result = in_process("export", str(run.folder), "--format", "llava", "--out", "out", "--images", "link")
     assert result.returncode == 0, result.stderr
     out = tmp_path / "out"
     records = read_records(out / "train.json", TaskRule())
@@ -100,7 +100,7 @@ def test_a_llava_export_is_a_pool_again(run: FinishedRun, program: Program, tmp_
     assert all((out / "images" / file).samefile(run.images / file) for file in files)
 
     pool = ("pool.annotations=out/train.json", "pool.images=out/images")
-    again = run_on(program, tmp_path, *pool, "until=instructions")
+    again = run_on(in_process, tmp_path, *pool, "until=instructions")
     assert {record.id for record in bought(again)} < {record.id for record in records}
 
 
@@ -128,10 +128,10 @@ def test_llama_factory_finds_turns_and_images(run: FinishedRun, tmp_path: Path, 
 
 
 def test_hugging_face_loads_a_dataset_with_its_images(
-    run: FinishedRun, program: Program, tmp_path: Path
+    run: FinishedRun, in_process: Program, tmp_path: Path
 ) -> None:
     datasets = pytest.importorskip("datasets")
-    result = program("export", str(run.folder), "--format", "hf", "--out", "out")
+    result = in_process("export", str(run.folder), "--format", "hf", "--out", "out")
     assert result.returncode == 0, result.stderr
     dataset = datasets.load_from_disk(tmp_path / "out")
     assert isinstance(dataset.features["image"], datasets.Image)
@@ -143,7 +143,7 @@ def test_hugging_face_loads_a_dataset_with_its_images(
         assert row["image"]["bytes"] == (run.images / one.image).read_bytes()
     assert str(run.images) not in (tmp_path / "out/data-00000-of-00001.arrow").read_bytes().decode("latin1")
 
-    refused = program("export", str(run.folder), "--format", "hf", "--out", "o", "--images", "copy")
+    refused = in_process("export", str(run.folder), "--format", "hf", "--out", "o", "--images", "copy")
     assert refused.returncode == 2
     assert "--images copy: --format hf holds the images itself" in refused.stderr
 
@@ -157,29 +157,29 @@ def test_without_datasets_the_remedy_is_named(run: FinishedRun, program: Program
     assert [file.name for file in tmp_path.iterdir() if "__" not in file.name] == ["datasets.py"]
 
 
-def test_a_selection_without_instructions_can_only_be_listed(program: Program, pool_folder: Path) -> None:
-    run = run_on(program, pool_folder, "until=selection")
+def test_a_selection_without_instructions_can_only_be_listed(in_process: Program, pool_folder: Path) -> None:
+    run = run_on(in_process, pool_folder, "until=selection")
     for form in ("llava", "llama_factory", "hf"):
-        result = program("export", str(run.folder), "--format", form, "--out", "out")
+        result = in_process("export", str(run.folder), "--format", form, "--out", "out")
         assert result.returncode == 2
         assert "run the same again with until=instructions" in result.stderr
-    result = program("export", str(run.folder), "--format", "manifest", "--out", "out", "--images", "copy")
+    result = in_process("export", str(run.folder), "--format", "manifest", "--out", "out", "--images", "copy")
     assert result.returncode == 0, result.stderr
     table = pd.read_parquet(pool_folder / "out" / TABLE)
     assert list(table.columns) == ["id", "image", "task"]
     assert sorted(file.name for file in pool_folder.glob("out/images/*")) == sorted(table["image"])
     # The copies serve as well when the pool is elsewhere.
     shutil.rmtree(pool_folder / "images")
-    gone = program("export", str(run.folder), "--format", "manifest", "--out", "other")
+    gone = in_process("export", str(run.folder), "--format", "manifest", "--out", "other")
     assert gone.returncode == 2
     assert "there is no such file any more (12 of 12 chosen images are missing)" in gone.stderr
 
 
-def test_images_that_got_no_instruction_are_told_apart(program: Program, pool_folder: Path) -> None:
+def test_images_that_got_no_instruction_are_told_apart(in_process: Program, pool_folder: Path) -> None:
     (pool_folder / "conf/instructions").mkdir(parents=True)
     (pool_folder / "conf/instructions/shy.yaml").write_text("_target_: shy.Shy\nmax_unanswered_share: 0.5\n")
     (pool_folder / "shy.py").write_text(SHY)
-    run = run_on(program, pool_folder, "instructions=shy", "until=instructions", "--config-dir=conf")
+    run = run_on(in_process, pool_folder, "instructions=shy", "until=instructions", "--config-dir=conf")
     export(run, "llava", pool_folder / "out")
     table = pd.read_parquet(pool_folder / "out" / TABLE)
     records = read_records(pool_folder / "out/train.json", TaskRule())
@@ -204,29 +204,29 @@ def test_only_an_earlier_export_is_replaced_and_only_by_force(run: FinishedRun, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
-def test_an_export_is_not_replaced_by_one_of_its_own_images(program: Program, pool_folder: Path) -> None:
-    first = run_on(program, pool_folder, "until=instructions")
+def test_an_export_is_not_replaced_by_one_of_its_own_images(in_process: Program, pool_folder: Path) -> None:
+    first = run_on(in_process, pool_folder, "until=instructions")
     export(first, "llava", pool_folder / "out", "copy")
     pool = ("pool.annotations=out/train.json", "pool.images=out/images", "budget=3")
-    second = run_on(program, pool_folder, *pool, "until=selection")
-    result = program("export", str(second.folder), "--format", "manifest", "--out", "out", "--force")
+    second = run_on(in_process, pool_folder, *pool, "until=selection")
+    result = in_process("export", str(second.folder), "--format", "manifest", "--out", "out", "--force")
     assert result.returncode == 2
     assert "which the export reads" in result.stderr
     assert len(list(pool_folder.glob("out/images/*"))) == 12
 
 
 def test_an_export_that_fails_leaves_nothing_and_the_earlier_one_as_it_was(
-    program: Program, pool_folder: Path
+    in_process: Program, pool_folder: Path
 ) -> None:
     records: list[dict[str, Any]] = [record(number) for number in range(60)]
     records[-1]["conversations"][1]["value"] = "It says <video> in red."
     (pool_folder / "pool.json").write_text(json.dumps(records))
-    run = run_on(program, pool_folder, "budget=60", "until=instructions")
+    run = run_on(in_process, pool_folder, "budget=60", "until=instructions")
     export(run, "llava", pool_folder / "out")
     before = sorted(pool_folder.iterdir())
     arguments = ("export", str(run.folder), "--format", "llama_factory", "--images", "copy", "--force")
     for where in ("out", "other"):
-        result = program(*arguments, "--out", where)
+        result = in_process(*arguments, "--out", where)
         assert result.returncode == 2
         assert "record '0059': its text has <video>" in result.stderr
         assert sorted(pool_folder.iterdir()) == before
@@ -292,15 +292,15 @@ def test_a_damaged_run_is_told(tmp_path: Path, text: str) -> None:
         read_selection(tmp_path)
 
 
-def test_a_folder_that_is_no_run_and_a_result_that_is_gone(program: Program, pool_folder: Path) -> None:
-    result = program("export", "images", "--format", "llava", "--out", "out")
+def test_a_folder_that_is_no_run_and_a_result_that_is_gone(in_process: Program, pool_folder: Path) -> None:
+    result = in_process("export", "images", "--format", "llava", "--out", "out")
     assert result.returncode == 2
     assert "images/run.json: there is no such file; name the folder of one run" in result.stderr
-    run = run_on(program, pool_folder, "until=instructions")
+    run = run_on(in_process, pool_folder, "until=instructions")
     shutil.rmtree(run.instructions)
-    result = program("export", str(run.folder), "--format", "llava", "--out", "out")
+    result = in_process("export", str(run.folder), "--format", "llava", "--out", "out")
     assert result.returncode == 2
     assert "the result of stage 'instructions (selection)' is gone" in result.stderr
     # The remedy that the message names.
-    again = run_on(program, pool_folder, "until=instructions")
+    again = run_on(in_process, pool_folder, "until=instructions")
     export(again, "llava", pool_folder / "out")

@@ -358,9 +358,9 @@ def test_the_key_is_written_nowhere(program: Program, pool_folder: Path) -> None
     ],
 )
 def test_a_key_on_the_command_line_is_refused_and_written_nowhere(
-    program: Program, tmp_path: Path, mode: list[str], override: str
+    in_process: Program, tmp_path: Path, mode: list[str], override: str
 ) -> None:
-    result = program("run", *mode, "instructions=openai", "instructions.model=seer", override)
+    result = in_process("run", *mode, "instructions=openai", "instructions.model=seer", override)
     assert result.returncode == 2
     assert "a key may not stand on the command line" in result.stderr
     assert KEY not in result.stdout + result.stderr

@@ -69,27 +69,27 @@ def as_shards(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("make", [as_folder, as_manifest, as_dataset, as_shards])
 def test_every_source_is_selected_from(
-    make: Callable[[Path], list[str]], program: Program, tmp_path: Path
+    make: Callable[[Path], list[str]], in_process: Program, tmp_path: Path
 ) -> None:
     pool = make(tmp_path)
-    first = program("run", *pool, *SELECT)
+    first = in_process("run", *pool, *SELECT)
     assert first.returncode == 0, first.stderr
     assert ("files left out, since they are no images: 1 .heic" in first.stdout) == (make is as_folder)
     table = selection(tmp_path)
     assert table["task"].value_counts().to_dict() == {"cats": 20, "dogs": 20}
     assert table["selected"].sum() == 10
-    second = program("run", *pool, *SELECT, "strategy=typiclust")
+    second = in_process("run", *pool, *SELECT, "strategy=typiclust")
     assert second.returncode == 0, second.stderr
     assert stage_lines(second.stdout)["pool"] == "reused"
     assert selection(tmp_path)["selected"].sum() > 0
 
 
-def test_discovered_tasks(program: Program, tmp_path: Path) -> None:
+def test_discovered_tasks(in_process: Program, tmp_path: Path) -> None:
     for number in range(40):
         picture(tmp_path / "flat" / f"{number:03}.png", number, light=number >= 25)
     pool = ["pool=image_folder", "pool.images=flat"]
     discovered = ["tasks=discovered", "tasks.n_tasks=2"]
-    first = program("run", *pool, *discovered, *SELECT)
+    first = in_process("run", *pool, *discovered, *SELECT)
     assert first.returncode == 0, first.stderr
     assert "tasks were discovered by clustering: 2 tasks of 15 to 25 images" in first.stdout
     table = selection(tmp_path)
@@ -97,14 +97,14 @@ def test_discovered_tasks(program: Program, tmp_path: Path) -> None:
     assert sorted(table["task"].unique()) == ["task_00", "task_01"]
     assert (tasks.count(), tasks.nunique()) == (25, 1)
     assert list(gallery({"random": _run(tmp_path)}, 3)) == ["task_00", "task_01"]
-    other = program("run", *pool, *discovered, *SELECT, "seed=1")
+    other = in_process("run", *pool, *discovered, *SELECT, "seed=1")
     runs = sorted(file.parent for file in tmp_path.glob("outputs/runs/*/*/run.json"))
     assert stage_lines(other.stdout)["tasks (2 discovered)"] == "reused"
-    compared = program("diff", *map(str, runs))
+    compared = in_process("diff", *map(str, runs))
     assert compared.returncode == 1
     assert "task_00" in compared.stdout
     # The features were computed on the way to the tasks, and serve whatever the tasks are.
-    more = program("run", *pool, *discovered, *SELECT, "tasks.n_tasks=3", "strategy=typiclust")
+    more = in_process("run", *pool, *discovered, *SELECT, "tasks.n_tasks=3", "strategy=typiclust")
     assert stage_lines(more.stdout)["features"] == "reused"
 
 
@@ -140,15 +140,15 @@ def test_presel_clusters_the_discovered_tasks_and_names_them_in_the_training_fil
     assert stage_lines(result.stdout)["clusters"] == "computed"
 
 
-def test_who_writes_the_instructions_of_mere_images_must_be_told(program: Program, tmp_path: Path) -> None:
+def test_who_writes_the_instructions_of_mere_images_must_be_told(in_process: Program, tmp_path: Path) -> None:
     pool = as_folder(tmp_path)
-    result = program("run", *pool, "until=instructions", "executor.workers=0")
+    result = in_process("run", *pool, "until=instructions", "executor.workers=0")
     refused(result, "this pool holds images and no instructions; choose who writes them")
     assert "pool" not in result.stdout
 
 
-def test_a_task_of_one_image_can_be_chosen_from(program: Program, tmp_path: Path) -> None:
+def test_a_task_of_one_image_can_be_chosen_from(in_process: Program, tmp_path: Path) -> None:
     pool = as_folder(tmp_path)
     picture(tmp_path / "images" / "lonely" / "1.png", 99)
-    assert program("run", *pool, *SELECT).returncode == 0
+    assert in_process("run", *pool, *SELECT).returncode == 0
     assert selection(tmp_path)["task"].nunique() == 3

@@ -129,17 +129,19 @@ def test_a_pool_of_ones_own_ends_with_a_training_file_and_scores(program: Progra
     assert next(pool_folder.glob("outputs/runs/*/*/.hydra/config.yaml")).exists()
 
 
-def test_broken_images_are_listed_and_put_up_with_up_to_a_share(program: Program, pool_folder: Path) -> None:
+def test_broken_images_are_listed_and_put_up_with_up_to_a_share(
+    in_process: Program, pool_folder: Path
+) -> None:
     (pool_folder / "images" / "0007.png").write_bytes(b"no image")
     overrides = [*on_folder(pool_folder), "strategy=random"]
-    refused = program("run", *overrides, "until=selection")
+    refused = in_process("run", *overrides, "until=selection")
     assert refused.returncode == 2
     assert "1 of 60 images are unusable, more than max_rejected_share=0.01 allows" in refused.stderr
     assert "0007.png" in refused.stderr
-    accepted = program("run", *overrides, "until=selection", "pool.max_rejected_share=0.1")
+    accepted = in_process("run", *overrides, "until=selection", "pool.max_rejected_share=0.1")
     assert accepted.returncode == 0, accepted.stderr
     # The benchmarks hold the same image, and a benchmark with holes is another benchmark.
-    refused = program("run", *overrides, "pool.max_rejected_share=0.1")
+    refused = in_process("run", *overrides, "pool.max_rejected_share=0.1")
     assert refused.returncode == 2
     assert "evaluation.max_rejected_share" in refused.stderr
     rejected = pd.concat(pd.read_parquet(file) for file in only(pool_folder, "pool", "rejected.parquet"))
@@ -147,12 +149,12 @@ def test_broken_images_are_listed_and_put_up_with_up_to_a_share(program: Program
 
 
 def test_copies_are_encoded_once_and_a_strategy_of_all_ignores_the_budget(
-    program: Program, pool_folder: Path
+    in_process: Program, pool_folder: Path
 ) -> None:
     for number in (11, 12):
         shutil.copy(pool_folder / "images" / "0010.png", pool_folder / "images" / f"00{number}.png")
     for budget in (6, 12):
-        result = program("run", *on_folder(pool_folder), "until=selection", f"budget={budget}")
+        result = in_process("run", *on_folder(pool_folder), "until=selection", f"budget={budget}")
         assert result.returncode == 0, result.stderr
     (folder,) = {path.parent for path in only(pool_folder, "features", MANIFEST)}
     assert json.loads((folder / MANIFEST).read_text())["measured"]["different_images"] == 58
@@ -164,7 +166,7 @@ def test_copies_are_encoded_once_and_a_strategy_of_all_ignores_the_budget(
     assert not (features["0010"] == features["0013"]).all()
     for budget in (6, 12):
         arguments = (*on_folder(pool_folder), "until=selection", "strategy=full", f"budget={budget}")
-        result = program("run", *arguments)
+        result = in_process("run", *arguments)
         assert stage_lines(result.stdout)["selection (full)"] == ("computed" if budget == 6 else "reused")
 
 
@@ -299,16 +301,16 @@ def test_kill_9_between_two_shards_loses_no_shard(program: Program, tmp_path: Pa
         assert file.read_bytes() == undisturbed
 
 
-@pytest.mark.parametrize("size", [0.05, 0.15, 40])
-def test_presel_spends_the_budget_exactly(program: Program, tmp_path: Path, size: float) -> None:
-    result = program("run", *TINY, "until=selection", f"budget={size}")
+def test_presel_spends_the_budget_exactly(in_process: Program, tmp_path: Path) -> None:
+    # All three share the reference model and the features.
+    result = in_process("run", "-m", *TINY, "until=selection", "budget=0.05,0.15,40")
     assert result.returncode == 0, result.stderr
-    (selection,) = only(tmp_path, "selection", "selection.parquet")
-    table = pd.read_parquet(selection)
-    assert table["selected"].sum() == (size if size > 1 else round(size * 400))
-    chosen = table[table["why"] == "central"]
-    # In each cluster the chosen ones are the most central.
-    for _, cluster in table[table["why"] != "reference"].groupby(["task", "cluster"]):
-        best = np.sort(cluster["centrality"])[::-1][: cluster["selected"].sum()]
-        assert np.allclose(np.sort(cluster.loc[cluster["selected"], "centrality"])[::-1], best)
-    assert len(chosen) == table["selected"].sum() - (table["why"] == "reference").sum()
+    tables = [pd.read_parquet(file) for file in only(tmp_path, "selection", "selection.parquet")]
+    assert sorted(table["selected"].sum() for table in tables) == [20, 40, 60]
+    for table in tables:
+        # In each cluster the chosen ones are the most central.
+        for _, cluster in table[table["why"] != "reference"].groupby(["task", "cluster"]):
+            best = np.sort(cluster["centrality"])[::-1][: cluster["selected"].sum()]
+            assert np.allclose(np.sort(cluster.loc[cluster["selected"], "centrality"])[::-1], best)
+        chosen = (table["why"] == "central").sum()
+        assert chosen == table["selected"].sum() - (table["why"] == "reference").sum()

@@ -280,9 +280,9 @@ def test_the_process_that_failed_first_is_named_whatever_node_reports_first(tmp_
     ],
 )
 def test_what_cannot_be_spread_is_refused_before_any_work(
-    program: Program, pool_folder: Path, overrides: tuple[str, ...], told: str
+    in_process: Program, pool_folder: Path, overrides: tuple[str, ...], told: str
 ) -> None:
-    result = program("run", *on_folder(pool_folder), *RECIPE, "trainer.accelerator=cpu", *overrides)
+    result = in_process("run", *on_folder(pool_folder), *RECIPE, "trainer.accelerator=cpu", *overrides)
     assert result.returncode == 2
     assert told in result.stderr
     assert not (pool_folder / "outputs" / "store").exists()

@@ -349,8 +349,8 @@ def test_the_report_of_a_sweep(program: Program, tmp_path: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
-def test_reporting_on_nothing_says_what_to_do(program: Program) -> None:
-    result = program("report", "outputs/runs")
+def test_reporting_on_nothing_says_what_to_do(in_process: Program) -> None:
+    result = in_process("report", "outputs/runs")
     assert result.returncode == 2
     assert "until=evaluation" in result.stderr
 

@@ -139,9 +139,9 @@ def test_typiclust_says_where_all_clusters_are_too_small() -> None:
     ("strategy", "requested"), [("typiclust", 12), ("el2n", 60), ("perplexity", 60), ("ifd", 60)]
 )
 def test_the_ledger_tells_what_a_strategy_takes(
-    strategy: str, requested: int, program: Program, pool_folder: Path
+    strategy: str, requested: int, in_process: Program, pool_folder: Path
 ) -> None:
-    result = program(
+    result = in_process(
         "run", *on_folder(pool_folder), f"strategy={strategy}", "until=instructions", "budget=0.2"
     )
     assert result.returncode == 0, result.stderr

@@ -75,8 +75,8 @@ def test_a_search_finds_the_best_of_its_trials(program: Program, tmp_path: Path)
     assert yaml.safe_load(results.read_text())["best_value"] == pytest.approx(max(means))
 
 
-def test_a_search_without_scores_is_refused(program: Program) -> None:
-    result = program("run", "experiment=search", "until=selection")
+def test_a_search_without_scores_is_refused(in_process: Program) -> None:
+    result = in_process("run", "experiment=search", "until=selection")
     assert result.returncode == 2
     assert "until=selection: a search needs scores; set until=evaluation" in result.stderr
 
@@ -138,9 +138,9 @@ def test_a_job_is_refused_as_by_hydra(loaders: Loaders, job: list[str]) -> None:
 
 
 def test_a_wrong_value_in_the_last_job_stops_a_sweep_before_its_first(
-    program: Program, tmp_path: Path
+    in_process: Program, tmp_path: Path
 ) -> None:
-    swept = program("run", "-m", "until=selection", "tau.value=1,warm", *TINY)
+    swept = in_process("run", "-m", "until=selection", "tau.value=1,warm", *TINY)
     assert swept.returncode == 2
     assert "tau.value: Value 'warm' of type 'str' could not be converted to Float" in swept.stderr
     assert not (tmp_path / "outputs" / "store").exists()
