@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import signal
 import sys
 import threading
@@ -10,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from types import TracebackType
 
 COMMANDS = {
@@ -20,6 +20,15 @@ COMMANDS = {
     "diff": "compare two selections of one pool",
     "assemble": "put a LLaVA together from a language model, a CLIP tower and a pretrained projector",
     "store": "list, verify or clean stored results",
+}
+# Imported when they are called, since torch and others take seconds.
+_FUNCTIONS = {
+    "doctor": "presel.doctor.command:doctor_command",
+    "report": "presel.report.command:report_command",
+    "export": "presel.export.command:export_command",
+    "diff": "presel.diff:diff_command",
+    "assemble": "presel.models.assembly:assemble_command",
+    "store": "presel.store_command:store_command",
 }
 
 
@@ -45,31 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = parser.parse_args(arguments[:1] or ["--help"])
     rest = arguments[1:]
-    if chosen.command == "doctor":
-        from presel.doctor.command import doctor_command
-
-        return _told(doctor_command, rest)
-    if chosen.command == "report":
-        from presel.report.command import report_command
-
-        return _told(report_command, rest)
-    if chosen.command == "export":
-        from presel.export.command import export_command
-
-        return _told(export_command, rest)
-    if chosen.command == "diff":
-        from presel.diff import diff_command
-
-        return _told(diff_command, rest)
-    if chosen.command == "assemble":
-        from presel.models.assembly import assemble_command
-
-        return _told(assemble_command, rest)
-    if chosen.command == "store":
-        from presel.store_command import store_command
-
-        return _told(store_command, rest)
-    return _run(rest)
+    if chosen.command == "run":
+        return _run(rest)
+    return _told(resolve_name(_FUNCTIONS[chosen.command]), rest)
 
 
 def _run(overrides: list[str]) -> int:
@@ -98,7 +85,6 @@ def _run(overrides: list[str]) -> int:
     sys.argv = ["presel run", *sorted(overrides, key=lambda one: one not in ("-m", "--multirun"))]
     try:
         refuse_keys(overrides)
-        _refuse_control_characters(overrides)
         check_overrides(overrides)
         hydra_main(config_path=str(config_folder()), config_name="config", version_base="1.3")(task)()
     except Paused as pause:
@@ -128,15 +114,6 @@ def _run(overrides: list[str]) -> int:
         print_error("interrupted; the same command goes on where it stopped")
         return 130
     return 0
-
-
-def _refuse_control_characters(arguments: Sequence[str]) -> None:
-    """Refuses what Hydra's parser of arguments, which knows no better, might print to the terminal."""
-    from presel.errors import PreselError
-
-    for argument in arguments:
-        if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", argument):
-            raise PreselError(f"the argument {argument!r} holds a control character; write it without")
 
 
 def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:

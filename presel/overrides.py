@@ -13,6 +13,7 @@ from presel.data.checks import kind_of
 from presel.errors import PreselError
 from presel.paths import config_folder
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Settings that become paths without a component that checks their type.
 _PATHS = frozenset({"paths.store", "paths.runs", "paths.answers"})
 # Settings that would take the working directory for a folder that was not named.
@@ -79,10 +80,13 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
     Raises:
         PreselError: If Hydra takes an option or a path of group `paths` for a number or the like, or drops
-            the blanks around the name of a file or folder, or a folder has no name.
+            the blanks around the name of a file or folder; if a folder has no name; or if there is a control
+            character, which Hydra's own messages would print to the terminal.
     """
     parser = OverridesParser.create()
     for override in overrides:
+        if _CONTROL.search(override):
+            raise PreselError(f"the argument {override!r} holds a control character; write it without")
         try:
             parsed = parser.parse_override(override)
         except HydraException:
