@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from presel.generation.http import MAX_BODY, Client, RequestFailed, Stage
+from presel.generation.http import MAX_BODY, Client, Phase, RequestFailed
 
 Behavior = Callable[[socket.socket], None]
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -79,33 +79,33 @@ def failure(behavior: Behavior, timeout_s: float = 30.0, scheme: str = "http") -
 
 
 @pytest.mark.parametrize(
-    ("behavior", "stage"),
+    ("behavior", "phase"),
     [
-        (silent, Stage.WAITING),
-        (then(b"HTTP/1.1 200 ", b"O"), Stage.WAITING),
-        (then(OK + b"X: ", b"y"), Stage.WAITING),
-        (then(OK, b"X: y\r\n"), Stage.WAITING),
-        (then(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), Stage.WAITING),
-        (then(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, 0), Stage.WAITING),
-        (then(b"", b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"), Stage.WAITING),
-        (then(OK + b"Content-Length: 9999\r\n\r\n", b"x"), Stage.READING),
-        (then(OK + b"\r\n", b"\n"), Stage.READING),
-        (then(CHUNKED + b"5;", b"x"), Stage.READING),
-        (then(CHUNKED, b"1;x\r\n \r\n"), Stage.READING),
-        (then(CHUNKED, b"0"), Stage.READING),
-        (then(CHUNKED + b"2\r\n{}\r\n0\r\n", b"X: y\r\n"), Stage.READING),
-        (then(GZIPPED + b"\r\n\x1f\x8b\x08\x08\0\0\0\0\0\x03", b"n"), Stage.READING),
+        (silent, Phase.WAITING),
+        (then(b"HTTP/1.1 200 ", b"O"), Phase.WAITING),
+        (then(OK + b"X: ", b"y"), Phase.WAITING),
+        (then(OK, b"X: y\r\n"), Phase.WAITING),
+        (then(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), Phase.WAITING),
+        (then(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, 0), Phase.WAITING),
+        (then(b"", b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"), Phase.WAITING),
+        (then(OK + b"Content-Length: 9999\r\n\r\n", b"x"), Phase.READING),
+        (then(OK + b"\r\n", b"\n"), Phase.READING),
+        (then(CHUNKED + b"5;", b"x"), Phase.READING),
+        (then(CHUNKED, b"1;x\r\n \r\n"), Phase.READING),
+        (then(CHUNKED, b"0"), Phase.READING),
+        (then(CHUNKED + b"2\r\n{}\r\n0\r\n", b"X: y\r\n"), Phase.READING),
+        (then(GZIPPED + b"\r\n\x1f\x8b\x08\x08\0\0\0\0\0\x03", b"n"), Phase.READING),
     ],
 )
-def test_what_drips_is_given_up_at_the_deadline(behavior: Behavior, stage: Stage) -> None:
+def test_what_drips_is_given_up_at_the_deadline(behavior: Behavior, phase: Phase) -> None:
     failed = failure(behavior, DEADLINE_S)
-    assert (failed.late, failed.stage) == (True, stage)
+    assert (failed.late, failed.phase) == (True, phase)
     assert str(failed).endswith(f"within {DEADLINE_S:g} s")
 
 
 def test_a_handshake_that_stalls_is_given_up_at_the_deadline() -> None:
     failed = failure(silent, DEADLINE_S, "https")
-    assert (failed.late, failed.stage) == (True, Stage.CONNECTING)
+    assert (failed.late, failed.phase) == (True, Phase.CONNECTING)
 
 
 def test_a_server_that_does_not_speak_tls_is_told_from_one_that_is_not_there() -> None:
@@ -114,7 +114,7 @@ def test_a_server_that_does_not_speak_tls_is_told_from_one_that_is_not_there() -
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     failed = failure(behave, scheme="https")
-    assert failed.stage is Stage.CONNECTING
+    assert failed.phase is Phase.CONNECTING
     assert str(failed).startswith("no connection: TLS: ")
 
 
@@ -139,7 +139,7 @@ def test_a_body_that_nobody_reads_is_given_up_at_the_deadline() -> None:
         pytest.raises(RequestFailed, match="not sent") as told,
     ):
         post(client, url, bytes(32 << 20), DEADLINE_S)
-    assert (told.value.late, told.value.stage) == (True, Stage.SENDING)
+    assert (told.value.late, told.value.phase) == (True, Phase.SENDING)
 
 
 def packed(content: bytes, wbits: int = 31) -> bytes:

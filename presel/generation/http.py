@@ -22,7 +22,7 @@ MAX_BODY = 1 << 20
 _CLOSING_S = 1.0
 
 
-class Stage(IntEnum):
+class Phase(IntEnum):
     """How far a request got."""
 
     CONNECTING = 0
@@ -43,16 +43,16 @@ class RequestFailed(Exception):
     """A request without a whole response; the message is the reason.
 
     Attributes:
-        stage: How far it got.
+        phase: How far it got.
         late: Whether the deadline ended it.
         status: The response's status, where one came.
         body: As much as came of the body.
     """
 
-    def __init__(self, reason: str, stage: Stage, late: bool, status: int | None, body: bytes) -> None:
+    def __init__(self, reason: str, phase: Phase, late: bool, status: int | None, body: bytes) -> None:
         """Says why, and how far the request got."""
         super().__init__(reason)
-        self.stage = stage
+        self.phase = phase
         self.late = late
         self.status = status
         self.body = body
@@ -135,7 +135,7 @@ class _Exchange:
 
     def __init__(self, transport: AsyncHTTPTransport) -> None:
         self._transport = transport
-        self._stage = Stage.CONNECTING
+        self._phase = Phase.CONNECTING
         self._status: int | None = None
         self._body = bytearray()
 
@@ -147,14 +147,14 @@ class _Exchange:
             async with asyncio.timeout(timeout_s):
                 return await self._response(request)
         except TimeoutError:
-            raise self._failed(_LATE[self._stage].format(timeout_s), late=True) from None
+            raise self._failed(_LATE[self._phase].format(timeout_s), late=True) from None
         # OSError, since TLS can break off in the middle of a response.
         except (HTTPError, InvalidURL, OSError) as error:
-            raise self._failed(_why(error, self._stage)) from None
+            raise self._failed(_why(error, self._phase)) from None
 
     async def _response(self, request: Request) -> Response:
         response = await self._transport.handle_async_request(request)
-        self._stage, self._status = Stage.READING, response.status_code
+        self._phase, self._status = Phase.READING, response.status_code
         try:
             async for part in response.aiter_raw():
                 self._body += part
@@ -181,33 +181,33 @@ class _Exchange:
         return body
 
     async def _trace(self, event: str, _: object) -> None:
-        for end, stage in _EVENTS.items():
+        for end, phase in _EVENTS.items():
             if event.endswith(end):
-                self._stage = stage
+                self._phase = phase
 
     def _failed(self, reason: str, late: bool = False) -> RequestFailed:
-        return RequestFailed(reason, self._stage, late, self._status, bytes(self._body))
+        return RequestFailed(reason, self._phase, late, self._status, bytes(self._body))
 
 
 # The transport's events; through a proxy, a `CONNECT` request comes before the TLS handshake.
 _EVENTS = {
-    "start_tls.started": Stage.CONNECTING,
-    "send_request_headers.started": Stage.SENDING,
-    "send_request_body.complete": Stage.WAITING,
+    "start_tls.started": Phase.CONNECTING,
+    "send_request_headers.started": Phase.SENDING,
+    "send_request_body.complete": Phase.WAITING,
 }
 _LATE = {
-    Stage.CONNECTING: "no connection within {:g} s",
-    Stage.SENDING: (
+    Phase.CONNECTING: "no connection within {:g} s",
+    Phase.SENDING: (
         "not sent within {:g} s (shrink images by instructions.image_side, or raise instructions.timeout_s)"
     ),
-    Stage.WAITING: "no answer within {:g} s",
-    Stage.READING: "no whole answer within {:g} s",
+    Phase.WAITING: "no answer within {:g} s",
+    Phase.READING: "no whole answer within {:g} s",
 }
 _TOO_LARGE = f"a response of more than {MAX_BODY >> 20} MB"
 
 
-def _why(error: Exception, stage: Stage) -> str:
-    if stage > Stage.CONNECTING:
+def _why(error: Exception, phase: Phase) -> str:
+    if phase > Phase.CONNECTING:
         # What the library says of malformed responses quotes them, and they may quote the key.
         return "connection dropped, or a response that is not HTTP"
     cause: BaseException | None = error

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from presel.errors import PreselError
 from presel.generation.answers import Completion, is_completion, is_error, is_final_error
-from presel.generation.http import Client, RequestFailed, Response, Stage
+from presel.generation.http import Client, Phase, RequestFailed, Response
 
 _RETRIED = {408, 409, 429}
 # The key, or the account behind it, is not accepted: no other request would fare better. A 403 may be about
@@ -106,7 +106,7 @@ class Server:
         try:
             reply = self._reply(self._request("GET", "models", None, _CHECK_S))
         except RequestFailed as failure:
-            if failure.stage > Stage.CONNECTING:
+            if failure.phase > Phase.CONNECTING:
                 # It is there, and busy (requests are repeated), or has very many models.
                 return
             raise PreselError(
@@ -189,7 +189,7 @@ class Server:
         if failure.status is not None:
             return self._masked(_text(failure.body)) if failure.status < 300 else None
         # The request arrived, and may be worked on all the same.
-        return "" if failure.stage is Stage.WAITING and failure.late else None
+        return "" if failure.phase is Phase.WAITING and failure.late else None
 
     def _content(self, sent: bytes) -> Completion | str:
         """What was sent, without the key."""
