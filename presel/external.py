@@ -8,7 +8,6 @@ import csv
 import json
 import os
 import re
-import reprlib
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -23,6 +22,7 @@ from pydantic.dataclasses import dataclass as component
 
 from presel.component import STRICT
 from presel.console import console
+from presel.data.checks import shown
 from presel.errors import PreselError
 from presel.summary import Scores
 
@@ -103,7 +103,7 @@ class _Column:
         """
         number = _number(value)
         if number is None:
-            found = "nothing" if value is None else reprlib.repr(value)
+            found = "nothing" if value is None else shown(value)
             raise PreselError(
                 f"{file}: the results hold no number for {place}, the column '{name}' (found: {found}); "
                 "correct the file, or delete it and evaluate again, or leave the column out by "

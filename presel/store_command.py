@@ -61,7 +61,7 @@ def _verify(store: Path) -> int:
     for folder in _results(store):
         for problem in _problems(folder, store):
             problems += 1
-            console.print(problem, markup=False)
+            console.print(problem)
     console.print(f"{len(_results(store))} results, {problems} problems")
     return 1 if problems else 0
 
@@ -99,13 +99,13 @@ def _clean(store: Path) -> int:
                 if not (folder / MANIFEST).exists():
                     shutil.rmtree(folder)
                     unfinished += 1
-                    console.print(f"deleted {folder}", markup=False)
+                    console.print(f"deleted {folder}")
                 else:
                     left_over = temporary_files(folder)
                     for file in left_over:
                         file.unlink()
                     temporary += len(left_over)
         except Timeout:
-            console.print(f"kept {folder}, which a run is computing", markup=False)
+            console.print(f"kept {folder}, which a run is computing")
     console.print(f"{unfinished} unfinished results deleted, {temporary} temporary files deleted")
     return 0
