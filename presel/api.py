@@ -87,7 +87,7 @@ def select(
     by_task = order[np.argsort(task_of[order], kind="stable")]
     work = [
         # All are checked before the first is clustered.
-        (FeatureRows(vectors, index=members, normalise=True, ids=images), members, task_budget)
+        (FeatureRows(vectors, index=members, normalize=True, ids=images), members, task_budget)
         for members, task_budget in zip(
             np.split(by_task, np.cumsum([sizes[name] for name in names])[:-1]), budgets.tolist(), strict=True
         )

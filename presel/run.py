@@ -45,7 +45,7 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
         overrides: Those of the command line, which Hydra mixes with those of files.
 
     Returns:
-        The mean score, which a search can maximise; None for a run that ends before the evaluation.
+        The mean score, which a search can maximize; None for a run that ends before the evaluation.
 
     Raises:
         PreselError: If the configuration or the data is not as it should be.

@@ -284,9 +284,9 @@ def choose(features: Features, budget: int) -> pd.DataFrame:
 
 @pytest.fixture
 def features() -> Features:
-    """700 samples around 30 centres, which makes eleven clusters."""
-    centres = vectors(30, 16)[np.random.default_rng(1).integers(30, size=700)]
-    array = unit(centres + 0.4 * vectors(700, 16, seed=2))
+    """700 samples around 30 centers, which makes eleven clusters."""
+    centers = vectors(30, 16)[np.random.default_rng(1).integers(30, size=700)]
+    array = unit(centers + 0.4 * vectors(700, 16, seed=2))
     return Features(pd.Series([f"{number:04}" for number in range(700)]), array.astype(np.float16))
 
 

@@ -104,7 +104,7 @@ def test_tasks_and_the_interface_go_together(people: LabelStudio, files: LlavaFi
     assert f"2 images wait for people in {order}" in told
     for words in (
         "import tasks.json",
-        f"config.xml as its labelling interface and access to the images in {files.images}, annotate",
+        f"config.xml as its labeling interface and access to the images in {files.images}, annotate",
         "export as JSON to export.json",
         "same command again",
     ):

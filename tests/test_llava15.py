@@ -35,7 +35,7 @@ def mixture(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def labelled(folder: Path, label: str) -> Path:
+def labeled(folder: Path, label: str) -> Path:
     """The result of the stage of that name."""
     (found,) = (
         file.parent
@@ -65,18 +65,18 @@ def test_from_public_parts_to_scores(program: Program, public: Path, mixture: Pa
     )
     result = program("run", *overrides, *held_out)
     assert result.returncode == 0, result.stderr
-    pool = pd.read_parquet(labelled(mixture, "pool") / "pool.parquet")
+    pool = pd.read_parquet(labeled(mixture, "pool") / "pool.parquet")
     assert pool["task"].value_counts().to_dict() == {
         name: EACH * (2 if name == "knowledge_vqa" else 1)
         for name in EXPECTED.keys() - {"ok_vqa", "a_okvqa"} | {"knowledge_vqa"}
     }
-    manifest = json.loads((labelled(mixture, "pool") / "manifest.json").read_text())
+    manifest = json.loads((labeled(mixture, "pool") / "manifest.json").read_text())
     assert manifest["measured"]["text_only_left_out"] == 3
-    trained = json.loads((labelled(mixture, "instructions (selection)") / "train.json").read_text())
+    trained = json.loads((labeled(mixture, "instructions (selection)") / "train.json").read_text())
     assert len(trained) == len(MIXTURE) * EACH / 2
 
     merged = program("run", *overrides, "until=merged")
     assert merged.returncode == 0, merged.stderr
     assert {label for label, how in stage_lines(merged.stdout).items() if how == "computed"} == {"merged"}
-    model = AutoModelForImageTextToText.from_pretrained(labelled(mixture, "merged") / "model")
+    model = AutoModelForImageTextToText.from_pretrained(labeled(mixture, "merged") / "model")
     assert model.config.image_seq_length == 4

@@ -136,7 +136,7 @@ def test_picks_equal_brute_force(
     monkeypatch.setattr(self_filter, "_AHEAD", ahead)
     monkeypatch.setattr(self_filter, "_SPARE", spare)
     generator = np.random.default_rng(k)
-    rows = FeatureRows(mixture(120, 8, 4, seed=k), normalise=True)
+    rows = FeatureRows(mixture(120, 8, 4, seed=k), normalize=True)
     difficulty = generator.standard_normal(120)
     if kind == "tied":
         # Copies, equally difficult.

@@ -1,6 +1,6 @@
 """What the benchmarks share: a clock, a table, and the line of JSON at the end.
 
-The benchmarks are run by path, so this module is their neighbour and not part of a package.
+The benchmarks are run by path, so this module is their neighbor and not part of a package.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Models and data of LLaVA-1.5's shape, with random weights and made-up words.
 
-The benchmarks are run by path, so this module is their neighbour and not part of a package.
+The benchmarks are run by path, so this module is their neighbor and not part of a package.
 """
 
 from pathlib import Path

@@ -9,7 +9,7 @@
 - `python experiments/benchmarks/selection.py all`.
 
 The plain procedure is scikit-learn's KMeans with its default start on each task, then a Python loop over
-clusters with a full similarity matrix. Features are seeded and L2-normalised, a mixture where nothing else is
+clusters with a full similarity matrix. Features are seeded and L2-normalized, a mixture where nothing else is
 said. Prints a table and, last, one line of JSON. `--shrink 100` divides all sizes, to try it out. `--folder`
 takes the files of `disk` and `scaling` (3 GB at full size), `--keep` leaves them there.
 """
@@ -96,9 +96,9 @@ def groups(n: int, seed: int = 0) -> Matrix:
 
 
 def unit(vectors: Matrix) -> Matrix:
-    """L2-normalises vectors."""
-    normalised: Matrix = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return normalised
+    """L2-normalizes vectors."""
+    normalized: Matrix = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return normalized
 
 
 def on_disk(path: Path, n: int, parts: int) -> None:

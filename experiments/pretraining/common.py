@@ -17,7 +17,7 @@ from presel.digits.scenes import IMAGE_SIZE, Contents, Scenes, render, sample
 
 log = logging.getLogger("pretraining")
 
-# All processors normalise with these, so the models see what from_pretrained's processors give them.
+# All processors normalize with these, so the models see what from_pretrained's processors give them.
 PIXEL_MEAN = 0.5
 PIXEL_STD = 0.5
 
@@ -37,10 +37,10 @@ def scene_batches(seed: int, size: int, contents: Contents | None = None) -> Ite
 
 def pixel_values(scenes: Scenes) -> Tensor:
     """Rendered scenes as a model's input, (n, 3, 48, 48)."""
-    return normalise(render(scenes))
+    return normalize(render(scenes))
 
 
-def normalise(pictures: NDArray[np.uint8]) -> Tensor:
+def normalize(pictures: NDArray[np.uint8]) -> Tensor:
     """Pictures (n, 48, 48, 3) in 0..255 -> (n, 3, 48, 48)."""
     scaled = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(255)
     return scaled.sub_(PIXEL_MEAN).div_(PIXEL_STD).contiguous()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
-from experiments.pretraining.common import PIXEL_MEAN, PIXEL_STD, log, log_to, normalise, scene_batches, train
+from experiments.pretraining.common import PIXEL_MEAN, PIXEL_STD, log, log_to, normalize, scene_batches, train
 from presel.digits.scenes import IMAGE_SIZE, Contents, Scenes, near_duplicates, render
 
 _TEMPERATURE = 0.15
@@ -78,15 +78,15 @@ def info_nce(first: Tensor, second: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def neighbours(encoder: Dinov2Model, scenes: Scenes, seed: int) -> dict[str, float]:
-    """How sensible nearest neighbours are.
+def neighbors(encoder: Dinov2Model, scenes: Scenes, seed: int) -> dict[str, float]:
+    """How sensible nearest neighbors are.
 
     Returns:
-        The share of pictures whose near-duplicate is their nearest neighbour, and the share of
-        neighbours among other scenes with the same background and of cells with the same content.
+        The share of pictures whose near-duplicate is their nearest neighbor, and the share of
+        neighbors among other scenes with the same background and of cells with the same content.
     """
     again = near_duplicates(np.random.default_rng(seed), scenes)
-    features = [encoder(normalise(render(one))).last_hidden_state[:, 0] for one in (scenes, again)]
+    features = [encoder(normalize(render(one))).last_hidden_state[:, 0] for one in (scenes, again)]
     first, second = (F.normalize(feature, dim=-1) for feature in features)
     found = (first @ second.T).argmax(-1) == torch.arange(len(scenes))
     nearest = (first @ first.T).fill_diagonal_(-1).argmax(-1).numpy()
@@ -96,7 +96,7 @@ def neighbours(encoder: Dinov2Model, scenes: Scenes, seed: int) -> dict[str, flo
     chance = [_overlap(items[a], items[a - 1]) for a in range(len(items))]
     return {
         "near-duplicate found": found.float().mean().item(),
-        "same background colour": float((scenes.tint == scenes.tint[nearest]).mean()),
+        "same background color": float((scenes.tint == scenes.tint[nearest]).mean()),
         "items shared": float(np.mean(shared)),
         "items shared by chance": float(np.mean(chance)),
     }
@@ -116,12 +116,12 @@ def pretrain(out: Path, steps: int, batch_size: int, learning_rate: float, seed:
     generator = torch.Generator().manual_seed(seed)
 
     def step_loss() -> Tensor:
-        pixels = normalise(render(next(batches)))
+        pixels = normalize(render(next(batches)))
         views = torch.cat([augment(pixels, generator), augment(pixels, generator)])
         return info_nce(*model(views).chunk(2))
 
     def report() -> str:
-        return str({k: round(v, 3) for k, v in neighbours(model.encoder, held_out, seed).items()})
+        return str({k: round(v, 3) for k, v in neighbors(model.encoder, held_out, seed).items()})
 
     start = time.monotonic()
     model.train()

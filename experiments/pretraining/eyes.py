@@ -39,7 +39,7 @@ class DenseReader(nn.Module):
         self.head = nn.Linear(self.tower.config.hidden_size, sum(_SIZES))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(n, 3, 48, 48) -> logits of glyph, colour, tint, texture and the box, each (n, 36, classes)."""
+        """(n, 3, 48, 48) -> logits of glyph, color, tint, texture and the box, each (n, 36, classes)."""
         # The states LLaVA reads: the last layer's, without the class token, before the final norm.
         states = self.tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
         outputs: tuple[Tensor, ...] = self.head(states).split(_SIZES, dim=-1)
@@ -47,7 +47,7 @@ class DenseReader(nn.Module):
 
 
 def dense_labels(scenes: Scenes) -> dict[str, Tensor]:
-    """Labels by patch: glyph of its cell (15: none), its colour and box if any, and the background."""
+    """Labels by patch: glyph of its cell (15: none), its color and box if any, and the background."""
     size = len(scenes)
     slots = scenes.glyph != NO_GLYPH
     rows = np.nonzero(slots)[0]

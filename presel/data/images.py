@@ -56,7 +56,7 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
 def open_picture(path: Path, content: bytes | None = None) -> Picture:
     """Opens an image as upright 8-bit RGB, fully decoded.
 
-    EXIF rotation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, CMYK and
+    EXIF rotation is applied, transparency is laid on white, 16-bit gray is scaled to 8 bits, CMYK and
     palettes are converted; of an animation the first frame is taken. Metadata never costs a picture.
 
     Args:

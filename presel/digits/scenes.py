@@ -47,8 +47,8 @@ class Contents:
     Attributes:
         digits: Probability of each digit among digits, shape (10,).
         shapes: Of each shape among shapes, shape (5,).
-        colors: Of each colour, shape (6,).
-        tints: Of each background colour, shape (5,).
+        colors: Of each color, shape (6,).
+        tints: Of each background color, shape (5,).
         textures: Of each background texture, shape (4,).
         counts: Of one, two, three, four items, shape (4,).
         digit_share: Probability that an item is a digit.
@@ -119,12 +119,12 @@ class Item:
 
     @property
     def kind(self) -> str:
-        """What it is, without its colour."""
+        """What it is, without its color."""
         return str(GLYPHS[self.glyph])
 
     @property
     def name(self) -> str:
-        """Its colour and what it is."""
+        """Its color and what it is."""
         return f"{COLORS[self.color]} {GLYPHS[self.glyph]}"
 
 
@@ -148,7 +148,7 @@ class Scenes:
         stencil: Row in `glyphs.stencils()`, shape (n, 4).
         left: Column of the stencil's left edge, shape (n, 4).
         top: Row of its top edge, shape (n, 4).
-        shade: Per-item shift of the RGB colour, shape (n, 4, 3).
+        shade: Per-item shift of the RGB color, shape (n, 4, 3).
         tint: Shape (n,).
         texture: Shape (n,).
         grain: Chooses noise, angles and phases, shape (n,).

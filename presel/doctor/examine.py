@@ -19,7 +19,7 @@ NEARLY_BLACK = 64
 
 # Formats that can hold several pictures; the others are not opened again to count them.
 _FRAMED = frozenset({"GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"})
-# JPEG blurs a single colour by a level or two.
+# JPEG blurs a single color by a level or two.
 _BLANK_RANGE = 6
 
 
@@ -36,7 +36,7 @@ class Examined(NamedTuple):
         mode: Pillow's name of the kind of pixels in the file.
         rotated: Whether EXIF has it turned or mirrored.
         frames: Whether it holds several pictures.
-        blank: Whether it shows a single colour.
+        blank: Whether it shows a single color.
         brightest: Highest value of a pixel's channels, 0 to 255.
         thumbnail: RGB pixels of the picture at 16 × 16, row by row.
     """

@@ -138,9 +138,9 @@ def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
     short = usable[["width", "height"]].min(axis=1)
     long = usable[["width", "height"]].max(axis=1)
     sizes = usable["width"].astype(str) + " × " + usable["height"].astype(str)
-    levels = (usable["brightest"] + 1).astype(str) + " of 256 grey levels"
+    levels = (usable["brightest"] + 1).astype(str) + " of 256 gray levels"
     kinds: list[tuple[Severity, str, pd.Series, pd.Series]] = [
-        ("warning", "a single colour", usable["blank"], sizes),
+        ("warning", "a single color", usable["blank"], sizes),
         ("warning", "nearly black", usable["brightest"].between(1, NEARLY_BLACK - 1), levels),
         ("warning", "tiny", short < _SMALL_SIDE, sizes),
         ("warning", "long and narrow", long > _STRETCHED * short, sizes),

@@ -53,13 +53,13 @@ def near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     """
     first = np.arange(len(thumbnails))
     pixels = thumbnails.reshape(len(thumbnails), THUMBNAIL**2, 3)
-    colours, contrasts = _colours(pixels), _contrasts(pixels)
+    colors, contrasts = _colors(pixels), _contrasts(pixels)
     shown = first[contrasts >= _MIN_CONTRAST]
     signatures = _signatures(pixels)
     for key in range(KEYS):
         firsts = shown[first[shown] == shown]
         pairs = np.sort(firsts[candidates(signatures[firsts], key)])
-        shifts = np.abs(colours[pairs[:, 0]] - colours[pairs[:, 1]]).max(axis=1)
+        shifts = np.abs(colors[pairs[:, 0]] - colors[pairs[:, 1]]).max(axis=1)
         ratios = np.abs(np.log(contrasts[pairs[:, 0]] / contrasts[pairs[:, 1]]))
         pairs = pairs[(shifts <= _MAX_SHIFT) & (ratios <= np.log(_MAX_CONTRAST))]
         pairs = pairs[_cosines(pixels, pairs) >= _MIN_COSINE]
@@ -108,20 +108,20 @@ def _sharing(keys: NDArray[np.uint16]) -> Iterator[NDArray[np.int64]]:
         yield np.stack([starts, starts + distance], axis=1)
 
 
-def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _colors(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Mean of each channel, (n, 3)."""
     return _in_blocks(lambda block: block.mean(axis=1, dtype=np.float32), pixels)
 
 
 def _contrasts(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Standard deviation about these means, (n,)."""
-    return _in_blocks(lambda block: np.sqrt(np.square(_centred(block)).mean(axis=(1, 2))), pixels)
+    return _in_blocks(lambda block: np.sqrt(np.square(_centered(block)).mean(axis=(1, 2))), pixels)
 
 
 def _signatures(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """On which sides of 512 planes the pictures lie, (n, 32)."""
     planes = np.random.default_rng(0).standard_normal((THUMBNAIL**2 * 3, KEYS * _KEY_BITS), np.float32)
-    sides = _in_blocks(lambda block: _centred(block).reshape(-1, THUMBNAIL**2 * 3) @ planes > 0, pixels)
+    sides = _in_blocks(lambda block: _centered(block).reshape(-1, THUMBNAIL**2 * 3) @ planes > 0, pixels)
     return np.packbits(sides, axis=1).view(np.uint16)
 
 
@@ -129,7 +129,7 @@ def _cosines(pixels: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.
     """Cosine of the two of each pair, (p,)."""
 
     def cosines(block: NDArray[np.int64]) -> NDArray[np.float32]:
-        first, second = _centred(pixels[block[:, 0]]), _centred(pixels[block[:, 1]])
+        first, second = _centered(pixels[block[:, 0]]), _centered(pixels[block[:, 1]])
         products = [
             np.einsum("npc,npc->n", *two) for two in ((first, second), (first, first), (second, second))
         ]
@@ -139,10 +139,10 @@ def _cosines(pixels: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.
     return _in_blocks(cosines, pairs)
 
 
-def _centred(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _centered(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The pixels less the mean of their channel."""
-    centred: NDArray[np.float32] = pixels - pixels.mean(axis=1, keepdims=True, dtype=np.float32)
-    return centred
+    centered: NDArray[np.float32] = pixels - pixels.mean(axis=1, keepdims=True, dtype=np.float32)
+    return centered
 
 
 def _in_blocks(work: Callable[[NDArray[Given]], NDArray[Result]], rows: NDArray[Given]) -> NDArray[Result]:

@@ -303,7 +303,7 @@ def _what_to_do(images: int, orders: Sequence[Order], half_done: dict[str, str],
         )
     if not all((order.folder / _EXPORT).exists() for order in orders):
         steps.append(
-            f"import {_TASKS} into a Label Studio project with {_INTERFACE_FILE} as its labelling interface"
+            f"import {_TASKS} into a Label Studio project with {_INTERFACE_FILE} as its labeling interface"
             f"{shown_from}, annotate or skip, and export as JSON to {_EXPORT} in the same folder"
         )
     steps.append("run the same command again")

@@ -61,7 +61,7 @@ class Clip:
     def embed(
         self, batches: Sequence[Sequence["Example"]], workers: int, accelerator: str = "auto"
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Embeds samples batch by batch; worker processes decode and tokenise ahead of the model.
+        """Embeds samples batch by batch; worker processes decode and tokenize ahead of the model.
 
         Args:
             batches: The samples of each batch; texts beyond the model's maximal length are cut at the end.

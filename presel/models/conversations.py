@@ -67,7 +67,7 @@ class ConversationEncoder:
         self.image_token: int = processor.image_token_id
         self._lvlm = lvlm
         mean = self._image_processor.image_mean
-        self._padding_colour = tuple(int(255 * channel) for channel in mean)
+        self._padding_color = tuple(int(255 * channel) for channel in mean)
         markers = special_tokens(self.tokenizer) | {processor.image_token}
         self._marked_tokenizer, names = with_secret_markers(self.tokenizer, markers)
         image = names[processor.image_token] * self._count_image_tokens(processor)
@@ -111,7 +111,7 @@ class ConversationEncoder:
         if not self._lvlm.pad_to_square or image.width == image.height:
             return image
         side = max(image.size)
-        square = Image.new("RGB", (side, side), self._padding_colour)
+        square = Image.new("RGB", (side, side), self._padding_color)
         square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         return square
 

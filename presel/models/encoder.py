@@ -60,7 +60,7 @@ class Encoder:
             accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
 
         Yields:
-            Features of the next batch, (n, d), not normalised.
+            Features of the next batch, (n, d), not normalized.
         """
         import torch
         from transformers import AutoImageProcessor, AutoModel
@@ -104,7 +104,7 @@ def _pixels(processor: Callable[..., Any], images: Sequence[Image.Image]) -> "Te
 
 
 def encode_images(images: Sequence[Path]) -> NDArray[np.float32]:
-    """Features of images by the built-in encoder, (n, d), not normalised."""
+    """Features of images by the built-in encoder, (n, d), not normalized."""
     encoder = Encoder(path=f"{BUILTIN}digit_dinov2")
     batches = list(chunks(images, encoder.batch_size))
     return np.concatenate(list(encoder.encode(batches, workers=0))).astype(np.float32)

@@ -83,7 +83,7 @@ class Lvlm:
             and told of; questions of benchmarks are refused.
         language_model: Part of the module names under which the language model lies.
         projector: Name of the module between vision tower and language model.
-        pad_to_square: Pad images with the processor's mean colour first, as LLaVA-1.5 does.
+        pad_to_square: Pad images with the processor's mean color first, as LLaVA-1.5 does.
         dtype: Precision the weights are loaded in.
         revision: Revision on the hub.
     """

@@ -15,7 +15,7 @@ _PRECISIONS = {"bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16, "32-tr
 class Throughput(pl.Callback):
     """Counts from the end of the first batch on, so that starting up does not count.
 
-    Model-FLOPs utilisation reckons with 4 operations a token and weight of the language model (2 forward, 2
+    Model-FLOPs utilization reckons with 4 operations a token and weight of the language model (2 forward, 2
     for the gradient of the activations; the weights are frozen) and 2 a token and weight of the vision tower,
     without attention's products, padding, or what gradient checkpointing computes again. It is None where
     Lightning knows no peak of the device, as on CPUs.
@@ -57,7 +57,7 @@ class Throughput(pl.Callback):
         )
 
     def measured(self, trainer: pl.Trainer) -> dict[str, float | None]:
-        """Samples and response tokens a second of all processes, and utilisation; nothing after one batch."""
+        """Samples and response tokens a second of all processes, and utilization; nothing after one batch."""
         counts = trainer.strategy.reduce(self._counts, reduce_op="sum")
         samples, responses, tokens, image_tokens = counts.tolist()
         seconds = self._last - self._started

@@ -91,8 +91,8 @@ def overlap(chosen: Mapping[str, set[tuple[Path, str]]]) -> str:
     axes.set_xticks(range(len(names)), labels, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), labels)
     for (row, column), share in np.ndenumerate(shares):
-        colour = "white" if share > 0.5 else "black"
-        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        color = "white" if share > 0.5 else "black"
+        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=color)
     return _svg(figure)
 
 

@@ -50,7 +50,7 @@ def cluster(
     tolerance: float = 5e-3,
     ids: Sequence[Any] | None = None,
 ) -> tuple[IntVector, Float32Matrix]:
-    """Divides vectors into clusters by k-means (Euclidean; give L2-normalised vectors to follow the paper).
+    """Divides vectors into clusters by k-means (Euclidean; give L2-normalized vectors to follow the paper).
 
     Every backend but `released` shares one algorithm and one contract: the result depends on the vectors,
     their order and the seed only; no cluster is empty; the features are read in blocks and copied only where

@@ -36,7 +36,7 @@ def select_from_task(
     Where several budgets are tried, `task_centrality` once and `most_central` for each gives the same.
 
     Args:
-        features: L2-normalised features of all images of the task, shape (n, d).
+        features: L2-normalized features of all images of the task, shape (n, d).
         labels: Cluster of every image, whole numbers of at least 0, shape (n,).
         available: Which images can be chosen (False for the reference set), shape (n,), bool.
         budget: Images to choose; in mode `paper` also a real number, see `allocate_clusters`. More than there

@@ -22,7 +22,7 @@ _SHORTEST, _LONGEST = 1e-16, 1e16
 class FeatureRows:
     """Feature vectors of any floating point, in memory or memory-mapped; only small ones are ever copied.
 
-    Blocks are converted to float32, picked by row and, if asked, L2-normalised as they are read; float32 rows
+    Blocks are converted to float32, picked by row and, if asked, L2-normalized as they are read; float32 rows
     that need none of that are passed on as views.
 
     Attributes:
@@ -38,7 +38,7 @@ class FeatureRows:
         features: npt.ArrayLike,
         *,
         index: IntVector | None = None,
-        normalise: bool = False,
+        normalize: bool = False,
         ids: Sequence[Any] | None = None,
     ) -> None:
         """Checks every vector, in one pass over the rows.
@@ -46,7 +46,7 @@ class FeatureRows:
         Args:
             features: Shape (n, d), floating point; a memory map stays on disk.
             index: The rows that count, in the order in which they count; None for all.
-            normalise: Whether to divide every vector by its length.
+            normalize: Whether to divide every vector by its length.
             ids: Names of the rows of `features` for error messages; None for row numbers.
 
         Raises:
@@ -69,7 +69,7 @@ class FeatureRows:
             array, index = array[offset : offset + len(index)], None
         self._set(array, index, None)
         norms = self._checked_norms(offset, ids)
-        if normalise and (np.abs(norms - 1) > 1e-6).any():
+        if normalize and (np.abs(norms - 1) > 1e-6).any():
             self._scale = (1 / norms).astype(np.float32)
 
     @classmethod

@@ -55,7 +55,7 @@ class CentralityStage(Stage[pd.DataFrame]):
         rows = pd.Index(features.ids).get_indexer(table["id"])
         labels, names = table["cluster"].to_numpy(), features.ids.tolist()
         for members in table.groupby("task").indices.values():
-            vectors = FeatureRows(features.array, index=rows[members], normalise=True, ids=names)
+            vectors = FeatureRows(features.array, index=rows[members], normalize=True, ids=names)
             table.loc[members, "centrality"] = task_centrality(
                 vectors, labels[members], free[members], self.neighbors.k, scope=self.neighbors.scope
             )

@@ -44,7 +44,7 @@ class ClustersStage(Stage[pd.DataFrame]):
     Leaves `clusters.parquet` (id, task, cluster) and per task `centroids/<number>.npy`, (C, d).
 
     Attributes:
-        features: The images' features; L2-normalised here.
+        features: The images' features; L2-normalized here.
         clustering: How many clusters, and by which k-means.
     """
 
@@ -72,7 +72,7 @@ class ClustersStage(Stage[pd.DataFrame]):
         names = ids.tolist()
         parts = [
             # All are checked before the first is clustered.
-            FeatureRows(array, index=rows[members].to_numpy(), normalise=True, ids=names)
+            FeatureRows(array, index=rows[members].to_numpy(), normalize=True, ids=names)
             for members in tasks.values()
         ]
         # scikit-learn's labels under one seed are those of the released code only with threads of its own.

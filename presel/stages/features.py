@@ -19,16 +19,16 @@ from presel.store import Store
 
 
 class Features(NamedTuple):
-    """Image features on disk: `ids[i]` names row `i` of `array`, (n, d) float16, not normalised."""
+    """Image features on disk: `ids[i]` names row `i` of `array`, (n, d) float16, not normalized."""
 
     ids: pd.Series
     array: NDArray[np.float16]
 
-    def normalised_by_id(self) -> tuple[NDArray[np.str_], FeatureRows]:
-        """Ids in ascending order, (n,), and the features in that order, L2-normalised as they are read."""
+    def normalized_by_id(self) -> tuple[NDArray[np.str_], FeatureRows]:
+        """Ids in ascending order, (n,), and the features in that order, L2-normalized as they are read."""
         names = self.ids.to_numpy(dtype=str)
         order = np.argsort(names)
-        return names[order], FeatureRows(self.array, index=order, normalise=True, ids=names.tolist())
+        return names[order], FeatureRows(self.array, index=order, normalize=True, ids=names.tolist())
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from presel.store import Store
 
 @dataclass(frozen=True)
 class DiscoveredTasksStage(Pool):
-    """The images of a pool in as many tasks as are asked for, by k-means on their L2-normalised features.
+    """The images of a pool in as many tasks as are asked for, by k-means on their L2-normalized features.
 
     Leaves `tasks.parquet` (id, image, task). The tasks that the source names have no say.
 
@@ -55,7 +55,7 @@ class DiscoveredTasksStage(Pool):
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Clusters all images."""
         ids, array = store.load(self.features)
-        rows = FeatureRows(array, normalise=True, ids=ids.tolist())
+        rows = FeatureRows(array, normalize=True, ids=ids.tolist())
         labels, _ = cluster_in_any_order(rows, self.n_tasks, self.seed)
         names = pd.Series(np.array(task_names(self.n_tasks))[labels], index=ids)
         table = store.load(self.features.pool)

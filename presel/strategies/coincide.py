@@ -56,7 +56,7 @@ class Coincide(Strategy):
             One row an image: id, cluster, its transferability and density, rank (from 1 in the order of
             choosing in the cluster), selected.
         """
-        ids, rows = given.multimodal_features.normalised_by_id()
+        ids, rows = given.multimodal_features.normalized_by_id()
         # By content, so that the pool's order has no say, and ids only where samples are equal.
         by_content = rows.content_order()
         rows = rows.subset(by_content)

@@ -15,9 +15,9 @@ from presel.strategies.base import Given, Strategy
 
 FloatVector = npt.NDArray[np.float64]
 
-# Images whose neighbours are looked up at once: their cosines to 600,000 images take 1.2 GB.
+# Images whose neighbors are looked up at once: their cosines to 600,000 images take 1.2 GB.
 _AHEAD = 256
-# Neighbours kept of each beyond k, to replace those that are picked meanwhile.
+# Neighbors kept of each beyond k, to replace those that are picked meanwhile.
 _SPARE = 64
 
 
@@ -44,7 +44,7 @@ class SelfFilter(Strategy):
         Returns:
             Table of the chosen images: id, difficulty before any fall, rank (from 1 in the order of picking).
         """
-        ids, rows = given.clip_features.normalised_by_id()
+        ids, rows = given.clip_features.normalized_by_id()
         difficulty = -given.self_filter.set_index("id")["score"].loc[ids.tolist()].to_numpy()
         picks = pick_difficult(rows, difficulty, given.budget, self.k, self.gamma)
         return pd.DataFrame(
@@ -61,31 +61,31 @@ def pick_difficult(
     as in the authors' code. Where d is negative, this raises it.
 
     Args:
-        rows: L2-normalised features, (n, d).
+        rows: L2-normalized features, (n, d).
         difficulty: Shape (n,).
         budget: Images to pick, at most n.
-        k: Neighbours; all images left where there are fewer.
+        k: Neighbors; all images left where there are fewer.
         gamma: Share of d · c² that counts.
 
     Returns:
         Rows in the order of picking, shape (budget,). Difficulties and cosines are compared rounded to nine
         decimals; of equal ones the first row counts.
     """
-    neighbours = _Neighbours(rows, k)
+    neighbors = _Neighbors(rows, k)
     left = comparable(difficulty)
     picks = np.empty(budget, dtype=np.int64)
     for place in range(budget):
         pick = int(left.argmax())
         picks[place], reached, left[pick] = pick, left[pick], -np.inf
-        nearest, cosines = neighbours.of(pick, left)
+        nearest, cosines = neighbors.of(pick, left)
         left[nearest] = comparable(left[nearest] - gamma * reached * cosines**2)
     return picks
 
 
-class _Neighbours:
+class _Neighbors:
     """The nearest images of one pick after the other.
 
-    One product of two matrices looks up the neighbours of many images that may soon be picked, at a fraction
+    One product of two matrices looks up the neighbors of many images that may soon be picked, at a fraction
     of the time of as many products with one vector.
     """
 
@@ -98,7 +98,7 @@ class _Neighbours:
         """Finds the k nearest images among those not picked, all where there are fewer.
 
         Args:
-            pick: Whose neighbours.
+            pick: Whose neighbors.
             left: Difficulties, shape (n,); -inf marks images that are picked, this one among them.
 
         Returns:
@@ -113,7 +113,7 @@ class _Neighbours:
         return nearest[free], cosines[free]
 
     def _look_up(self, pick: int, left: FloatVector) -> None:
-        """Adds the neighbours of the pick, and of the most difficult images that are not known yet."""
+        """Adds the neighbors of the pick, and of the most difficult images that are not known yet."""
         waiting = left.copy()
         waiting[list(self._known)] = -np.inf
         waiting[pick] = np.inf

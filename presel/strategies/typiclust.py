@@ -19,7 +19,7 @@ Distance: TypeAlias = Literal["squared", "euclidean"]
 
 @component(frozen=True, kw_only=True, config=STRICT)
 class TypiClust(Strategy):
-    """TypiClust (Hacohen et al., 2022), which knows no tasks; on L2-normalised features.
+    """TypiClust (Hacohen et al., 2022), which knows no tasks; on L2-normalized features.
 
     As in its authors' code, typicality goes by squared distances, an image that was picked leaves its cluster
     before typicality is measured again, and clusters that are too small are left out, so that fewer images
@@ -51,7 +51,7 @@ class TypiClust(Strategy):
         Raises:
             PreselError: If all clusters are too small.
         """
-        ids, rows = given.features.normalised_by_id()
+        ids, rows = given.features.normalized_by_id()
         n_clusters = min(given.budget, self.max_clusters)
         labels, _ = cluster_in_any_order(rows, n_clusters, int(given.random.integers(2**31)))
         sizes = np.bincount(labels, minlength=n_clusters)

@@ -73,7 +73,7 @@ def test_a_split_and_a_selection_of_rows(tmp_path: Path, store: Store) -> None:
 
 
 def test_pictures_without_a_file_are_those_that_datasets_made(tmp_path: Path, store: Store) -> None:
-    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pictures = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     features = datasets.Features({"image": datasets.Image()})
     datasets.Dataset.from_dict({"image": pictures}, features=features).save_to_disk(tmp_path / "saved")
     files = HfDataset(path=tmp_path / "saved", task_column=None).files(store)

@@ -62,7 +62,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, rows: bytes, depth: int = 8, kind: int = 0, extra: bytes = b"") -> bytes:
-    """A PNG file, grey by default, with this header and these rows, whether they agree or not."""
+    """A PNG file, gray by default, with this header and these rows, whether they agree or not."""
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     chunks = png_chunk(b"IHDR", header) + extra
     chunks += png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
@@ -140,7 +140,7 @@ def test_palette_with_transparency_lies_on_white(tmp_path: Path, ending: str) ->
     assert [pixel(path, 0), pixel(path, 1)] == [WHITE, RED]
 
 
-def test_palette_with_an_alpha_for_every_colour(tmp_path: Path) -> None:
+def test_palette_with_an_alpha_for_every_color(tmp_path: Path) -> None:
     picture = Image.new("P", (2, 1))
     picture.putpalette([0, 0, 0, 255, 0, 0])
     picture.putpixel((1, 0), 1)
@@ -162,7 +162,7 @@ def test_grey_with_alpha(tmp_path: Path) -> None:
     assert [pixel(path, 0), pixel(path, 1)] == [WHITE, (100, 100, 100)]
 
 
-def test_colour_key_lies_on_white(tmp_path: Path) -> None:
+def test_color_key_lies_on_white(tmp_path: Path) -> None:
     path = saved(quarters(), tmp_path / "a.png", transparency=RED)
     assert [pixel(path, 0), pixel(path, 40)] == [WHITE, GREEN]
 
@@ -373,7 +373,7 @@ def test_memory_of_an_image_is_bounded(tmp_path: Path) -> None:
 
 
 def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, GREEN, BLUE)]
+    frames = [Image.new("RGB", (4, 4), color) for color in (RED, GREEN, BLUE)]
     path = saved(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     with Image.open(path) as animation:
         assert len(list(ImageSequence.Iterator(animation))) == 3
