@@ -9,7 +9,7 @@ from rich.table import Table
 from presel.console import ArgumentParser, console
 from presel.errors import PreselError
 from presel.escaping import csv_text
-from presel.export.finished import FinishedRun
+from presel.export.finished import FinishedRun, check_ids
 from presel.files import atomic
 
 _FILE = "selection.parquet"
@@ -65,12 +65,14 @@ def read_selection(path: Path) -> pd.DataFrame:
         run = (path / "run.json").exists()
         file = (FinishedRun.read(path).selection if run else path) / _FILE
     try:
-        return pd.read_parquet(file, columns=["id", "task", "selected"])
+        table = pd.read_parquet(file, columns=["id", "task", "selected"])
     except (OSError, ValueError) as error:
         raise PreselError(
             f"{file}: no selection can be read from it ({str(error).splitlines()[0]}); name the folder of a "
             "run, or a selection.parquet"
         ) from error
+    check_ids(file, table)
+    return table
 
 
 def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:

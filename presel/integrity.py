@@ -73,7 +73,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     file = folder / MANIFEST
     try:
-        manifest: Any = read_json(file)
+        # A pipe would be waited for.
+        manifest: Any = read_json(file) if file.is_file() else None
         _Manifest.model_validate(manifest)
     except (ValueError, RecursionError):
         # Without its cause, which would be taken for a mistake in the configuration.

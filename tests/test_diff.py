@@ -31,6 +31,13 @@ def test_selections_of_different_pools_are_refused() -> None:
         joined(selection(), selection(tasks="aabbb"))
 
 
+@pytest.mark.parametrize("ids", [[1, 2], ["1", "1"], ["1", None]])
+def test_ids_that_do_not_tell_images_apart_are_refused(tmp_path: Path, ids: list[object]) -> None:
+    selection(tasks="ab").assign(id=ids).to_parquet(tmp_path / "selection.parquet")
+    with pytest.raises(PreselError, match=r"selection\.parquet: its column 'id' does not hold one name"):
+        read_selection(tmp_path)
+
+
 def test_two_runs(in_process: Program, tmp_path: Path) -> None:
     assert in_process("run", "-m", "strategy=random", "seed=0,1", "until=selection", *TINY).returncode == 0
     folders = sorted(file.parent for file in tmp_path.glob("outputs/runs/*/*/*/run.json"))

@@ -282,7 +282,10 @@ def test_a_damaged_result_is_not_exported(run: FinishedRun, tmp_path: Path) -> N
         replace(run, stages=run.stages | {"selection (presel)": selection}).chosen()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", '{"strategy": 1}', "\0", "[" * 100_000])
+NO_PATH = '{"strategy": "a", "overrides": [], "images": "\\u0000", "stages": {}}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"strategy": 1}', "\0", "[" * 100_000, NO_PATH])
 def test_a_damaged_run_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(PreselError, match=r"run\.json is damaged, or of another version") as told:

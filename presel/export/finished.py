@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from presel.data.llava import Record, TaskRule, read_records
 from presel.errors import PreselError
@@ -14,6 +15,10 @@ from presel.integrity import MANIFEST, check_result, read_manifest
 _INSTRUCTIONS = "instructions (selection)"
 
 
+# No path holds a zero byte.
+_Folder = Annotated[str, Field(pattern=r"^[^\x00]+$")]
+
+
 class _Report(BaseModel):
     """What is read of a `run.json`."""
 
@@ -21,8 +26,21 @@ class _Report(BaseModel):
 
     strategy: str
     overrides: list[str]
-    images: str
-    stages: dict[str, str]
+    images: _Folder
+    stages: dict[str, _Folder]
+
+
+def check_ids(file: Path, table: pd.DataFrame) -> None:
+    """Makes sure that a table's ids, by which it is joined to another, are texts that differ.
+
+    Raises:
+        PreselError: If not; it names the file.
+    """
+    ids = table["id"]
+    if ids.duplicated().any() or not ids.map(lambda one: isinstance(one, str)).all():
+        raise PreselError(
+            f"{file}: its column 'id' does not hold one name for each image; use results of your own runs"
+        )
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,7 @@ class FinishedRun:
             PreselError: If there is none, or it is damaged.
         """
         file = folder / "run.json"
-        if not file.exists():
+        if not file.is_file():
             raise PreselError(
                 f"{file}: there is no such file; name the folder of one run that ended well "
                 "(outputs/runs/DATE/TIME, in a sweep one of the numbered folders inside it)"
@@ -102,8 +120,11 @@ class FinishedRun:
         Raises:
             PreselError: If the pool or the selection is gone or damaged.
         """
-        pool = read_table(self._stage("pool") / "pool.parquet", "id", "image")[["id", "image"]]
-        table = read_table(self.selection / "selection.parquet", "id", "task", "selected")
+        pool_file, file = self._stage("pool") / "pool.parquet", self.selection / "selection.parquet"
+        pool = read_table(pool_file, "id", "image")[["id", "image"]]
+        table = read_table(file, "id", "task", "selected")
+        check_ids(pool_file, pool)
+        check_ids(file, table)
         chosen = table[table["selected"].eq(True)].drop(columns=["selected", "image"], errors="ignore")
         return pool.merge(chosen, on="id")
 
