@@ -136,7 +136,7 @@ def tuned(
         stages[label].mkdir(parents=True)
         manifest = {"settings": its, "measured": {"budget": budget}, "wall_seconds": 1.0}
         (stages[label] / "manifest.json").write_text(json.dumps(manifest))
-    pool = pd.DataFrame({"id": [str(number) for number in range(20)]})
+    pool = pd.DataFrame({"id": [str(number) for number in range(20)], "task": "vqa", "selected": True})
     pool.to_parquet(stages[f"selection ({strategy})"] / "selection.parquet")
     scores = {"vqa": 0.5}
     config = {"strategy": strategy, **dict(override.split("=") for override in overrides)}
@@ -241,6 +241,26 @@ def test_a_damaged_run_is_named(text: str, told: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(PreselError, match=f"run.json: {told}.*; run the same again"):
         collect([tmp_path])
+
+
+def test_tables_that_belong_to_no_run_are_told(tmp_path: Path) -> None:
+    read_back = replace(
+        run(tmp_path, "presel", 0, {"vqa": [1.0]}),
+        stages={"selection (presel)": tmp_path, "relevance (reference)": tmp_path},
+    )
+    selection = pd.DataFrame({"id": ["a", "b"], "task": "vqa", "selected": True})
+    losses = pd.DataFrame({"id": ["b"], "loss_with_question": 1.0, "loss_without_question": 2.0})
+    selection.to_parquet(tmp_path / "selection.parquet")
+    losses.to_parquet(tmp_path / "relevance.parquet")
+    relevance = replace(read_back).relevance
+    assert relevance is not None
+    assert relevance["task"].tolist() == ["vqa"]
+    losses.assign(id="c").to_parquet(tmp_path / "relevance.parquet")
+    with pytest.raises(PreselError, match=r"presel 0: sample 'c' of its reference set is not in its pool"):
+        _ = replace(read_back).relevance
+    selection.drop(columns="task").to_parquet(tmp_path / "selection.parquet")
+    with pytest.raises(PreselError, match=r"selection\.parquet: .*it has no column 'task'"):
+        _ = replace(read_back).chosen
 
 
 def test_every_folder_must_hold_a_run(tmp_path: Path) -> None:

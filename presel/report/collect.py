@@ -10,7 +10,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from presel.errors import PreselError
-from presel.files import read_json
+from presel.files import read_json, read_table
 from presel.integrity import HASHED_BYTES, MANIFEST, check_result
 from presel.summary import Scores, mean_score, relative_score
 
@@ -86,14 +86,14 @@ class Run:
         file = self._stage("evaluation") / "predictions.parquet"
         if not file.exists():
             return {}
-        table = pd.read_parquet(file)
+        table = read_table(file, "id", "turn", "benchmark", "score")
         by_benchmark = table.set_index(["id", "turn"]).sort_index().groupby("benchmark")["score"]
         return {str(name): scores for name, scores in by_benchmark}
 
     @cached_property
     def selection(self) -> pd.DataFrame:
         """Table of all images of the pool, as the strategy left it."""
-        return pd.read_parquet(self._stage("selection") / "selection.parquet")
+        return read_table(self._stage("selection") / "selection.parquet", "id", "task", "selected")
 
     @property
     def chosen(self) -> pd.Series:
@@ -102,14 +102,27 @@ class Run:
 
     @cached_property
     def relevance(self) -> pd.DataFrame | None:
-        """Losses of the reference samples, or None where the strategy needs none."""
+        """Losses of the reference samples with their tasks, or None where the strategy needs none.
+
+        Raises:
+            PreselError: If there is another sample than those of the pool.
+        """
         folder = self.stages.get("relevance (reference)")
-        return None if folder is None else pd.read_parquet(folder / "relevance.parquet")
+        if folder is None:
+            return None
+        losses = read_table(folder / "relevance.parquet", "id", "loss_with_question", "loss_without_question")
+        foreign = losses["id"][~losses["id"].isin(self.selection["id"])]
+        if len(foreign):
+            raise PreselError(
+                f"{self.folder}: sample {foreign.iloc[0]!r} of its reference set is not in its pool; use "
+                "results of your own runs only"
+            )
+        return losses.merge(self.selection[["id", "task"]], on="id")
 
     @cached_property
     def image_paths(self) -> dict[str, str]:
         """Path of every image of the pool by its id, relative to the image folder."""
-        pool = pd.read_parquet(self.stages["pool"] / "pool.parquet")
+        pool = read_table(self.stages["pool"] / "pool.parquet", "id", "image")
         return dict(zip(pool["id"], pool["image"], strict=True))
 
     @property

@@ -163,8 +163,7 @@ def _figures(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
         if "task_weight" in run.selection:
             weights[name] = figures.task_weights(run.selection.groupby("task")["task_weight"].first())
         if run.relevance is not None:
-            losses = run.relevance.merge(run.selection[["id", "task"]], on="id")
-            relevance[name] = figures.relevance_by_task(losses)
+            relevance[name] = figures.relevance_by_task(run.relevance)
     seed = f", seed {next(iter(shown.values())).seed}" if shown.keys() == groups.keys() else ""
     return {
         "Score against budget": figures.score_against_budget(groups),
