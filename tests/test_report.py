@@ -234,7 +234,8 @@ def test_jobs_of_a_sweep_come_in_their_order(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ('{"rows": [', "no whole JSON file"),
-        ('{"rows": []}', "has no 'full_evaluation', as of another version"),
+        ('{"rows": []}', "has no 'strategy' of the right kind, as of another version"),
+        ("5", "has no 'object' of the right kind"),
     ],
 )
 def test_a_damaged_run_is_named(text: str, told: str, tmp_path: Path) -> None:

@@ -8,7 +8,11 @@ from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+from yaml import YAMLError
 
+from presel.data.checks import check_file
 from presel.errors import PreselError
 from presel.files import read_json, read_table
 from presel.integrity import HASHED_BYTES, MANIFEST, check_result
@@ -37,9 +41,28 @@ _NO_SETTINGS = ("seed", "until", "paths", "logger", "executor")
 _READ = ("pool", "selection", "relevance", "evaluation")
 # The strategy is named anyway, and what an experiment sets is in the settings.
 _NOT_NAMED = ("strategy", "experiment")
-# What a run's `run.json` says.
-_FIELDS = {"strategy", "seed", "overrides", "stages", "images", "full_evaluation", "rows"}
 _WHAT_TO_NAME = "name folders of runs or sweeps that ended with until=evaluation"
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    scores: dict[str, float]
+    requested: float | None
+
+
+class _Report(BaseModel):
+    """What is read of a `run.json`."""
+
+    model_config = ConfigDict(strict=True)
+
+    strategy: str
+    seed: int
+    overrides: list[str]
+    stages: dict[str, str]
+    images: str
+    full_evaluation: str | None
+    rows: list[_Row]
 
 
 @dataclass(frozen=True)
@@ -210,7 +233,7 @@ def _finished(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     """What each finished run says of itself, by its folder."""
     files: set[Path] = set()
     for folder in folders:
-        found = set(folder.rglob("run.json"))
+        found = {file for file in folder.rglob("run.json") if file.is_file()}
         if not found:
             raise PreselError(f"{folder}: no finished run at or under it; {_WHAT_TO_NAME}")
         files |= found
@@ -224,9 +247,24 @@ def _report(file: Path) -> dict[str, Any]:
         report: dict[str, Any] = read_json(file)
     except (ValueError, RecursionError) as error:
         raise PreselError(f"{file}: no whole JSON file ({error}); run the same again") from error
-    if missing := _FIELDS - set(report):
-        raise PreselError(f"{file}: has no '{min(missing)}', as of another version; run the same again")
+    try:
+        _Report.model_validate(report)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"])) or "object"
+        raise PreselError(
+            f"{file}: has no '{key}' of the right kind, as of another version; run the same again"
+        ) from None
     return report
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """The configuration that a run left."""
+    check_file(file)
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(file))
+        return {str(name): value for name, value in config.items()}
+    except (YAMLError, OmegaConfBaseException, AttributeError, ValueError, RecursionError):
+        raise PreselError(f"{file}: no configuration can be read from it; run the same again") from None
 
 
 def _run(folder: Path, report: dict[str, Any]) -> Run:
@@ -244,7 +282,7 @@ def _run(folder: Path, report: dict[str, Any]) -> Run:
     whole = (full / MANIFEST).exists()
     if whole:
         check_result(full)
-    config: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"))
+    config = _config(folder / ".hydra" / "config.yaml")
     return Run(
         folder=folder,
         strategy=report["strategy"],
