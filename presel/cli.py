@@ -152,7 +152,13 @@ def _unusable_path(error: OSError) -> int:
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints a fault of the program as Python does, but with control characters written out."""
+    """Prints a fault of the program as Python does, but with control characters written out.
+
+    Ctrl-C while libraries are still being imported is none.
+    """
+    if issubclass(kind, KeyboardInterrupt):
+        print("presel: interrupted", file=sys.stderr)
+        return
     from presel.escaping import visible
 
     for line in "".join(traceback.format_exception(kind, error, trace)).split("\n"):

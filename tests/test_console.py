@@ -123,3 +123,5 @@ def test_errors_command_no_terminal(
     # An error that nobody foresaw.
     sys.excepthook(ValueError, ValueError("first\nsecond \x1b]0;pwn"), None)
     assert capsys.readouterr().err.splitlines() == ["ValueError: first", r"second \x1b]0;pwn", ""]
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "presel: interrupted\n"
