@@ -99,7 +99,13 @@ class SavedDataset:
             raise self._error(f"its column '{self.image}' is not of type Image; set pool.image_column")
         # Not decoded, so that the files come out as they went in.
         files = datasets.Image(decode=False)
-        rows = dataset.with_format(None).select_columns(names).cast_column(self.image, files)
+        columns = dataset.with_format(None).select_columns(names)
+        try:
+            # Arrow trusts what it reads: a damaged file could end the process.
+            columns.data.validate(full=True)
+        except ValueError as error:
+            raise self._error(f"it is damaged ({shown(str(error))}); save the dataset again") from None
+        rows = columns.cast_column(self.image, files)
         return [self._images(rows, start) for start in range(0, len(rows), _ROWS)]
 
     def _dataset(self, datasets: ModuleType) -> "Dataset":
@@ -129,8 +135,8 @@ class SavedDataset:
                     None if self.task is None else self._task(dataset, fields[self.task]),
                     *self._file(fields[self.image]),
                 )
-            except UnicodeDecodeError:
-                raise self._error(f"row {number}: a text in it is not UTF-8; convert it") from None
+            except OverflowError:
+                raise self._error(f"row {number}: a date in it is no date; correct it") from None
             except PreselError as error:
                 raise self._error(f"row {number}: {error}") from None
 

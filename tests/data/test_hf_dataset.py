@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
 import pytest
 from PIL import Image
 
@@ -154,3 +155,20 @@ def test_an_image_more_is_another_pool(tmp_path: Path) -> None:
     assert HfDataset(path=tmp_path / "saved", task_column="label", min_side=2).identity() == source.identity()
     dataset(tmp_path, 5).save_to_disk(tmp_path / "saved")
     assert HfDataset(path=tmp_path / "saved", task_column="label").identity() != source.identity()
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (pyarrow.array([1 << 62], pyarrow.timestamp("ms")), "row 0: a date in it is no date; "),
+        (pyarrow.array([b"caf\xe9"]).view(pyarrow.string()), r"it is damaged .*UTF8 sequence"),
+    ],
+)
+def test_values_that_cannot_be_read_are_told(
+    tmp_path: Path, store: Store, column: pyarrow.Array, told: str
+) -> None:
+    rows = dataset(tmp_path, 1)
+    table = rows.data.table.append_column("task", column)
+    datasets.Dataset(table).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
+    with pytest.raises(PreselError, match=rf"saved: {told}"):
+        HfDataset(path=tmp_path / "saved").files(store)
