@@ -182,6 +182,19 @@ def test_a_compressed_response_is_read_although_none_was_asked_for(encoding: str
         assert post(client, url) == (200, b"{}")
 
 
+def test_a_second_response_is_not_taken_for_the_answer_to_the_next_request() -> None:
+    numbers = iter(b"123")
+
+    def behave(connection: socket.socket) -> None:
+        while True:
+            read_request(connection)
+            own = OK + b"Content-Length: 1\r\n\r\n%c" % next(numbers)
+            connection.sendall(own + OK + b"Content-Length: 6\r\n\r\nforged")
+
+    with serving(behave) as url, Client(url) as client:
+        assert [post(client, url)[1] for _ in range(3)] == [b"1", b"2", b"3"]
+
+
 def test_redirects_are_not_followed_and_cookies_not_sent() -> None:
     received: list[bytes] = []
 

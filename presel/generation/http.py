@@ -64,8 +64,8 @@ class Client:
     An event loop can give up whatever it waits for at the deadline: a host's address, a connection, a TLS
     handshake, room in the send buffer, the next byte. A socket's timeout begins anew with every byte.
 
-    Redirects are not followed, and cookies not kept. Connections stay open for further requests while the
-    `with` block runs.
+    Redirects are not followed, and cookies not kept. Each request has a connection of its own: on a shared
+    one, a second response to one request would be taken for the answer to the next.
     """
 
     def __init__(self, url: str) -> None:
@@ -83,7 +83,7 @@ class Client:
     def __enter__(self) -> Self:
         """Starts the event loop."""
         # How many requests there are at once is up to the threads.
-        limits = Limits(max_connections=None, max_keepalive_connections=None)
+        limits = Limits(max_connections=None, max_keepalive_connections=0)
         # Python's own context: the system's certificates, or those that SSL_CERT_FILE names.
         context = ssl.create_default_context()
         self._transport = AsyncHTTPTransport(context, proxy=self._proxy, limits=limits, trust_env=False)
