@@ -93,8 +93,7 @@ class Campaign:
         held = sum(sum(one["by_stage"].values()) for one in results if not one["faults"])
         seen = (
             f"{len(results)} pipelines of {len(timeline)} stages, each killed again and again and then "
-            f"finished; results equal to those of one left alone; {requests} requests, {repeated} of them "
-            "about an image whose answer was stored"
+            f"finished; {requests} requests, {repeated} of them about an image whose answer was stored"
         )
         return _row("`kill -9` at a random moment", killed, held, seen), _wrong(results)
 
@@ -106,10 +105,7 @@ class Campaign:
         )
         stages = len({one["file"].split("/")[0] for one in results})
         refused = sum(one["refused"] > 0 for one in results)
-        seen = (
-            f"files of {stages} kinds of stages; `presel store verify` named every one, {refused} stopped "
-            "the next run with one sentence, the others did not change its result; equal after the remedy"
-        )
+        seen = f"files of {stages} kinds of stages, {refused} of which stopped the next run with one sentence"
         return _row(
             "damaged result (bit flipped, cut, emptied, deleted)", count, _held(results), seen
         ), _wrong(results)
@@ -126,8 +122,7 @@ class Campaign:
         seen = (
             f"{stopped} runs ended with one sentence, {len(results) - stopped} with a result; longest "
             f"{max(one['seconds'] for one in results):.0f} s, most memory "
-            f"{max(one['peak_mb'] for one in results)} MB; no answer lost or asked for twice, no key written "
-            "down, and an honest server then finished the run"
+            f"{max(one['peak_mb'] for one in results)} MB"
         )
         return _row("hostile server", len(results), _held(results), seen), _wrong(results)
 
@@ -138,8 +133,8 @@ class Campaign:
         )
         codes = Counter(one["code"] for one in results)
         seen = (
-            f"{codes[2]} refused with one sentence, {codes[1]} told by the doctor, {codes[0]} harmless; no "
-            "traceback, no escape sequence, no hang, no code run"
+            f"{codes[2]} refused with one sentence, {codes[1]} told by the doctor, {codes[3]} paused, "
+            f"{codes[0]} harmless"
         )
         return _row("bad input", len(results), _held(results), seen), _wrong(results)
 
