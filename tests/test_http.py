@@ -43,7 +43,10 @@ def read_request(connection: socket.socket) -> None:
     # With its body: a connection that is closed before all is read is reset, and the response may be lost.
     received = b""
     while not received.endswith(b"\r\n\r\n{}"):
-        received += connection.recv(1 << 16)
+        part = connection.recv(1 << 16)
+        if not part:
+            raise ConnectionError("the client has closed the connection")
+        received += part
 
 
 def then(first: bytes, drip: bytes = b"", pause_s: float = 0.01) -> Behavior:
