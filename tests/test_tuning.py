@@ -179,6 +179,7 @@ def test_a_memory_trial_leaves_no_trace(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_training_on_a_gpu_ends_the_same_with_a_memory_trial(
     records: list[Record], pool_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from presel.data.decoding import FORMATS
-from presel.data.image_folder import ImageFolder, list_folder
+from presel.data.image_folder import ImageFolder, is_hidden, list_folder
 from presel.data.images import SUFFIXES
 from presel.data.listing import Item
 from presel.doctor.findings import image_files
@@ -65,7 +65,7 @@ def test_images_in_no_sub_folder_have_the_task_that_is_named_for_them(tmp_path: 
 
 name = st.text(
     st.characters(exclude_characters="/\\\0", exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=8
-).filter(lambda text: bool(text.strip()) and not text.startswith(".") and text[1:2] != ":")
+).filter(lambda text: bool(text.strip()) and not is_hidden(text) and text[1:2] != ":")
 
 
 @settings(max_examples=40)
