@@ -17,8 +17,8 @@ from presel.selection import (
 )
 from presel.selection.checks import check_whole
 from presel.selection.clustering import IMAGES_PER_CLUSTER
-from presel.selection.parallel import for_each_task
-from presel.selection.rows import IntVector
+from presel.selection.feature_rows import IntVector
+from presel.selection.threads import for_each_task
 
 Image = TypeVar("Image", bound=Hashable)
 

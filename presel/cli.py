@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -23,12 +22,12 @@ COMMANDS = {
 }
 # Imported when they are called, since torch and others take seconds.
 _FUNCTIONS = {
-    "doctor": "presel.doctor.command:doctor_command",
-    "report": "presel.report.command:report_command",
-    "export": "presel.export.command:export_command",
-    "diff": "presel.diff:diff_command",
-    "assemble": "presel.models.assembly:assemble_command",
-    "store": "presel.store_command:store_command",
+    "doctor": "presel.commands.doctor:doctor_command",
+    "report": "presel.commands.report:report_command",
+    "export": "presel.commands.export:export_command",
+    "diff": "presel.commands.diff:diff_command",
+    "assemble": "presel.commands.assemble:assemble_command",
+    "store": "presel.commands.store:store_command",
 }
 
 
@@ -60,18 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(overrides: list[str]) -> int:
-    quieten()
+    from presel.console.quiet import silence_libraries
+
+    silence_libraries()
     from hydra import main as hydra_main
     from omegaconf import DictConfig
 
-    from presel.config import register
+    from presel.commands.run import run
     from presel.console import print_error
     from presel.errors import Paused, PreselError
-    from presel.explain import MISTAKES, UNREADABLE, explain
-    from presel.overrides import check_overrides
-    from presel.paths import config_folder
-    from presel.run import run
-    from presel.secrets import refuse_keys
+    from presel.instructions.secrets import refuse_keys
+    from presel.settings.errors import MISTAKES, UNREADABLE, explain
+    from presel.settings.overrides import check_overrides
+    from presel.settings.paths import config_folder
+    from presel.settings.schema import register
 
     def task(config: DictConfig) -> float | None:
         return run(config, overrides)
@@ -119,9 +120,10 @@ def _run(overrides: list[str]) -> int:
 def _told(command: Callable[[Sequence[str]], int], arguments: list[str]) -> int:
     """Runs a command, and tells the user of a mistake in one sentence."""
     from presel.console import print_error
+    from presel.console.quiet import silence_libraries
     from presel.errors import PreselError
 
-    quieten()
+    silence_libraries()
     try:
         return command(arguments)
     except PreselError as error:
@@ -159,7 +161,7 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
     if issubclass(kind, KeyboardInterrupt):
         print("presel: interrupted", file=sys.stderr)
         return
-    from presel.escaping import visible
+    from presel.console.escaping import visible
 
     for line in "".join(traceback.format_exception(kind, error, trace)).split("\n"):
         print(visible(line), file=sys.stderr)
@@ -169,14 +171,3 @@ def _raised_by(error: BaseException, *packages: str) -> bool:
     """Whether an error comes from the code of one of these packages."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals["__name__"]).partition(".")[0] in packages
-
-
-def quieten() -> None:
-    """Silences what libraries say about themselves, so that what this program says stands out."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # Among them that a node of a cluster has no name to its address.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.utils\.data")
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from presel.benchmarks import Benchmarks
 from presel.data.sources import Source
 from presel.errors import PreselError
-from presel.external import ExternalBenchmarks
-from presel.ledger import InstructionProvider
+from presel.evaluation.benchmarks import Benchmarks
+from presel.evaluation.external import ExternalBenchmarks
+from presel.instructions.provider import InstructionProvider
 from presel.models.clip import Clip
 from presel.models.encoder import Encoder
+from presel.models.hardware import Hardware
 from presel.models.loggers import LoggerFactory
 from presel.models.lvlm import Lvlm
-from presel.models.tune import Hardware, ScoreNet, Tune
+from presel.models.tune import ScoreNet, Tune
 from presel.stages.centrality import CentralityStage, Neighbors
 from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage, ClipStage
 from presel.stages.clusters import Clustering, ClustersStage, DiscoveredClustersStage
@@ -34,7 +35,8 @@ from presel.stages.selection import PAID, SelectionStage, images_in_budget
 from presel.stages.self_filter import SelfFilterStage
 from presel.stages.tasks import DiscoveredTasksStage, Tasks
 from presel.stages.tuning import FineTuneStage, TuningStage
-from presel.store import Stage, Store, upstream
+from presel.storage.stage import Stage, upstream
+from presel.storage.store import Store
 from presel.strategies.base import RESULTS, Strategy
 from presel.strategies.full import Full
 

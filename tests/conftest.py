@@ -19,7 +19,7 @@ from PIL import Image
 
 from presel.cli import main
 from presel.console import console
-from presel.store import Store
+from presel.storage.store import Store
 
 # A busy machine is no failure.
 settings.register_profile("untimed", deadline=None)

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from presel.data.llava import TaskRule, read_records
+from presel.models.hardware import Hardware
 from presel.models.loggers import Csv
 from presel.models.lvlm import Lvlm
-from presel.models.tune import Hardware, Tune
+from presel.models.tune import Tune
 from presel.models.tuner import Tuner, tune
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
-from presel.generation.openai import OpenAI
-from presel.ledger import Revealed, Wanted
-from presel.paths import config_folder
+from presel.instructions.chat_api import OpenAI
+from presel.instructions.provider import Revealed, Wanted
+from presel.settings.paths import config_folder
 from tests.generation_server import Running
 
 

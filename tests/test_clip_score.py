@@ -10,22 +10,23 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
+from presel.data.digits.dataset import answerable, conversation
+from presel.data.digits.scenes import Contents, render
+from presel.data.digits.tasks import TASKS
 from presel.data.images import open_image
 from presel.data.sources import LlavaJson
-from presel.digits.dataset import answerable, conversation
-from presel.digits.scenes import Contents, render
-from presel.digits.tasks import TASKS
 from presel.errors import PreselError
-from presel.ledger import LEDGER, Annotations, requested_ids
+from presel.instructions.annotations import Annotations
+from presel.instructions.ledger import LEDGER, requested_ids
 from presel.models.clip import Clip, text_of
 from presel.models.conversations import Example
-from presel.models.tune import Hardware
-from presel.shards import chunks
+from presel.models.hardware import Hardware
 from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.selection import SelectionStage
-from presel.store import Store
+from presel.storage.shards import chunks
+from presel.storage.store import Store
 from presel.strategies.base import Given
 from presel.strategies.clip_score import ClipScore
 from tests.conftest import TINY, Program, record, stage_lines

@@ -10,12 +10,12 @@ from sklearn.cluster import KMeans
 
 from presel.data.sources import LlavaJson
 from presel.models.encoder import Encoder
-from presel.models.tune import Hardware
+from presel.models.hardware import Hardware
 from presel.selection import ClusterBackend
 from presel.stages.clusters import Clustering, ClustersStage
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import PoolStage
-from presel.store import Store
+from presel.storage.store import Store
 
 
 def stage(annotations: Path, backend: ClusterBackend) -> ClustersStage:

@@ -16,19 +16,20 @@ from transformers import PreTrainedModel
 from presel.data.prompts import Turn
 from presel.data.sources import LlavaJson
 from presel.errors import PreselError
-from presel.ledger import Annotations, requested_ids
+from presel.instructions.annotations import Annotations
+from presel.instructions.ledger import requested_ids
 from presel.models.conversations import ConversationEncoder, Example
+from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
 from presel.models.multimodal import MultimodalEncoder, spread_layers
-from presel.models.tune import Hardware
 from presel.selection import FeatureRows
-from presel.selection.kmeans import spherical_kmeans
-from presel.stages.features import Features
+from presel.selection.feature_rows import Features
+from presel.selection.kmeans.lloyd import spherical_kmeans
 from presel.stages.instructions import InstructionsStage
 from presel.stages.multimodal_features import MultimodalFeaturesStage
 from presel.stages.pool import PoolStage
 from presel.stages.selection import SelectionStage
-from presel.store import Store
+from presel.storage.store import Store
 from presel.strategies.base import Given
 from presel.strategies.coincide import (
     Coincide,

@@ -21,16 +21,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from presel.config import build, register
+from presel.commands.run import made_for_digits
 from presel.data.image_folder import ImageFolder
 from presel.errors import PreselError
-from presel.explain import explain
-from presel.generation.label_studio import LabelStudio
-from presel.overrides import check_overrides, quoted
-from presel.paths import config_folder
+from presel.instructions.label_studio import LabelStudio
 from presel.pipeline import Pipeline
-from presel.run import made_for_digits
-from presel.store import upstream
+from presel.settings.errors import explain
+from presel.settings.overrides import check_overrides, quoted
+from presel.settings.paths import config_folder
+from presel.settings.schema import build, register
+from presel.storage.stage import upstream
 from presel.strategies.base import RESULTS
 from presel.strategies.random import Random
 from tests.pictures import picture
@@ -310,14 +310,14 @@ def test_a_config_makes_components_of_its_group_alone() -> None:
     no_strategy = "which is no such class; name a subclass of presel.strategies.base.Strategy"
     told = {
         "strategy._target_: pandas.read_pickle": no_strategy,
-        "strategy._target_: presel.files.write_json": no_strategy,
+        "strategy._target_: presel.storage.files.write_json": no_strategy,
         "strategy._target_: os.system": no_strategy,
         "strategy._target_: presel.data.sources.LlavaJson": no_strategy,
         "strategy._target_: nowhere.Mine": 'cannot be imported ("ModuleNotFoundError: No module named',
         "strategy._target_: null": "strategy has no _target_; name a subclass of presel.strategies",
         "strategy._partial_: true": "strategy makes no presel.strategies.base.Strategy; leave out keys",
         "pool.size._target_: os.system": "pool.size holds _target_, which only pool, tasks",
-        "instructions.prompts._target_: os.system": "name a subclass of presel.generation.prompts.Prompts",
+        "instructions.prompts._target_: os.system": "name a subclass of presel.instructions.prompts.Prompts",
         "instructions.parameters: {a: [{_target_: os.system}]}": "instructions.parameters.a.0 holds _target_",
     }
     for change, sentence in told.items():

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from presel.cli import main
 from presel.console import console, print_error, progress
+from presel.console.escaping import csv_text, markdown_text, visible
 from presel.doctor.findings import Finding
-from presel.doctor.report import _print_findings
-from presel.escaping import csv_text, markdown_text, visible
-from presel.summary import Row, print_table, write_csv
+from presel.doctor.printing import _print_findings
+from presel.evaluation.scores import Row, print_table, write_csv
 
 ANY_TEXT = st.text(st.characters(codec="utf-8")) | st.text("\x1b\r\n\t=+-@\u202e\u200b|<>`[]()\\'\"a ＝;,")
 HOSTILE = "\x1b]0;pwn\x07 [/nope] [red]:smile:\r\n\u202egpj.exe \x9b31m"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from presel.diff import by_task, joined, read_selection
+from presel.commands.diff import by_task, joined, read_selection
 from presel.errors import PreselError
 from tests.conftest import TINY, Program
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from presel.digits.dataset import write_benchmarks, write_pool
-from presel.digits.glyphs import GLYPHS, handwriting, stencils
-from presel.digits.narrow import NARROW_TASKS
-from presel.digits.scenes import COLORS, Contents, near_duplicates, render, sample
-from presel.digits.tasks import TASKS
+from presel.data.digits.dataset import write_benchmarks, write_pool
+from presel.data.digits.glyphs import GLYPHS, handwriting, stencils
+from presel.data.digits.narrow import NARROW_TASKS
+from presel.data.digits.scenes import COLORS, Contents, near_duplicates, render, sample
+from presel.data.digits.tasks import TASKS
 from presel.errors import PreselError
 
 ASSETS = Path(str(files("presel") / "assets"))

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from presel.digits.scenes import Contents, render, sample
-from presel.digits.scenes import near_duplicates as photographed_again
+from presel.data.digits.scenes import Contents, render, sample
+from presel.data.digits.scenes import near_duplicates as photographed_again
 from presel.doctor.findings import of_names
-from presel.doctor.near import KEYS, MAX_BITS, candidates, near_duplicates
+from presel.doctor.near_duplicates import KEYS, MAX_BITS, candidates, near_duplicates
 from tests.conftest import TINY, Program, record
 from tests.generation_server import Plan, running
 from tests.pictures import two_kinds
@@ -328,11 +328,10 @@ def test_a_pool_without_a_usable_record_is_a_table_of_faults(in_process: Program
 
 
 PRICED = """
-from pydantic.dataclasses import dataclass
-from presel.component import STRICT
-from presel.ledger import Annotations, Estimate
+from presel.component import component
+from presel.instructions.ledger import Annotations, Estimate
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@component
 class Priced(Annotations):
     def estimate(self, images):
         return Estimate(sum(images.values()) * 1000, sum(images.values()) * 0.5)

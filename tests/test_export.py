@@ -9,21 +9,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from presel.commands.diff import read_selection
+from presel.commands.export import export
 from presel.data.images import open_image
 from presel.data.llava import Record, TaskRule, read_records
-from presel.diff import read_selection
 from presel.errors import PreselError
-from presel.explain import explain
-from presel.export.command import export
 from presel.export.finished import FinishedRun
 from presel.export.manifest import HEAD, TABLE
-from presel.integrity import read_manifest, write_manifest
-from presel.store import versions
+from presel.settings.errors import explain
+from presel.storage.integrity import read_manifest, write_manifest
+from presel.storage.provenance import versions
 from tests.conftest import TINY, Program, program_in, record
 
 # A provider of one's own that leaves the first image unanswered.
 SHY = """
-from presel.ledger import Annotations, Revealed
+from presel.instructions.ledger import Annotations, Revealed
 
 class Shy(Annotations):
     def reveal(self, wanted, files):

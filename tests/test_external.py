@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from pydantic import ValidationError
 
 from presel.errors import PreselError
-from presel.external import LmmsColumn, LmmsEval, VlmEvalColumn, VlmEvalKit
-from presel.paths import config_folder
+from presel.evaluation.external import LmmsColumn, LmmsEval, VlmEvalColumn, VlmEvalKit
+from presel.settings.paths import config_folder
 from tests.conftest import TINY, Program, stage_lines
 
 # What lmms-eval 0.7.3 left of a tiny model on copies of its nine tasks that read made-up data; the copies'

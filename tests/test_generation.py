@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from presel.data.llava import Record, TaskRule, read_records, write_records
 from presel.errors import PreselError
-from presel.generation.answers import Answers, Spent
-from presel.generation.generator import Generator, Refusal, text_of
-from presel.generation.prompts import Prompt, Prompts, UnusableAnswer
-from presel.ledger import Revealed, Wanted
+from presel.instructions.answers import Answers, Spent
+from presel.instructions.generator import Generator, Refusal, text_of
+from presel.instructions.prompts import Prompt, Prompts, UnusableAnswer
+from presel.instructions.provider import Revealed, Wanted
 from tests.generation_server import completion
 
 IMAGE = Wanted("7", "7.png", "vqa", "digest")

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from presel.generation.http import MAX_BODY, Client, Phase, RequestFailed
+from presel.instructions.http import MAX_BODY, Client, Phase, RequestFailed
 
 Behavior = Callable[[socket.socket], None]
 OK = b"HTTP/1.1 200 OK\r\n"

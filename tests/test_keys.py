@@ -10,12 +10,12 @@ import pytest
 
 from presel.data.image_folder import ImageFolder
 from presel.data.sources import DigitScenes
-from presel.generation.prompts import Prompt, Prompts
-from presel.generation.transformers import LocalModel
+from presel.instructions.local_model import LocalModel
+from presel.instructions.prompts import Prompt, Prompts
 from presel.models.clip import Clip
 from presel.models.encoder import Encoder
 from presel.models.lvlm import Lvlm
-from presel.store import identity
+from presel.storage.stage import identity
 
 
 def test_a_class_from_elsewhere_counts_with_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,11 +34,10 @@ def test_a_class_from_elsewhere_counts_with_its_text(tmp_path: Path, monkeypatch
 
 PROMPTS = Prompts(kinds={"any": Prompt(request="Ask.")}, default="any")
 SUBCLASS = """
-from pydantic.dataclasses import dataclass
-from presel.component import STRICT
+from presel.component import component
 from {module} import {base}
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@component
 class Mine({base}):
     crop: int = 1
 {text}

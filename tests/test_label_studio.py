@@ -13,9 +13,9 @@ import pytest
 from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused, PreselError
-from presel.files import read_json, sha256, write_json
-from presel.generation.label_studio import LabelStudio
-from presel.ledger import Wanted
+from presel.instructions.label_studio import LabelStudio
+from presel.instructions.provider import Wanted
+from presel.storage.files import read_json, sha256, write_json
 from tests.conftest import Program, on_folder, stage_lines
 from tests.waiting import orders, paused, wanted
 

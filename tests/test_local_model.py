@@ -24,11 +24,11 @@ from transformers import (
 from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
 from presel.errors import PreselError
-from presel.files import sha256
-from presel.generation.prompts import Prompt, Prompts
-from presel.generation.transformers import LocalModel
-from presel.ledger import Revealed, Wanted
-from presel.store import identity
+from presel.instructions.local_model import LocalModel
+from presel.instructions.prompts import Prompt, Prompts
+from presel.instructions.provider import Revealed, Wanted
+from presel.storage.files import sha256
+from presel.storage.stage import identity
 from tests.conftest import Program, command, environment, on_folder
 
 # Roles by name, an image's token where the image is.

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import presel
-from presel.files import read_json
-from presel.metrics import METRICS, box_accuracy, cider, exact_match
+from presel.evaluation.metrics import METRICS, box_accuracy, cider, exact_match
+from presel.evaluation.scores import Row, relative_score
 from presel.report.tables import PUBLISHED
-from presel.summary import Row, relative_score
+from presel.storage.files import read_json
 
 
 def test_exact_match_forgives_case_space_and_a_full_stop() -> None:

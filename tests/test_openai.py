@@ -10,9 +10,9 @@ from hypothesis import strategies as some
 
 from presel.data.sources import Source
 from presel.errors import PreselError
-from presel.generation.server import seconds_to_wait
-from presel.ledger import Wanted
-from presel.store import identity
+from presel.instructions.client import seconds_to_wait
+from presel.instructions.provider import Wanted
+from presel.storage.stage import identity
 from tests.conftest import Program, on_folder
 from tests.generation_server import Plan, Running, running
 from tests.seer import files, images, kept, prompts, provider, reveal

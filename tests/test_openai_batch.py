@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from presel.data.llava import Record, TaskRule
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused, PreselError
-from presel.files import read_json
-from presel.generation.openai import OpenAI
-from presel.generation.openai_batch import OpenAiBatch, in_files
-from presel.generation.prompts import Prompt, Prompts
+from presel.instructions.batch_api import OpenAiBatch, in_files
+from presel.instructions.chat_api import OpenAI
+from presel.instructions.prompts import Prompt, Prompts
+from presel.storage.files import read_json
 from tests.conftest import Program, on_folder, stage_lines
 from tests.waiting import orders, paused, wanted
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from presel.generation.answers import Answers
-from presel.ledger import Wanted
+from presel.instructions.answers import Answers
+from presel.instructions.provider import Wanted
 from tests.generation_server import Plan, Running, running
 from tests.seer import images, kept, provider, reveal
 

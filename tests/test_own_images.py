@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from presel.files import read_json
 from presel.report.collect import Run
 from presel.report.gallery import gallery
+from presel.storage.files import read_json
 from tests.conftest import Program, on_folder, stage_lines
 from tests.pictures import picture, two_kinds
 from tests.test_bad_input import refused

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from presel.data.decoding import BrokenImage
-from presel.generation import pictures
+from presel.instructions import pictures
 
 
 def picture(width: int = 24, height: int = 16) -> Image.Image:

@@ -16,8 +16,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from presel.data.llava import TaskRule, read_records
-from presel.integrity import MANIFEST
 from presel.models.lvlm import Lvlm
+from presel.storage.integrity import MANIFEST
 from tests.conftest import TINY, Program, command, environment, on_folder, stage_lines
 
 STAGES = [

@@ -13,7 +13,8 @@ import pytest
 from presel.errors import PreselError
 from presel.models.clip import Clip
 from presel.models.encoder import Encoder
-from presel.models.lvlm import Lvlm, locate
+from presel.models.lvlm import Lvlm
+from presel.models.model_files import locate
 
 OWN_CODE = "needs Python code of its own"
 

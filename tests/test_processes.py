@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from presel.data.sources import LlavaJson
-from presel.description import describe, rebuild
-from presel.launcher import what_failed
-from presel.ledger import Annotations
+from presel.distributed.description import describe, rebuild
+from presel.distributed.launch import what_failed
+from presel.instructions.annotations import Annotations
 from presel.models.batching import deal, plan_epoch
+from presel.models.hardware import Hardware
 from presel.models.loggers import Csv
 from presel.models.lvlm import Lvlm
-from presel.models.tune import Hardware, Tune
+from presel.models.tune import Tune
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
@@ -108,7 +109,7 @@ def workers_of(folder: Path) -> dict[int, int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_text().split("\0")
-            if "presel.worker" in words and str(folder) in words[-2]:
+            if "presel.distributed.worker" in words and str(folder) in words[-2]:
                 rank = re.search(r"\0RANK=(\d+)\0", (process / "environ").read_text())
                 # torchrun, which has the same words, has no rank.
                 if rank:

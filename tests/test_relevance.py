@@ -16,19 +16,19 @@ from presel.data.prompts import Turn
 from presel.data.sources import LlavaJson
 from presel.errors import PreselError
 from presel.importance import instruction_relevance, relevance_scores
-from presel.ledger import Annotations
+from presel.instructions.annotations import Annotations
 from presel.models.batching import fill_batches
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.loggers import Csv
 from presel.models.losses import Scorer, one_pass, two_passes
 from presel.models.lvlm import Lvlm
-from presel.models.pairs import pair, pair_batch
-from presel.shards import table_shards
+from presel.models.prompt_pairs import pair, pair_batch
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.relevance import RelevanceStage
 from presel.stages.tuning import TuningStage
-from presel.store import Store
+from presel.storage.shards import table_shards
+from presel.storage.store import Store
 from tests.test_tuning import CPU, settings
 
 LVLM = Lvlm(path="builtin:digit_llava", template="plain", max_length=160)

@@ -13,14 +13,14 @@ import pytest
 from omegaconf import OmegaConf
 from scipy import stats
 
+from presel.commands.run import SweepSummary
+from presel.console.escaping import visible
 from presel.errors import PreselError
-from presel.escaping import visible
+from presel.evaluation.scores import Row, relative_score
 from presel.report import figures
 from presel.report.collect import Run, by_setting, collect, counterpart
 from presel.report.statistics import compare, holm, paired_t
 from presel.report.tables import PUBLISHED, latex, markdown, published_relative, results
-from presel.run import SweepSummary
-from presel.summary import Row, relative_score
 from tests.conftest import TINY, Program
 
 

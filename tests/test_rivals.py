@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presel.errors import PreselError
-from presel.ledger import LEDGER
-from presel.stages.features import Features
+from presel.instructions.ledger import LEDGER
+from presel.selection.feature_rows import Features
 from presel.strategies.base import Given
 from presel.strategies.el2n import El2n
 from presel.strategies.ifd import Ifd

@@ -8,21 +8,22 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.data.listing import PoolFiles
 from presel.data.sources import LlavaJson
 from presel.errors import PreselError
-from presel.ledger import LEDGER, UNANSWERED, Annotations, Revealed, Wanted, request, requested_ids
+from presel.instructions.annotations import Annotations
+from presel.instructions.ledger import LEDGER, UNANSWERED, request, requested_ids
+from presel.instructions.provider import Revealed, Wanted
 from presel.models.encoder import Encoder
-from presel.models.tune import Hardware
+from presel.models.hardware import Hardware
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.selection import SelectionStage
-from presel.store import Store
+from presel.storage.store import Store
 from presel.strategies.base import Given, Strategy
 from presel.strategies.full import Full
 from presel.strategies.random import Random
@@ -32,7 +33,7 @@ ENCODER = Encoder(path="builtin:digit_dinov2")
 CPU = Hardware(accelerator="cpu")
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Greedy(Strategy):
     """Tries to read what it never declared."""
 
@@ -42,7 +43,7 @@ class Greedy(Strategy):
         return pd.DataFrame({"id": getattr(given, self.wanted)["id"]})
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Searching(Strategy):
     """Searches every object within its reach for the text of an instruction, or the way to one."""
 
@@ -170,7 +171,7 @@ def test_a_reason_that_no_file_can_hold_is_listed_all_the_same(
     assert pd.read_parquet(tmp_path / UNANSWERED).to_numpy().tolist() == [["0001", "not JSON: ?"]]
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Spendthrift(Strategy):
     """Spends the whole budget beside the reference set."""
 
@@ -198,7 +199,7 @@ def test_the_reference_set_counts_in_the_budget(store: Store, pool: PoolStage) -
 def test_a_choice_that_breaks_the_rules_is_refused(
     store: Store, pool: PoolStage, ids: list[str], message: str
 ) -> None:
-    @component(frozen=True, kw_only=True, config=STRICT)
+    @component
     class Wrong(Strategy):
         def select(self, given: Given) -> pd.DataFrame:
             return pd.DataFrame({"id": pd.Series(ids, dtype=str)})

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from presel.errors import PreselError
-from presel.secrets import (
+from presel.instructions.secrets import (
     check_destination,
     check_environment,
     has_credentials,

@@ -11,17 +11,17 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 
 from presel.data.llava import TaskRule, read_records
-from presel.files import read_json
 from presel.importance import instruction_relevance
-from presel.integrity import MANIFEST
-from presel.ledger import LEDGER
+from presel.instructions.ledger import LEDGER
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.loggers import Csv
 from presel.models.score_net import SCORE_NET, ScoreNetTuner
 from presel.models.tuner import Tuner, add_lora, tune
 from presel.selection import FeatureRows
-from presel.stages.features import Features
+from presel.selection.feature_rows import Features
 from presel.stages.self_filter import min_max_scaled
+from presel.storage.files import read_json
+from presel.storage.integrity import MANIFEST
 from presel.strategies import self_filter
 from presel.strategies.base import Given
 from presel.strategies.self_filter import SelfFilter, pick_difficult

@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from presel.commands.store import store_command
 from presel.errors import PreselError
-from presel.files import atomic, checked, map_array, read_json, read_table, write_array, write_json
-from presel.integrity import MANIFEST, DamagedResult, check_result, result_files
-from presel.store import Stage, Store, fields_identity, upstream
-from presel.store_command import store_command
+from presel.storage.files import atomic, checked, map_array, read_json, read_table, write_array, write_json
+from presel.storage.integrity import MANIFEST, DamagedResult, check_result, result_files
+from presel.storage.stage import Stage, fields_identity, upstream
+from presel.storage.store import Store
 from tests.conftest import SilentReporter
 
 

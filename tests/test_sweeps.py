@@ -13,11 +13,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from presel.config import register
-from presel.explain import explain
-from presel.integrity import MANIFEST
-from presel.paths import config_folder
-from presel.sweep import SweepLoader
+from presel.settings.errors import explain
+from presel.settings.paths import config_folder
+from presel.settings.schema import register
+from presel.settings.sweep import SweepLoader
+from presel.storage.integrity import MANIFEST
 from tests.conftest import TINY, Program
 
 Loaders = tuple[ConfigLoaderImpl, SweepLoader, DictConfig]

@@ -8,11 +8,11 @@ import pytest
 from presel.data.image_folder import ImageFolder
 from presel.errors import PreselError
 from presel.models.encoder import Encoder
-from presel.models.tune import Hardware
+from presel.models.hardware import Hardware
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import PoolStage
 from presel.stages.tasks import DiscoveredTasks, GivenTasks, task_names
-from presel.store import Store
+from presel.storage.store import Store
 from tests.pictures import picture
 
 

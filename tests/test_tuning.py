@@ -23,11 +23,12 @@ from presel.data.llava import Record, TaskRule, read_records
 from presel.errors import PreselError
 from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.generation import generate_answers, prompt_batch
+from presel.models.decoding import generate_answers, prompt_batch
+from presel.models.hardware import Hardware
 from presel.models.loggers import Csv
 from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial, try_micro_batch
-from presel.models.tune import Hardware, Tune
+from presel.models.tune import Tune
 from presel.models.tuner import Tuner, add_lora, cosine_with_warmup, tune
 from tests.gradients import first_gradients
 

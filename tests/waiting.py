@@ -6,8 +6,8 @@ import pytest
 
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused
-from presel.files import sha256
-from presel.ledger import InstructionProvider, Wanted
+from presel.instructions.provider import InstructionProvider, Wanted
+from presel.storage.files import sha256
 
 
 def wanted(files: LlavaFiles, *numbers: int) -> list[Wanted]:

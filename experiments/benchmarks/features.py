@@ -20,7 +20,7 @@ from transformers import AutoImageProcessor, AutoModel, BitImageProcessorPil, Di
 from presel.data.images import open_image
 from presel.models.encoder import Encoder
 from presel.models.hardware import device_for
-from presel.shards import chunks
+from presel.storage.shards import chunks
 
 WIDTHS = {"small": 384, "base": 768}
 

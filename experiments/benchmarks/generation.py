@@ -26,9 +26,9 @@ from PIL import Image
 
 from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
-from presel.generation.openai import OpenAI
-from presel.generation.prompts import Prompt, Prompts
-from presel.ledger import Wanted
+from presel.instructions.chat_api import OpenAI
+from presel.instructions.prompts import Prompt, Prompts
+from presel.instructions.provider import Wanted
 
 _CONCURRENCY = 16
 _DIFFERENT = 50

@@ -21,7 +21,7 @@ from presel.models.batching import fill_batches
 from presel.models.conversations import ConversationEncoder, Example
 from presel.models.hardware import device_for
 from presel.models.losses import Losses, Scorer, two_passes
-from presel.models.pairs import pair, pair_batch
+from presel.models.prompt_pairs import pair, pair_batch
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from transformers import (
 from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.models.assembly import llava_processor
-from presel.models.lvlm import BUILTIN, Lvlm, locate
+from presel.models.lvlm import Lvlm
+from presel.models.model_files import BUILTIN, locate
 
 # Width, layers, heads and inner width of the vision tower and of the language model.
 SHAPES = {

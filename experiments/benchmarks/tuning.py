@@ -26,11 +26,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from presel.data.llava import Record
 from presel.models.batching import plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.hardware import device_for
+from presel.models.hardware import Hardware, device_for
 from presel.models.loggers import Csv
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
-from presel.models.tune import Hardware, Tune
+from presel.models.tune import Tune
 from presel.models.tuner import add_lora, tune
 
 

@@ -18,8 +18,8 @@ from experiments.pretraining.common import pixel_values, process_rank, scene_bat
 from experiments.pretraining.eyes import cell_of_patch
 from experiments.pretraining.language import exact_turns, response_loss, text_batches
 from experiments.pretraining.texts import caption_conversation, encode
+from presel.data.digits.scenes import CELLS, Scenes
 from presel.data.prompts import IMAGE_TOKEN
-from presel.digits.scenes import CELLS, Scenes
 
 IMAGE_TOKENS = 36
 

@@ -34,9 +34,9 @@ from experiments.pretraining.common import (
 )
 from experiments.pretraining.eyes import vision_config
 from experiments.pretraining.texts import scene_words
-from presel.digits.dataset import answerable, conversation
-from presel.digits.scenes import Contents, Scene, Scenes
-from presel.digits.tasks import TASKS
+from presel.data.digits.dataset import answerable, conversation
+from presel.data.digits.scenes import Contents, Scene, Scenes
+from presel.data.digits.tasks import TASKS
 from presel.models.clip import text_of
 
 _LLAVA = files("presel") / "assets" / "digit_llava"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil
 
-from presel.digits.scenes import IMAGE_SIZE, Contents, Scenes, render, sample
+from presel.data.digits.scenes import IMAGE_SIZE, Contents, Scenes, render, sample
 
 log = logging.getLogger("pretraining")
 

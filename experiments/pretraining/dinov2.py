@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from experiments.pretraining.common import PIXEL_MEAN, PIXEL_STD, log, log_to, normalize, scene_batches, train
-from presel.digits.scenes import IMAGE_SIZE, Contents, Scenes, near_duplicates, render
+from presel.data.digits.scenes import IMAGE_SIZE, Contents, Scenes, near_duplicates, render
 
 _TEMPERATURE = 0.15
 _SHIFT = 3

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from experiments.pretraining.common import pixel_values, scene_batches, train
-from presel.digits.glyphs import GLYPHS
-from presel.digits.scenes import CELLS, COLORS, IMAGE_SIZE, NO_GLYPH, TEXTURES, TINTS, Scenes
+from presel.data.digits.glyphs import GLYPHS
+from presel.data.digits.scenes import CELLS, COLORS, IMAGE_SIZE, NO_GLYPH, TEXTURES, TINTS, Scenes
 
 PATCH = 8
 _SIDE = IMAGE_SIZE // PATCH

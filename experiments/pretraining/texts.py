@@ -6,10 +6,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from presel.data.digits.glyphs import GLYPHS
+from presel.data.digits.scenes import CELLS, COLORS, MAX_ITEMS, Scene
+from presel.data.digits.tasks import TASKS, Turns, background
 from presel.data.prompts import IMAGE_TOKEN, Turn, render
-from presel.digits.glyphs import GLYPHS
-from presel.digits.scenes import CELLS, COLORS, MAX_ITEMS, Scene
-from presel.digits.tasks import TASKS, Turns, background
 
 TEMPLATE = "plain"
 _IGNORED = -100

@@ -2,14 +2,12 @@
 
 from typing import ClassVar
 
-from pydantic.dataclasses import dataclass
-
-from presel.component import STRICT
+from presel.component import component
 from presel.strategies.base import Given
 from presel.strategies.presel import PreSel
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
+@component
 class GivenBudgets(PreSel):
     """PreSel's picks under budgets of one's own.
 

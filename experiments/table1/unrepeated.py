@@ -6,7 +6,7 @@ Command: `python -m experiments.table1.unrepeated --out outputs/unrepeated`; REA
 import argparse
 from pathlib import Path
 
-from presel.digits.dataset import write_pool
+from presel.data.digits.dataset import write_pool
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -6,9 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pydantic.dataclasses import dataclass as component
-
-from presel.component import STRICT
+from presel.component import component
 from presel.data.archive import PackedImage
 from presel.data.checks import check_file, check_name, shown
 from presel.data.images import fingerprint
@@ -33,7 +31,7 @@ _BEGINNINGS = {
 }
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class HfDataset(PackedImages):
     """A dataset that `save_to_disk` wrote, with a column of type Image.
 

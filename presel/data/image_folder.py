@@ -7,15 +7,13 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic.dataclasses import dataclass as component
-
-from presel.component import STRICT
+from presel.component import component
 from presel.data.checks import check_path, check_text
 from presel.data.image_source import ImageFiles, ImageSource
 from presel.data.images import SUFFIXES, image_fingerprint
 from presel.data.listing import Item, Listing
 from presel.errors import PreselError
-from presel.store import Store
+from presel.storage.store import Store
 
 # Folders of thumbnails, of deleted files and of backups that systems put among a user's own; in lower case.
 _SYSTEM_FOLDERS = frozenset(
@@ -27,7 +25,7 @@ _SYSTEM_FOLDERS = frozenset(
 )
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class ImageFolder(ImageSource):
     """A folder of images; an image's first sub-folder is its task, its relative path its id.
 

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.data.listing import Listing, OnError, refuse
 from presel.data.sources import Source
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class ImageSource(Source):
     """Base of sources that hold images and no instructions.
 

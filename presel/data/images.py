@@ -20,7 +20,7 @@ from presel.data.bare import without_metadata
 from presel.data.decoding import MAX_BYTES, BrokenImage, Picture, decode
 from presel.data.signatures import HEAD_BYTES, read_format, what_is
 from presel.errors import PreselError
-from presel.files import sha256
+from presel.storage.files import sha256
 
 # What names of files in these formats end in, in lower case.
 SUFFIXES = frozenset(

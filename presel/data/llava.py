@@ -12,7 +12,7 @@ from presel.data.json_records import RepeatedKey, elements, is_json_lines
 from presel.data.listing import OnError, RecordError, refuse
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
-from presel.files import atomic
+from presel.storage.files import atomic
 
 # What becomes of records without an image: see `read_contents`.
 TextOnly = Literal["refuse", "drop", "drop_all"]

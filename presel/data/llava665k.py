@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic.dataclasses import dataclass as component
-
-from presel.component import STRICT
+from presel.component import component
 from presel.data.checks import shown
 from presel.data.llava import TaskNamer, TextOnly
 from presel.data.sources import LlavaJson
@@ -119,7 +117,7 @@ def _coco_task(questions: list[str]) -> str:
     return "detail" if asked in _DETAIL else "reasoning"
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Llava665k(LlavaJson):
     """LLaVA-1.5's visual instruction tuning data: `llava_v1_5_mix665k.json` and its image folders.
 

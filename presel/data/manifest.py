@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.data.checks import check_file, check_name, check_path, check_text, shown
 from presel.data.image_source import ImageSource
 from presel.data.images import image_fingerprint
 from presel.data.listing import Item, Listing, OnError, RecordError, refuse
 from presel.errors import PreselError
-from presel.files import sha256
-from presel.store import Store
+from presel.storage.files import sha256
+from presel.storage.store import Store
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -38,7 +37,7 @@ class Columns(NamedTuple):
     id: str | None
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Manifest(ImageSource):
     """A table with a row an image.
 

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.data.archive import Archive
 from presel.data.image_source import ImageSource
 from presel.data.listing import Item, Listing, OnError, refuse
-from presel.stages.unpacked import UnpackedStage
-from presel.store import Store
+from presel.data.unpacked import UnpackedStage
+from presel.storage.store import Store
 
 
 class UnpackedFiles(NamedTuple):
@@ -37,7 +36,7 @@ class UnpackedFiles(NamedTuple):
         return Listing([Item(row["id"], row["image"], row["task"] or self.task) for row in rows])
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class PackedImages(ImageSource):
     """Base of sources whose images are packed in an archive."""
 

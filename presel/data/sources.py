@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
+from presel.data.digits.stage import DigitSplit, ScenesStage
 from presel.data.images import image_fingerprint
 from presel.data.listing import Item, Listing, OnError, PoolFiles, refuse
 from presel.data.llava import Contents, Record, TaskNamer, TaskRule, TextOnly, read_contents
 from presel.errors import PreselError
-from presel.files import sha256
-from presel.stages.scenes import DigitSplit, ScenesStage
-from presel.store import Stage, Store
+from presel.storage.files import sha256
+from presel.storage.stage import Stage
+from presel.storage.store import Store
 
 NO_INSTRUCTIONS = (
     "this pool holds images and no instructions; choose who writes them (instructions=openai, openai_batch, "
@@ -80,7 +80,7 @@ def annotated(files: PoolFiles) -> LlavaFiles:
     return files
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Source:
     """Base of all sources.
 
@@ -111,7 +111,7 @@ class Source:
         raise NotImplementedError
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class LlavaJson(Source):
     """A LLaVA-format annotation file and a folder of images that both exist already.
 
@@ -173,7 +173,7 @@ class LlavaJson(Source):
         }
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class DigitScenes(Source):
     """The built-in digit scenes, drawn on first use.
 

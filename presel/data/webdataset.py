@@ -4,9 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic.dataclasses import dataclass as component
-
-from presel.component import STRICT
+from presel.component import component
 from presel.data.packed_images import PackedImages
 from presel.data.tar_shards import TarShards
 from presel.errors import PreselError
@@ -14,7 +12,7 @@ from presel.errors import PreselError
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class WebDataset(PackedImages):
     """Tar files of samples, each with one image; its id is made of the shard's name and the sample's key.
 

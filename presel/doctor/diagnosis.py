@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from presel.benchmarks import Benchmarks
 from presel.console import ConsoleReporter, progress
 from presel.data.images import check_images, map_images
 from presel.data.listing import Listing, PoolFiles, RecordError
@@ -20,10 +19,12 @@ from presel.doctor.findings import SEVERITIES, Finding
 from presel.doctor.plan import Plan, plan_for
 from presel.doctor.times import StageTime, Work, stage_times, steps_to
 from presel.errors import PreselError
+from presel.evaluation.benchmarks import Benchmarks
 from presel.pipeline import Pipeline
 from presel.stages.instructions import InstructionsStage
 from presel.stages.tasks import Tasks
-from presel.store import Stage, Store
+from presel.storage.stage import Stage
+from presel.storage.store import Store
 
 # Images that models are tried on, from all over the pool.
 _TRIAL = 320

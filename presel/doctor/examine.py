@@ -9,7 +9,7 @@ from PIL import Image
 
 from presel.data.decoding import FORMATS, BrokenImage
 from presel.data.images import open_usable
-from presel.files import sha256
+from presel.storage.files import sha256
 
 # Side of the thumbnails that near-duplicates are told by, in pixels.
 THUMBNAIL = 16

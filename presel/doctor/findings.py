@@ -16,7 +16,7 @@ from presel.data.image_folder import is_hidden
 from presel.data.listing import Item, RecordError
 from presel.data.llava import Record
 from presel.doctor.examine import NEARLY_BLACK, THUMBNAIL, Examined
-from presel.doctor.near import near_duplicates
+from presel.doctor.near_duplicates import near_duplicates
 from presel.doctor.plan import Plan
 
 # fault: a run stops, or leaves the image out; warning: it goes on, to somebody's loss; note: worth knowing.

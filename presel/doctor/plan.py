@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from presel.errors import PreselError
-from presel.ledger import Estimate
+from presel.instructions.provider import Estimate
 from presel.pipeline import Pipeline
 from presel.selection import allocate_tasks
 from presel.stages.instructions import InstructionsStage
 from presel.stages.reference import reference_size
 from presel.stages.selection import PAID, images_in_budget
-from presel.store import Stage
+from presel.storage.stage import Stage
 
 
 @dataclass(frozen=True)

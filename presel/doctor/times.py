@@ -8,16 +8,17 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from presel.data.digits.stage import ScenesStage
 from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.doctor.plan import Plan
 from presel.errors import PreselError
-from presel.integrity import MANIFEST, DamagedResult, read_manifest
 from presel.models.encoder import Encoder
-from presel.models.lvlm import Lvlm, locate
-from presel.models.tune import Hardware, Tune
+from presel.models.hardware import Hardware
+from presel.models.lvlm import Lvlm
+from presel.models.model_files import locate
+from presel.models.tune import Tune
 from presel.pipeline import Pipeline
-from presel.shards import chunks
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage
 from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.stages.features import FeaturesStage
@@ -25,9 +26,11 @@ from presel.stages.instructions import InstructionsStage
 from presel.stages.merged import MergedStage
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
-from presel.stages.scenes import ScenesStage
 from presel.stages.tuning import FineTuneStage, TuningStage
-from presel.store import Stage, Store, identity
+from presel.storage.integrity import MANIFEST, DamagedResult, read_manifest
+from presel.storage.shards import chunks
+from presel.storage.stage import Stage, identity
+from presel.storage.store import Store
 
 # Fields that decide how many images a stage works on, and not how long one takes.
 _DATA = frozenset(
@@ -93,7 +96,7 @@ class Work:
 def steps_to(*targets: Stage[Any]) -> list[Stage[Any]]:
     """The targets and everything they rest on, inputs first, each once.
 
-    Unlike `presel.store.upstream` it asks for no keys, which a pool with faulty records does not have.
+    Unlike `upstream` it asks for no keys, which a pool with faulty records does not have.
     """
     found: list[Stage[Any]] = []
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from presel.data.llava import Record, TaskRule, read_records
 from presel.errors import PreselError
-from presel.files import read_json, read_table
-from presel.integrity import MANIFEST, check_result, read_manifest
+from presel.storage.files import read_json, read_table
+from presel.storage.integrity import MANIFEST, check_result, read_manifest
 
 _INSTRUCTIONS = "instructions (selection)"
 

@@ -7,7 +7,7 @@ from typing import Any
 from presel.data.llava import Record
 from presel.data.prompts import image_first
 from presel.errors import PreselError
-from presel.files import write_json
+from presel.storage.files import write_json
 
 _FILE = "train.json"
 _ROLES = {"human": "user", "gpt": "assistant"}

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from presel.export.finished import FinishedRun
-from presel.files import write_json, write_table
-from presel.integrity import MANIFEST, read_manifest
+from presel.storage.files import write_json, write_table
+from presel.storage.integrity import MANIFEST, read_manifest
 
 HEAD = "selection_manifest.json"
 TABLE = "selection_manifest.parquet"

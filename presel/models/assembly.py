@@ -4,12 +4,11 @@ LLaVA-1.5 starts from a language model, a CLIP image tower, and a projector betw
 on captions (Liu et al., 2024). transformers loads the finished folder as `LlavaForConditionalGeneration`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from presel.console import ArgumentParser, console
 from presel.data.prompts import IMAGE_TOKEN
 from presel.errors import PreselError
 from presel.models.pretrained import load_pretrained, load_weights
@@ -23,32 +22,6 @@ _PAD_TOKEN = "<pad>"
 _FEATURE_LAYER = -2
 # LLaVA's names of the projector's two layers, and those of transformers.
 _LAYERS = {"0": "linear_1", "2": "linear_2"}
-
-
-def assemble_command(arguments: Sequence[str]) -> int:
-    """Runs `presel assemble`.
-
-    Returns:
-        0.
-
-    Raises:
-        PreselError: If a part is missing or does not fit the others.
-    """
-    parser = ArgumentParser(
-        prog="presel assemble",
-        description="Put a LLaVA together from a language model, a CLIP tower and LLaVA's projector.",
-    )
-    parser.add_argument("--language", required=True, help="folder or hub name of the language model (Vicuna)")
-    parser.add_argument(
-        "--vision", required=True, help="folder or hub name of CLIP (clip-vit-large-patch14-336)"
-    )
-    parser.add_argument("--projector", required=True, type=Path, help="LLaVA's mm_projector.bin")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
-    parser.add_argument("--out", required=True, type=Path, help="folder of the finished model, not there yet")
-    options = parser.parse_args(arguments)
-    assemble(options.language, options.vision, options.projector, options.out, options.dtype)
-    console.print(f"model  {options.out}")
-    return 0
 
 
 def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str = "bfloat16") -> None:

@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.data.images import open_image
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
-from presel.models.lvlm import check_model, locate, model_fingerprint
+from presel.models.model_files import check_model, locate, model_fingerprint
 from presel.models.pretrained import load_pretrained, load_weights, told
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 _SPEAKERS = {"human": "USER", "gpt": "ASSISTANT"}
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Clip:
     """A CLIP of transformers.
 
@@ -75,7 +74,7 @@ class Clip:
         from transformers import AutoProcessor, CLIPModel
 
         from presel.models.hardware import device_for
-        from presel.models.loading import prepared
+        from presel.models.prefetch import prepared
 
         name = locate(self.path)
         device = device_for(accelerator)

@@ -8,20 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.data.images import open_image
 from presel.errors import PreselError
-from presel.models.lvlm import BUILTIN, check_model, locate, model_fingerprint
+from presel.models.model_files import BUILTIN, check_model, locate, model_fingerprint
 from presel.models.pretrained import load_pretrained, load_weights, told
-from presel.shards import chunks
+from presel.storage.shards import chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Encoder:
     """A vision model of transformers; its feature is the [CLS] token of the last hidden state.
 
@@ -66,7 +65,7 @@ class Encoder:
         from transformers import AutoImageProcessor, AutoModel
 
         from presel.models.hardware import device_for
-        from presel.models.loading import prepared
+        from presel.models.prefetch import prepared
 
         name = locate(self.path)
         device = device_for(accelerator)

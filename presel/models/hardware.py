@@ -1,16 +1,63 @@
-"""What the machine offers."""
+"""Where models run: devices, precision, processes. PyTorch is imported when it is asked."""
 
-from dataclasses import replace
+from dataclasses import field, replace
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-import torch
+from pydantic import Field
 
+from presel.component import component
 from presel.errors import PreselError
-from presel.models.tune import Hardware, Precision
+
+if TYPE_CHECKING:
+    import torch
+
+Precision: TypeAlias = Literal["32-true", "bf16-mixed", "bf16-true"]
 
 
-def device_for(accelerator: str) -> torch.device:
+@component
+class Hardware:
+    """Where models run.
+
+    Attributes:
+        accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
+        precision: Lightning's name of the training precision, or `auto` for bf16 where the device
+            computes it natively, else float32.
+        strategy: How processes train together: `ddp` holds the model in each, `fsdp` and `deepspeed_zero3`
+            spread its weights over all; `single` is one process.
+        devices: Processes on each node, one a GPU; `auto` for all GPUs.
+        nodes: Machines, which share the store's disk.
+        node_command: Command that starts the one after it once on each node; read where there are several.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
+    strategy: Literal["single", "ddp", "fsdp", "deepspeed_zero3"] = field(default="single", compare=False)
+    devices: Annotated[int, Field(gt=0)] | Literal["auto"] = field(default=1, compare=False)
+    nodes: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
+    node_command: list[str] = field(default_factory=list, compare=False)
+
+    def __post_init__(self) -> None:
+        """Checks what a single field cannot say."""
+        if self.strategy == "single" and (self.devices, self.nodes) != (1, 1):
+            raise ValueError(
+                "strategy 'single' is one process on one node; choose another one for more, as in trainer=ddp"
+            )
+        if self.nodes > 1 and not self.node_command:
+            raise ValueError(f"nodes={self.nodes} needs a node_command that starts a command on each of them")
+
+    def identity(self) -> dict[str, Any]:
+        """The kind of device, `cpu` or `cuda`, on which rounding depends; not which one, nor how many.
+
+        A stage that trains adds the precision, see `presel.models.hardware.precision_for`.
+        """
+        return {"device": device_for(self.accelerator).type}
+
+
+def device_for(accelerator: str) -> "torch.device":
     """The device behind `cpu`, `gpu` or `auto`."""
+    import torch
+
     use_gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if use_gpu else "cpu")
 
@@ -27,6 +74,8 @@ def precision_for(hardware: Hardware, dtype: str) -> Precision:
     """
     if hardware.precision != "auto":
         return hardware.precision
+    import torch
+
     use_gpu = device_for(hardware.accelerator).type == "cuda"
     native = use_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if native or dtype != "float32" else "32-true"
@@ -42,6 +91,8 @@ def processes_on_node(hardware: Hardware) -> int:
     """How many processes run on each node."""
     if hardware.devices != "auto":
         return hardware.devices
+    import torch
+
     return torch.cuda.device_count() if device_for(hardware.accelerator).type == "cuda" else 1
 
 
@@ -62,6 +113,8 @@ def check_hardware(hardware: Hardware, batch_size: int, micro_batch_size: int) -
         PreselError: If there are too few GPUs, if the batch does not divide among the processes, or if
             DeepSpeed is missing.
     """
+    import torch
+
     use_gpu = device_for(hardware.accelerator).type == "cuda"
     here, processes = processes_on_node(hardware), processes_in_all(hardware)
     if use_gpu and here > torch.cuda.device_count():

@@ -6,9 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic.dataclasses import dataclass as component
-
-from presel.component import STRICT
+from presel.component import component
 from presel.errors import PreselError
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ class LoggerFactory(ABC):
         """Ends the run that `create` began."""
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Csv(LoggerFactory):
     """A file `metrics.csv` beside the adapter, one for each time the fine-tune was started."""
 
@@ -48,7 +46,7 @@ class Csv(LoggerFactory):
         """There is nothing to end."""
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Wandb(LoggerFactory):
     """Weights & Biases; offline, to be synchronised later, unless `WANDB_API_KEY` is set.
 

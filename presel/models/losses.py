@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from presel.console import console
 from presel.errors import PreselError
 from presel.models.conversations import IGNORED
-from presel.models.pairs import PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
+from presel.models.prompt_pairs import PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
 
 # Response tokens whose logits exist at once.
 _TOKENS_AT_ONCE = 128

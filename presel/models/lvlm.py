@@ -1,77 +1,21 @@
 """Large vision-language models of the LLaVA family: where one lies, how it is spoken to, loading it."""
 
-import hashlib
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.data.prompts import TEMPLATES, chat_template
 from presel.errors import PreselError
-from presel.files import sha256
-from presel.models.pretrained import check_folder, load_pretrained, load_weights
+from presel.models.model_files import check_model, locate, model_fingerprint
+from presel.models.pretrained import load_pretrained, load_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
-BUILTIN = "builtin:"
-_HASHED_WHOLE_BELOW_BYTES = 64 * 2**20
 
-
-def locate(path: str) -> str:
-    """Turns `builtin:NAME` into the folder of a model that comes with the package, and `~` into home."""
-    if not path.startswith(BUILTIN):
-        return str(Path(path).expanduser()) if path.startswith("~") else path
-    return str(files("presel") / "assets" / path.removeprefix(BUILTIN))
-
-
-def check_model(path: str, revision: str | None, key: str) -> None:
-    """Makes sure that a model's configuration can be read.
-
-    Raises:
-        PreselError: If it cannot.
-    """
-    folder = Path(locate(path))
-    if (folder / "config.json").exists():
-        check_folder(folder)
-        return
-    # A name on the hub is NAME or OWNER/NAME.
-    if folder.exists() or path.startswith((BUILTIN, "/", ".", "~")) or path.count("/") > 1:
-        raise PreselError(f"{key}: no model in {folder}: it has no config.json; name a model's folder")
-    from transformers import AutoConfig
-
-    try:
-        load_pretrained(AutoConfig, path, revision=revision)
-    except PreselError as error:
-        raise PreselError(
-            f"{key}: '{path}' is no folder, and the hub gives no model of that name ({error}); check the "
-            "path or the name"
-        ) from error
-
-
-def model_fingerprint(path: str, revision: str | None) -> str:
-    """Names a model's content: a hub model by name and revision, a folder by its files.
-
-    Weight files above 64 MiB count by name, size and date, since reading them all would take longer
-    than some stages.
-    """
-    folder = Path(locate(path))
-    if not folder.is_dir():
-        return f"{path}@{revision}"
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}:
-            status = file.stat()
-            whole = status.st_size < _HASHED_WHOLE_BELOW_BYTES
-            content = sha256(file) if whole else f"{status.st_size} {status.st_mtime_ns}"
-            digest.update(f"{file.name} {content}\n".encode())
-    return digest.hexdigest()
-
-
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Lvlm:
     """A vision-language model that transformers loads as an image-text-to-text model.
 

@@ -8,7 +8,7 @@ from textwrap import shorten
 from typing import Any
 
 from presel.errors import PreselError
-from presel.files import read_json
+from presel.storage.files import read_json
 
 # The files that may name code of their own under `auto_map`, and what transformers reads each with.
 _READERS = {

@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from presel.files import write_array
 from presel.models.tune import Tune
 from presel.models.tuner import Tuner
+from presel.storage.files import write_array
 
 SCORE_NET = "score_net.npy"
 

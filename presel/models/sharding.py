@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from presel.models.tune import Hardware
+from presel.models.hardware import Hardware
 
 
 class Fsdp(ModelParallelStrategy):

@@ -1,19 +1,17 @@
 """The settings of a fine-tune and of the machine it runs on."""
 
 from dataclasses import field
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Precision: TypeAlias = Literal["32-true", "bf16-mixed", "bf16-true"]
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Tune:
     """A LoRA fine-tune of the language model, the projector trained in full beside it.
 
@@ -62,7 +60,7 @@ class Tune:
             )
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class ScoreNet:
     """How a net that weighs samples by their scores is trained beside the model (Self-Filter).
 
@@ -73,44 +71,3 @@ class ScoreNet:
 
     epochs: Annotated[int, Field(gt=0)] = 3
     lr: Positive = 2e-5
-
-
-@component(frozen=True, kw_only=True, config=STRICT)
-class Hardware:
-    """Where models run.
-
-    Attributes:
-        accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
-        precision: Lightning's name of the training precision, or `auto` for bf16 where the device
-            computes it natively, else float32.
-        strategy: How processes train together: `ddp` holds the model in each, `fsdp` and `deepspeed_zero3`
-            spread its weights over all; `single` is one process.
-        devices: Processes on each node, one a GPU; `auto` for all GPUs.
-        nodes: Machines, which share the store's disk.
-        node_command: Command that starts the one after it once on each node; read where there are several.
-    """
-
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Precision | Literal["auto"] = "auto"
-    strategy: Literal["single", "ddp", "fsdp", "deepspeed_zero3"] = field(default="single", compare=False)
-    devices: Annotated[int, Field(gt=0)] | Literal["auto"] = field(default=1, compare=False)
-    nodes: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
-    node_command: list[str] = field(default_factory=list, compare=False)
-
-    def __post_init__(self) -> None:
-        """Checks what a single field cannot say."""
-        if self.strategy == "single" and (self.devices, self.nodes) != (1, 1):
-            raise ValueError(
-                "strategy 'single' is one process on one node; choose another one for more, as in trainer=ddp"
-            )
-        if self.nodes > 1 and not self.node_command:
-            raise ValueError(f"nodes={self.nodes} needs a node_command that starts a command on each of them")
-
-    def identity(self) -> dict[str, Any]:
-        """The kind of device, `cpu` or `cuda`, on which rounding depends; not which one, nor how many.
-
-        A stage that trains adds the precision, see `presel.models.hardware.precision_for`.
-        """
-        from presel.models.hardware import device_for
-
-        return {"device": device_for(self.accelerator).type}

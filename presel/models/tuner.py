@@ -23,16 +23,16 @@ from transformers import PreTrainedModel
 from presel.console import console, progress
 from presel.data.llava import Record
 from presel.errors import PreselError
-from presel.files import atomic, checked
 from presel.models.batching import BatchPlan, MicroBatch, deal, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.hardware import device_for, precision_for, processes_in_all, processes_on_node
+from presel.models.hardware import Hardware, device_for, precision_for, processes_in_all, processes_on_node
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial
 from presel.models.sharding import cluster_environment, gathered, last_checkpoint, lightning_strategy, shard
 from presel.models.throughput import Throughput
-from presel.models.tune import Hardware, Tune
+from presel.models.tune import Tune
+from presel.storage.files import atomic, checked
 
 # Importing Lightning sets this level to INFO, on which it advertises.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

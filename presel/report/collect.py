@@ -14,9 +14,9 @@ from yaml import YAMLError
 
 from presel.data.checks import check_file
 from presel.errors import PreselError
-from presel.files import read_json, read_table
-from presel.integrity import HASHED_BYTES, MANIFEST, check_result
-from presel.summary import Scores, mean_score, relative_score
+from presel.evaluation.scores import Scores, mean_score, relative_score
+from presel.storage.files import read_json, read_table
+from presel.storage.integrity import HASHED_BYTES, MANIFEST, check_result
 
 # Stages whose time is spent on choosing; the others prepare data, or tune and evaluate the choice.
 _SELECTING = (

@@ -12,7 +12,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from presel.escaping import visible
+from presel.console.escaping import visible
 from presel.importance import relevance_scores
 from presel.report.collect import Run
 from presel.report.statistics import spread

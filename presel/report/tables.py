@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from presel.escaping import markdown_text, visible
-from presel.files import read_json
+from presel.console.escaping import markdown_text, visible
+from presel.evaluation.scores import percent
 from presel.report.collect import Run, counterpart
 from presel.report.statistics import compare, holm, spread
-from presel.summary import percent
+from presel.storage.files import read_json
 
 PUBLISHED = "paper_results.json"
 # Each by its place in the file.

@@ -3,6 +3,7 @@
 from presel.selection.allocation import ClusterMode, TaskMode, allocate_clusters, allocate_tasks
 from presel.selection.centrality import neighbor_centrality
 from presel.selection.clustering import ClusterBackend, cluster, cluster_task, number_of_clusters
+from presel.selection.feature_rows import FeatureRows
 from presel.selection.picking import (
     Scope,
     comparable,
@@ -11,7 +12,6 @@ from presel.selection.picking import (
     select_from_task,
     task_centrality,
 )
-from presel.selection.rows import FeatureRows
 
 __all__ = [
     "ClusterBackend",

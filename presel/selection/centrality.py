@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from presel.selection.checks import check_whole
-from presel.selection.rows import FeatureRows
+from presel.selection.feature_rows import FeatureRows
 
 FloatVector = npt.NDArray[np.float64]
 

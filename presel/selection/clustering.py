@@ -7,11 +7,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from presel.selection.backends import load, load_best
 from presel.selection.checks import check_whole
-from presel.selection.hierarchical import hierarchical, plain
-from presel.selection.kmeans import Settings
-from presel.selection.rows import FeatureRows, Float32Matrix, IntVector
+from presel.selection.feature_rows import FeatureRows, Float32Matrix, IntVector
+from presel.selection.kmeans.hierarchical import hierarchical, plain
+from presel.selection.kmeans.lloyd import Settings
+from presel.selection.kmeans.search import load, load_best
 
 ClusterBackend: TypeAlias = Literal["auto", "faiss", "torch", "sklearn", "numpy", "hierarchical", "released"]
 
@@ -55,7 +55,7 @@ def cluster(
     Every backend but `released` shares one algorithm and one contract: the result depends on the vectors,
     their order and the seed only; no cluster is empty; the features are read in blocks and copied only where
     they take less than 32 MB in float32, so that a memory-mapped file stays on disk; the start is k-means++
-    mended by swaps (`presel.selection.start`). Two backends agree but for rounding. Distances come from dot
+    mended by swaps (`kmeans.init`). Two backends agree but for rounding. Distances come from dot
     products in float32: an offset common to all vectors and large beside their differences costs precision,
     and should be subtracted first.
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from presel.selection.allocation import ClusterMode, allocate_clusters
 from presel.selection.centrality import FloatVector, centrality_of
 from presel.selection.checks import check_whole
-from presel.selection.rows import FeatureRows, IntVector
+from presel.selection.feature_rows import FeatureRows, IntVector
 
 Scope: TypeAlias = Literal["cluster", "task"]
 

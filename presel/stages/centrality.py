@@ -6,17 +6,17 @@ from typing import Annotated, ClassVar
 
 import pandas as pd
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
-from presel.files import write_table
+from presel.component import component
 from presel.selection import FeatureRows, Scope, task_centrality
 from presel.stages.clusters import ClustersStage
 from presel.stages.reference import ReferenceStage
-from presel.store import Stage, Store
+from presel.storage.files import write_table
+from presel.storage.stage import Stage
+from presel.storage.store import Store
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Neighbors:
     """The neighbors behind neighbor centrality (eq. 7).
 

@@ -10,14 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from presel.data.llava import Record
-from presel.files import write_table
+from presel.distributed.stage import ShardedStage
 from presel.models.clip import Clip
-from presel.models.tune import Hardware
-from presel.shards import Batches, Shards, array_shards, chunks, joined_table, table_shards
-from presel.stages.features import Features, load_features, write_features
+from presel.models.hardware import Hardware
+from presel.selection.feature_rows import Features
+from presel.stages.features import load_features, write_features
 from presel.stages.instructions import InstructionsStage
-from presel.stages.parallel import ShardedStage
-from presel.store import Store, T_co
+from presel.storage.files import write_table
+from presel.storage.shards import Batches, Shards, array_shards, chunks, joined_table, table_shards
+from presel.storage.stage import T_co
+from presel.storage.store import Store
 
 
 @dataclass(frozen=True)

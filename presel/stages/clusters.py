@@ -7,21 +7,21 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.console import progress
-from presel.files import write_array, write_table
 from presel.selection import ClusterBackend, FeatureRows, cluster_task
-from presel.selection.parallel import for_each_task
-from presel.selection.rows import Float32Matrix, IntVector
+from presel.selection.feature_rows import Float32Matrix, IntVector
+from presel.selection.threads import for_each_task
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import Pool
 from presel.stages.tasks import DiscoveredTasksStage
-from presel.store import Stage, Store
+from presel.storage.files import write_array, write_table
+from presel.storage.stage import Stage
+from presel.storage.store import Store
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Clustering:
     """How the images of a task are clustered.
 

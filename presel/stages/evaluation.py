@@ -9,22 +9,23 @@ from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 
-from presel.benchmarks import Scoring
 from presel.console import progress
 from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.data.sources import annotated
+from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
-from presel.files import read_json, write_json, write_table
-from presel.metrics import METRICS
+from presel.evaluation.benchmarks import Scoring
+from presel.evaluation.metrics import METRICS
+from presel.evaluation.scores import Scores, mean_score
+from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
-from presel.models.tune import Hardware
-from presel.shards import Batches, Shards, chunks, joined_table, table_shards
-from presel.stages.parallel import ShardedStage
 from presel.stages.pool import PoolStage
 from presel.stages.tuning import TuningStage
-from presel.store import Stage, Store
-from presel.summary import Scores, mean_score
+from presel.storage.files import read_json, write_json, write_table
+from presel.storage.shards import Batches, Shards, chunks, joined_table, table_shards
+from presel.storage.stage import Stage
+from presel.storage.store import Store
 
 # Questions that an error names of each benchmark.
 _NAMED = 5
@@ -106,9 +107,9 @@ class EvaluationStage(ShardedStage[Scores]):
     def shards(self, store: Store, folder: Path) -> Shards[Question, pd.DataFrame]:
         """The questions to answer."""
         from presel.models.conversations import ConversationEncoder, Example
-        from presel.models.generation import generate_answers, prompt_batch
+        from presel.models.decoding import generate_answers, prompt_batch
         from presel.models.hardware import device_for
-        from presel.models.loading import prepared
+        from presel.models.prefetch import prepared
 
         images = self.benchmarks.source.files(store).images
         encoder = ConversationEncoder(self.lvlm)

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from presel.errors import PreselError
-from presel.external import ExternalBenchmarks
-from presel.files import read_json, write_json
+from presel.evaluation.external import ExternalBenchmarks
+from presel.evaluation.scores import Scores, mean_score
 from presel.stages.merged import MergedStage
-from presel.store import Stage, Store
-from presel.summary import Scores, mean_score
+from presel.storage.files import read_json, write_json
+from presel.storage.stage import Stage
+from presel.storage.store import Store
 
 
 @dataclass(frozen=True)

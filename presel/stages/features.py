@@ -2,33 +2,20 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from presel.files import atomic, checked, map_array, write_table
+from presel.distributed.stage import ShardedStage
 from presel.models.encoder import Encoder
-from presel.models.tune import Hardware
-from presel.selection import FeatureRows
-from presel.shards import Shards, array_shards, chunks
-from presel.stages.parallel import ShardedStage
+from presel.models.hardware import Hardware
+from presel.selection.feature_rows import Features
 from presel.stages.pool import PoolStage
-from presel.store import Store
-
-
-class Features(NamedTuple):
-    """Image features on disk: `ids[i]` names row `i` of `array`, (n, d) float16, not normalized."""
-
-    ids: pd.Series
-    array: NDArray[np.float16]
-
-    def normalized_by_id(self) -> tuple[NDArray[np.str_], FeatureRows]:
-        """Ids in ascending order, (n,), and the features in that order, L2-normalized as they are read."""
-        names = self.ids.to_numpy(dtype=str)
-        order = np.argsort(names)
-        return names[order], FeatureRows(self.array, index=order, normalize=True, ids=names.tolist())
+from presel.storage.files import atomic, checked, map_array, write_table
+from presel.storage.shards import Shards, array_shards, chunks
+from presel.storage.store import Store
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from presel.data.llava import Record, TaskRule, read_records, write_records
-from presel.ledger import InstructionProvider, Wanted, request
+from presel.instructions.ledger import request
+from presel.instructions.provider import InstructionProvider, Wanted
 from presel.stages.pool import Pool
-from presel.store import Stage, Store
+from presel.storage.stage import Stage
+from presel.storage.store import Store
 
 
 @dataclass(frozen=True)

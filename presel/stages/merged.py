@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from presel.stages.tuning import TuningStage
-from presel.store import Stage, Store
+from presel.storage.stage import Stage
+from presel.storage.store import Store
 
 
 @dataclass(frozen=True)

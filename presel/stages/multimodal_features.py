@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from presel.distributed.stage import ShardedStage
+from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
-from presel.models.tune import Hardware
-from presel.shards import Batches, Shards, array_shards
-from presel.stages.features import Features, load_features, write_features
+from presel.selection.feature_rows import Features
+from presel.stages.features import load_features, write_features
 from presel.stages.instructions import InstructionsStage
-from presel.stages.parallel import ShardedStage
-from presel.stages.samples import cut_by_tokens, longest_first, measure
-from presel.store import Store
+from presel.stages.token_batches import cut_by_tokens, longest_first, measure
+from presel.storage.shards import Batches, Shards, array_shards
+from presel.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
         """The samples, the longest first."""
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
-        from presel.models.loading import prepared
         from presel.models.multimodal import MultimodalEncoder
+        from presel.models.prefetch import prepared
 
         conversations = ConversationEncoder(self.lvlm)
         records = store.load(self.instructions)

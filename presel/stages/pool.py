@@ -12,8 +12,9 @@ from presel.data.images import check_images
 from presel.data.listing import PoolFiles
 from presel.data.sources import Source
 from presel.errors import PreselError
-from presel.files import write_table
-from presel.store import Stage, Store
+from presel.storage.files import write_table
+from presel.storage.stage import Stage
+from presel.storage.store import Store
 
 
 class Pool(Stage[pd.DataFrame]):

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 
 from presel.console import console
+from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
-from presel.files import write_table
-from presel.models.tune import Hardware
-from presel.shards import Batches, Shards, joined_table, table_shards
+from presel.models.hardware import Hardware
 from presel.stages.instructions import InstructionsStage
-from presel.stages.parallel import ShardedStage
-from presel.stages.samples import cut_by_tokens, longest_first, measure
+from presel.stages.token_batches import cut_by_tokens, longest_first, measure
 from presel.stages.tuning import TuningStage
-from presel.store import Store
+from presel.storage.files import write_table
+from presel.storage.shards import Batches, Shards, joined_table, table_shards
+from presel.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
         """
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
-        from presel.models.loading import prepared
         from presel.models.losses import Scorer
-        from presel.models.pairs import pair, pair_batch
+        from presel.models.prefetch import prepared
+        from presel.models.prompt_pairs import pair, pair_batch
 
         lvlm = self.model.lvlm
         encoder = ConversationEncoder(lvlm)

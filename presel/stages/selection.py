@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from presel.errors import PreselError
-from presel.files import write_table
 from presel.stages.pool import Pool
-from presel.store import Stage, Store
+from presel.storage.files import write_table
+from presel.storage.stage import Stage
+from presel.storage.store import Store
 from presel.strategies.base import Given, Strategy
 
 # What a strategy can need that rests on the reference set's instructions.

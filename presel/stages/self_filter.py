@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from presel.errors import PreselError
-from presel.files import write_table
 from presel.importance import relevance_scores
 from presel.stages.relevance import RelevanceStage
 from presel.stages.tuning import FineTuneStage
-from presel.store import Store
+from presel.storage.files import write_table
+from presel.storage.store import Store
 
 if TYPE_CHECKING:
     from presel.models.tuner import MakeTuner

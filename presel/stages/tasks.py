@@ -7,18 +7,17 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.console import console
 from presel.data.listing import PoolFiles
 from presel.errors import PreselError
-from presel.files import write_table
 from presel.selection import FeatureRows
 from presel.selection.clustering import cluster_in_any_order
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import Pool
-from presel.store import Store
+from presel.storage.files import write_table
+from presel.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def task_names(count: int) -> list[str]:
     return [f"task_{number:0{width}}" for number in range(count)]
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Tasks:
     """Base of where a pool's tasks come from.
 
@@ -100,7 +99,7 @@ class Tasks:
         raise NotImplementedError
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class GivenTasks(Tasks):
     """The tasks that the source names."""
 
@@ -115,7 +114,7 @@ class GivenTasks(Tasks):
         return features.pool
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class DiscoveredTasks(Tasks):
     """Tasks that are found by clustering.
 

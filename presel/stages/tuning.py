@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from presel.distributed.stage import ParallelStage
 from presel.errors import PreselError
+from presel.models.hardware import Hardware
 from presel.models.loggers import LoggerFactory
 from presel.models.lvlm import Lvlm
-from presel.models.tune import Hardware, Tune
+from presel.models.tune import Tune
 from presel.stages.instructions import InstructionsStage
-from presel.stages.parallel import ParallelStage
-from presel.store import Store, T_co
+from presel.storage.stage import T_co
+from presel.storage.store import Store
 
 if TYPE_CHECKING:
     from presel.models.tuner import MakeTuner

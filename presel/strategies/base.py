@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from presel.errors import PreselError
-from presel.stages.features import Features
+from presel.selection.feature_rows import Features
 
 T = TypeVar("T")
 

@@ -3,14 +3,13 @@
 from typing import ClassVar
 
 import pandas as pd
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.strategies.base import Given, Strategy
 from presel.strategies.ranking import ranked_slice
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class ClipScore(Strategy):
     """CLIP score (Hessel et al., 2021): cosine of the embeddings of image and conversation."""
 

@@ -6,14 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
-from presel.selection.assignment import grouped
+from presel.component import component
 from presel.selection.distances import FloatMatrix, squared_distances
-from presel.selection.kmeans import spherical_kmeans
-from presel.selection.parallel import for_each_task
-from presel.selection.rows import Float32Matrix, IntVector
+from presel.selection.feature_rows import Float32Matrix, IntVector
+from presel.selection.kmeans.assignment import grouped
+from presel.selection.kmeans.lloyd import spherical_kmeans
+from presel.selection.threads import for_each_task
 from presel.strategies.base import Given, Strategy
 
 FloatVector = npt.NDArray[np.float64]
@@ -24,7 +23,7 @@ _SAMPLES_PER_CLUSTER = 66.5
 _BLOCK = 2**22
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Coincide(Strategy):
     """Concept-skill transferability (COINCIDE; Lee et al., EMNLP 2024, section 3), which knows no tasks.
 

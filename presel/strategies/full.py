@@ -3,13 +3,12 @@
 from typing import ClassVar
 
 import pandas as pd
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.strategies.base import Given, Strategy
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Full(Strategy):
     """Every image of the pool; the budget does not count."""
 

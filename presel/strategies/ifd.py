@@ -3,15 +3,14 @@
 from typing import ClassVar
 
 import pandas as pd
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.importance import relevance_scores
 from presel.strategies.base import Given, Strategy
 from presel.strategies.ranking import ranked_slice
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Ifd(Strategy):
     """Instruction-following difficulty (Li et al., 2024), which is the IRS of a single sample.
 

@@ -4,14 +4,13 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.strategies.base import Given, Strategy
 from presel.strategies.ranking import Slice, ranked_slice
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Perplexity(Strategy):
     """Perplexity of the response, exp of its mean token loss (Marion et al., 2023).
 

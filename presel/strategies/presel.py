@@ -6,15 +6,14 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.importance import Relevance, relevance_scores, task_scores, task_weights
 from presel.selection import allocate_tasks, comparable, most_central
 from presel.strategies.base import Given, Strategy
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class PreSel(Strategy):
     """Pre-instruction data selection (Safaei et al., CVPR 2025, section 3).
 

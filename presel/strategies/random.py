@@ -2,13 +2,12 @@
 
 import numpy as np
 import pandas as pd
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.strategies.base import Given, Strategy
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class Random(Strategy):
     """`budget` images, uniformly from the whole pool."""
 

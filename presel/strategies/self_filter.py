@@ -6,11 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.selection import FeatureRows, comparable
-from presel.selection.rows import IntVector
+from presel.selection.feature_rows import IntVector
 from presel.strategies.base import Given, Strategy
 
 FloatVector = npt.NDArray[np.float64]
@@ -21,7 +20,7 @@ _AHEAD = 256
 _SPARE = 64
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class SelfFilter(Strategy):
     """Self-Filter (Chen et al., 2024): difficulty is the score of `SelfFilterStage`, negated.
 

@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
-from pydantic.dataclasses import dataclass as component
 
-from presel.component import STRICT
+from presel.component import component
 from presel.errors import PreselError
 from presel.selection.clustering import cluster_in_any_order
 from presel.selection.distances import squared_distances
@@ -17,7 +16,7 @@ from presel.strategies.base import Given, Strategy
 Distance: TypeAlias = Literal["squared", "euclidean"]
 
 
-@component(frozen=True, kw_only=True, config=STRICT)
+@component
 class TypiClust(Strategy):
     """TypiClust (Hacohen et al., 2022), which knows no tasks; on L2-normalized features.
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from presel.integrity import MANIFEST, result_files
+from presel.storage.integrity import MANIFEST, result_files
 from tests.campaigns.pipeline import ENDS, arguments, differences, serving
 from tests.campaigns.program import presel
 

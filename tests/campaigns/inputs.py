@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from presel.models.lvlm import locate
+from presel.models.model_files import locate
 from tests.campaigns.program import presel
 from tests.generation_server import conversation
 from tests.pictures import two_kinds
@@ -446,7 +446,7 @@ def _config(folder: Path, draw: random.Random) -> list[str]:
             "_target_: os.system\ncommand: mkdir ran\n", "_target_: os.mkdir\npath: ran\n", "a: b: c\n",
             "\t- a\n",
             "_target_: pathlib.Path.mkdir\nself: ran\n",
-            "_target_: presel.files.write_json\npath: ran\nvalue: 1\n",
+            "_target_: presel.storage.files.write_json\npath: ran\nvalue: 1\n",
             "!!python/object/apply:os.system ['mkdir ran']\n", "_target_: nowhere.Nothing\n", "_target_: 7\n",
             "_target_: presel.strategies.random.Nothing\n",
             "_target_: presel.models.encoder.Encoder\npath: a\n",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from presel.files import write_json
+from presel.storage.files import write_json
 from tests.campaigns.program import Ended, presel
 from tests.generation_server import Plan, Running, running
 

@@ -127,9 +127,9 @@ def preload() -> None:
     import transformers.models.dinov2
     import transformers.models.llava
 
-    import presel.doctor.command
+    import presel.commands.doctor
+    import presel.commands.run
     import presel.models.tuner
-    import presel.run
 
     del faiss, matplotlib, peft, pytorch_lightning, sklearn, transformers, presel
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from presel.data.hf_dataset import HfDataset
 from presel.errors import PreselError
-from presel.store import Store
+from presel.storage.store import Store
 from tests.pictures import picture
 
 LABELS = ["cat", "dog"]

@@ -18,7 +18,7 @@ from presel.data.listing import Item
 from presel.doctor.findings import image_files
 from presel.errors import PreselError
 from presel.stages.pool import PoolStage
-from presel.store import Store
+from presel.storage.store import Store
 from tests.pictures import picture
 
 

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from presel.benchmarks import LlavaBenchmarks
 from presel.data.listing import RecordError
 from presel.data.llava import Record, TaskRule, TextOnly, read_contents, read_records, write_records
 from presel.data.prompts import Turn
 from presel.data.sources import LlavaJson
 from presel.errors import PreselError
+from presel.evaluation.benchmarks import LlavaBenchmarks
 from presel.stages.pool import PoolStage
-from presel.store import Store
+from presel.storage.store import Store
 from tests.pictures import picture
 
 FIELD = TaskRule()

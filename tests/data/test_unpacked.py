@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from presel.data.archive import PackedImage
-from presel.stages.unpacked import UnpackedStage
-from presel.store import Store
+from presel.data.unpacked import UnpackedStage
+from presel.storage.store import Store
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from presel.data.listing import Item
 from presel.data.tar_shards import TarShards
 from presel.data.webdataset import WebDataset, find_shards
 from presel.errors import PreselError
-from presel.store import Store
+from presel.storage.store import Store
 from tests.pictures import picture
 
 Members = Sequence[tuple[str, bytes]]

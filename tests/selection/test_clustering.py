@@ -8,7 +8,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from presel.selection import cluster, number_of_clusters
-from presel.selection.backends import load
+from presel.selection.kmeans.search import load
 from tests.selection.mixtures import mixture
 
 BACKENDS = ["auto", "faiss", "torch", "sklearn", "numpy", "hierarchical", "released"]

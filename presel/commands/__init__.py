@@ -1,0 +1,1 @@
+"""The commands of the program `presel`, a module each."""

@@ -1,0 +1,105 @@
+"""`presel diff`: what two selections have in common, task by task."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+
+from presel.console import ArgumentParser, console
+from presel.console.escaping import csv_text
+from presel.errors import PreselError
+from presel.export.finished import FinishedRun, check_ids
+from presel.storage.files import atomic
+
+_FILE = "selection.parquet"
+
+
+def diff_command(arguments: Sequence[str]) -> int:
+    """Runs `presel diff`.
+
+    Returns:
+        0, or 1 where the selections differ.
+
+    Raises:
+        PreselError: If a selection cannot be read, or the two are of different pools.
+    """
+    parser = ArgumentParser(
+        prog="presel diff", description="Compare two selections of one pool, task by task."
+    )
+    parser.add_argument("first", type=Path, help="folder of a run, or its selection.parquet")
+    parser.add_argument("second", type=Path, help="the other one")
+    parser.add_argument("--out", type=Path, help="CSV file for the images that only one of them chose")
+    options = parser.parse_args(arguments)
+    both = joined(read_selection(options.first), read_selection(options.second))
+    counts = by_task(both)
+    table = Table("task", *("images", "first", "second", "both", "Jaccard %"))
+    for task, row in counts.iterrows():
+        either = row["first"] + row["second"] - row["both"]
+        shared = f"{100 * row['both'] / either:.1f}" if either else "–"
+        table.add_row(str(task), *(str(row[name]) for name in ("images", "first", "second", "both")), shared)
+    console.print(table)
+    apart = both[both["first"] != both["second"]]
+    console.print(f"{len(apart):,} images are in one selection only")
+    if options.out:
+        with atomic(options.out) as temporary:
+            temporary.write_text(csv_text(apart), encoding="utf-8")
+        console.print(options.out)
+    return int(len(apart) > 0)
+
+
+def read_selection(path: Path) -> pd.DataFrame:
+    """Reads which images were chosen.
+
+    Args:
+        path: A `selection.parquet`, or the folder of a run, whose `run.json` names one.
+
+    Returns:
+        Table of all images of the pool: id, task, selected.
+
+    Raises:
+        PreselError: If there is none.
+    """
+    file = path
+    if path.is_dir():
+        run = (path / "run.json").exists()
+        file = (FinishedRun.read(path).selection if run else path) / _FILE
+    try:
+        table = pd.read_parquet(file, columns=["id", "task", "selected"])
+    except (OSError, ValueError) as error:
+        raise PreselError(
+            f"{file}: no selection can be read from it ({str(error).splitlines()[0]}); name the folder of a "
+            "run, or a selection.parquet"
+        ) from error
+    check_ids(file, table)
+    return table
+
+
+def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Puts two selections side by side.
+
+    Returns:
+        One row an image: id, task, first, second (both bool).
+
+    Raises:
+        PreselError: If they are not of the same images in the same tasks.
+    """
+    keys = ["id", "task"]
+    both = first.merge(second, on=keys, how="outer", suffixes=("_1", "_2"), indicator=True)
+    odd = both[both["_merge"] != "both"]
+    if len(odd):
+        whose = "first" if odd["_merge"].iloc[0] == "left_only" else "second"
+        raise PreselError(
+            f"the selections are of different pools: image '{odd['id'].iloc[0]}' of task "
+            f"'{odd['task'].iloc[0]}' is only in the {whose} ({len(odd)} such); compare runs on one pool"
+        )
+    return both[keys].assign(first=both["selected_1"].eq(True), second=both["selected_2"].eq(True))
+
+
+def by_task(both: pd.DataFrame) -> pd.DataFrame:
+    """Counts images; task → images, first, second, both; the last row, `all`, sums up."""
+    marked = both.assign(images=True, both=both["first"] & both["second"])
+    columns = ["images", "first", "second", "both"]
+    counts = marked.groupby("task")[columns].sum()
+    counts.loc["all"] = marked[columns].sum()
+    return counts.astype(int)

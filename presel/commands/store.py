@@ -1,0 +1,111 @@
+"""`presel store`: what the store holds, whether it is whole, and throwing away what is not finished."""
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.table import Table
+
+from presel.console import ArgumentParser, console
+from presel.storage.files import temporary_files
+from presel.storage.integrity import MANIFEST, DamagedResult, faults, read_manifest, remedy, result_files
+
+
+def store_command(arguments: Sequence[str]) -> int:
+    """Runs `presel store`.
+
+    Returns:
+        0, or 1 where `verify` found something wrong.
+    """
+    parser = ArgumentParser(prog="presel store", description="Look after stored results.")
+    parser.add_argument(
+        "action",
+        choices=("list", "verify", "clean"),
+        help="list: every result; verify: compare every file with the size and SHA-256 in its result's "
+        "manifest, and find missing inputs; clean: delete unfinished results and temporary files",
+    )
+    parser.add_argument("--store", type=Path, default=Path("outputs/store"), help="its folder (%(default)s)")
+    options = parser.parse_args(arguments)
+    if not options.store.is_dir():
+        parser.error(f"{options.store} is no folder; name the store by --store")
+    return {"list": _list, "verify": _verify, "clean": _clean}[options.action](options.store)
+
+
+def _results(store: Path) -> list[Path]:
+    return sorted(folder for folder in store.glob("*/*") if folder.is_dir())
+
+
+def _list(store: Path) -> int:
+    table = Table("stage", "key", "finished", "seconds", "MB")
+    for folder in _results(store):
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+        table.add_row(*_about(folder), f"{size:.1f}")
+    console.print(table)
+    return 0
+
+
+def _about(folder: Path) -> tuple[str, str, str, str]:
+    if not (folder / MANIFEST).exists():
+        return folder.parent.name, folder.name, "unfinished", ""
+    try:
+        manifest = read_manifest(folder)
+    except DamagedResult:
+        return folder.parent.name, folder.name, "damaged", ""
+    return manifest["label"], folder.name, manifest["finished"], f"{manifest['wall_seconds']:.1f}"
+
+
+def _verify(store: Path) -> int:
+    problems = 0
+    for folder in _results(store):
+        for problem in _problems(folder, store):
+            problems += 1
+            console.print(problem)
+    console.print(f"{len(_results(store))} results, {problems} problems")
+    return 1 if problems else 0
+
+
+def _problems(folder: Path, store: Path) -> Iterator[str]:
+    name = f"{folder.parent.name}/{folder.name}"
+    if not (folder / MANIFEST).exists():
+        yield f"{name}: unfinished; the run that needs it goes on with it"
+        return
+    try:
+        manifest = read_manifest(folder)
+        if (manifest["stage"], manifest["key"]) != (folder.parent.name, folder.name):
+            yield f"{name}: it is {manifest['stage']}/{manifest['key']}; {remedy(folder)}"
+        for fault in faults(folder, manifest, math.inf):
+            yield f"stage '{manifest['label']}': {fault}; {remedy(folder)}"
+    except DamagedResult as error:
+        yield str(error)
+        return
+    except PermissionError as error:
+        yield f"{name}: {error.filename} may not be read; allow it, and verify again"
+        return
+    for file, path in result_files(folder):
+        if file not in manifest["files"]:
+            yield f"{name}: {path} is not part of the result, and nothing reads it; delete the file"
+    for source in manifest["inputs"]:
+        if not (store / source / MANIFEST).exists():
+            yield f"{name}: its input {source} is gone; it still serves, but cannot be retraced"
+
+
+def _clean(store: Path) -> int:
+    unfinished = temporary = 0
+    for folder in _results(store):
+        try:
+            with FileLock(folder.with_suffix(".lock"), blocking=False):
+                if not (folder / MANIFEST).exists():
+                    shutil.rmtree(folder)
+                    unfinished += 1
+                    console.print(f"deleted {folder}")
+                else:
+                    left_over = temporary_files(folder)
+                    for file in left_over:
+                        file.unlink()
+                    temporary += len(left_over)
+        except Timeout:
+            console.print(f"kept {folder}, which a run is computing")
+    console.print(f"{unfinished} unfinished results deleted, {temporary} temporary files deleted")
+    return 0

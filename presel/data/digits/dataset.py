@@ -1,0 +1,152 @@
+"""The built-in pool and benchmarks, written as LLaVA-format files with an image folder."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from presel.console import progress
+from presel.data.digits.scenes import Contents, Scenes, Split, near_duplicates, render, sample
+from presel.data.digits.tasks import TASKS, Task, Turns
+from presel.errors import PreselError
+from presel.storage.files import write_json
+
+_SKEW = 0.8
+# Evaluation chooses among this many times as many questions, so that no answer is common.
+_SPARE = 3
+
+
+def write_pool(
+    folder: Path, size: int, seed: int, tasks: Mapping[str, Task] = TASKS, repeated: float = 1 / 3
+) -> None:
+    """Writes a pool as skewed and repetitive as a crawled one.
+
+    Contents follow Zipf's law, and some of the pictures show an earlier scene again.
+
+    Args:
+        folder: Receives `images/` and, last, `annotations.json`.
+        size: Pictures, over all tasks.
+        seed: Decides everything.
+        tasks: What is asked, and how often.
+        repeated: Share of each task's pictures that are near-duplicates, below 1.
+
+    Raises:
+        PreselError: If the size leaves a task fewer than two pictures.
+    """
+    generators = np.random.default_rng(seed).spawn(len(tasks) + 1)
+    skewed = Contents.zipf(generators.pop(), _SKEW)
+    sizes = _sizes(size, tasks)
+    if min(sizes) < 2:
+        raise PreselError(
+            f"pool.size={size} leaves a task fewer than two images; "
+            f"{2 / min(task.share for task in tasks.values()):.0f} is the least"
+        )
+    records: list[dict[str, object]] = []
+    with progress("drawing the pool", size) as advance:
+        for (name, task), count in zip(tasks.items(), sizes, strict=True):
+            scenes, turns = _pool_samples(generators.pop(), task, count, skewed, repeated)
+            records += _write_task(folder / "images", name, scenes, turns)
+            advance(count)
+    write_json(folder / "annotations.json", records)
+
+
+def write_benchmarks(folder: Path, size: int, seed: int) -> None:
+    """Writes one benchmark a task: balanced, free of near-duplicates, by hands that the pool does not show.
+
+    Args:
+        folder: Receives `images/` and, last, `annotations.json`.
+        size: Pictures of each benchmark.
+        seed: Decides everything.
+    """
+    generators = np.random.default_rng([seed, 1]).spawn(len(TASKS))
+    records: list[dict[str, object]] = []
+    with progress("drawing the benchmarks", size * len(TASKS)) as advance:
+        for name, task in TASKS.items():
+            scenes, turns = _eval_samples(generators.pop(), task, size, Contents.zipf(None, 0.0))
+            records += _write_task(folder / "images", name, scenes, turns)
+            advance(size)
+    write_json(folder / "annotations.json", records)
+
+
+def _sizes(pool_size: int, tasks: Mapping[str, Task]) -> list[int]:
+    """Whole numbers in the tasks' proportions that add up to the pool's size."""
+    ends = np.rint(np.cumsum([task.share for task in tasks.values()]) * pool_size).astype(int)
+    sizes: list[int] = np.diff(ends, prepend=0).tolist()
+    return sizes
+
+
+def answerable(
+    rng: np.random.Generator, task: Task, size: int, contents: Contents, split: Split = "train"
+) -> tuple[Scenes, list[Turns]]:
+    """Scenes that lend themselves to a task, each with a question.
+
+    Returns:
+        `size` scenes, and for each its questions and answers.
+    """
+    contents = replace(contents, digit_share=task.digit_share)
+    kept: list[Scenes] = []
+    turns: list[Turns] = []
+    while len(turns) < size:
+        scenes = sample(rng, size, contents, split)
+        written = [task.write(rng, view) for view in scenes.views()]
+        rows = [row for row, one in enumerate(written) if one][: size - len(turns)]
+        kept.append(scenes.take(np.array(rows, np.int64)))
+        turns += [one for row in rows if (one := written[row])]
+    return Scenes.concatenate(kept), turns
+
+
+def _pool_samples(
+    rng: np.random.Generator, task: Task, size: int, contents: Contents, repeated: float
+) -> tuple[Scenes, list[Turns]]:
+    repeats = int(size * repeated)
+    originals, turns = answerable(rng, task, size - repeats, contents)
+    again = near_duplicates(rng, originals.take(rng.integers(len(originals), size=repeats)))
+    # A scene photographed again is asked about again; it lends itself, so a question turns up.
+    turns += [_insist(rng, task.write, view) for view in again.views()]
+    order = rng.permutation(size)
+    return Scenes.concatenate([originals, again]).take(order), [turns[row] for row in order]
+
+
+def _insist(rng: np.random.Generator, write: Callable[..., Turns | None], view: object) -> Turns:
+    while not (turns := write(rng, view)):
+        pass
+    return turns
+
+
+def _eval_samples(
+    rng: np.random.Generator, task: Task, size: int, contents: Contents
+) -> tuple[Scenes, list[Turns]]:
+    """Takes answers in turn from the rarest on, so that each is about equally frequent."""
+    scenes, turns = answerable(rng, task, size * _SPARE, contents, "held_out")
+    by_answer: dict[str, list[int]] = defaultdict(list)
+    for row, one in enumerate(turns):
+        by_answer[one[-1][1]].append(row)
+    rank = {row: position for rows in by_answer.values() for position, row in enumerate(rows)}
+    rows = sorted(rank, key=lambda row: (rank[row], row))[:size]
+    order = rng.permutation(np.array(rows, np.int64))
+    return scenes.take(order), [turns[row] for row in order]
+
+
+def _write_task(images: Path, task: str, scenes: Scenes, turns: list[Turns]) -> Iterator[dict[str, object]]:
+    for picture, (number, one) in zip(render(scenes), enumerate(turns), strict=True):
+        path = images / task / f"{number // 1000:03d}" / f"{number:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path, compress_level=1)
+        yield {
+            "id": f"{task}/{number:06d}",
+            "image": path.relative_to(images).as_posix(),
+            "task": task,
+            "conversations": conversation(one),
+        }
+
+
+def conversation(turns: Turns) -> list[dict[str, str]]:
+    """Turns in LLaVA's format; the picture belongs to the first question."""
+    messages = []
+    for number, (question, answer) in enumerate(turns):
+        prefix = "" if number else "<image>\n"
+        messages += [{"from": "human", "value": prefix + question}, {"from": "gpt", "value": answer}]
+    return messages

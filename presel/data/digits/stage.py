@@ -1,0 +1,42 @@
+"""Stage `scenes`: draws the built-in digit scenes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, TypeAlias
+
+from presel.data.digits.dataset import write_benchmarks, write_pool
+from presel.data.digits.narrow import NARROW_TASKS
+from presel.storage.stage import Stage
+from presel.storage.store import Store
+
+DigitSplit: TypeAlias = Literal["pool", "narrow_pool", "benchmarks"]
+
+
+@dataclass(frozen=True)
+class ScenesStage(Stage[Path]):
+    """Digit scenes as a LLaVA-format `annotations.json` beside a folder `images`."""
+
+    name: ClassVar[str] = "scenes"
+
+    split: DigitSplit
+    size: int
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Says what is drawn."""
+        return f"{self.name} ({self.split})"
+
+    def compute(self, store: Store, folder: Path) -> None:
+        """Draws the scenes; a second attempt writes the same files again."""
+        match self.split:
+            case "pool":
+                write_pool(folder, self.size, self.seed)
+            case "narrow_pool":
+                write_pool(folder, self.size, self.seed, NARROW_TASKS)
+            case "benchmarks":
+                write_benchmarks(folder, self.size, self.seed)
+
+    def load(self, folder: Path) -> Path:
+        """The folder itself."""
+        return folder

@@ -1,0 +1,1 @@
+"""Stages that several processes work on, on one machine or many."""

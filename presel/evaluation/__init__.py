@@ -1,0 +1,1 @@
+"""Benchmarks, metrics and scores; other programs that evaluate."""

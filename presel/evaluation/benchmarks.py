@@ -1,0 +1,68 @@
+"""Benchmarks: held-out records, scored by generation; one benchmark per task of the source."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from presel.component import component
+from presel.data.sources import DigitScenes, LlavaJson, Source
+from presel.evaluation.metrics import METRICS
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How answers come about and are scored; see `Benchmarks` for the fields."""
+
+    metric: str
+    metrics: Mapping[str, str]
+    max_new_tokens: int
+    batch_size: int
+
+    def metric_of(self, benchmark: str) -> str:
+        """The name of a benchmark's metric."""
+        return self.metrics.get(benchmark, self.metric)
+
+
+@component
+class Benchmarks(Source):
+    """A source of held-out records, and how they are scored.
+
+    Attributes:
+        metric: Metric of every benchmark that `metrics` does not name.
+        metrics: Metric by benchmark; keys of `presel.evaluation.metrics.METRICS`.
+        max_new_tokens: Length at which answers are cut.
+        batch_size: Answers generated at once.
+    """
+
+    group: ClassVar[str] = "evaluation"
+
+    metric: str = "exact_match"
+    metrics: dict[str, str] | None = None
+    max_new_tokens: Annotated[int, Field(gt=0)] = 64
+    # Padding moves the last bits of the logits, and with them an answer now and then.
+    batch_size: Annotated[int, Field(gt=0)] = 64
+    # A benchmark with holes is another benchmark.
+    max_rejected_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the metrics' names."""
+        for name in [self.metric, *(self.metrics or {}).values()]:
+            if name not in METRICS:
+                raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the records are scored."""
+        return Scoring(self.metric, self.metrics or {}, self.max_new_tokens, self.batch_size)
+
+
+@component
+class LlavaBenchmarks(Benchmarks, LlavaJson):
+    """Benchmarks in a LLaVA-format file."""
+
+
+@component
+class DigitBenchmarks(Benchmarks, DigitScenes):
+    """The built-in benchmarks."""

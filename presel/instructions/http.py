@@ -1,0 +1,243 @@
+"""HTTP requests that end at a deadline and in bounded memory, whatever the server does."""
+
+import asyncio
+import os
+import ssl
+import threading
+import zlib
+from collections.abc import Mapping
+from concurrent import futures
+from enum import IntEnum
+from typing import NamedTuple, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from httpx2 import AsyncHTTPTransport, HTTPError, InvalidURL, Limits, Proxy, Request
+
+from presel.errors import PreselError
+from presel.instructions.secrets import is_this_machine
+
+# Most bytes of a response, as it is sent and as it is decoded; chat completions take some kilobytes.
+MAX_BODY = 1 << 20
+_CLOSING_S = 1.0
+
+
+class Phase(IntEnum):
+    """How far a request got."""
+
+    CONNECTING = 0
+    SENDING = 1
+    WAITING = 2
+    READING = 3
+
+
+class Response(NamedTuple):
+    """A whole response; upper and lower case are the same in the names of its headers."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class RequestFailed(Exception):
+    """A request without a whole response; the message is the reason.
+
+    Attributes:
+        phase: How far it got.
+        late: Whether the deadline ended it.
+        status: The response's status, where one came.
+        body: As much as came of the body.
+    """
+
+    def __init__(self, reason: str, phase: Phase, late: bool, status: int | None, body: bytes) -> None:
+        """Says why, and how far the request got."""
+        super().__init__(reason)
+        self.phase = phase
+        self.late = late
+        self.status = status
+        self.body = body
+
+
+class Client:
+    """Sends requests from many threads at once, by one event loop in a thread of its own.
+
+    An event loop can give up whatever it waits for at the deadline: a host's address, a connection, a TLS
+    handshake, room in the send buffer, the next byte. A socket's timeout begins anew with every byte.
+
+    Redirects are not followed, and cookies not kept. Each request has a connection of its own: on a shared
+    one, a second response to one request would be taken for the answer to the next.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            url: The address that requests go to, for the environment's choice of a proxy.
+
+        Raises:
+            PreselError: If the environment names a proxy that is none.
+        """
+        self._proxy = _proxy(url)
+        self._loop = asyncio.new_event_loop()
+
+    def __enter__(self) -> Self:
+        """Starts the event loop."""
+        # How many requests there are at once is up to the threads.
+        limits = Limits(max_connections=None, max_keepalive_connections=0)
+        # Python's own context: the system's certificates, or those that SSL_CERT_FILE names.
+        context = ssl.create_default_context()
+        self._transport = AsyncHTTPTransport(context, proxy=self._proxy, limits=limits, trust_env=False)
+        # A daemon: the end of the program waits for no request.
+        threading.Thread(target=self._run, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives up what is still on its way, and closes all connections."""
+        closing = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+        futures.wait([closing], _CLOSING_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
+    ) -> Response:
+        """Sends a request and waits for the whole response.
+
+        Args:
+            method: Such as `POST`.
+            url: The address.
+            headers: Besides `Host`, `Content-Length` and `Accept-Encoding`.
+            body: What is sent.
+            timeout_s: When the request is given up, counted from now.
+
+        Raises:
+            RequestFailed: If there is no whole response by then, or it is larger than `MAX_BODY`.
+        """
+        exchange = _Exchange(self._transport)
+        coroutine = exchange.run(method, url, {**headers, "Accept-Encoding": "identity"}, body, timeout_s)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    async def _close(self) -> None:
+        open_ = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in open_:
+            task.cancel()
+        await asyncio.gather(*open_, return_exceptions=True)
+        await self._transport.aclose()
+
+
+class _Exchange:
+    """One request, and how far it got."""
+
+    def __init__(self, transport: AsyncHTTPTransport) -> None:
+        self._transport = transport
+        self._phase = Phase.CONNECTING
+        self._status: int | None = None
+        self._body = bytearray()
+
+    async def run(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
+    ) -> Response:
+        try:
+            request = Request(method, url, headers=headers, content=body, extensions={"trace": self._trace})
+            async with asyncio.timeout(timeout_s):
+                return await self._response(request)
+        except TimeoutError:
+            raise self._failed(_LATE[self._phase].format(timeout_s), late=True) from None
+        # OSError, since TLS can break off in the middle of a response.
+        except (HTTPError, InvalidURL, OSError) as error:
+            raise self._failed(_why(error, self._phase)) from None
+
+    async def _response(self, request: Request) -> Response:
+        response = await self._transport.handle_async_request(request)
+        self._phase, self._status = Phase.READING, response.status_code
+        try:
+            async for part in response.aiter_raw():
+                self._body += part
+                if len(self._body) > MAX_BODY:
+                    raise self._failed(_TOO_LARGE)
+        finally:
+            await response.aclose()
+        body = self._decoded(response.headers.get("Content-Encoding", "identity").lower())
+        return Response(response.status_code, response.headers, body)
+
+    def _decoded(self, encoding: str) -> bytes:
+        if encoding == "identity":
+            return bytes(self._body)
+        # None was asked for. gzip is the one that servers send all the same.
+        if encoding not in ("gzip", "x-gzip", "deflate"):
+            raise self._failed("a response in an encoding that was not asked for")
+        decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        try:
+            body = decoder.decompress(self._body, MAX_BODY)
+        except zlib.error:
+            raise self._failed(f"a response that is no {encoding}") from None
+        if not decoder.eof:
+            raise self._failed(_TOO_LARGE if decoder.unconsumed_tail else f"a response that is no {encoding}")
+        return body
+
+    async def _trace(self, event: str, _: object) -> None:
+        for end, phase in _EVENTS.items():
+            if event.endswith(end):
+                self._phase = phase
+
+    def _failed(self, reason: str, late: bool = False) -> RequestFailed:
+        return RequestFailed(reason, self._phase, late, self._status, bytes(self._body))
+
+
+# The transport's events; through a proxy, a `CONNECT` request comes before the TLS handshake.
+_EVENTS = {
+    "start_tls.started": Phase.CONNECTING,
+    "send_request_headers.started": Phase.SENDING,
+    "send_request_body.complete": Phase.WAITING,
+}
+_LATE = {
+    Phase.CONNECTING: "no connection within {:g} s",
+    Phase.SENDING: (
+        "not sent within {:g} s (shrink images by instructions.image_side, or raise instructions.timeout_s)"
+    ),
+    Phase.WAITING: "no answer within {:g} s",
+    Phase.READING: "no whole answer within {:g} s",
+}
+_TOO_LARGE = f"a response of more than {MAX_BODY >> 20} MB"
+
+
+def _why(error: Exception, phase: Phase) -> str:
+    if phase > Phase.CONNECTING:
+        # What the library says of malformed responses quotes them, and they may quote the key.
+        return "connection dropped, or a response that is not HTTP"
+    cause: BaseException | None = error
+    while cause is not None:
+        # Each address of a host fails for a reason of its own.
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause
+        if isinstance(cause, ssl.SSLError):
+            return f"no connection: TLS: {getattr(cause, 'verify_message', None) or cause.reason}"
+        if isinstance(cause, OSError) and cause.errno:
+            return f"no connection: {os.strerror(cause.errno) if cause.errno > 0 else cause.strerror}"
+        cause = cause.__cause__ or cause.__context__
+    return f"no connection: {error}"
+
+
+def _proxy(url: str) -> Proxy | None:
+    """The proxy that the environment names for an address, if it does."""
+    address = urlsplit(url)
+    if is_this_machine(url) or proxy_bypass(address.hostname or ""):
+        return None
+    named = getproxies().get(address.scheme)
+    if named is None:
+        return None
+    try:
+        proxy = Proxy(named)
+        if proxy.url.scheme in ("http", "https") and proxy.url.host:
+            return proxy
+    except (InvalidURL, ValueError):
+        pass
+    # The address is not repeated: it may hold a password.
+    raise PreselError(
+        f"the environment variable {address.scheme}_proxy holds no address that begins with http:// or "
+        "https://; mend it, or name the server in no_proxy"
+    )

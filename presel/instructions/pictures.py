@@ -1,0 +1,127 @@
+"""Images as text, for those who are asked over the wire."""
+
+import base64
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from presel.data.decoding import MAX_BYTES, BrokenImage, turn_upright
+from presel.data.images import open_image
+from presel.instructions.provider import Wanted
+
+_MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+
+
+def read_image(root: Path, image: str, is_same: Callable[[str], bool]) -> bytes:
+    """An image file's bytes, if they are still those that the pool's check saw.
+
+    Args:
+        root: The image folder.
+        image: Path relative to it.
+        is_same: Told the SHA-256 of the bytes, in hexadecimal; whether it is the one of the pool.
+
+    Raises:
+        BrokenImage: If there is no such file inside the folder, or it holds other bytes.
+    """
+    root = Path(os.path.realpath(root))
+    path = Path(os.path.realpath(root / image))
+    if not path.is_relative_to(root):
+        raise BrokenImage("leaves the image folder", path)
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BrokenImage("not an ordinary file", path)
+            if not status.st_size:
+                raise BrokenImage("empty file", path)
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise BrokenImage("missing", path) from None
+    except OSError as error:
+        raise BrokenImage(f"cannot be opened ({error.strerror})", path) from None
+    if not is_same(hashlib.sha256(content).hexdigest()):
+        raise BrokenImage("changed since the pool was checked", path)
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file whose links are resolved: follows none that came since, and waits for no pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def read_wanted(root: Path, image: Wanted) -> bytes:
+    """The bytes of an image that is asked about, see `read_image`."""
+    return read_image(root, image.image, lambda content: content == image.content)
+
+
+def broken_images(images: Sequence[Wanted], root: Path) -> dict[str, str]:
+    """Why images cannot be sent, by image; for those that ask about all of them together."""
+    broken: dict[str, str] = {}
+    for image in images:
+        try:
+            read_wanted(root, image)
+        except BrokenImage as error:
+            broken[image.id] = error.reason
+    return broken
+
+
+def data_url(content: bytes, path: Path, side: int | None) -> str:
+    """An image file as a `data:` URL.
+
+    The file is sent as it is where every service can show it; otherwise a JPEG of how it looks is.
+
+    Args:
+        content: The file's bytes.
+        path: The file, for messages.
+        side: Longer images are shrunk to this many pixels; None for no limit.
+
+    Raises:
+        BrokenImage: If it cannot be read.
+    """
+    media_type = _media_type(content, side)
+    if media_type:
+        return _url(media_type, content)
+    picture = open_image(path, content)
+    if side is not None:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    encoded = BytesIO()
+    picture.save(encoded, "JPEG", quality=95)
+    return _url("image/jpeg", encoded.getvalue())
+
+
+def with_picture(messages: Sequence[dict[str, str]], url: str) -> list[dict[str, Any]]:
+    """Chat messages whose last one shows an image before its text.
+
+    Args:
+        messages: The messages, the last of them the user's.
+        url: Where the image is, or the image itself.
+    """
+    *before, request = messages
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": request["content"]}]
+    return [*before, {"role": request["role"], "content": parts}]
+
+
+def _media_type(content: bytes, side: int | None) -> str | None:
+    """What an image is that can be sent as it is; None where it has to be encoded anew."""
+    try:
+        with Image.open(BytesIO(content), formats=tuple(_MEDIA_TYPES)) as image:
+            upright = turn_upright(image) is None
+            fits = side is None or max(image.size) <= side
+            plain = image.mode != "CMYK" and getattr(image, "n_frames", 1) == 1
+            return _MEDIA_TYPES[image.format or ""] if upright and fits and plain else None
+    except MemoryError:
+        raise
+    # Pillow raises whatever broken bytes lead it to, such as IndexError where a second frame is cut off.
+    # Whoever opens the image next says what is wrong, if anything is.
+    except Exception:
+        return None
+
+
+def _url(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,180 @@
+"""What a model is asked to write about an image, and how its answer becomes a conversation."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import field
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from presel.component import component
+from presel.data.prompts import IMAGE_TOKEN, Turn
+from presel.errors import PreselError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
+
+
+class UnusableAnswer(Exception):
+    """An answer that makes no instruction; the message is the reason, in a few words."""
+
+
+@component
+class Prompt:
+    """How one kind of instruction is asked for.
+
+    Attributes:
+        request: What the model is asked beside the image; `{task}` stands for the image's task, `{question}`
+            for the question.
+        system: Its system message; empty for none.
+        questions: The training questions, of which each image gets one, always the same. Empty where
+            the model writes questions as well, and answers with a JSON list of objects with `question`
+            and `answer`.
+        suffix: Follows every question in the training file, on a line of its own.
+        answer_pattern: Regular expression that every whole answer matches.
+        max_turns: Most questions of a conversation.
+        max_tokens: Where the model's answer is cut; a cut one is unusable.
+    """
+
+    request: Annotated[str, Field(min_length=1)]
+    system: str = ""
+    questions: list[str] = field(default_factory=list)
+    suffix: str = ""
+    answer_pattern: str = ".+"
+    max_turns: Annotated[int, Field(ge=1)] = 1
+    max_tokens: Annotated[int, Field(ge=1, le=10**9)] = 512
+
+    def __post_init__(self) -> None:
+        """Checks what would otherwise fail once answers are paid for."""
+        try:
+            re.compile(self.answer_pattern)
+        except re.error as error:
+            raise ValueError(
+                f"answer_pattern {self.answer_pattern!r} is no regular expression ({error})"
+            ) from None
+        for name in _PLACEHOLDER.findall(self.request):
+            if name != "task" and not (name == "question" and self.questions):
+                raise ValueError(
+                    f"request holds {{{name}}}, which stands for nothing; there are {{task}} and, where "
+                    "questions are given, {question}"
+                )
+
+    def messages(self, name: str, task: str) -> list[dict[str, str]]:
+        """The chat messages, the image left out.
+
+        Args:
+            name: The image's id.
+            task: Its task.
+        """
+        request = self.request.replace("{task}", task).replace("{question}", self._question(name))
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": request}]
+
+    def conversation(self, name: str, text: str) -> tuple[Turn, ...]:
+        """Turns an answer into the conversation to train on.
+
+        Args:
+            name: The image's id.
+            text: The model's answer.
+
+        Raises:
+            UnusableAnswer: If the answer is blank, not in the form asked for, or matches no pattern.
+        """
+        if not text.strip():
+            raise UnusableAnswer("blank answer")
+        pairs = [(self._question(name), text.strip())] if self.questions else _pairs(text)
+        if len(pairs) > self.max_turns:
+            raise UnusableAnswer(f"{len(pairs)} questions where at most {self.max_turns} were asked for")
+        for _, answer in pairs:
+            if not re.fullmatch(self.answer_pattern, answer, re.DOTALL):
+                raise UnusableAnswer(f"answer {answer[:40]!r} does not match {self.answer_pattern!r}")
+        suffix = f"\n{self.suffix}" if self.suffix else ""
+        return as_turns([(question + suffix, answer) for question, answer in pairs])
+
+    def _question(self, name: str) -> str:
+        """The question of an image: by its name, so that the pool's order does not matter."""
+        if not self.questions:
+            return ""
+        return self.questions[int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(self.questions)]
+
+
+@component
+class Prompts:
+    """Which prompt goes with which task.
+
+    Attributes:
+        kinds: Prompts by name.
+        default: Name of the prompt of every task that `by_task` does not name.
+        by_task: Name of the prompt by task; None for the same for all.
+    """
+
+    kinds: dict[str, Prompt]
+    default: str
+    by_task: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the names."""
+        for name in [self.default, *(self.by_task or {}).values()]:
+            if name not in self.kinds:
+                raise ValueError(f"there is no prompt {name!r}; choose one of {', '.join(self.kinds)}")
+
+    def of(self, task: str) -> Prompt:
+        """The prompt of a task."""
+        return self.kinds[self.name_of(task)]
+
+    def name_of(self, task: str) -> str:
+        """Name of the prompt of a task."""
+        return (self.by_task or {}).get(task, self.default)
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """Makes sure that every task named has images.
+
+        Raises:
+            PreselError: If `by_task` names a task that the pool does not have.
+        """
+        for task in self.by_task or {}:
+            if task not in tasks:
+                raise PreselError(
+                    f"instructions.prompts.by_task names '{task}', which is no task of the pool; there are "
+                    f"{', '.join(tasks)}"
+                )
+
+
+def as_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
+    """Questions and answers about an image as a conversation, which shows it first.
+
+    Raises:
+        UnusableAnswer: If a text holds what stands for the image, or what no file can hold.
+    """
+    turns: list[Turn] = []
+    for number, (question, answer) in enumerate(pairs):
+        if IMAGE_TOKEN in question or IMAGE_TOKEN in answer:
+            raise UnusableAnswer(f"it holds the text {IMAGE_TOKEN}, which stands for the image")
+        if _SURROGATE.search(question + answer):
+            raise UnusableAnswer("it holds half of a surrogate pair, which is no character")
+        turns.append({"from": "human", "value": question if number else f"{IMAGE_TOKEN}\n{question}"})
+        turns.append({"from": "gpt", "value": answer})
+    return tuple(turns)
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """The questions and answers of a JSON list, maybe fenced as code."""
+    fenced = _FENCED.match(text)
+    try:
+        found = json.loads(fenced.group(1) if fenced else text)
+    # Brackets nested by the thousand are beyond the parser.
+    except (ValueError, RecursionError) as error:
+        raise UnusableAnswer(f"not JSON ({error})") from None
+    if not isinstance(found, list) or not found:
+        raise UnusableAnswer("not a JSON list of questions and answers")
+    return [(_text(pair, "question"), _text(pair, "answer")) for pair in found]
+
+
+def _text(pair: Any, key: str) -> str:
+    value = pair.get(key) if isinstance(pair, dict) else None
+    if not isinstance(value, str) or not value.strip():
+        raise UnusableAnswer(f"a pair without '{key}'")
+    return value.strip()

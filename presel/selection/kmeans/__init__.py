@@ -1,0 +1,1 @@
+"""K-means: initialization, Lloyd's algorithm, and its variants."""

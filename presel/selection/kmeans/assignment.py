@@ -1,0 +1,76 @@
+"""What Lloyd's algorithm and its helpers share: rows divided among centroids."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from presel.selection.feature_rows import FeatureRows, Float32Matrix, IntVector
+from presel.selection.kmeans.search import Backend
+
+
+class Clustering(NamedTuple):
+    """A division of rows among centroids.
+
+    Attributes:
+        labels: Cluster of every row, shape (n,).
+        centroids: Shape (C, d).
+        distances: Squared distance of every row to its centroid, shape (n,).
+    """
+
+    labels: IntVector
+    centroids: Float32Matrix
+    distances: npt.NDArray[np.float32]
+
+
+def assign(rows: FeatureRows, centroids: Float32Matrix, backend: Backend) -> Clustering:
+    """Gives every row to its nearest centroid, in one pass."""
+    nearest = backend.searcher(centroids)
+    labels = np.empty(len(rows), dtype=np.int64)
+    distances = np.empty(len(rows), dtype=np.float32)
+    for place, block in rows.blocks():
+        labels[place], distances[place] = nearest(block)
+    return Clustering(labels, centroids, distances)
+
+
+def cluster_means(rows: FeatureRows, labels: IntVector, n_clusters: int) -> Float32Matrix:
+    """Averages the rows of each cluster, none of which may be empty.
+
+    Returns:
+        Shape (n_clusters, d).
+    """
+    sums = np.zeros((n_clusters, rows.dimension))
+    for place, block in rows.blocks():
+        order, bounds = grouped(labels[place], n_clusters)
+        for label in np.flatnonzero(np.diff(bounds)):
+            sums[label] += block[order[bounds[label] : bounds[label + 1]]].sum(axis=0)
+    counts = np.bincount(labels, minlength=n_clusters)
+    return (sums / counts[:, None]).astype(np.float32)
+
+
+def grouped(labels: IntVector, n_clusters: int) -> tuple[IntVector, IntVector]:
+    """Sorts rows by label.
+
+    Returns:
+        Row numbers, and bounds of shape (n_clusters + 1,): cluster c owns `order[bounds[c]:bounds[c + 1]]`.
+    """
+    # Short integers are sorted by radix, several times as fast.
+    order = np.argsort(labels.astype(np.min_scalar_type(n_clusters)), kind="stable")
+    return order, np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=n_clusters))])
+
+
+def refill_empty(rows: FeatureRows, result: Clustering) -> bool:
+    """Gives each empty cluster a row of its own, in place; says whether there was any."""
+    counts = np.bincount(result.labels, minlength=len(result.centroids))
+    empty = np.flatnonzero(counts == 0)
+    if not len(empty):
+        return False
+    farthest = iter(np.argsort(-result.distances, kind="stable"))
+    for label in empty:
+        row = next(row for row in farthest if counts[result.labels[row]] > 1)
+        counts[result.labels[row]] -= 1
+        counts[label] = 1
+        result.labels[row] = label
+        result.distances[row] = 0
+        result.centroids[label] = rows.take(np.array([row]))[0]
+    return True

@@ -1,0 +1,59 @@
+"""What stages that pass samples through a model share: batches of similar length."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from presel.console import console, progress
+from presel.storage.shards import Batches
+
+if TYPE_CHECKING:
+    from presel.models.conversations import Encoded, Example
+    from presel.models.prompt_pairs import Pair
+
+
+def measure(
+    examples: Sequence["Example"], encode: Callable[["Example"], "Encoded | Pair"], max_length: int
+) -> tuple[list[int], int]:
+    """Measures samples in tokens, and says so where prompts are cut off.
+
+    Args:
+        examples: The samples, (n,).
+        encode: What the model is going to read of one.
+        max_length: Where prompts are cut off, in tokens.
+
+    Returns:
+        Length of each sample, (n,), and how many are cut off.
+    """
+    lengths, truncated = [], 0
+    with progress("measuring samples", len(examples)) as advance:
+        for example in examples:
+            encoded = encode(example)
+            lengths.append(len(encoded.ids))
+            truncated += encoded.truncated
+            advance(1)
+    if truncated:
+        console.print(
+            f"  {truncated} of {len(examples)} samples are longer than lvlm.max_length={max_length} tokens; "
+            "their ends were cut off, as in training"
+        )
+    return lengths, truncated
+
+
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Rows by descending length, equally long ones in their order."""
+    return sorted(range(len(lengths)), key=lambda row: -lengths[row])
+
+
+def cut_by_tokens(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> Batches[int]:
+    """Divides rows, longest first, into batches up to a number of tokens, padding counted.
+
+    Args:
+        rows: Some of the samples.
+        lengths: Length of every sample in tokens.
+        tokens: See `presel.models.batching.fill_batches`.
+    """
+    from presel.models.batching import fill_batches
+
+    return [
+        [rows[place] for place in batch] for batch in fill_batches([lengths[row] for row in rows], tokens)
+    ]

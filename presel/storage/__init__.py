@@ -1,0 +1,1 @@
+"""Results on disk: stages, the content-addressed store, shards, atomic files, digests."""

@@ -1,0 +1,148 @@
+"""Whether a stored result is whole: its manifest lists size and digest of every file."""
+
+import hashlib
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from presel.errors import PreselError
+from presel.storage.files import read_json, sha256, write_json
+
+MANIFEST = "manifest.json"
+# A run hashes what it reads up to this size, which takes seconds; `presel store verify` hashes everything.
+HASHED_BYTES = 2 * 10**9
+# Logs and shards: nothing reads them once the result is there, and `wandb sync` still writes to its own.
+_WORKING_FILES = {"metrics", "parts", "processes", "shards", "wandb"}
+_DIGEST = "sha256"
+
+
+class DamagedResult(PreselError):
+    """A stored result that is not as it was written."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    size: int
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    """What every manifest has."""
+
+    model_config = ConfigDict(strict=True)
+
+    stage: str
+    label: str
+    version: int
+    key: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    versions: dict[str, str]
+    git_commit: str | None
+    finished: str
+    wall_seconds: float
+    measured: dict[str, Any]
+    files: dict[str, _File]
+
+
+def write_manifest(folder: Path, about: dict[str, Any]) -> None:
+    """Lists a folder's files in its manifest, which makes it a finished result.
+
+    Args:
+        folder: The folder.
+        about: What else stands in the manifest.
+    """
+    listed = {
+        name: {"size": path.stat().st_size, "sha256": sha256(path)} for name, path in result_files(folder)
+    }
+    # As it will be read: JSON has no tuples, and no keys but strings.
+    manifest = json.loads(json.dumps(about | {"files": listed}))
+    write_json(folder / MANIFEST, manifest | {_DIGEST: _digest(manifest)})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads the manifest of a finished result.
+
+    Raises:
+        DamagedResult: If it is damaged, or of an earlier version, which listed no files.
+    """
+    file = folder / MANIFEST
+    try:
+        # A pipe would be waited for.
+        manifest: Any = read_json(file) if file.is_file() else None
+        _Manifest.model_validate(manifest)
+    except (ValueError, RecursionError):
+        # Without its cause, which would be taken for a mistake in the configuration.
+        raise _damaged(folder, folder.parent.name, f"{file} is damaged, or of an earlier version") from None
+    if manifest.pop(_DIGEST, None) != _digest(manifest):
+        raise _damaged(folder, folder.parent.name, f"{file} was changed")
+    return dict(manifest)
+
+
+def result_files(folder: Path) -> list[tuple[str, Path]]:
+    """The files of a result by their names in its manifest, in the order of the names."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    named = [(path.relative_to(folder), path) for path in files if path != folder / MANIFEST]
+    return sorted((name.as_posix(), path) for name, path in named if name.parts[0] not in _WORKING_FILES)
+
+
+def check_result(
+    folder: Path, hashed_bytes: float = HASHED_BYTES, manifest: dict[str, Any] | None = None
+) -> None:
+    """Makes sure that a finished result's files are there, have their sizes and, if it is small, digests.
+
+    Args:
+        folder: The result.
+        hashed_bytes: Digests are left out of a result above this size in all.
+        manifest: Its manifest, if that was read before.
+
+    Raises:
+        DamagedResult: If not.
+    """
+    manifest = read_manifest(folder) if manifest is None else manifest
+    for fault in faults(folder, manifest, hashed_bytes):
+        raise _damaged(folder, manifest["label"], fault)
+
+
+def faults(folder: Path, manifest: dict[str, Any], hashed_bytes: float) -> Iterator[str]:
+    """Tells what is wrong with the files of a result; see `check_result`."""
+    hashes = sum(listed["size"] for listed in manifest["files"].values()) <= hashed_bytes
+    for name, listed in manifest["files"].items():
+        if fault := _fault(folder / name, listed["size"], listed["sha256"] if hashes else None):
+            yield f"{folder / name} {fault}"
+
+
+def _fault(file: Path, size: int, digest: str | None) -> str | None:
+    try:
+        found = file.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            return "is no longer a file"
+        if found.st_size != size:
+            return f"has {found.st_size:,} bytes, not the {size:,} that were written"
+        if digest is not None and sha256(file) != digest:
+            return "does not hold what was written (another SHA-256)"
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    except PermissionError:
+        raise
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None
+
+
+def remedy(folder: Path) -> str:
+    """What the user is told to do about a damaged result."""
+    return f"delete {folder}, then run the same command again"
+
+
+def _damaged(folder: Path, label: str, fault: str) -> DamagedResult:
+    return DamagedResult(f"stage '{label}': {fault}; {remedy(folder)}")
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
