@@ -81,7 +81,12 @@ def measure(folder: Path, shape: str, samples: int, batch_tokens: int) -> None:
     prompts = [[len(encoder.tokens(one.conversations, ask).ids) for ask in (True, False)] for one in examples]
     bound = sum(map(sum, prompts)) / sum(lengths)
     rows: list[Row] = [
-        {"what": "one pass", "samples/s": samples / seconds, "passes": 1 if scorer.single_pass else 2},
+        {
+            "what": "one pass",
+            "samples/s": samples / seconds,
+            "tokens/s": sum(lengths) / seconds,
+            "passes": 1 if scorer.single_pass else 2,
+        },
         {"what": "one pass, with loading", "samples/s": samples / loading_seconds},
         {
             "what": "two passes",
@@ -99,6 +104,7 @@ def measure(folder: Path, shape: str, samples: int, batch_tokens: int) -> None:
         last_line(
             shape=shape,
             samples=samples,
+            tokens_per_second=sum(lengths) / seconds,
             ratio=two_seconds / seconds,
             bound=bound,
             fraction_of_bound=two_seconds / seconds / bound,
