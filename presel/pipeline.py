@@ -256,6 +256,23 @@ class Pipeline:
         """The same run with all instructions bought: the 100 % that Rel. is a share of."""
         return replace(self, strategy=Full())
 
+    def steps(self, target: Stage[Any]) -> dict[str, Stage[Any]]:
+        """The target and every stage that it rests on, inputs first, by role.
+
+        A stage's role is the name of its property here, as in `reference_model`; that of a stage without one
+        is made of its reader's role and its own name, as in `images.scenes`. Labels are for people, and may
+        be reworded; programs find a stage by its role.
+        """
+        found = upstream(target)
+        # The properties that were evaluated, which these stages are; of two names for one stage the first.
+        named = {id(stage): role for role, stage in reversed(vars(self).items()) if isinstance(stage, Stage)}
+        roles: dict[str, str] = {}
+        for stage in reversed(found):
+            role = roles.setdefault(stage.key, named.get(id(stage), stage.name))
+            for source in stage.inputs:
+                roles.setdefault(source.key, named.get(id(source), f"{role}.{source.name}"))
+        return {roles[stage.key]: stage for stage in found}
+
     def check(self, store: Store, target: Stage[Any]) -> None:
         """Reads the pool and the benchmarks, and checks what can only be checked against them.
 
