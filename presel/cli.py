@@ -65,7 +65,6 @@ def _run(overrides: list[str]) -> int:
     from hydra import main as hydra_main
     from omegaconf import DictConfig
 
-    from presel.commands.run import run
     from presel.console import print_error
     from presel.errors import Paused, PreselError
     from presel.instructions.secrets import refuse_keys
@@ -75,6 +74,8 @@ def _run(overrides: list[str]) -> int:
     from presel.settings.schema import register
 
     def task(config: DictConfig) -> float | None:
+        from presel.commands.run import run
+
         return run(config, overrides)
 
     register()

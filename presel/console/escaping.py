@@ -3,10 +3,11 @@
 import csv
 import html
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Control characters, those that change the direction of text and the like, lone surrogates, and separators of
 # lines and paragraphs.
@@ -30,7 +31,7 @@ def visible(text: str) -> str:
     )
 
 
-def csv_text(table: pd.DataFrame) -> str:
+def csv_text(table: "pd.DataFrame") -> str:
     """Writes a table as CSV that a spreadsheet can open without running what a name holds.
 
     Text that reads as a formula begins with an apostrophe. All text is quoted, since a spreadsheet may take

@@ -6,49 +6,40 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from presel.data.checks import shown
-from presel.data.sources import Source
 from presel.errors import PreselError
-from presel.evaluation.benchmarks import Benchmarks
-from presel.evaluation.external import ExternalBenchmarks
-from presel.instructions.prompts import Prompts
-from presel.instructions.provider import InstructionProvider
-from presel.models.clip import Clip
-from presel.models.encoder import Encoder
-from presel.models.hardware import Hardware
-from presel.models.loggers import LoggerFactory
-from presel.models.lvlm import Lvlm
-from presel.models.tune import ScoreNet, Tune
-from presel.pipeline import Pipeline
-from presel.selection.threads import cpu_count
-from presel.stages.centrality import Neighbors
-from presel.stages.clusters import Clustering
-from presel.stages.tasks import Tasks
-from presel.strategies.base import Strategy
 
-# What `_target_` may name: a subclass of one of these. Nothing else in a configuration makes objects.
-BASES: dict[str, tuple[type, ...]] = {
-    "pool": (Source,),
-    "tasks": (Tasks,),
-    "lvlm": (Lvlm,),
-    "tune": (Tune,),
-    "encoder": (Encoder,),
-    "cluster": (Clustering,),
-    "clip": (Clip,),
-    "score_net": (ScoreNet,),
-    "neighbors": (Neighbors,),
-    "strategy": (Strategy,),
-    "instructions": (InstructionProvider,),
-    "instructions.prompts": (Prompts,),
-    "evaluation": (Benchmarks, ExternalBenchmarks),
-    "trainer": (Hardware,),
-    "logger": (LoggerFactory,),
+if TYPE_CHECKING:
+    from presel.pipeline import Pipeline
+
+# What `_target_` may name: a subclass of one of these. Nothing else in a configuration makes objects. The
+# classes are imported when they are needed, so that a mistake in a name is refused at once.
+BASES: dict[str, tuple[str, ...]] = {
+    "pool": ("presel.data.sources.Source",),
+    "tasks": ("presel.stages.tasks.Tasks",),
+    "lvlm": ("presel.models.lvlm.Lvlm",),
+    "tune": ("presel.models.tune.Tune",),
+    "encoder": ("presel.models.encoder.Encoder",),
+    "cluster": ("presel.stages.clusters.Clustering",),
+    "clip": ("presel.models.clip.Clip",),
+    "score_net": ("presel.models.tune.ScoreNet",),
+    "neighbors": ("presel.stages.centrality.Neighbors",),
+    "strategy": ("presel.strategies.base.Strategy",),
+    "instructions": ("presel.instructions.provider.InstructionProvider",),
+    "instructions.prompts": ("presel.instructions.prompts.Prompts",),
+    "evaluation": (
+        "presel.evaluation.benchmarks.Benchmarks",
+        "presel.evaluation.external.ExternalBenchmarks",
+    ),
+    "trainer": ("presel.models.hardware.Hardware",),
+    "logger": ("presel.models.loggers.LoggerFactory",),
 }
 
 
@@ -137,7 +128,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
-def build(config: DictConfig) -> Pipeline:
+def build(config: DictConfig) -> "Pipeline":
     """Makes the pipeline; every component checks its arguments here, before any work.
 
     Group `evaluation` counts only where the run goes that far.
@@ -160,31 +151,38 @@ def build(config: DictConfig) -> Pipeline:
         _check_targets(settings, group)
         # Inside its group again, which errors name.
         made = instantiate(OmegaConf.create({group: settings})[group], _convert_="all")
-        if not isinstance(made, BASES[group]):
-            raise PreselError(f"{group} makes no {_names(BASES[group])}; leave out keys such as _partial_")
+        if not isinstance(made, _bases(group)):
+            bases = " or ".join(BASES[group])
+            raise PreselError(f"{group} makes no {bases}; leave out keys such as _partial_")
         return made
+
+    groups = [group for group in BASES if "." not in group and (evaluated or group != "evaluation")]
+    made = {group: make(group) for group in groups}
+    # After the components, because it imports all stages.
+    from presel.pipeline import Pipeline
+    from presel.selection.threads import cpu_count
 
     workers = config.executor.workers
     return Pipeline(
-        source=make("pool"),
-        tasks=make("tasks"),
-        benchmark_source=make("evaluation") if evaluated else None,
-        lvlm=make("lvlm"),
-        tuning=make("tune"),
-        encoder=make("encoder"),
-        clustering=make("cluster"),
-        neighbors=make("neighbors"),
-        clip=make("clip"),
-        score_net=make("score_net"),
-        provider=make("instructions"),
-        strategy=make("strategy"),
+        source=made["pool"],
+        tasks=made["tasks"],
+        benchmark_source=made.get("evaluation"),
+        lvlm=made["lvlm"],
+        tuning=made["tune"],
+        encoder=made["encoder"],
+        clustering=made["cluster"],
+        neighbors=made["neighbors"],
+        clip=made["clip"],
+        score_net=made["score_net"],
+        provider=made["instructions"],
+        strategy=made["strategy"],
         reference_share=config.reference.share,
         budget=config.budget,
         seed=config.seed,
         relevance_batch_tokens=config.irs.batch_tokens,
-        hardware=make("trainer"),
+        hardware=made["trainer"],
         workers=cpu_count() if workers is None else workers,
-        logger=make("logger"),
+        logger=made["logger"],
     )
 
 
@@ -234,7 +232,7 @@ def _check_targets(value: Any, place: str) -> None:
 def _check_target(target: Any, place: str) -> None:
     if place not in BASES:
         raise PreselError(f"{place} holds _target_, which only {', '.join(BASES)} may; leave it out")
-    remedy = f"name a subclass of {_names(BASES[place])}"
+    remedy = f"name a subclass of {' or '.join(BASES[place])}"
     if target is None:
         raise PreselError(f"{place} has no _target_; {remedy} there")
     module, _, name = str(target).rpartition(".")
@@ -246,12 +244,12 @@ def _check_target(target: Any, place: str) -> None:
         raise PreselError(
             f"{place}._target_ is {shown(target)}, which cannot be imported ({shown(reason)}); {remedy}"
         ) from error
-    if not (isinstance(kind, type) and issubclass(kind, BASES[place])):
+    if not (isinstance(kind, type) and issubclass(kind, _bases(place))):
         raise PreselError(f"{place}._target_ is {shown(target)}, which is no such class; {remedy}")
 
 
-def _names(bases: tuple[type, ...]) -> str:
-    return " or ".join(f"{base.__module__}.{base.__qualname__}" for base in bases)
+def _bases(place: str) -> tuple[type, ...]:
+    return tuple(map(resolve_name, BASES[place]))
 
 
 def _missing(settings: dict[Any, Any], prefix: str = "") -> Iterator[str]:

@@ -5,7 +5,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 GLYPHS = (*"0123456789", *SHAPES)
@@ -40,6 +39,8 @@ class Stencils:
 @lru_cache(maxsize=1)
 def stencils() -> Stencils:
     """Builds the stencils once: each digit of `sklearn.datasets.load_digits` and each shape in six poses."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     poses = len(_POSES)
     handwritten = np.stack([_posed_digits(digits.images, *pose) for pose in _POSES], axis=1)
