@@ -11,13 +11,12 @@ import numpy.typing as npt
 from presel.selection import (
     FeatureRows,
     allocate_tasks,
-    cluster_task,
+    cluster,
     id_order,
+    number_of_clusters,
     select_from_task,
 )
-from presel.selection.checks import check_whole
-from presel.selection.clustering import IMAGES_PER_CLUSTER
-from presel.selection.feature_rows import IntVector
+from presel.selection.arrays import IntVector, check_whole
 from presel.selection.threads import for_each_task
 
 Image = TypeVar("Image", bound=Hashable)
@@ -95,7 +94,7 @@ def select(
 
     def select_task(task: tuple[FeatureRows, IntVector, int]) -> list[Image]:
         rows, members, task_budget = task
-        labels, _ = cluster_task(rows, IMAGES_PER_CLUSTER, seed, "auto")
+        labels, _ = cluster(rows, number_of_clusters(len(rows)), seed, canonical_order=True)
         picks = select_from_task(rows, labels, np.ones(len(members), dtype=np.bool_), task_budget, k=k)
         return [images[row] for row in members[picks]]
 

@@ -1,4 +1,4 @@
-"""Task importance: how much the questions of a task matter (eq. 3 to 5 of the paper)."""
+"""Task importance from instruction relevance: eq. 3 to 5 of the paper."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,7 +15,7 @@ def instruction_relevance(
 ) -> npt.NDArray[np.float64]:
     """Computes the instruction relevance score of every sample (eq. 3): L_{R|Q,I} / L_{R|I}.
 
-    A low score says that the question helps much to predict the response.
+    A low score means that the question helps a lot to predict the response.
 
     Args:
         loss_with_question: Mean response loss given image and question (eq. 1), shape (n,), at least 0.
@@ -41,7 +41,7 @@ Relevance: TypeAlias = Literal["ratio", "difference", "perplexity_ratio", "respo
 def relevance_scores(
     loss_with_question: npt.ArrayLike, loss_without_question: npt.ArrayLike, score: Relevance = "ratio"
 ) -> npt.NDArray[np.float64]:
-    """Computes the score of eq. 3 or one of its ablations; in all of them, low makes a task matter.
+    """Computes the score of eq. 3 or one of its ablations; for each, a low score raises the task's weight.
 
     Args:
         loss_with_question: As in `instruction_relevance`.
@@ -51,7 +51,7 @@ def relevance_scores(
 
     Returns:
         Scores, shape (n,). A `ratio` by a loss of 0 is NaN: the model is certain of the response without the
-        question, whose share in that nothing can tell. Any number would decide the task's mean.
+        question, so that the ratio is undefined, and any substitute would dominate the task's mean.
 
     Raises:
         ValueError: As in `instruction_relevance`, but for losses of 0, or if the score is unknown.
@@ -75,11 +75,11 @@ def task_scores(irs: npt.ArrayLike, tasks: Sequence[Task]) -> dict[Task, float]:
 
     Args:
         irs: Instruction relevance scores of the reference samples, shape (n,).
-        tasks: The task of every sample, length n.
+        tasks: The task of every sample, n of them.
 
     Returns:
-        Task to mean score, tasks in the order of their first sample. The sums are exact (`math.fsum`), so
-        the order of the samples does not change a score.
+        Task to mean score, tasks in the order of their first sample. Sums are exact (`math.fsum`), so that
+        scores do not depend on the order of the samples.
 
     Raises:
         ValueError: If `irs` is empty, not one-dimensional or not finite, or the lengths differ.
@@ -111,7 +111,7 @@ def task_weights(scores: Mapping[Task, float], tau: float | None = None) -> dict
         tau = 1 / math.sqrt(len(values))
     if not (math.isfinite(tau) and tau > 0):
         raise ValueError(f"tau is {tau}; a softmax temperature must be finite and above 0")
-    # The best task's exponent is 0, so that no temperature, however low, overflows.
+    # The largest exponent is 0, so that no temperature, however low, overflows.
     exponentials = np.exp((values.min() - values) / tau)
     total = math.fsum(exponentials.tolist())
     return dict(zip(scores, (exponentials / total).tolist(), strict=True))

@@ -35,7 +35,7 @@ from presel.strategies.coincide import (
     Coincide,
     greedy_mmd,
     mean_similarities,
-    roll_over,
+    sequential_quotas,
     text_half,
     transferabilities,
 )
@@ -203,15 +203,15 @@ def test_density_equals_the_mean_over_all_pairs(monkeypatch: pytest.MonkeyPatch)
         ([1, 1], [2, 3], 9, [2, 3]),
     ],
 )
-def test_shares_roll_over_by_hand(
+def test_sequential_quotas_by_hand(
     weights: list[int], sizes: list[int], budget: int, expected: list[int]
 ) -> None:
-    assert roll_over(np.log(weights), np.array(sizes), budget).tolist() == expected
+    assert sequential_quotas(np.log(weights), np.array(sizes), budget).tolist() == expected
 
 
 def test_shares_of_any_size_do_not_overflow() -> None:
     log_weights = np.array([0.0, 9000.0, -9000.0])
-    assert roll_over(log_weights, np.array([2, 2, 2]), 5).tolist() == [2, 2, 1]
+    assert sequential_quotas(log_weights, np.array([2, 2, 2]), 5).tolist() == [2, 2, 1]
 
 
 @given(
@@ -222,12 +222,12 @@ def test_shares_spend_the_budget_and_follow_the_softmax(
     clusters: list[tuple[float, int]], budget: int
 ) -> None:
     log_weights, sizes = (np.array(column) for column in zip(*clusters, strict=True))
-    quotas = roll_over(log_weights, sizes, budget)
+    quotas = sequential_quotas(log_weights, sizes, budget)
     assert quotas.sum() == min(budget, sizes.sum())
     assert (quotas <= sizes).all()
     assert (quotas >= 0).all()
     # Where no cluster is too small, one visit in the order of the weights is all there is.
-    ample = roll_over(log_weights, np.full(len(sizes), budget + 1), budget)
+    ample = sequential_quotas(log_weights, np.full(len(sizes), budget + 1), budget)
     left = budget
     to_come = np.argsort(-log_weights, kind="stable")
     while len(to_come):
@@ -307,7 +307,7 @@ def test_the_budget_is_spent_exactly_by_the_definition(budget: int, features: Fe
     means = [np.array([[similarity(x, y) for y in cluster] for x in cluster]).mean(1) for cluster in members]
     density = np.array([mean.mean() for mean in means])
     np.testing.assert_allclose(table["density"], density[labels], atol=1e-6)
-    quotas = roll_over(transferability / (density * 0.1), np.bincount(labels), budget)
+    quotas = sequential_quotas(transferability / (density * 0.1), np.bincount(labels), budget)
     for label in range(11):
         ranks = table["rank"].to_numpy()[labels == label]
         assert sorted(ranks[~np.isnan(ranks)]) == list(range(1, quotas[label] + 1))

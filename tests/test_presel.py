@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from presel.strategies.base import Given
 from presel.strategies.presel import PreSel
@@ -49,6 +52,24 @@ def test_task_budgets_of_the_ablations(pick: Any) -> None:
     assert bought(PreSel(weighting="size", pick=pick)) == {"count": 33, "read": 17, "caption": 10}
     # exp(-s / tau) with tau = 1/sqrt(3) is 0.707, 0.421, 0.177 for s of 0.2, 0.5, 1: shares 32.5, 19.3, 8.1.
     assert bought(PreSel(pick=pick)) == {"count": 33, "read": 19, "caption": 8}
+
+
+@settings(max_examples=25, deadline=None)
+@drawn(
+    st.integers(0, 5),
+    st.tuples(st.integers(30, 360), st.integers(30, 360)).map(sorted),
+    st.sampled_from(["relevance", "size", "uniform"]),
+    st.sampled_from(["centrality", "random"]),
+    st.none() | st.floats(0.01, 10),
+)
+def test_a_larger_budget_contains_the_selection_of_a_smaller_one(
+    seed: int, budgets: list[int], weighting: Any, pick: Any, tau: float | None
+) -> None:
+    strategy = PreSel(weighting=weighting, pick=pick, tau=tau)
+    tables = [strategy.select(given(seed, budget)) for budget in budgets]
+    small, large = (set(table["id"][table["selected"]]) for table in tables)
+    assert [len(small), len(large)] == budgets
+    assert small <= large
 
 
 def test_samples_of_undefined_relevance_do_not_count() -> None:

@@ -17,7 +17,7 @@ from presel.strategies.el2n import El2n
 from presel.strategies.ifd import Ifd
 from presel.strategies.perplexity import Perplexity
 from presel.strategies.ranking import ranked_slice
-from presel.strategies.typiclust import TypiClust, in_turn, most_typical
+from presel.strategies.typiclust import TypiClust, most_typical, round_robin
 from tests.conftest import Program, on_folder
 from tests.selection.mixtures import mixture
 from tests.test_pipeline import only
@@ -77,8 +77,8 @@ def test_slices_are_runs_of_the_ranking(scores: list[int], budget: int, part: An
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=20), st.integers(0, 300))
-def test_clusters_give_in_turn_the_larger_first(sizes: list[int], budget: int) -> None:
-    quotas = in_turn(np.array(sizes), budget)
+def test_clusters_give_round_robin_the_larger_first(sizes: list[int], budget: int) -> None:
+    quotas = round_robin(np.array(sizes), budget)
     expected = [0] * len(sizes)
     for _ in range(min(budget, sum(sizes))):
         able = [label for label, size in enumerate(sizes) if expected[label] < size]

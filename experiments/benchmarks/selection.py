@@ -5,7 +5,7 @@
 - `python experiments/benchmarks/selection.py stage`: 100,000 × 768 in ten tasks, the whole stage.
 - `python experiments/benchmarks/selection.py disk`: 1,000,000 × 768 in ten tasks from disk, time and memory.
 - `python experiments/benchmarks/selection.py scaling`: one task of 1e4, 1e5, 1e6, cost and quality of
-  `hierarchical`.
+  hierarchical k-means.
 - `python experiments/benchmarks/selection.py all`.
 
 The plain procedure is scikit-learn's KMeans with its default start on each task, then a Python loop over
@@ -35,6 +35,7 @@ from presel.selection import (
     FeatureRows,
     allocate_clusters,
     cluster,
+    clustering,
     most_central,
     number_of_clusters,
     task_centrality,
@@ -45,7 +46,7 @@ Matrix = npt.NDArray[np.float32]
 DIMENSION = 768
 TASKS = 10
 BUDGET = 0.1
-_BACKENDS: tuple[ClusterBackend, ...] = ("auto", "faiss", "torch", "sklearn", "numpy")
+_BACKENDS: tuple[ClusterBackend, ...] = ("auto", "faiss", "numpy")
 
 
 def mixture(n: int, seed: int) -> Iterator[Matrix]:
@@ -221,7 +222,7 @@ def scaling(shrink: int, folder: Path, plain_up_to: int) -> list[Row]:
         on_disk(path, n, 1)
         rows.append(in_own_process(_one_task, path, "hierarchical"))
         if n == 100_000 // shrink and n <= plain_up_to:
-            rows.append(in_own_process(_one_task, path, "faiss"))
+            rows.append(in_own_process(_one_task, path, "plain"))
             for measure in ("inertia", "mean_centrality"):
                 rows[-2][f"{measure}_ratio"] = rows[-2][measure] / rows[-1][measure]
     grown = [row for row in rows if row["what"].endswith("hierarchical")]
@@ -230,21 +231,22 @@ def scaling(shrink: int, folder: Path, plain_up_to: int) -> list[Row]:
     return rows
 
 
-def _one_task(path: Path, backend: Any) -> Row:
+def _one_task(path: Path, method: str) -> Row:
     features = np.load(path, mmap_mode="r")
     n = len(features)
+    clustering.HIERARCHICAL_ABOVE = 0 if method == "hierarchical" else n
     cluster(np.array(features[:200]), 2)
     available = np.ones(n, dtype=np.bool_)
 
     def stage() -> tuple[Any, Any, Any]:
         checked = FeatureRows(features)
-        labels, _ = cluster(checked, number_of_clusters(n), backend=backend)
+        labels, _ = cluster(checked, number_of_clusters(n))
         scores = task_centrality(checked, labels, available)
         return labels, scores, most_central(scores, labels, available, round(BUDGET * n))
 
     (labels, scores, picks), seconds = timed(stage)
     return {
-        "what": f"one task, {backend}",
+        "what": f"one task, {method}",
         "n": n,
         "seconds": seconds,
         "inertia": inertia(features, labels),

@@ -1,8 +1,8 @@
-"""Which images of a pool to annotate: allocation, clustering, centrality and choice, on NumPy arrays."""
+"""Selects images by allocation (eq. 6), clustering and neighbor centrality (eq. 7), on NumPy arrays."""
 
 from presel.selection.allocation import ClusterMode, TaskMode, allocate_clusters, allocate_tasks
 from presel.selection.centrality import neighbor_centrality
-from presel.selection.clustering import ClusterBackend, cluster, cluster_task, number_of_clusters
+from presel.selection.clustering import ClusterBackend, cluster, number_of_clusters
 from presel.selection.feature_rows import FeatureRows
 from presel.selection.picking import (
     Scope,
@@ -22,7 +22,6 @@ __all__ = [
     "allocate_clusters",
     "allocate_tasks",
     "cluster",
-    "cluster_task",
     "comparable",
     "id_order",
     "most_central",

@@ -1,4 +1,4 @@
-"""How many images each task, and inside a task each cluster, gives (eq. 6)."""
+"""Splits the budget over tasks, and a task's budget over its clusters (eq. 6)."""
 
 import math
 from typing import Literal, TypeAlias, get_args
@@ -7,40 +7,35 @@ import numpy as np
 import numpy.typing as npt
 
 from presel.selection.apportionment import apportion
-from presel.selection.checks import check_whole
+from presel.selection.arrays import FloatVector, IntVector, check_whole
 
 TaskMode: TypeAlias = Literal["exact", "paper", "released_llava", "released_vision_flan"]
 ClusterMode: TypeAlias = Literal["exact", "paper", "released"]
-
-IntVector: TypeAlias = npt.NDArray[np.int64]
-FloatVector: TypeAlias = npt.NDArray[np.float64]
 
 
 def allocate_tasks(
     weights: npt.ArrayLike, sizes: npt.ArrayLike, budget: int, mode: TaskMode = "exact"
 ) -> IntVector:
-    """Splits a budget of images among tasks.
+    """Splits a budget of images over tasks.
 
     Modes:
         exact: Shares proportional to the weights, capped at the sizes; the sum is exactly
-            `min(budget, sizes.sum())`, every cap holds, and no task loses an image when the budget grows,
-            which largest remainder does not grant. The rule, near to largest remainder, and its tie-break
-            are `presel.selection.apportionment.apportion`'s. Weights of any
-            positive sum are accepted. Tasks of weight 0 receive images, in proportion to their sizes, only
-            once all others are full.
-        paper: floor(w * budget) and nothing else: eq. 6 summed over a task's clusters reaches at most that.
-            The sum falls short of the budget and no cap applies. Eq. 6 itself floors only once, per cluster:
-            for it give the real number `w * budget` to `allocate_clusters(..., mode="paper")`.
+            `min(budget, sizes.sum())`, and no task's share shrinks when the budget grows. The rule is
+            `presel.selection.apportionment.apportion`. The weights may have any positive sum. Tasks of weight
+            0 receive images, in proportion to their sizes, only once all others are full.
+        paper: floor(w * budget), the most that eq. 6 can reach when summed over a task's clusters. The sum is
+            below the budget and there is no cap. Eq. 6 itself rounds once, per cluster: for it pass the real
+            number `w * budget` to `allocate_clusters(..., mode="paper")`.
         released_llava: The released code for LLaVA-1.5: floor(w * budget), the whole remainder to the task of
             largest weight (the first of several), no cap.
         released_vision_flan: The released code for Vision-FLAN: floor(w * budget) capped at the size; the
-            remainder one each by largest fraction over tasks with room; what the caps cut off round-robin, in
-            the order of the tasks, over tasks with room.
+            remainder one each by largest fraction over tasks below their cap; what the caps cut off
+            round-robin, in the order of the tasks, over tasks below their cap.
 
     Args:
         weights: The tasks' weights w(T) (eq. 5), shape (M,); must sum to 1 in all modes but `exact`.
-        sizes: The tasks' images that can be chosen, shape (M,).
-        budget: Images to choose in all, at least 0.
+        sizes: The tasks' available images, shape (M,).
+        budget: Total number of images to choose, at least 0.
         mode: One of the above.
 
     Returns:
@@ -51,8 +46,8 @@ def allocate_tasks(
             whole number of at least 0, the lengths differ, there is no task, or the mode is unknown.
     """
     _check_mode(mode, TaskMode)
-    caps = _whole_numbers(sizes, "sizes")
-    shares = _weights(weights)
+    caps = _whole_numbers(sizes, "sizes")  # (M,)
+    shares = _weights(weights)  # (M,)
     if len(shares) != len(caps):
         raise ValueError(f"weights has {len(shares)} values and sizes {len(caps)}; both need one per task")
     total = _whole_budget(budget)
@@ -64,7 +59,7 @@ def allocate_tasks(
             f"the weights sum to {weight_sum:g}; mode '{mode}' is defined for weights that sum to 1, "
             "as presel.importance.task_weights returns them"
         )
-    ideal = shares * total
+    ideal = shares * total  # (M,)
     floors = np.floor(ideal).astype(np.int64)
     if mode == "paper":
         return floors
@@ -80,25 +75,25 @@ def allocate_clusters(
     mode: ClusterMode = "exact",
     totals: npt.ArrayLike | None = None,
 ) -> IntVector:
-    """Splits a task's budget among its clusters.
+    """Splits a task's budget over its clusters.
 
     Modes:
         exact: Shares proportional to `available`, by the rule of `allocate_tasks`' exact mode: the sum is
-            `min(budget, available.sum())`, no cluster gives more than it has, none loses an image when the
-            budget grows.
-        paper: Eq. 6, floor(|A_c| / |T| * budget), with |A_c| the cluster's full size where `totals` is given
-            and `available` otherwise. No cap applies, and the sum falls a little short.
+            `min(budget, available.sum())`, no share exceeds `available`, and none shrinks when the budget
+            grows.
+        paper: Eq. 6, floor(|A_c| / |T| * budget), with |A_c| the cluster's full size if `totals` is given
+            and `available` otherwise. There is no cap, and the sum is slightly below the budget.
         released: The released code: round(available / sum * budget), halves to even, capped at `available`;
-            if short, one more each over clusters with room by descending total size; if over, one less each
-            by ascending total size. One round only, as released: what it leaves missing is drawn at random
-            from the whole pool by whoever runs the published procedure.
+            if the sum is too low, one more each over clusters below their cap by descending total size; if
+            too high, one less each by ascending total size. One round only, as released: the caller fills a
+            remaining gap with images drawn at random from the whole pool, as the released code does.
 
     Args:
-        available: Images of each cluster that can be chosen (outside the reference set), shape (C,).
+        available: Images of each cluster outside the reference set, shape (C,).
         budget: The task's budget, a whole number; in mode `paper` also a real number, w(T) * |D_S|, which
             makes eq. 6 exact.
         mode: One of the above.
-        totals: The clusters' full sizes, reference images counted, shape (C,); None: as `available`.
+        totals: The clusters' full sizes, reference images included, shape (C,); None: as `available`.
 
     Returns:
         Images per cluster, shape (C,).
@@ -109,7 +104,7 @@ def allocate_clusters(
             be, or the mode is unknown.
     """
     _check_mode(mode, ClusterMode)
-    caps = _whole_numbers(available, "available")
+    caps = _whole_numbers(available, "available")  # (C,)
     full = caps if totals is None else _whole_numbers(totals, "totals")
     if len(full) != len(caps):
         raise ValueError(
@@ -146,14 +141,14 @@ def _released_vision_flan(ideal: FloatVector, floors: IntVector, caps: IntVector
 
 
 def _released_clusters(caps: IntVector, full: IntVector, budget: int) -> IntVector:
-    # Python's float round(), not np.round, and in the released order of operations: x.5 must go the same way.
+    # Python's round() and the released order of operations, not np.round: x.5 must round the same way.
     task_size = int(caps.sum())
     rounded = [round(cap / task_size * budget) for cap in caps.tolist()]
     allocation = np.minimum(np.array(rounded, dtype=np.int64), caps)
     difference = budget - int(allocation.sum())
     order = np.argsort(-full if difference > 0 else full, kind="stable")
     changeable = allocation < caps if difference > 0 else allocation > 0
-    order = order[changeable[order]]
+    order = order[changeable[order]]  # (C or fewer,)
     allocation[order[: abs(difference)]] += np.sign(difference)
     return allocation
 
@@ -165,7 +160,7 @@ def _floor_of_equation_6(sizes: IntVector, budget: float) -> IntVector:
     if not task_size:
         return np.zeros_like(sizes)
     if float(budget).is_integer():
-        # Whole numbers allow the exact floor: 29 / 100 * 100 is 28.999… in floating point.
+        # Integers give the exact floor: 29 / 100 * 100 is 28.999… in floating point.
         whole = int(budget)
         return np.array([size * whole // task_size for size in sizes.tolist()], dtype=np.int64)
     return np.floor(budget * sizes / task_size).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Dividing the images of a task into clusters of similar ones."""
+"""Clusters the images of a task by their features."""
 
 import warnings
 from collections.abc import Sequence
@@ -7,24 +7,23 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from presel.selection.checks import check_whole
-from presel.selection.feature_rows import FeatureRows, Float32Matrix, IntVector
+from presel.selection.arrays import Float32Matrix, IntVector, check_whole
+from presel.selection.feature_rows import FeatureRows
 from presel.selection.kmeans.hierarchical import hierarchical, plain
 from presel.selection.kmeans.lloyd import Settings
-from presel.selection.kmeans.search import load, load_best
+from presel.selection.kmeans.search import search_by
 
-ClusterBackend: TypeAlias = Literal["auto", "faiss", "torch", "sklearn", "numpy", "hierarchical", "released"]
+ClusterBackend: TypeAlias = Literal["auto", "numpy", "faiss", "released"]
 
-# From here on "auto" takes the hierarchical k-means: below, plain k-means is as fast.
+# Above this number of clusters k-means is hierarchical; below, plain k-means is as fast.
 HIERARCHICAL_ABOVE = 1000
-
 
 # The paper's: C = |T| / 100.
 IMAGES_PER_CLUSTER = 100
 
 
 def number_of_clusters(task_size: int, images_per_cluster: int = IMAGES_PER_CLUSTER) -> int:
-    """Sets the number of clusters of a task: C = max(1, floor(|T| / 100)).
+    """Number of clusters of a task: C = max(1, floor(|T| / 100)).
 
     Args:
         task_size: Images of the task, reference images included, at least 1.
@@ -46,36 +45,35 @@ def cluster(
     seed: int = 0,
     backend: ClusterBackend = "auto",
     *,
+    canonical_order: bool = False,
     max_iterations: int = 25,
     tolerance: float = 5e-3,
     ids: Sequence[Any] | None = None,
 ) -> tuple[IntVector, Float32Matrix]:
-    """Divides vectors into clusters by k-means (Euclidean; give L2-normalized vectors to follow the paper).
+    """Clusters vectors by k-means (Euclidean; give L2-normalized vectors to follow the paper).
 
-    Every backend but `released` shares one algorithm and one contract: the result depends on the vectors,
-    their order and the seed only; no cluster is empty; the features are read in blocks and copied only where
-    they take less than 32 MB in float32, so that a memory-mapped file stays on disk; the start is k-means++
-    mended by swaps (`kmeans.init`). Two backends agree but for rounding. Distances come from dot
-    products in float32: an offset common to all vectors and large beside their differences costs precision,
-    and should be subtracted first.
+    All backends but `released` run the same algorithm and guarantee the same: the result depends only on the
+    vectors, their order and the seed; no cluster is empty; features are read in blocks and copied only if
+    they take less than 32 MB in float32, so that a memory-mapped file stays on disk. Two backends agree up to
+    rounding. Above 1,000 clusters k-means is hierarchical (`kmeans.hierarchical`). Distances come from dot
+    products in float32: subtract an offset that is common to all vectors and large beside their differences.
 
     Backends:
-        auto: `hierarchical` above 1,000 clusters, else faiss where it sees a GPU, numpy where not.
-        faiss, torch, sklearn, numpy: Plain k-means, nearest centroids searched by that library; faiss (GPU
-            build) and torch use a GPU where they see one.
-        hierarchical: Levels of k-means, for tasks so large that C = |T| / 100 makes plain k-means quadratic.
-        released: scikit-learn's labels, by the released code's call KMeans(n_clusters, random_state=seed);
-            its seed is 12345. All else is the default of the installed version: one start since 1.4, ten in
-            the 1.2.2 of the environment that the released code asks for. Slow, and needs a float32 copy of
-            the features; equal vectors can leave clusters empty. `max_iterations` and `tolerance` do not
-            apply.
+        auto: faiss if it sees a GPU, else numpy.
+        numpy, faiss: The library that searches the nearest centroids; faiss uses all GPUs that it sees.
+        released: scikit-learn's labels, by the released code's call KMeans(n_clusters, random_state=seed),
+            whose seed is 12345, with the other defaults of the installed version: one start since 1.4, ten in
+            1.2.2, which the released code requires. Slow; needs a float32 copy of the features; equal vectors
+            can leave clusters empty. `max_iterations` and `tolerance` have no effect.
 
     Args:
         features: Shape (n, d), float32 or float16, in memory or memory-mapped.
         n_clusters: C, from 1 to n.
-        seed: Decides every draw.
+        seed: Seeds every random draw.
         backend: One of the above.
-        max_iterations: Passes over the features at most.
+        canonical_order: Whether to cluster the rows in an order computed from the vectors, so that the result
+            does not depend on the order in which they are given.
+        max_iterations: Maximum number of passes over the features.
         tolerance: Stop when a pass lowers the inertia by less than this share of it.
         ids: Names of the rows for error messages; None for row numbers.
 
@@ -101,45 +99,16 @@ def cluster(
         raise ValueError(
             f"n_clusters is {n_clusters} for {len(rows)} vectors; it must lie between 1 and that"
         )
+    order = rows.content_order() if canonical_order else None  # (n,)
+    ordered = rows if order is None else rows.subset(order)
     if backend == "released":
-        return _released(rows, n_clusters, seed)
-    by_levels = backend == "hierarchical" or (backend == "auto" and n_clusters > HIERARCHICAL_ABOVE)
-    engine = load_best() if backend in ("auto", "hierarchical") else load(backend)
-    method = hierarchical if by_levels else plain
-    settings = Settings(engine, np.random.default_rng(seed), max_iterations, tolerance)
-    result = method(rows, n_clusters, settings)
-    return result.labels, result.centroids
-
-
-def cluster_task(
-    rows: FeatureRows, images_per_cluster: int, seed: int, backend: ClusterBackend
-) -> tuple[IntVector, Float32Matrix]:
-    """Clusters the images of a task: in the order of the rows if `released`, else whatever their order.
-
-    Args:
-        rows: The task's features, n vectors.
-        images_per_cluster: See `number_of_clusters`.
-        seed: See `cluster`.
-        backend: See `cluster`.
-
-    Returns:
-        See `cluster`.
-    """
-    clustered = cluster if backend == "released" else cluster_in_any_order
-    return clustered(rows, number_of_clusters(len(rows), images_per_cluster), seed, backend)
-
-
-def cluster_in_any_order(
-    rows: FeatureRows, n_clusters: int, seed: int, backend: ClusterBackend = "auto"
-) -> tuple[IntVector, Float32Matrix]:
-    """Clusters rows as `cluster` does in the order of their content.
-
-    Returns:
-        Labels, shape (n,), and centroids, shape (n_clusters, d); the order of the rows has no say in either.
-    """
-    order = rows.content_order()
-    labels = np.empty(len(rows), dtype=np.int64)
-    labels[order], centroids = cluster(rows.subset(order), n_clusters, seed, backend)
+        labels, centroids = _released(ordered, n_clusters, seed)
+    else:
+        settings = Settings(search_by(backend), np.random.default_rng(seed), max_iterations, tolerance)
+        method = hierarchical if n_clusters > HIERARCHICAL_ABOVE else plain
+        labels, centroids, _ = method(ordered, n_clusters, settings)
+    if order is not None:
+        labels[order] = labels.copy()
     return labels, centroids
 
 
@@ -148,7 +117,7 @@ def _released(rows: FeatureRows, n_clusters: int, seed: int) -> tuple[IntVector,
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        # Fewer distinct vectors than clusters: some are left empty.
+        # scikit-learn warns of fewer distinct vectors than clusters: some clusters are then empty.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = KMeans(n_clusters=n_clusters, random_state=seed).fit(rows.take(np.arange(len(rows))))
     return model.labels_.astype(np.int64), model.cluster_centers_.astype(np.float32)

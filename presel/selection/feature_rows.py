@@ -1,4 +1,4 @@
-"""Checked access to the feature vectors of a task, a block at a time."""
+"""Checked feature vectors of a task, read in blocks: NumPy memory maps, with normalization on reading."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
@@ -6,34 +6,32 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from numpy.typing import NDArray
 
-Float32Matrix = npt.NDArray[np.float32]
-IntVector = npt.NDArray[np.int64]
+from presel.selection.arrays import Float32Matrix, Float32Vector, FloatMatrix, FloatVector, IntVector
 
-# Floats per block, 25 MB in float32: 8,192 rows of 768 numbers, large enough for BLAS to run at full speed.
+# Floats per block, 25 MB in float32: 8,192 rows of 768 dimensions, enough for BLAS to run at full speed.
 _BLOCK = 8192 * 768
 # Floats per block in float64, 1.6 MB.
 _CACHED = 256 * 768
-# Below this, a float32 working copy is cheaper than converting or gathering the rows on every pass.
+# Below this size, a float32 working copy is cheaper than converting or gathering the rows on every pass.
 _WORKING_COPY_BYTES = 32 * 2**20
-# Lengths whose squares, and sums of many such squares, float32 holds.
-_SHORTEST, _LONGEST = 1e-16, 1e16
+# Norms whose squares, and sums of many such squares, float32 can represent.
+_MIN_NORM, _MAX_NORM = 1e-16, 1e16
 
 
 class FeatureRows:
-    """Feature vectors of any floating point, in memory or memory-mapped; only small ones are ever copied.
+    """Feature vectors of any floating-point type, in memory or memory-mapped.
 
-    Blocks are converted to float32, picked by row and, if asked, L2-normalized as they are read; float32 rows
-    that need none of that are passed on as views.
+    Blocks are converted to float32, picked by row and, if asked for, L2-normalized as they are read; float32
+    rows that need none of that are returned as views.
 
     Attributes:
-        dimension: Length d of a vector.
+        dimension: Dimension d of a vector.
     """
 
     _array: npt.NDArray[Any]
     _index: IntVector | None
-    _scale: npt.NDArray[np.float32] | None
+    _scale: Float32Vector | None
 
     def __init__(
         self,
@@ -47,13 +45,13 @@ class FeatureRows:
 
         Args:
             features: Shape (n, d), floating point; a memory map stays on disk.
-            index: The rows that count, in the order in which they count; None for all.
-            normalize: Whether to divide every vector by its length.
+            index: The rows to use, in the order to use them in; None for all.
+            normalize: Whether to divide every vector by its norm.
             ids: Names of the rows of `features` for error messages; None for row numbers.
 
         Raises:
             ValueError: If the array has another shape or no row, `index` or `ids` do not fit it, or a vector
-                has a NaN, an infinite value or length zero, or is so long or short that its square is no
+                has a NaN, an infinite value or norm 0, or a norm whose square overflows or underflows
                 float32.
         """
         array = features if isinstance(features, np.ndarray) else np.asarray(features)
@@ -79,22 +77,20 @@ class FeatureRows:
         cls,
         array: npt.NDArray[Any],
         index: IntVector | None = None,
-        scale: npt.NDArray[np.float32] | None = None,
+        scale: Float32Vector | None = None,
     ) -> Self:
-        """Wraps vectors that need no check; `scale` multiplies each row."""
+        """Wraps checked vectors, (n, d); `scale`, (n,), multiplies each row."""
         rows = cls.__new__(cls)
         rows._set(array, index, scale)
         return rows
 
-    def _set(
-        self, array: npt.NDArray[Any], index: IntVector | None, scale: npt.NDArray[np.float32] | None
-    ) -> None:
+    def _set(self, array: npt.NDArray[Any], index: IntVector | None, scale: Float32Vector | None) -> None:
         self._array, self._index, self._scale = array, index, scale
         self.dimension: int = array.shape[1]
 
     @classmethod
     def of(cls, features: "npt.ArrayLike | FeatureRows", ids: Sequence[Any] | None = None) -> "FeatureRows":
-        """Checks an array; rows that were checked already pass as they are."""
+        """Checks an array; `FeatureRows` are returned as they are."""
         return features if isinstance(features, FeatureRows) else cls(features, ids=ids)
 
     def __len__(self) -> int:
@@ -105,33 +101,32 @@ class FeatureRows:
         """Reads consecutive rows.
 
         Returns:
-            Shape (stop - start, d); not to be written to, since it may be the array itself.
+            Shape (stop - start, d); read-only, since it may be a view of the array.
         """
         rows = self._array[start:stop] if self._index is None else self._array[self._index[start:stop]]
         return self._finish(rows, None if self._scale is None else self._scale[start:stop])
 
     def take(self, positions: IntVector) -> Float32Matrix:
-        """Reads chosen rows into a new array, shape (len(positions), d)."""
+        """Reads given rows into a new array, shape (len(positions), d)."""
         rows = self._array[positions if self._index is None else self._index[positions]]
         return self._finish(rows, None if self._scale is None else self._scale[positions])
 
     def blocks(self) -> Iterator[tuple[slice, Float32Matrix]]:
-        """Reads all rows in order, with the place of each block."""
+        """Reads all rows in order: the slice of each block, and its rows, (block, d)."""
         step = max(1, _BLOCK // self.dimension)
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
             yield slice(start, stop), self.block(start, stop)
 
     def subset(self, positions: IntVector) -> Self:
-        """Restricts to some rows; they were checked already and are not read."""
+        """A subset of the rows, without reading or checking them again."""
         index = positions if self._index is None else self._index[positions]
         return self.trusted(self._array, index, None if self._scale is None else self._scale[positions])
 
     def content_order(self) -> IntVector:
-        """Sorts rows by what they hold, so that neither their order nor their names matter to what follows.
+        """An order of the rows, (n,), that depends on the vectors alone, not on their order or names.
 
-        The key is the cosine to a fixed random direction; its rounding swaps next to no distinct rows. Equal
-        rows keep their order.
+        The sort key is the cosine to a fixed random direction, rounded; equal rows keep their order.
         """
         direction = np.random.default_rng(0).standard_normal(self.dimension)
         keys = np.empty(len(self))
@@ -140,35 +135,35 @@ class FeatureRows:
         return np.argsort(np.round(keys, 9), kind="stable")
 
     def for_many_passes(self) -> Self:
-        """Holds a small task in float32, so that passes cost no conversion; a large one stays as it is."""
+        """A float32 copy if it is small, which saves the conversion on each pass; else these rows."""
         plain = self._index is None and self._scale is None and self._array.dtype == np.float32
         if plain or len(self) * self.dimension * 4 > _WORKING_COPY_BYTES:
             return self
         return self.trusted(np.ascontiguousarray(self.block(0, len(self))))
 
     @staticmethod
-    def _finish(rows: npt.NDArray[Any], scale: npt.NDArray[np.float32] | None) -> Float32Matrix:
+    def _finish(rows: npt.NDArray[Any], scale: Float32Vector | None) -> Float32Matrix:
         block: Float32Matrix = np.asarray(rows, dtype=np.float32)
         return block if scale is None else block * scale[:, None]
 
-    def _float64_blocks(self) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-        """Reads all rows in order, in blocks so small that their copy in float64 stays in the cache."""
+    def _float64_blocks(self) -> Iterator[tuple[slice, FloatMatrix]]:
+        """Reads all rows in order, in blocks whose float64 copy fits into the CPU's cache."""
         step = max(1, _CACHED // self.dimension)
         for place, block in self.blocks():
             for start in range(0, len(block), step):
                 rows = block[start : start + step].astype(np.float64)
                 yield slice(place.start + start, place.start + start + len(rows)), rows
 
-    def _checked_norms(self, offset: int, ids: Sequence[Any] | None) -> npt.NDArray[np.float64]:
+    def _checked_norms(self, offset: int, ids: Sequence[Any] | None) -> FloatVector:
         norms = np.empty(len(self))
         for place, rows in self._float64_blocks():
             norms[place] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-        bad = ~((norms > _SHORTEST) & (norms < _LONGEST))
+        bad = ~((norms > _MIN_NORM) & (norms < _MAX_NORM))
         if bad.any():
             first = int(np.argmax(bad))
             row = first + offset if self._index is None else int(self._index[first])
             name = row if ids is None else list(ids)[row]
-            what = f"has the length {norms[first]:g}, which float32 cannot square; scale it"
+            what = f"has the norm {norms[first]:g}, which float32 cannot square; scale it"
             if norms[first] == 0:
                 what = "is all zeros"
             elif not np.isfinite(norms[first]):
@@ -184,9 +179,9 @@ class Features(NamedTuple):
     """Image features on disk: `ids[i]` names row `i` of `array`, (n, d) float16, not normalized."""
 
     ids: pd.Series
-    array: NDArray[np.float16]
+    array: npt.NDArray[np.float16]
 
-    def normalized_by_id(self) -> tuple[NDArray[np.str_], FeatureRows]:
+    def normalized_by_id(self) -> tuple[npt.NDArray[np.str_], FeatureRows]:
         """Ids in ascending order, (n,), and the features in that order, L2-normalized as they are read."""
         names = self.ids.to_numpy(dtype=str)
         order = np.argsort(names)

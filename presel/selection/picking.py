@@ -1,4 +1,4 @@
-"""Choosing the images of one task."""
+"""Chooses the images of one task: the most central ones of each cluster (eq. 6 and 7)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from presel.selection.allocation import ClusterMode, allocate_clusters
-from presel.selection.centrality import FloatVector, centrality_of
-from presel.selection.checks import check_whole
-from presel.selection.feature_rows import FeatureRows, IntVector
+from presel.selection.arrays import BoolVector, FloatVector, IntVector, check_whole
+from presel.selection.centrality import centrality_of
+from presel.selection.feature_rows import FeatureRows
 
 Scope: TypeAlias = Literal["cluster", "task"]
 
 
-def comparable(centrality: FloatVector) -> FloatVector:
-    """Centrality rounded to nine decimals: equal images differ in the last bits of their dot products."""
-    return np.round(centrality, 9)
+def comparable(scores: FloatVector) -> FloatVector:
+    """Scores rounded to nine decimals, since those of equal images differ in the last bits."""
+    return np.round(scores, 9)
 
 
 def select_from_task(
@@ -31,21 +31,19 @@ def select_from_task(
     scope: Scope = "cluster",
     ids: Sequence[Any] | None = None,
 ) -> IntVector:
-    """Chooses the most central images of each cluster of a task (eq. 6 and 7).
-
-    Where several budgets are tried, `task_centrality` once and `most_central` for each gives the same.
+    """Chooses the most central images of each cluster of a task: `task_centrality`, then `most_central`.
 
     Args:
         features: L2-normalized features of all images of the task, shape (n, d).
         labels: Cluster of every image, whole numbers of at least 0, shape (n,).
         available: Which images can be chosen (False for the reference set), shape (n,), bool.
-        budget: Images to choose; in mode `paper` also a real number, see `allocate_clusters`. More than there
-            are available chooses them all.
+        budget: Images to choose; in mode `paper` also a real number, see `allocate_clusters`. If there are
+            fewer available images, all are chosen.
         k: Neighbors of eq. 7; a cluster with k available images or fewer uses all others.
         mode: How clusters share the budget, see `allocate_clusters`.
         scope: Where neighbors are searched, see `task_centrality`.
-        ids: Names of the rows, all different, shape (n,). They break ties, the smaller id first, so that any
-            order of the rows gives the same selection; None: row numbers do.
+        ids: Names of the rows, all different, shape (n,). Ties are broken by id in ascending order, so that
+            the selection does not depend on the order of the rows; None: by row number.
 
     Returns:
         Row numbers: clusters in ascending order of label, inside a cluster by descending centrality. Scores
@@ -55,13 +53,8 @@ def select_from_task(
         ValueError: If lengths differ, a label is negative or not whole, `available` is not bool, an id occurs
             twice, `k` is below 1, an option is unknown, or a feature vector is refused.
     """
-    rows, clusters, free = _checked(features, labels, available, k=k, scope=scope, ids=ids)
-    order = id_order(ids, len(rows))
-    position, counts, quotas = _quotas(clusters, free, budget, mode)
-    # Of clusters that give nothing no score is needed.
-    wanted = free if scope == "task" else free & (quotas[position] > 0)
-    scores = _scores(rows, position, wanted, order, k=k, scope=scope)
-    return _best(scores, position, order[free[order]], counts, quotas)
+    scores = task_centrality(features, labels, available, k, scope=scope, ids=ids)
+    return most_central(scores, labels, available, budget, mode, ids=ids)
 
 
 def most_central(
@@ -73,11 +66,11 @@ def most_central(
     *,
     ids: Sequence[Any] | None = None,
 ) -> IntVector:
-    """Chooses as `select_from_task` does, by scores that are at hand.
+    """Chooses as `select_from_task` does, by given scores.
 
     Args:
         centrality: Scores such as those of `task_centrality`, shape (n,); only available images need one.
-        labels: See `select_from_task`, like all that follow.
+        labels: See `select_from_task`, as for all that follow.
         available: Which images can be chosen, shape (n,), bool.
         budget: Images to choose.
         mode: How clusters share the budget.
@@ -99,8 +92,14 @@ def most_central(
             "available; give the result of task_centrality for the same images"
         )
     order = id_order(ids, len(scores))
-    position, counts, quotas = _quotas(clusters, free, budget, mode)
-    return _best(scores, position, order[free[order]], counts, quotas)
+    names, position = np.unique(clusters, return_inverse=True)  # (C,), (n,)
+    counts = np.bincount(position[free], minlength=len(names))  # (C,)
+    quotas = allocate_clusters(counts, budget, mode, np.bincount(position, minlength=len(names)))  # (C,)
+    # In the order of the ids, which the stable sort keeps among ties.
+    candidates = order[free[order]]  # (m,)
+    ranked = candidates[np.lexsort((-comparable(scores[candidates]), position[candidates]))]  # (m,)
+    rank_in_cluster = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts)  # (m,)
+    return ranked[rank_in_cluster < np.repeat(quotas, counts)]
 
 
 def task_centrality(
@@ -120,7 +119,7 @@ def task_centrality(
         available: Which images can be chosen, shape (n,), bool.
         k: Neighbors.
         scope: Where neighbors are searched: among the available images of the image's cluster, as released,
-            or of the whole task, which costs the square of the task's size.
+            or of the whole task, whose cost is quadratic in the task's size.
         ids: See `select_from_task`.
 
     Returns:
@@ -129,8 +128,21 @@ def task_centrality(
     Raises:
         ValueError: As in `select_from_task`.
     """
-    rows, clusters, free = _checked(features, labels, available, k=k, scope=scope, ids=ids)
-    return _scores(rows, clusters, free, id_order(ids, len(rows)), k=k, scope=scope)
+    check_whole(k, "k")
+    if scope not in get_args(Scope):
+        raise ValueError(f"scope '{scope}' is unknown; choose one of {', '.join(get_args(Scope))}")
+    rows = FeatureRows.of(features, ids)
+    clusters, free = _checked_labels(labels, available, len(rows))
+    order = id_order(ids, len(rows))
+    scores = np.full(len(rows), np.nan)
+    # By id inside a cluster, so that the order of the rows cannot change even the last bit.
+    group_of = clusters if scope == "cluster" else np.zeros_like(clusters)  # (n,)
+    members = order[free[order]]  # (m,)
+    members = members[np.argsort(group_of[members], kind="stable")]
+    for group in np.split(members, np.flatnonzero(np.diff(group_of[members])) + 1):
+        if len(group):
+            scores[group] = centrality_of(rows.subset(group), k)
+    return scores
 
 
 def id_order(ids: Sequence[Any] | None, n_rows: int) -> IntVector:
@@ -139,6 +151,9 @@ def id_order(ids: Sequence[Any] | None, n_rows: int) -> IntVector:
     Args:
         ids: One per row, all different; None for row numbers.
         n_rows: Rows.
+
+    Returns:
+        Row numbers, shape (n_rows,).
 
     Raises:
         ValueError: If the number of ids differs from `n_rows`, or an id occurs twice.
@@ -156,68 +171,7 @@ def id_order(ids: Sequence[Any] | None, n_rows: int) -> IntVector:
     return np.array(order, dtype=np.int64)
 
 
-def _quotas(
-    labels: IntVector, free: npt.NDArray[np.bool_], budget: float, mode: ClusterMode
-) -> tuple[IntVector, IntVector, IntVector]:
-    """Each image's cluster from 0, (n,); of each cluster, (C,), its available images and what it gives."""
-    names, position = np.unique(labels, return_inverse=True)
-    counts = np.bincount(position[free], minlength=len(names))
-    quotas = allocate_clusters(counts, budget, mode, np.bincount(position, minlength=len(names)))
-    return position, counts, quotas
-
-
-def _best(
-    scores: FloatVector, position: IntVector, candidates: IntVector, counts: IntVector, quotas: IntVector
-) -> IntVector:
-    """The best of each cluster; candidates stand in the order of their ids, which the stable sort keeps."""
-    ranking = np.lexsort((-comparable(scores[candidates]), position[candidates]))
-    ranked = candidates[ranking]
-    place = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return ranked[place < np.repeat(quotas, counts)]
-
-
-def _scores(
-    rows: FeatureRows,
-    labels: IntVector,
-    wanted: npt.NDArray[np.bool_],
-    order: IntVector,
-    *,
-    k: int,
-    scope: Scope,
-) -> FloatVector:
-    scores = np.full(len(rows), np.nan)
-    members = order[wanted[order]]
-    if not len(members):
-        return scores
-    if scope == "task":
-        scores[members] = centrality_of(rows.subset(members), k)
-        return scores
-    # By id inside a cluster: the order of the rows then cannot change even the last bit.
-    members = members[np.argsort(labels[members], kind="stable")]
-    for group in np.split(members, np.flatnonzero(np.diff(labels[members])) + 1):
-        scores[group] = centrality_of(rows.subset(group), k)
-    return scores
-
-
-def _checked(
-    features: "npt.ArrayLike | FeatureRows",
-    labels: npt.ArrayLike,
-    available: npt.ArrayLike,
-    *,
-    k: int,
-    scope: Scope,
-    ids: Sequence[Any] | None,
-) -> tuple[FeatureRows, IntVector, npt.NDArray[np.bool_]]:
-    check_whole(k, "k")
-    if scope not in get_args(Scope):
-        raise ValueError(f"scope '{scope}' is unknown; choose one of {', '.join(get_args(Scope))}")
-    rows = FeatureRows.of(features, ids)
-    return rows, *_checked_labels(labels, available, len(rows))
-
-
-def _checked_labels(
-    labels: npt.ArrayLike, available: npt.ArrayLike, n: int
-) -> tuple[IntVector, npt.NDArray[np.bool_]]:
+def _checked_labels(labels: npt.ArrayLike, available: npt.ArrayLike, n: int) -> tuple[IntVector, BoolVector]:
     clusters = np.asarray(labels)
     free = np.asarray(available)
     for name, values in (("labels", clusters), ("available", free)):

@@ -1,4 +1,4 @@
-"""Tasks side by side on the processors."""
+"""Runs the work of several tasks in parallel threads, with results that do not depend on the CPU."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,21 +10,21 @@ from threadpoolctl import threadpool_limits
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# From this many tasks on they run side by side, whatever the number of processors: see below.
+# From this number of tasks on they run in parallel, see `for_each_task`.
 _MANY = 4
 
 
 def for_each_task(work: Callable[[Item], Result], tasks: Sequence[Item]) -> Iterator[Result]:
-    """Does the same work for every task.
+    """Applies a function to every task.
 
-    Few tasks run one after the other, and matrix products use all processors. Many run side by side in
-    threads, and each product uses one processor, which wastes less on small products. Since the number of
-    threads changes the rounding of a product, the number of tasks alone decides between the two, so that one
-    seed gives the same result on any number of processors.
+    Few tasks run one after the other, and BLAS uses all CPUs. Many tasks run in parallel threads with
+    single-threaded BLAS, which is faster for small matrix products. Since the number of BLAS threads changes
+    the rounding of a product, only the number of tasks decides between the two: one seed then gives the same
+    result on any number of CPUs.
 
     Args:
-        work: What to do; may run in several threads at once.
-        tasks: On what.
+        work: The function; must be thread-safe.
+        tasks: Its arguments.
 
     Yields:
         The results, in the order of the tasks.
@@ -40,5 +40,5 @@ def for_each_task(work: Callable[[Item], Result], tasks: Sequence[Item]) -> Iter
 
 
 def cpu_count() -> int:
-    """The number of CPUs that the system lets this process use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from presel.component import component
 from presel.console import progress
-from presel.selection import ClusterBackend, FeatureRows, cluster_task
-from presel.selection.feature_rows import Float32Matrix, IntVector
+from presel.selection import ClusterBackend, FeatureRows, cluster, number_of_clusters
+from presel.selection.arrays import Float32Matrix, IntVector
 from presel.selection.threads import for_each_task
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import Pool
@@ -27,9 +27,9 @@ class Clustering:
 
     Attributes:
         images_per_cluster: A task T gets C = max(1, ⌊|T| / images_per_cluster⌋) clusters (paper: 100).
-        backend: A backend of `presel.selection.cluster`, or `auto`; `released` alone depends on the order of
-            the pool's records.
-        seed: Decides the start of k-means (released code: 12345).
+        backend: A backend of `presel.selection.cluster`; only `released` depends on the order of the pool's
+            records.
+        seed: Seed of k-means (released code: 12345).
     """
 
     images_per_cluster: Annotated[int, Field(ge=1)] = 100
@@ -60,7 +60,7 @@ class ClustersStage(Stage[pd.DataFrame]):
         return self.features.pool
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Clusters task by task; ids have no say, and the pool's order has one in backend `released` only."""
+        """Clusters task by task; depends neither on ids nor, unless `released`, on the order of the pool."""
         ids, array = store.load(self.features)
         pool = store.load(self.pool)
         released = self.clustering.backend == "released"
@@ -90,7 +90,9 @@ class ClustersStage(Stage[pd.DataFrame]):
 
     def _cluster(self, rows: FeatureRows) -> tuple[IntVector, Float32Matrix]:
         options = self.clustering
-        return cluster_task(rows, options.images_per_cluster, options.seed, options.backend)
+        n_clusters = number_of_clusters(len(rows), options.images_per_cluster)
+        in_any_order = options.backend != "released"
+        return cluster(rows, n_clusters, options.seed, options.backend, canonical_order=in_any_order)
 
     def load(self, folder: Path) -> pd.DataFrame:
         """Table of all images: id, task, cluster (counted from 0 in each task)."""

@@ -13,7 +13,7 @@ from presel.console import console
 from presel.data.listing import PoolFiles
 from presel.errors import PreselError
 from presel.selection import FeatureRows
-from presel.selection.clustering import cluster_in_any_order
+from presel.selection.clustering import cluster
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import Pool
 from presel.storage.files import write_table
@@ -55,7 +55,7 @@ class DiscoveredTasksStage(Pool):
         """Clusters all images."""
         ids, array = store.load(self.features)
         rows = FeatureRows(array, normalize=True, ids=ids.tolist())
-        labels, _ = cluster_in_any_order(rows, self.n_tasks, self.seed)
+        labels, _ = cluster(rows, self.n_tasks, self.seed, canonical_order=True)
         names = pd.Series(np.array(task_names(self.n_tasks))[labels], index=ids)
         table = store.load(self.features.pool)
         table["task"] = names[table["id"]].to_numpy()

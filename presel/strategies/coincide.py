@@ -3,19 +3,15 @@
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
 from presel.component import component
-from presel.selection.distances import FloatMatrix, squared_distances
-from presel.selection.feature_rows import Float32Matrix, IntVector
+from presel.selection.arrays import Float32Matrix, FloatMatrix, FloatVector, IntVector, squared_distances
 from presel.selection.kmeans.assignment import grouped
 from presel.selection.kmeans.lloyd import spherical_kmeans
 from presel.selection.threads import for_each_task
 from presel.strategies.base import Given, Strategy
-
-FloatVector = npt.NDArray[np.float64]
 
 # 10,000 clusters for the 665,298 samples of LLaVA-1.5. Vision-FLAN's 2,500 are one in 74.4.
 _SAMPLES_PER_CLUSTER = 66.5
@@ -28,9 +24,9 @@ class Coincide(Strategy):
     """Concept-skill transferability (COINCIDE; Lee et al., EMNLP 2024, section 3), which knows no tasks.
 
     Clusters of image-text features share the budget by exp(transferability / (density · tau)), see
-    `transferabilities`, `mean_similarities` and `roll_over`; inside a cluster `greedy_mmd` chooses. Where the
-    paper is silent, spherical k-means starts from samples drawn at random, as in its authors' code, and a
-    cluster without samples takes the one that is farthest from its centroid.
+    `transferabilities`, `mean_similarities` and `sequential_quotas`; inside a cluster `greedy_mmd` chooses.
+    Where the paper is silent, spherical k-means starts from samples drawn at random, as in its authors' code,
+    and a cluster without samples takes the one that is farthest from its centroid.
 
     Attributes:
         n_clusters: K, at most one a sample; published are 10,000 for LLaVA-1.5 and 2,500 for Vision-FLAN, see
@@ -73,7 +69,7 @@ class Coincide(Strategy):
         similarities = list(for_each_task(measure, members))
         density = np.array([similarity.mean() for similarity in similarities])
         transferability = transferabilities(text_half(centroids), self.max_similarity)
-        quotas = roll_over(transferability / (density * self.tau), np.diff(bounds), given.budget)
+        quotas = sequential_quotas(transferability / (density * self.tau), np.diff(bounds), given.budget)
         rank = np.full(len(rows), np.nan)
         parts = list(zip(members, similarities, quotas.tolist(), strict=True))
         for chosen in for_each_task(lambda part: choose(*part), parts):
@@ -142,7 +138,7 @@ def mean_similarities(vectors: FloatMatrix) -> FloatVector:
     return np.concatenate([gaussian_kernel(block, vectors).mean(axis=1) for block in blocks])
 
 
-def roll_over(log_weights: FloatVector, sizes: IntVector, budget: int) -> IntVector:
+def sequential_quotas(log_weights: FloatVector, sizes: IntVector, budget: int) -> IntVector:
     """Splits a budget among clusters in proportion to exp(log_weights), capped at their sizes.
 
     Clusters are visited by descending weight, of equal ones the first, and each takes its share of what the

@@ -3,16 +3,13 @@
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
 from presel.component import component
 from presel.selection import FeatureRows, comparable
-from presel.selection.feature_rows import IntVector
+from presel.selection.arrays import FloatVector, IntVector
 from presel.strategies.base import Given, Strategy
-
-FloatVector = npt.NDArray[np.float64]
 
 # Images whose neighbors are looked up at once: their cosines to 600,000 images take 1.2 GB.
 _AHEAD = 256

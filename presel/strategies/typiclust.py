@@ -9,8 +9,8 @@ from pydantic import Field
 
 from presel.component import component
 from presel.errors import PreselError
-from presel.selection.clustering import cluster_in_any_order
-from presel.selection.distances import squared_distances
+from presel.selection.arrays import squared_distances
+from presel.selection.clustering import cluster
 from presel.strategies.base import Given, Strategy
 
 Distance: TypeAlias = Literal["squared", "euclidean"]
@@ -52,7 +52,7 @@ class TypiClust(Strategy):
         """
         ids, rows = given.features.normalized_by_id()
         n_clusters = min(given.budget, self.max_clusters)
-        labels, _ = cluster_in_any_order(rows, n_clusters, int(given.random.integers(2**31)))
+        labels, _ = cluster(rows, n_clusters, int(given.random.integers(2**31)), canonical_order=True)
         sizes = np.bincount(labels, minlength=n_clusters)
         if sizes.max() < self.min_cluster_size:
             raise PreselError(
@@ -60,7 +60,7 @@ class TypiClust(Strategy):
                 f"strategy.min_cluster_size={self.min_cluster_size} images; set strategy.max_clusters="
                 f"{max(1, len(rows) // (2 * self.min_cluster_size))} or a smaller strategy.min_cluster_size"
             )
-        quotas = in_turn(np.where(sizes < self.min_cluster_size, 0, sizes), given.budget)
+        quotas = round_robin(np.where(sizes < self.min_cluster_size, 0, sizes), given.budget)
         chosen = []
         for label in np.flatnonzero(quotas):
             members = np.flatnonzero(labels == label)
@@ -70,7 +70,7 @@ class TypiClust(Strategy):
         return pd.concat(chosen, ignore_index=True)
 
 
-def in_turn(sizes: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int64]:
+def round_robin(sizes: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int64]:
     """Counts what each cluster gives if the one that gave least gives next, larger ones first.
 
     Args:

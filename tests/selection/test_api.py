@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import presel
-from presel.selection import clustering, parallel
+from presel.selection import clustering, threads
 from tests.selection.mixtures import mixture
 
 IMAGES = [f"image_{i:04d}.jpg" for i in range(900)]
@@ -57,7 +57,7 @@ def test_the_number_of_processors_does_not_matter(
 ) -> None:
     tasks = [f"task {i % 6}" for i in range(900)]
     chosen = presel.select(IMAGES, tasks, features=features, budget=90)
-    monkeypatch.setattr(parallel, "processors", lambda: count)
+    monkeypatch.setattr(threads, "cpu_count", lambda: count)
     assert presel.select(IMAGES, tasks, features=features, budget=90) == chosen
 
 

@@ -18,6 +18,7 @@ def test_the_page_runs(
     for block in blocks:
         exec(compile(block, PAGE.name, "exec"), names)
     assert len(names["chosen"]) == len(names["weighted"]) == 180
+    assert set(names["chosen"]) < set(names["more"])
     assert len(names["picks"]) == 60
     assert capsys.readouterr().out.startswith("180 [")
 

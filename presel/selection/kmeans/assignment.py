@@ -1,16 +1,16 @@
-"""What Lloyd's algorithm and its helpers share: rows divided among centroids."""
+"""One pass over the rows: nearest centroids, cluster means, and rows for empty clusters."""
 
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from presel.selection.feature_rows import FeatureRows, Float32Matrix, IntVector
-from presel.selection.kmeans.search import Backend
+from presel.selection.arrays import Float32Matrix, Float32Vector, IntVector
+from presel.selection.feature_rows import FeatureRows
+from presel.selection.kmeans.search import MakeSearch
 
 
-class Clustering(NamedTuple):
-    """A division of rows among centroids.
+class Assignment(NamedTuple):
+    """Rows assigned to centroids.
 
     Attributes:
         labels: Cluster of every row, shape (n,).
@@ -20,17 +20,17 @@ class Clustering(NamedTuple):
 
     labels: IntVector
     centroids: Float32Matrix
-    distances: npt.NDArray[np.float32]
+    distances: Float32Vector
 
 
-def assign(rows: FeatureRows, centroids: Float32Matrix, backend: Backend) -> Clustering:
-    """Gives every row to its nearest centroid, in one pass."""
-    nearest = backend.searcher(centroids)
+def assign(rows: FeatureRows, centroids: Float32Matrix, search: MakeSearch) -> Assignment:
+    """Assigns every row to its nearest centroid, in one pass."""
+    nearest = search(centroids)
     labels = np.empty(len(rows), dtype=np.int64)
     distances = np.empty(len(rows), dtype=np.float32)
-    for place, block in rows.blocks():
+    for place, block in rows.blocks():  # (rows of the block, d)
         labels[place], distances[place] = nearest(block)
-    return Clustering(labels, centroids, distances)
+    return Assignment(labels, centroids, distances)
 
 
 def cluster_means(rows: FeatureRows, labels: IntVector, n_clusters: int) -> Float32Matrix:
@@ -39,12 +39,12 @@ def cluster_means(rows: FeatureRows, labels: IntVector, n_clusters: int) -> Floa
     Returns:
         Shape (n_clusters, d).
     """
-    sums = np.zeros((n_clusters, rows.dimension))
+    sums = np.zeros((n_clusters, rows.dimension))  # (C, d)
     for place, block in rows.blocks():
         order, bounds = grouped(labels[place], n_clusters)
         for label in np.flatnonzero(np.diff(bounds)):
             sums[label] += block[order[bounds[label] : bounds[label + 1]]].sum(axis=0)
-    counts = np.bincount(labels, minlength=n_clusters)
+    counts = np.bincount(labels, minlength=n_clusters)  # (C,)
     return (sums / counts[:, None]).astype(np.float32)
 
 
@@ -52,16 +52,17 @@ def grouped(labels: IntVector, n_clusters: int) -> tuple[IntVector, IntVector]:
     """Sorts rows by label.
 
     Returns:
-        Row numbers, and bounds of shape (n_clusters + 1,): cluster c owns `order[bounds[c]:bounds[c + 1]]`.
+        Row numbers, (n,), and bounds, (n_clusters + 1,): cluster c has the rows `order[bounds[c]:bounds[c +
+        1]]`.
     """
-    # Short integers are sorted by radix, several times as fast.
+    # NumPy sorts short integers by radix sort, several times as fast.
     order = np.argsort(labels.astype(np.min_scalar_type(n_clusters)), kind="stable")
     return order, np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=n_clusters))])
 
 
-def refill_empty(rows: FeatureRows, result: Clustering) -> bool:
-    """Gives each empty cluster a row of its own, in place; says whether there was any."""
-    counts = np.bincount(result.labels, minlength=len(result.centroids))
+def refill_empty(rows: FeatureRows, result: Assignment) -> bool:
+    """Gives each empty cluster one row, in place; returns whether there was an empty one."""
+    counts = np.bincount(result.labels, minlength=len(result.centroids))  # (C,)
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
         return False

@@ -1,12 +1,12 @@
-"""Where k-means starts: k-means++ and swaps in a stand-in for the features.
+"""Initial centroids: greedy k-means++ and swaps in a low-dimensional sketch of the features.
 
-The quality of a start decides the inertia in the end, and a good start on all rows in full dimension costs
-more than the k-means after it. So seeds are drawn by greedy k-means++ in a sketch of 64 numbers per row: the
-32 leading principal directions, and 32 random projections of what these leave over (Johnson-Lindenstrauss).
-Where the principal directions hold most of the variance, as in smooth features, the sketch also stands in for
-the rows, and Lloyd's algorithm nearly converges in it. Where they do not, as in many unrelated groups, random
-projections blur which groups are close, and a sample of the rows in full dimension stands in instead. Either
-way swaps mend what Lloyd's algorithm by itself cannot (`presel.selection.kmeans.swaps`).
+The initial centroids decide the final inertia, and k-means++ on all rows in full dimension would cost more
+than the k-means after it. So seeds are drawn by greedy k-means++ in a sketch of 64 dimensions: the 32 leading
+principal components, and 32 random projections of the residual (Johnson-Lindenstrauss). Where the principal
+components explain most of the variance, as in smooth features, Lloyd's algorithm also runs in the sketch
+until it nearly converges. Where they do not, as in many unrelated groups, random projections distort which
+groups are close, and Lloyd's algorithm runs on a sample of the rows in full dimension instead. Both use swaps
+(`kmeans.swaps`).
 """
 
 import math
@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from presel.selection.feature_rows import FeatureRows, Float32Matrix, IntVector
+from presel.selection.arrays import Float32Matrix, IntVector
+from presel.selection.feature_rows import FeatureRows
 from presel.selection.kmeans.assignment import cluster_means
 from presel.selection.kmeans.lloyd import Settings, lloyd
 
@@ -26,20 +27,20 @@ _SEEDING_ROWS_PER_CLUSTER = 30
 _SAMPLE_ROWS_PER_CLUSTER = 50
 _CANDIDATES = 3
 _SWAP_ROUNDS = 3
-# The share of the variance in the principal directions from which on the sketch stands in for the rows.
+# Share of the variance in the principal components from which on Lloyd's algorithm runs in the sketch.
 _FAITHFUL = 0.5
-# How far Lloyd's algorithm goes in the sketch, where a pass costs a tenth of one in full dimension.
+# Passes and tolerance in the sketch, where a pass costs a tenth of one in full dimension.
 _SKETCH_PASSES = 30
 _SKETCH_TOLERANCE = 3e-4
 
 
-def starting_centroids(rows: FeatureRows, n_clusters: int, settings: Settings) -> Float32Matrix:
-    """Finds a good start for k-means.
+def initial_centroids(rows: FeatureRows, n_clusters: int, settings: Settings) -> Float32Matrix:
+    """Finds initial centroids for k-means.
 
     Args:
         rows: n vectors.
         n_clusters: C, at most n.
-        settings: Where the draws come from, and who searches the nearest centroid.
+        settings: Random generator and nearest-centroid search.
 
     Returns:
         Shape (C, d).
@@ -69,22 +70,23 @@ def _draw(n_rows: int, wanted: int, rng: np.random.Generator) -> IntVector:
 
 
 def _sketch(rows: FeatureRows, rng: np.random.Generator) -> tuple[FeatureRows, bool]:
-    """Shortens the vectors to 64 numbers; shorter ones stay as they are.
+    """Projects the vectors to 64 dimensions; vectors of fewer stay as they are.
 
     Returns:
-        The sketch, and whether it keeps distances well enough to stand in for the rows.
+        The sketch, n vectors, and whether it keeps distances well enough to run Lloyd's algorithm in it.
     """
     if rows.dimension <= _PRINCIPAL + _PROJECTIONS:
         return FeatureRows.trusted(np.concatenate([block for _, block in rows.blocks()])), True
     sample = rows.take(_draw(len(rows), _BASIS_ROWS, rng))
-    sample = sample - sample.mean(axis=0)
-    principal = _gaussian(rng, rows.dimension, _PRINCIPAL)
-    for _ in range(3):
+    sample = sample - sample.mean(axis=0)  # (s, d)
+    principal = _gaussian(rng, rows.dimension, _PRINCIPAL)  # (d, 32)
+    for _ in range(3):  # power iterations
         principal = np.linalg.qr(sample.T @ (sample @ principal))[0]
     faithful = np.square(sample @ principal).sum() >= _FAITHFUL * np.square(sample).sum()
-    projections = _gaussian(rng, rows.dimension, _PROJECTIONS) / np.float32(math.sqrt(_PROJECTIONS))
+    scale = np.float32(math.sqrt(_PROJECTIONS))
+    projections = _gaussian(rng, rows.dimension, _PROJECTIONS) / scale  # (d, 32)
     projections -= principal @ (principal.T @ projections)
-    basis = np.hstack([principal, projections])
+    basis = np.hstack([principal, projections])  # (d, 64)
     sketch = np.empty((len(rows), basis.shape[1]), dtype=np.float32)
     for place, block in rows.blocks():
         np.matmul(block, basis, out=sketch[place])
@@ -96,16 +98,16 @@ def _gaussian(rng: np.random.Generator, rows: int, columns: int) -> Float32Matri
 
 
 def _k_means_plus_plus(points: Float32Matrix, n_clusters: int, rng: np.random.Generator) -> IntVector:
-    """Picks points far apart: the best of three drawn by squared distance (k-means++, Arthur 2007)."""
-    norms = np.einsum("ij,ij->i", points, points)
+    """Greedy k-means++ (Arthur, 2007): each seed is the best of three drawn by squared distance, (C,)."""
+    norms = np.einsum("ij,ij->i", points, points)  # (n,)
     chosen = np.empty(n_clusters, dtype=np.int64)
     chosen[0] = rng.integers(len(points))
-    closest = np.maximum(norms + norms[chosen[0]] - 2 * (points @ points[chosen[0]]), 0)
+    closest = np.maximum(norms + norms[chosen[0]] - 2 * (points @ points[chosen[0]]), 0)  # (n,)
     for number in range(1, n_clusters):
-        cumulative = np.cumsum(closest, dtype=np.float64)
+        cumulative = np.cumsum(closest, dtype=np.float64)  # (n,)
         drawn = np.searchsorted(cumulative, rng.random(_CANDIDATES) * cumulative[-1], side="right")
-        candidates = np.minimum(drawn, len(points) - 1)
-        distances = points[candidates] @ points.T
+        candidates = np.minimum(drawn, len(points) - 1)  # (3,)
+        distances = points[candidates] @ points.T  # (3, n)
         distances *= -2
         distances += norms
         distances += norms[candidates][:, None]

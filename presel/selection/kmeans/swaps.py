@@ -1,18 +1,18 @@
-"""Moving centroids from where they are hardly needed to where they are missing.
+"""Swaps: merges two close clusters and splits a wide one, where that lowers the inertia.
 
-Lloyd's algorithm moves a centroid only a little; one that shares a group of rows with another, while two
-groups elsewhere share one, stays where it is. Comparing what a merge costs with what a split gains finds such
-cases.
+Lloyd's algorithm moves centroids only locally. Where two centroids share one group of rows while two other
+groups share a single centroid, it stops in a local minimum; comparing the inertia that a merge adds with the
+inertia that a split removes finds such cases.
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from presel.selection.feature_rows import FeatureRows, Float32Matrix, IntVector
-from presel.selection.kmeans.assignment import Clustering, grouped
+from presel.selection.arrays import Float32Matrix, FloatVector, IntVector
+from presel.selection.feature_rows import FeatureRows
+from presel.selection.kmeans.assignment import Assignment, grouped
 
 
-def swap(points: FeatureRows, current: Clustering, centroids: Float32Matrix) -> bool:
+def swap(points: FeatureRows, current: Assignment, centroids: Float32Matrix) -> bool:
     """Moves centroids from pairs that are cheap to merge to clusters that gain from a split.
 
     Args:
@@ -21,12 +21,12 @@ def swap(points: FeatureRows, current: Clustering, centroids: Float32Matrix) -> 
         centroids: The means of these clusters, shape (C, d), changed in place.
 
     Returns:
-        Whether any has moved.
+        Whether any was moved.
     """
     n_clusters = len(centroids)
-    counts = np.bincount(current.labels, minlength=n_clusters).astype(np.float64)
-    gains, halves = _split_gains(points, current, centroids)
-    partner, costs = _merge_costs(centroids, counts)
+    counts = np.bincount(current.labels, minlength=n_clusters).astype(np.float64)  # (C,)
+    gains, halves = _split_gains(points, current, centroids)  # (C,), (C, 2, d)
+    partner, costs = _merge_costs(centroids, counts)  # (C,), (C,)
     touched = np.zeros(n_clusters, dtype=np.bool_)
     splits = iter(np.argsort(-gains, kind="stable"))
     for giver in np.argsort(costs, kind="stable"):
@@ -34,7 +34,7 @@ def swap(points: FeatureRows, current: Clustering, centroids: Float32Matrix) -> 
         if touched[giver] or touched[other]:
             continue
         split = next((s for s in splits if not touched[s] and s not in (giver, other)), None)
-        # A tenth of margin, because both numbers are estimates before the next passes.
+        # A margin of a tenth, because gain and cost are estimates.
         if split is None or gains[split] <= 1.1 * costs[giver]:
             break
         centroids[other] = np.average(centroids[[giver, other]], axis=0, weights=counts[[giver, other]])
@@ -43,17 +43,15 @@ def swap(points: FeatureRows, current: Clustering, centroids: Float32Matrix) -> 
     return bool(touched.any())
 
 
-def _merge_costs(
-    centroids: Float32Matrix, counts: npt.NDArray[np.float64]
-) -> tuple[IntVector, npt.NDArray[np.float64]]:
-    """Finds for every cluster the partner with which merging adds least to the inertia, and how much."""
+def _merge_costs(centroids: Float32Matrix, counts: FloatVector) -> tuple[IntVector, FloatVector]:
+    """Finds for every cluster the partner whose merge adds least to the inertia, (C,), and how much, (C,)."""
     partner = np.empty(len(centroids), dtype=np.int64)
     costs = np.empty(len(centroids))
-    norms = np.einsum("ij,ij->i", centroids, centroids)
+    norms = np.einsum("ij,ij->i", centroids, centroids)  # (C,)
     for start in range(0, len(centroids), 1024):
-        part = np.arange(start, min(start + 1024, len(centroids)))
-        distances = np.maximum(norms[part, None] + norms - 2 * centroids[part] @ centroids.T, 0)
-        weight = counts[part, None] * counts / (counts[part, None] + counts)
+        part = np.arange(start, min(start + 1024, len(centroids)))  # (p,)
+        distances = np.maximum(norms[part, None] + norms - 2 * centroids[part] @ centroids.T, 0)  # (p, C)
+        weight = counts[part, None] * counts / (counts[part, None] + counts)  # (p, C)
         cost = distances * weight
         cost[np.arange(len(part)), part] = np.inf
         partner[part] = cost.argmin(axis=1)
@@ -62,12 +60,12 @@ def _merge_costs(
 
 
 def _split_gains(
-    points: FeatureRows, current: Clustering, centroids: Float32Matrix
-) -> tuple[npt.NDArray[np.float64], Float32Matrix]:
-    """Estimates by a short 2-means how far a split lowers the inertia of each cluster.
+    points: FeatureRows, current: Assignment, centroids: Float32Matrix
+) -> tuple[FloatVector, Float32Matrix]:
+    """Estimates by a short 2-means how much a split lowers the inertia of each cluster.
 
-    The half of the clusters with less inertia is left out: it has the least to gain, and since a swap takes
-    three clusters, no more than a third can be split.
+    The half of the clusters with the lower inertia is skipped: a swap involves three clusters, so that no
+    more than a third can be split.
 
     Returns:
         Gains, shape (C,), and the centroids of both halves, shape (C, 2, d).
@@ -78,16 +76,16 @@ def _split_gains(
     inertias = np.bincount(current.labels, weights=current.distances, minlength=len(centroids))
     worse_half = np.argsort(-inertias, kind="stable")[: len(centroids) // 2 + 1]
     for label in worse_half[np.diff(bounds)[worse_half] >= 4]:
-        members = points.take(order[bounds[label] : bounds[label + 1]]) - centroids[label]
-        direction = members[np.einsum("ij,ij->i", members, members).argmax()]
+        members = points.take(order[bounds[label] : bounds[label + 1]]) - centroids[label]  # (m, d)
+        direction = members[np.einsum("ij,ij->i", members, members).argmax()]  # (d,)
         threshold = 0.0
         for _ in range(3):
-            side = members @ direction > threshold
+            side = members @ direction > threshold  # (m,)
             size = int(side.sum())
             if not 0 < size < len(members):
                 break
-            near = side.astype(np.float32) @ members / size
-            # The members' mean is 0, so the other half's mean follows.
+            near = side.astype(np.float32) @ members / size  # (d,)
+            # The members' mean is 0, which gives the other half's mean.
             far = near * (-size / (len(members) - size))
             direction = near - far
             threshold = float(near @ near - far @ far) / 2
