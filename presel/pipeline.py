@@ -16,7 +16,7 @@ from presel.instructions.provider import InstructionProvider
 from presel.models.clip import Clip
 from presel.models.encoder import Encoder
 from presel.models.hardware import Hardware
-from presel.models.loggers import LoggerFactory
+from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.tune import ScoreNet, Tune
 from presel.stages.centrality import CentralityStage, Neighbors
@@ -86,7 +86,7 @@ class Pipeline:
     relevance_batch_tokens: int
     hardware: Hardware
     workers: int
-    logger: LoggerFactory
+    logger: TrainingLogger
 
     # Images without instructions.
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from presel.data.llava import TaskRule, read_records
 from presel.models.hardware import Hardware
-from presel.models.loggers import Csv
+from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
 from presel.models.tuner import Tuner, tune
@@ -52,7 +52,7 @@ def first_gradients(folder: Path, pool_folder: Path, micro_batch_size: int, hard
         folder,
         seed=3,
         workers=0,
-        logger=Csv().create(folder, "gradients"),
+        logger=TrainingLogger().create(folder, "gradients"),
         make_tuner=GradientTuner,
     )
 

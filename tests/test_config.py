@@ -3,9 +3,9 @@
 import copy
 import dataclasses
 import shlex
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
+from hydra.utils import get_class
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
@@ -76,8 +77,6 @@ REQUIRED = {
     "evaluation=llava_json": [
         "evaluation.annotations=eval.json",
         "evaluation.images=images",
-        "evaluation.ids=position",
-        "evaluation.text_only=drop",
     ],
 }
 
@@ -100,21 +99,43 @@ def mistake(*overrides: str) -> str:
     return explain(caught.value, overrides)
 
 
+# Fields that are no settings, and a default that no option has.
+NO_SETTINGS = {"Llava665k": {"task_field", "task_patterns"}}  # its tasks come from folder and wording
+NO_DEFAULTS = {("Hardware", "node_command")}  # Slurm's, which interpolates the number of nodes
+
+
+def components(settings: Any) -> Iterator[tuple[type, dict[str, Any]]]:
+    """The class and the settings of every component in a configuration."""
+    if isinstance(settings, dict):
+        if "_target_" in settings:
+            yield get_class(settings["_target_"]), settings
+        for value in settings.values():
+            yield from components(value)
+
+
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_option_of_every_group_builds(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_builds_and_its_keys_and_defaults_are_those_of_the_class(
+    group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PRESEL_OUTPUTS", "elsewhere")
-    options = sorted(file.stem for file in (config_folder() / group).glob("*.yaml"))
-    assert options
-    for option in options:
-        choice = f"{group}={option}"
-        assert isinstance(build(configured(choice, *REQUIRED.get(choice, []))), Pipeline)
-
-
-def test_every_field_of_a_strategy_is_a_setting() -> None:
-    for file in (config_folder() / "strategy").glob("*.yaml"):
-        config = configured(f"strategy={file.stem}")
-        strategy: Any = build(config).strategy
-        assert {field.name for field in fields(strategy)} == config.strategy.keys() - {"_target_"}
+    names = sorted(file.stem for file in (config_folder() / group).glob("*.yaml"))
+    assert names
+    options: dict[type, list[dict[str, Any]]] = {}
+    for name in names:
+        config = configured(f"{group}={name}", *REQUIRED.get(f"{group}={name}", []))
+        assert isinstance(build(config), Pipeline)
+        for kind, settings in components(OmegaConf.to_container(config[group], resolve=True)):
+            options.setdefault(kind, []).append(settings)
+    for kind, chosen in options.items():
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        for settings in chosen:
+            assert settings.keys() - {"_target_"} == fields.keys() - NO_SETTINGS.get(kind.__name__, set())
+        for name in chosen[0].keys() - {"_target_"}:
+            field = fields[name]
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            # With one option, the two agree; with several, the class's default is one of theirs.
+            if default is not MISSING and (kind.__name__, name) not in NO_DEFAULTS:
+                assert default in [settings[name] for settings in chosen], f"{kind.__name__}.{name}"
 
 
 def test_every_experiment_composes_and_opens_with_its_command() -> None:
@@ -441,8 +462,38 @@ def test_conf_is_found_beside_the_package() -> None:
     assert Path(config_folder()).is_absolute()
 
 
-def test_wandb_that_is_not_installed_is_told_of_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    pipeline = build(configured("logger=wandb"))
-    with pytest.raises(PreselError, match=r'pip install "presel\[wandb\]"'):
-        pipeline.model.check()
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["logger.kind=os.system"], "TypeError: it is no subclass of pytorch_lightning.loggers.Logger"),
+        (["logger.kind=CSVLogger"], "ValueError: Empty module name"),
+        (["+logger.arguments.nmae=x"], "unexpected keyword argument 'nmae'"),
+        (["logger.kind=nowhere.Logger"], "ModuleNotFoundError: No module named 'nowhere'"),
+        pytest.param(
+            ["logger=mlflow"],
+            "pip install -U 'mlflow",
+            marks=pytest.mark.skipif(find_spec("mlflow") is not None, reason="MLflow is installed"),
+        ),
+    ],
+)
+def test_a_logger_that_cannot_be_made_is_reported_before_any_work(overrides: list[str], reason: str) -> None:
+    with pytest.raises(PreselError, match=r"\Alogger\.kind=.+; install its package") as caught:
+        build(configured(*overrides)).model.check()
+    assert reason in str(caught.value)
+
+
+def test_any_logger_of_lightning_works_without_code_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    logger = build(configured("logger=wandb", "logger.arguments.project=mine")).logger
+    logger.check()
+    assert not capsys.readouterr().out
+    made: Any = logger.create(tmp_path, "model (selection) 123")
+    assert (made.name, made.save_dir, made._offline) == ("mine", str(tmp_path), True)
+    assert made._wandb_init["name"] == "model (selection) 123"
+    assert "offline: WANDB_API_KEY is not set" in capsys.readouterr().out
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    made = logger.create(tmp_path, "again")
+    assert not made._offline
+    assert not capsys.readouterr().out

@@ -413,7 +413,12 @@ def test_how_an_image_is_shown_decides_and_the_way_it_is_sent_does_not(
     put(order, map(completed, requests(order)))
     revealed = service.reveal(images, files)
     online = OpenAI(
-        model="gpt", prompts=PROMPTS, answers=answers, base_url="http://nowhere.invalid/v1", key_variable=None
+        model="gpt",
+        prompts=PROMPTS,
+        answers=answers,
+        base_url="http://nowhere.invalid/v1",
+        key_variable=None,
+        image_side=service.image_side,
     )
     assert online.reveal(images, files) == revealed
     assert online.estimate({"cats": 1}) == service.estimate({"cats": 1})._replace(money=0.0)

@@ -22,7 +22,7 @@ from presel.distributed.launch import what_failed
 from presel.instructions.annotations import Annotations
 from presel.models.batching import deal, plan_epoch
 from presel.models.hardware import Hardware
-from presel.models.loggers import Csv
+from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
 from presel.stages.instructions import InstructionsStage
@@ -71,7 +71,9 @@ def test_a_described_stage_is_made_again_with_its_key(pool_folder: Path) -> None
     instructions = InstructionsStage(pool, ReferenceStage(pool, 0.1, 0), Annotations(), "reference")
     recipe = Tune(lr=1e-3, projector_lr=1e-4, batch_size=4, micro_batch_size=2, lora_rank=4, lora_alpha=8)
     lvlm = Lvlm(path="builtin:digit_llava")
-    stage = TuningStage(instructions, lvlm, recipe, Hardware(strategy="ddp", devices=2), 0, 0, Csv())
+    stage = TuningStage(
+        instructions, lvlm, recipe, Hardware(strategy="ddp", devices=2), 0, 0, TrainingLogger()
+    )
     again = rebuild(describe(stage))
     assert again == stage
     assert again.key == stage.key

@@ -19,7 +19,7 @@ from presel.importance import instruction_relevance, relevance_scores
 from presel.instructions.annotations import Annotations
 from presel.models.batching import fill_batches
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.loggers import Csv
+from presel.models.loggers import TrainingLogger
 from presel.models.losses import Scorer, one_pass, two_passes
 from presel.models.lvlm import Lvlm
 from presel.models.prompt_pairs import pair, pair_batch
@@ -195,7 +195,7 @@ def test_a_loss_of_zero_is_counted_and_one_that_is_no_number_refused(
         LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images"), workers=0
     )
     instructions = InstructionsStage(pool, pool, Annotations(), "reference")
-    model = TuningStage(instructions, LVLM, settings(), CPU, 0, 0, Csv())
+    model = TuningStage(instructions, LVLM, settings(), CPU, 0, 0, TrainingLogger())
     stage = RelevanceStage(model, instructions, batch_tokens=1000, workers=0, hardware=CPU)
     scored = pd.DataFrame({"row": range(60), "loss_with_question": 0.5, "loss_without_question": 1.0})
     scored = scored.assign(el2n=0.1, n_tokens=3, passes=[1] * 50 + [2] * 10)

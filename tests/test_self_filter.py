@@ -14,7 +14,7 @@ from presel.data.llava import TaskRule, read_records
 from presel.importance import instruction_relevance
 from presel.instructions.ledger import LEDGER
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.loggers import Csv
+from presel.models.loggers import TrainingLogger
 from presel.models.score_net import SCORE_NET, ScoreNetTuner
 from presel.models.tuner import Tuner, add_lora, tune
 from presel.selection import FeatureRows
@@ -104,12 +104,12 @@ def test_an_interrupted_training_ends_with_the_same_net(pool_folder: Path) -> No
         weights: list[float] = np.load(folder / SCORE_NET).tolist()
         return weights
 
-    whole = run("whole", Csv().create(pool_folder / "whole", "whole"))
+    whole = run("whole", TrainingLogger().create(pool_folder / "whole", "whole"))
     assert all(whole)
     with pytest.raises(ConnectionError):
         run("cut", PowerCut(pool_folder / "cut", 9))
     assert list((pool_folder / "cut" / "checkpoints" / "single-1").glob("step=*.ckpt"))
-    assert run("cut", Csv().create(pool_folder / "cut", "cut")) == whole
+    assert run("cut", TrainingLogger().create(pool_folder / "cut", "cut")) == whole
 
 
 def by_brute_force(

@@ -1,26 +1,13 @@
 """Sweeps by other launchers and by a search: they share the store and compute nothing twice."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra import initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
 
-from presel.settings.errors import explain
-from presel.settings.paths import config_folder
-from presel.settings.schema import register
-from presel.settings.sweep import SweepLoader
 from presel.storage.integrity import MANIFEST
 from tests.conftest import TINY, Program
-
-Loaders = tuple[ConfigLoaderImpl, SweepLoader, DictConfig]
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
@@ -79,62 +66,6 @@ def test_a_search_without_scores_is_refused(in_process: Program) -> None:
     result = in_process("run", "experiment=search", "until=selection")
     assert result.returncode == 2
     assert "until=selection: a search needs scores; set until=evaluation" in result.stderr
-
-
-@pytest.fixture
-def loaders() -> Iterator[Loaders]:
-    """Hydra's loader, that of sweeps, and the configuration that a sweep starts from."""
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        plain = GlobalHydra.instance().config_loader()
-        assert isinstance(plain, ConfigLoaderImpl)
-        own = ["hydra.sweep.dir=swept", "hydra.job.config.override_dirname.exclude_keys=[seed]"]
-        master = plain.load_configuration("config", [*own, "seed=1,2"], RunMode.MULTIRUN)
-        yield plain, SweepLoader(plain.get_search_path()), master
-
-
-def test_a_job_is_configured_as_by_hydra(loaders: Loaders) -> None:
-    plain, shared, master = loaders
-    jobs = [
-        ["tau.value=0.5", "seed=1"],
-        ["tau.value=1", "seed=1"],
-        ["seed=1", "tau.value=null"],
-        ["strategy.pick=random", "strategy=presel"],
-        ["neighbors.k=3", "strategy=random", "experiment=budget", "pool.size=3", "pool.size=4"],
-        ["tau.value=${neighbors.k}", "paths.store='a,b'", "lvlm=hf", "lvlm.path=hub/model"],
-        ["pool.size=5", "pool={size: 6}"],
-        ["pool={size: 6}", "pool.size=5"],
-        ["+pool.new=[1,2]", "pool.new=3", "~pool.seed"],
-        ["++pool.size=3", "hydra.job.name=other", "pool.size=4"],
-        ["tau.value=0.5", "seed=1"],
-    ]
-    for job in jobs:
-        expected = plain.load_sweep_config(master, job)
-        found = shared.load_sweep_config(master, job)
-        assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
-        assert OmegaConf.is_struct(found)
-        # What one job does to its configuration is not seen by the next.
-        found.seed = 9
-
-
-@pytest.mark.parametrize(
-    "job",
-    [
-        ["tau.valu=1"],
-        ["neighbors.k=3", "tau.value=warm"],
-        ["pool.new=1", "+pool.new=2"],
-        ["strategy=nobody", "tau.value=1"],
-        ["no.such=1"],
-    ],
-)
-def test_a_job_is_refused_as_by_hydra(loaders: Loaders, job: list[str]) -> None:
-    plain, shared, master = loaders
-    with pytest.raises(HydraException) as expected:
-        plain.load_sweep_config(master, job)
-    with pytest.raises(type(expected.value)) as found:
-        shared.load_sweep_config(master, job)
-    assert explain(found.value) == explain(expected.value)
 
 
 def test_a_wrong_value_in_the_last_job_stops_a_sweep_before_its_first(

@@ -25,7 +25,7 @@ from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.decoding import generate_answers, prompt_batch
 from presel.models.hardware import Hardware
-from presel.models.loggers import Csv
+from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial, try_micro_batch
 from presel.models.tune import Tune
@@ -153,7 +153,17 @@ def test_the_loss_of_a_step_is_the_mean_over_its_response_tokens(
 ) -> None:
     folder = pool_folder / "mean"
     recipe = settings(batch_size=24, micro_batch_size=3, lora_dropout=0.0)
-    tune(LVLM, recipe, CPU, records, pool_folder / "images", folder, 3, 0, Csv().create(folder, "mean"))
+    tune(
+        LVLM,
+        recipe,
+        CPU,
+        records,
+        pool_folder / "images",
+        folder,
+        3,
+        0,
+        TrainingLogger().create(folder, "mean"),
+    )
     (logged,) = pd.read_csv(folder / "metrics" / "version_0" / "metrics.csv")["train/loss"]
     batch = encoder.batch(examples(records, pool_folder))
     # The adapter starts as the identity, so the first step's loss is the base model's.
@@ -186,7 +196,7 @@ def test_training_on_a_gpu_ends_the_same_with_a_memory_trial(
 ) -> None:
     def run(name: str) -> bytes:
         folder = pool_folder / name
-        gpu, logger = Hardware(accelerator="gpu"), Csv().create(folder, name)
+        gpu, logger = Hardware(accelerator="gpu"), TrainingLogger().create(folder, name)
         recipe = settings(lora_dropout=0.1)
         tune(LVLM, recipe, gpu, records, pool_folder / "images", folder, 3, 0, logger)
         return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
@@ -285,12 +295,12 @@ def test_an_interrupted_tuning_ends_like_an_uninterrupted_one(
         tune(LVLM, recipe, CPU, records, pool_folder / "images", folder, 3, workers, logger)
         return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
-    whole = run("whole", Csv().create(pool_folder / "whole", "whole"))
+    whole = run("whole", TrainingLogger().create(pool_folder / "whole", "whole"))
     for step in (8, 15):
         with pytest.raises(ConnectionError):
             run("cut", PowerCut(pool_folder / "cut", step))
         assert list((pool_folder / "cut" / "checkpoints" / "single-1").glob("step=*.ckpt"))
-    assert run("cut", Csv().create(pool_folder / "cut", "cut")) == whole
+    assert run("cut", TrainingLogger().create(pool_folder / "cut", "cut")) == whole
 
 
 @pytest.mark.parametrize(
@@ -314,9 +324,9 @@ def test_a_damaged_checkpoint_is_named(
     (checkpoint,) = (folder / "checkpoints" / "single-1").glob("*.ckpt")
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     with pytest.raises(PreselError, match=rf"{checkpoint.name} is damaged .*; delete it"):
-        run(Csv().create(folder, "damaged"))
+        run(TrainingLogger().create(folder, "damaged"))
     checkpoint.unlink()
-    run(Csv().create(folder, "damaged"))
+    run(TrainingLogger().create(folder, "damaged"))
 
 
 def test_a_tuning_cut_off_after_its_last_step_goes_on(
@@ -324,7 +334,7 @@ def test_a_tuning_cut_off_after_its_last_step_goes_on(
 ) -> None:
     def run(name: str) -> bytes:
         folder = pool_folder / name
-        logger = Csv().create(folder, name)
+        logger = TrainingLogger().create(folder, name)
         tune(LVLM, settings(epochs=2), CPU, records, pool_folder / "images", folder, 3, 0, logger)
         return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
@@ -349,7 +359,7 @@ def test_a_single_step_trains_and_half_precision_weights_do_too(
     records: list[Record], pool_folder: Path
 ) -> None:
     lvlm, folder = replace(LVLM, dtype="bfloat16"), pool_folder / "short"
-    logger = Csv().create(folder, "short")
+    logger = TrainingLogger().create(folder, "short")
     tune(lvlm, settings(), CPU, records[:4], pool_folder / "images", folder, 0, 0, logger)
     base, tuned = lvlm.load_model(), dict(lvlm.load_model(folder / "adapter").named_parameters())
     assert any(not torch.equal(weight, tuned[name]) for name, weight in base.named_parameters())
@@ -357,7 +367,7 @@ def test_a_single_step_trains_and_half_precision_weights_do_too(
 
 def test_throughput_is_measured(records: list[Record], pool_folder: Path) -> None:
     folder = pool_folder / "measured"
-    logger = Csv().create(folder, "measured")
+    logger = TrainingLogger().create(folder, "measured")
     measured = tune(LVLM, settings(), CPU, records, pool_folder / "images", folder, 0, 0, logger)
     assert measured["samples_per_second"] > 0
     assert measured["response_tokens_per_second"] > measured["samples_per_second"]
@@ -367,7 +377,7 @@ def test_throughput_is_measured(records: list[Record], pool_folder: Path) -> Non
 
 def test_a_tuned_adapter_changes_the_model_and_loads_merged(records: list[Record], pool_folder: Path) -> None:
     folder = pool_folder / "tuned"
-    logger = Csv().create(folder, "tuned")
+    logger = TrainingLogger().create(folder, "tuned")
     measured = tune(LVLM, settings(), CPU, records, pool_folder / "images", folder, 0, 0, logger)
     assert measured["steps"] == 6
     assert not (folder / "checkpoints").exists()
@@ -398,7 +408,7 @@ def test_answers_that_are_cut_are_counted(
         folder,
         0,
         0,
-        Csv().create(folder, "cut"),
+        TrainingLogger().create(folder, "cut"),
     )
     assert measured["truncated"] == 1
     assert "1 of 4 samples are longer than lvlm.max_length=256 tokens" in capsys.readouterr().out
@@ -406,7 +416,7 @@ def test_answers_that_are_cut_are_counted(
 
 def test_a_response_beyond_the_maximal_length_is_named(records: list[Record], pool_folder: Path) -> None:
     short = Lvlm(path=LVLM.path, template="plain", max_length=30)
-    logger = Csv().create(pool_folder, "x")
+    logger = TrainingLogger().create(pool_folder, "x")
     with pytest.raises(
         PreselError, match="record '0000': none of its responses lies within the first 30 tokens"
     ):

@@ -186,6 +186,7 @@ class DigitScenes(Source):
     split: DigitSplit
     size: Annotated[int, Field(ge=1)]
     seed: int = 0
+    max_rejected_share: float = 0.0
     _tasks: ClassVar[TaskRule] = TaskRule()
 
     def identity(self) -> dict[str, Any]:

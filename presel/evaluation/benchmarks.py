@@ -1,7 +1,7 @@
 """Benchmarks: held-out records, scored by generation; one benchmark per task of the source."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -66,3 +66,8 @@ class LlavaBenchmarks(Benchmarks, LlavaJson):
 @component
 class DigitBenchmarks(Benchmarks, DigitScenes):
     """The built-in benchmarks."""
+
+    metrics: dict[str, str] | None = field(
+        default_factory=lambda: {"box": "box_accuracy", "caption": "cider", "describe": "cider"}
+    )
+    max_new_tokens: Annotated[int, Field(gt=0)] = 96

@@ -156,7 +156,7 @@ class LmmsEval(ExternalBenchmarks):
     python: Path | None = field(compare=False)
     model: str = "llava_hf"
     model_args: dict[str, str] = field(compare=False)
-    gen_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
+    gen_kwargs: dict[str, bool | int | float | str] = field(default_factory=lambda: {"temperature": 0})
     batch_size: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
     include_path: Path | None = field(default=None, compare=False)
     columns: Annotated[dict[str, LmmsColumn], Field(min_length=1)]

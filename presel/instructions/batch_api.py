@@ -60,6 +60,7 @@ class OpenAiBatch(ChatService):
         max_bytes: Most bytes of a file.
     """
 
+    image_side: Annotated[int, Field(ge=1)] | None = 1024
     max_lines: Annotated[int, Field(ge=1, le=50_000)] = field(default=50_000, compare=False)
     max_bytes: Annotated[int, Field(ge=1, le=200_000_000)] = field(default=200_000_000, compare=False)
 

@@ -62,7 +62,7 @@ class InstructionProvider:
     """
 
     # Decides whether instructions will do, not what they are.
-    max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
+    max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.05, compare=False)
 
     def check_overrides(self, overrides: Sequence[str]) -> None:
         """Makes sure that what no configuration file may decide stands on the command line.

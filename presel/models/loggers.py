@@ -1,82 +1,81 @@
-"""Where training metrics go."""
+"""Where training metrics go: any logger of PyTorch Lightning's."""
 
 import os
-from abc import ABC, abstractmethod
-from importlib.util import find_spec
+import sys
+from dataclasses import field
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from presel.component import component
+from presel.console import console
 from presel.errors import PreselError
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
 
-class LoggerFactory(ABC):
-    """Base of what makes the logger of one fine-tune."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Makes sure, before any work, that there will be a logger."""
-
-    @abstractmethod
-    def create(self, folder: Path, name: str) -> "Logger":
-        """A logger that writes into `folder` and calls the run `name`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Ends the run that `create` began."""
-
-
 @component
-class Csv(LoggerFactory):
-    """A file `metrics.csv` beside the adapter, one for each time the fine-tune was started."""
-
-    def check(self) -> None:
-        """There is nothing to check."""
-
-    def create(self, folder: Path, name: str) -> "Logger":
-        """Writes `metrics/version_<n>/metrics.csv` in the folder."""
-        from pytorch_lightning.loggers import CSVLogger
-
-        return CSVLogger(folder, name="metrics")
-
-    def close(self) -> None:
-        """There is nothing to end."""
-
-
-@component
-class Wandb(LoggerFactory):
-    """Weights & Biases; offline, to be synchronised later, unless `WANDB_API_KEY` is set.
+class TrainingLogger:
+    """Makes the logger of each fine-tune.
 
     Attributes:
-        project: Project the runs are filed under.
+        kind: The logger's class, a subclass of `pytorch_lightning.loggers.Logger`.
+        arguments: Its arguments; in a text, `{folder}` stands for the folder of the fine-tune, `{name}` for
+            its name.
     """
 
-    project: str = "presel"
+    kind: str = "pytorch_lightning.loggers.CSVLogger"
+    arguments: dict[str, Any] = field(default_factory=lambda: {"save_dir": "{folder}", "name": "metrics"})
 
     def check(self) -> None:
-        """Makes sure that W&B is installed.
+        """Makes sure, before any work, that the logger can be made.
 
         Raises:
-            PreselError: If not.
+            PreselError: If the class is no logger, its package is not installed, or it refuses the arguments.
         """
-        if find_spec("wandb") is None:
-            raise PreselError(
-                'logger=wandb: wandb is not installed; run pip install "presel[wandb]", or set logger=csv'
-            )
+        with TemporaryDirectory() as scratch:
+            self._make(Path(scratch), "check")
 
     def create(self, folder: Path, name: str) -> "Logger":
-        """Starts a run."""
-        from pytorch_lightning.loggers import WandbLogger
-
-        return WandbLogger(
-            project=self.project, name=name, save_dir=folder, offline="WANDB_API_KEY" not in os.environ
-        )
+        """A logger that writes into `folder` and calls the run `name`."""
+        if self._defaults:
+            console.notice(
+                "Weights & Biases is offline: WANDB_API_KEY is not set; `wandb sync` uploads the runs"
+            )
+        return self._make(folder, name)
 
     def close(self) -> None:
-        """Ends the run; otherwise the next fine-tune of this process would go into it."""
-        import wandb
+        """Ends the run of Weights & Biases; otherwise the next fine-tune of this process would join it."""
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish()
 
-        wandb.finish()
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        """Without a key, Weights & Biases would ask for one."""
+        without_key = self.kind.endswith(".WandbLogger") and "WANDB_API_KEY" not in os.environ
+        return {"offline": True} if without_key and "offline" not in self.arguments else {}
+
+    def _make(self, folder: Path, name: str) -> "Logger":
+        from pytorch_lightning.loggers import Logger
+
+        module, _, attribute = self.kind.rpartition(".")
+        try:
+            kind = getattr(import_module(module), attribute)
+            if not (isinstance(kind, type) and issubclass(kind, Logger)):
+                raise TypeError("it is no subclass of pytorch_lightning.loggers.Logger")
+            arguments = {
+                key: value.replace("{folder}", str(folder)).replace("{name}", name)
+                if isinstance(value, str)
+                else value
+                for key, value in self.arguments.items()
+            }
+            return kind(**self._defaults, **arguments)
+        # Loggers, and the packages behind them, raise anything.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+            raise PreselError(
+                f"logger.kind={self.kind} cannot be used ({reason}); install its package, correct "
+                "logger.arguments, or set logger=csv"
+            ) from error

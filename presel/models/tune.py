@@ -49,7 +49,7 @@ class Tune:
     max_grad_norm: Positive | None = None
     gradient_checkpointing: bool = field(default=False, compare=False)
     compile: bool = field(default=False, compare=False)
-    checkpoint_steps: Annotated[int, Field(gt=0)] = field(default=200, compare=False)
+    checkpoint_steps: Annotated[int, Field(gt=0)] = field(default=100, compare=False)
 
     def __post_init__(self) -> None:
         """Checks what a single field cannot say."""

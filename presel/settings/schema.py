@@ -39,7 +39,7 @@ BASES: dict[str, tuple[str, ...]] = {
         "presel.evaluation.external.ExternalBenchmarks",
     ),
     "trainer": ("presel.models.hardware.Hardware",),
-    "logger": ("presel.models.loggers.LoggerFactory",),
+    "logger": ("presel.models.loggers.TrainingLogger",),
 }
 
 
@@ -55,7 +55,6 @@ class Irs:
     """Group `irs`: the instruction relevance score."""
 
     score: str = MISSING
-    batch_tokens: int = MISSING
 
 
 @dataclass
@@ -88,6 +87,7 @@ class Executor:
     """Group `executor`: processes that decode images and prepare batches; None takes one a core."""
 
     workers: int | None = MISSING
+    batch_tokens: int = MISSING
 
 
 @dataclass
@@ -179,7 +179,7 @@ def build(config: DictConfig) -> "Pipeline":
         reference_share=config.reference.share,
         budget=config.budget,
         seed=config.seed,
-        relevance_batch_tokens=config.irs.batch_tokens,
+        relevance_batch_tokens=config.executor.batch_tokens,
         hardware=made["trainer"],
         workers=cpu_count() if workers is None else workers,
         logger=made["logger"],
@@ -193,7 +193,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "reference.share": ("above 0 and below 1", lambda value: 0 < value < 1),
     # Named here as well, because the strategy that reads it would be named instead.
     "tau.value": ("above 0, or null for 1/sqrt(M)", lambda value: value is None or value > 0),
-    "irs.batch_tokens": ("at least 1", lambda value: value >= 1),
+    "executor.batch_tokens": ("at least 1", lambda value: value >= 1),
     "executor.workers": ("at least 0, or null for one a core", lambda value: value is None or value >= 0),
     "paths.min_free_gb": ("at least 0", lambda value: value >= 0),
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from presel.distributed.stage import ParallelStage
 from presel.errors import PreselError
 from presel.models.hardware import Hardware
-from presel.models.loggers import LoggerFactory
+from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
 from presel.stages.instructions import InstructionsStage
@@ -42,7 +42,7 @@ class FineTuneStage(ParallelStage[T_co]):
     hardware: Hardware
     seed: int
     workers: int = field(compare=False)
-    logger: LoggerFactory = field(compare=False)
+    logger: TrainingLogger = field(compare=False)
 
     def check(self) -> None:
         """Makes sure that there are such a model and logger, and that the tuning can be spread as asked.
