@@ -4,15 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from presel.api import select
+    from presel.api import compose, run, select
+    from presel.errors import Paused, PreselError
+    from presel.runs import RunRecord, load_run
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "select"]
+__all__ = ["Paused", "PreselError", "RunRecord", "__version__", "compose", "load_run", "run", "select"]
 
 # Where the public names are defined. Each is imported when it is first used, so that `presel --help` and
 # errors in settings do not wait for NumPy and pandas.
-_MODULES = {"select": "presel.api"}
+_MODULES = {
+    "Paused": "presel.errors",
+    "PreselError": "presel.errors",
+    "RunRecord": "presel.runs",
+    "compose": "presel.api",
+    "load_run": "presel.runs",
+    "run": "presel.api",
+    "select": "presel.api",
+}
 
 
 def __getattr__(name: str) -> Any:

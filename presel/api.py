@@ -1,9 +1,9 @@
-"""The short way: choose images in Python, without a configuration."""
+"""Use from Python: select images without a configuration, or compose and run one in this process."""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,11 @@ from presel.selection import (
 from presel.selection.arrays import IntVector, check_whole
 from presel.selection.threads import for_each_task
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from presel.runs import RunRecord
+
 Image = TypeVar("Image", bound=Hashable)
 
 
@@ -32,28 +37,28 @@ def select(
     k: int = 5,
     seed: int = 0,
 ) -> list[Image]:
-    """Chooses the images of a pool whose instructions are worth buying.
+    """Selects the images of a pool whose instructions are most informative.
 
     The budget is split among tasks by weight (eq. 5 and 6), each task is clustered by k-means into one
-    cluster per hundred images, and every cluster gives its most central images (eq. 7). All in mode `exact`:
-    see `presel.selection`. Neither the order of the rows nor the names of the images change the selection,
-    except for which of several equal images is taken.
+    cluster per hundred images, and every cluster gives its most central images (eq. 7). Rounding follows mode
+    `exact`, see `presel.selection`. The selection is invariant to the order and the names of the images, but
+    for ties between identical images.
 
     Args:
         images: Ids or paths, n of them, all different.
         tasks: The task of every image, length n.
-        weights: Task to weight, for all tasks and no others; of any positive sum. None: in proportion to the
-            tasks' sizes, the only neutral choice before any instruction was seen. With a reference set at
-            hand, take `presel.importance.task_weights`.
-        features: One vector per image, shape (n, d), float32 or float16; a memory map stays on disk; lengths
-            do not matter. None: `images` are paths, and the built-in encoder reads them.
-        budget: Images to choose, from 0 to n.
-        k: Neighbors of eq. 7.
-        seed: Decides every draw.
+        weights: Weight of every task, with any positive sum. None: in proportion to the tasks' sizes, the
+            neutral choice before any instruction was seen; with a reference set, use
+            `presel.importance.task_weights`.
+        features: One vector per image, shape (n, d), float32 or float16, of any norms; a memory map stays on
+            disk. None: `images` are paths, and the built-in encoder encodes them.
+        budget: Number of images to select, from 0 to n.
+        k: Number of neighbors in eq. 7.
+        seed: Seed of every random draw.
 
     Returns:
-        The chosen images, exactly `budget`: tasks in the order of their names; inside a task clusters in the
-        order of their labels; inside a cluster the most central image first.
+        The selected images, exactly `budget`: tasks by name, in a task clusters by label, in a cluster the
+        most central image first.
 
     Raises:
         ValueError: If there is no image, one occurs twice, the lengths differ, a feature vector has a NaN or
@@ -85,7 +90,7 @@ def select(
     task_of = np.array([number[task] for task in tasks])
     by_task = order[np.argsort(task_of[order], kind="stable")]
     work = [
-        # All are checked before the first is clustered.
+        # The features of all tasks are checked before the first task is clustered.
         (FeatureRows(vectors, index=members, normalize=True, ids=images), members, task_budget)
         for members, task_budget in zip(
             np.split(by_task, np.cumsum([sizes[name] for name in names])[:-1]), budgets.tolist(), strict=True
@@ -100,6 +105,51 @@ def select(
 
     chosen = for_each_task(select_task, [task for task in work if task[2]])
     return [image for part in chosen for image in part]
+
+
+def compose(overrides: Sequence[str] = ()) -> "DictConfig":
+    """Composes the configuration that `presel run` would run on with these overrides.
+
+    Args:
+        overrides: As on the command line: `["strategy=random", "budget=0.05"]`. Your own options are found by
+            `hydra.searchpath=[file:///FOLDER]`.
+
+    Raises:
+        PreselError: If the configuration is invalid.
+    """
+    from presel.settings.compose import composed
+
+    return composed(overrides)
+
+
+def run(overrides: Sequence[str] = ()) -> "RunRecord":
+    """Does in this process what `presel run` does: the same results in the same store and run folder.
+
+    Arguments, logging and Hydra of the calling program stay as they are.
+
+    Args:
+        overrides: As on the command line, see `compose`; a sweep is a loop of one's own.
+
+    Raises:
+        PreselError: If the configuration or the data is invalid.
+        Paused: If instructions are awaited from people or a batch service; call again later.
+    """
+    from omegaconf import OmegaConf, open_dict
+
+    from presel.commands.run import execute
+    from presel.instructions.secrets import check_environment
+    from presel.runs import CONFIG
+    from presel.settings.compose import composed, isolated_hydra
+
+    config = composed(overrides, with_hydra=True)
+    check_environment(config.hydra.job.env_set, overrides)
+    folder = Path(config.hydra.run.dir).absolute()
+    with open_dict(config):
+        del config["hydra"]
+    (folder / CONFIG).parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / CONFIG)
+    with isolated_hydra():
+        return execute(config, folder, overrides)
 
 
 def _features(images: Sequence[Any], features: npt.ArrayLike | None) -> npt.NDArray[Any]:

@@ -20,15 +20,6 @@ COMMANDS = {
     "assemble": "put a LLaVA together from a language model, a CLIP tower and a pretrained projector",
     "store": "list, verify or clean stored results",
 }
-# Imported when they are called, since torch and others take seconds.
-_FUNCTIONS = {
-    "doctor": "presel.commands.doctor:doctor_command",
-    "report": "presel.commands.report:report_command",
-    "export": "presel.commands.export:export_command",
-    "diff": "presel.commands.diff:diff_command",
-    "assemble": "presel.commands.assemble:assemble_command",
-    "store": "presel.commands.store:store_command",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rest = arguments[1:]
     if chosen.command == "run":
         return _run(rest)
-    return _told(resolve_name(_FUNCTIONS[chosen.command]), rest)
+    # Imported when it is called, since torch and others take seconds.
+    return _told(resolve_name(f"presel.commands.{chosen.command}:main"), rest)
 
 
 def _run(overrides: list[str]) -> int:

@@ -18,7 +18,7 @@ from presel.console import console, print_error, progress
 from presel.console.escaping import csv_text, markdown_text, visible
 from presel.doctor.findings import Finding
 from presel.doctor.printing import _print_findings
-from presel.evaluation.scores import Row, print_table, write_csv
+from presel.report.summary import print_summary, write_summary
 
 ANY_TEXT = st.text(st.characters(codec="utf-8")) | st.text("\x1b\r\n\t=+-@\u202e\u200b|<>`[]()\\'\"a ＝;,")
 HOSTILE = "\x1b]0;pwn\x07 [/nope] [red]:smile:\r\n\u202egpj.exe \x9b31m"
@@ -89,13 +89,14 @@ def test_the_console_shows_text_as_it_is(
 
 
 def test_tables_of_results_show_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [Row("[/nope]", {"=cmd|'/C calc'!A0": 0.5, "[red]": 0.25}, requested=0.5), Row("-1\x1b", {})]
-    print_table(rows[:1])
+    scores = {"=cmd|'/C calc'!A0": 0.5, "[red]": 0.25}
+    rows = [{"strategy": "[/nope]", **scores, "mean": 0.375, "requested": 0.5, "seconds": None}]
+    print_summary(rows)
     out = capsys.readouterr().out
     assert "[/nope]" in out
     assert "=cmd|'/C calc'!A0" in out
     assert "[red]" in out
-    write_csv(tmp_path / "summary.csv", rows[:1])
+    write_summary(tmp_path / "summary.csv", rows)
     table = pd.read_csv(tmp_path / "summary.csv")
     assert list(table)[:3] == ["strategy", "'=cmd|'/C calc'!A0", "[red]"]
     assert table["mean"].tolist() == [0.375]

@@ -14,8 +14,8 @@ from presel.commands.export import export
 from presel.data.images import open_image
 from presel.data.llava import Record, TaskRule, read_records
 from presel.errors import PreselError
-from presel.export.finished import FinishedRun
 from presel.export.manifest import HEAD, TABLE
+from presel.runs import RunRecord, load_run
 from presel.settings.errors import explain
 from presel.storage.integrity import read_manifest, write_manifest
 from presel.storage.provenance import versions
@@ -23,7 +23,8 @@ from tests.conftest import TINY, Program, program_in, record
 
 # A provider of one's own that leaves the first image unanswered.
 SHY = """
-from presel.instructions.ledger import Annotations, Revealed
+from presel.instructions.annotations import Annotations
+from presel.instructions.provider import Revealed
 
 class Shy(Annotations):
     def reveal(self, wanted, files):
@@ -32,16 +33,16 @@ class Shy(Annotations):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     """A run of PreSel that bought its instructions."""
     folder = tmp_path_factory.mktemp("run")
     result = program_in(folder)("run", "seed=3", "until=instructions", *TINY)
     assert result.returncode == 0, result.stderr
     (file,) = folder.glob("outputs/runs/*/*/run.json")
-    return FinishedRun.read(file.parent)
+    return load_run(file.parent)
 
 
-def run_on(in_process: Program, folder: Path, *overrides: str) -> FinishedRun:
+def run_on(in_process: Program, folder: Path, *overrides: str) -> RunRecord:
     """A quick run at random on the pool of `pool_folder`, or whatever pool the overrides name."""
     before = set(folder.glob("outputs/runs/*/*/run.json"))
     pool = (f"pool.annotations={folder}/pool.json", f"pool.images={folder}/images")
@@ -50,43 +51,40 @@ def run_on(in_process: Program, folder: Path, *overrides: str) -> FinishedRun:
     )
     assert result.returncode == 0, result.stderr
     (file,) = set(folder.glob("outputs/runs/*/*/run.json")) - before
-    return FinishedRun.read(file.parent)
+    return load_run(file.parent)
 
 
-def bought(run: FinishedRun) -> list[Record]:
-    (folder,) = (folder for label, folder in run.stages.items() if label == "instructions (selection)")
-    return read_records(folder / "train.json", TaskRule())
+def bought(run: RunRecord) -> list[Record]:
+    return read_records(run.paths["instructions"], TaskRule())
 
 
-def test_the_manifest_tells_what_and_why(run: FinishedRun, in_process: Program, tmp_path: Path) -> None:
+def test_the_manifest_tells_what_and_why(run: RunRecord, in_process: Program, tmp_path: Path) -> None:
     result = in_process("export", str(run.folder), "--format", "manifest", "--out", "out")
     assert result.returncode == 0, result.stderr
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [HEAD, TABLE]
 
     table = pd.read_parquet(tmp_path / "out" / TABLE)
-    selection = pd.read_parquet(run.stages["selection (presel)"] / "selection.parquet")
+    selection = pd.read_parquet(run.paths["selection"])
     selected = selection[selection["selected"]].reset_index(drop=True)
     assert list(table.columns[:3]) == ["id", "image", "task"]
     assert set(table.columns) == set(selection.columns) - {"selected"} | {"image"}
     for column in ("id", "task", "cluster", "centrality", "rank", "why", "task_weight"):
         pd.testing.assert_series_equal(table[column], selected[column])
-    assert table["image"].map(lambda image: (run.images / image).is_file()).all()
+    assert table["image"].map(lambda image: (run.image_folder / image).is_file()).all()
 
     head = json.loads((tmp_path / "out" / HEAD).read_text())
     assert (head["strategy"], head["seed"], head["budget"], head["format"]) == ("presel", 3, 0.15, "manifest")
     assert (head["budget_images"], head["chosen_images"], head["pool_images"]) == (60, len(table), 400)
-    assert head["image_folder"] == str(run.images)
+    assert head["image_folder"] == str(run.image_folder)
     assert head["versions"] == versions()
     assert "until=instructions" in head["overrides"]
-    behind = {
-        label: folder.name for label, folder in run.stages.items() if label != "instructions (selection)"
-    }
-    assert {label: stage["key"] for label, stage in head["stages"].items()} == behind
+    behind = {role: stage.key for role, stage in run.stages.items() if role != "instructions"}
+    assert {role: stage["key"] for role, stage in head["stages"].items()} == behind
     assert head["stages"]["reference"]["settings"]["share"] == 0.05
     assert head["stages"]["clusters"]["settings"]["clustering"]["images_per_cluster"] == 100
 
 
-def test_a_llava_export_is_a_pool_again(run: FinishedRun, in_process: Program, tmp_path: Path) -> None:
+def test_a_llava_export_is_a_pool_again(run: RunRecord, in_process: Program, tmp_path: Path) -> None:
     result = in_process("export", str(run.folder), "--format", "llava", "--out", "out", "--images", "link")
     assert result.returncode == 0, result.stderr
     out = tmp_path / "out"
@@ -97,7 +95,7 @@ def test_a_llava_export_is_a_pool_again(run: FinishedRun, in_process: Program, t
     assert table["instructed"].all()
     files = sorted(path.relative_to(out / "images").as_posix() for path in out.glob("images/**/*.png"))
     assert files == sorted(table["image"])
-    assert all((out / "images" / file).samefile(run.images / file) for file in files)
+    assert all((out / "images" / file).samefile(run.image_folder / file) for file in files)
 
     pool = ("pool.annotations=out/train.json", "pool.images=out/images")
     again = run_on(in_process, tmp_path, *pool, "until=instructions")
@@ -105,7 +103,7 @@ def test_a_llava_export_is_a_pool_again(run: FinishedRun, in_process: Program, t
 
 
 @pytest.mark.parametrize("images", ["reference", "copy"])
-def test_llama_factory_finds_turns_and_images(run: FinishedRun, tmp_path: Path, images: str) -> None:
+def test_llama_factory_finds_turns_and_images(run: RunRecord, tmp_path: Path, images: str) -> None:
     export(run, "llama_factory", tmp_path / "out", images)
     entry = json.loads((tmp_path / "out/dataset_info.json").read_text())["selection"]
     assert entry["formatting"] == "sharegpt"
@@ -123,32 +121,34 @@ def test_llama_factory_finds_turns_and_images(run: FinishedRun, tmp_path: Path, 
         # As LLaMA-Factory joins them; an absolute path stands for itself.
         files = [tmp_path / "out" / file for file in sample[columns["images"]]]
         assert "".join(texts).count("<image>") == len(files) == 1
-        assert files[0].read_bytes() == (run.images / one.image).read_bytes()
+        assert files[0].read_bytes() == (run.image_folder / one.image).read_bytes()
         assert files[0].is_relative_to(tmp_path) == (images == "copy")
 
 
 def test_hugging_face_loads_a_dataset_with_its_images(
-    run: FinishedRun, in_process: Program, tmp_path: Path
+    run: RunRecord, in_process: Program, tmp_path: Path
 ) -> None:
     datasets = pytest.importorskip("datasets")
     result = in_process("export", str(run.folder), "--format", "hf", "--out", "out")
     assert result.returncode == 0, result.stderr
     dataset = datasets.load_from_disk(tmp_path / "out")
     assert isinstance(dataset.features["image"], datasets.Image)
-    assert dataset[0]["image"].size == open_image(run.images / bought(run)[0].image).size
+    assert dataset[0]["image"].size == open_image(run.image_folder / bought(run)[0].image).size
     held = dataset.cast_column("image", datasets.Image(decode=False))
     for row, one in zip(held, bought(run), strict=True):
         assert (row["id"], row["task"]) == (one.id, one.task)
         assert row["conversations"] == list(one.conversations)
-        assert row["image"]["bytes"] == (run.images / one.image).read_bytes()
-    assert str(run.images) not in (tmp_path / "out/data-00000-of-00001.arrow").read_bytes().decode("latin1")
+        assert row["image"]["bytes"] == (run.image_folder / one.image).read_bytes()
+    assert str(run.image_folder) not in (tmp_path / "out/data-00000-of-00001.arrow").read_bytes().decode(
+        "latin1"
+    )
 
     refused = in_process("export", str(run.folder), "--format", "hf", "--out", "o", "--images", "copy")
     assert refused.returncode == 2
     assert "--images copy: --format hf holds the images itself" in refused.stderr
 
 
-def test_without_datasets_the_remedy_is_named(run: FinishedRun, program: Program, tmp_path: Path) -> None:
+def test_without_datasets_the_remedy_is_named(run: RunRecord, program: Program, tmp_path: Path) -> None:
     # The working directory comes first where modules are looked for.
     (tmp_path / "datasets.py").write_text("raise ImportError('not here')")
     result = program("export", str(run.folder), "--format", "hf", "--out", "out")
@@ -162,7 +162,7 @@ def test_a_selection_without_instructions_can_only_be_listed(in_process: Program
     for form in ("llava", "llama_factory", "hf"):
         result = in_process("export", str(run.folder), "--format", form, "--out", "out")
         assert result.returncode == 2
-        assert "run the same again with until=instructions" in result.stderr
+        assert "run the same command again with until=instructions" in result.stderr
     result = in_process("export", str(run.folder), "--format", "manifest", "--out", "out", "--images", "copy")
     assert result.returncode == 0, result.stderr
     table = pd.read_parquet(pool_folder / "out" / TABLE)
@@ -187,11 +187,11 @@ def test_images_that_got_no_instruction_are_told_apart(in_process: Program, pool
     assert table["id"][table["instructed"]].tolist() == [record.id for record in records]
 
 
-def test_only_an_earlier_export_is_replaced_and_only_by_force(run: FinishedRun, tmp_path: Path) -> None:
+def test_only_an_earlier_export_is_replaced_and_only_by_force(run: RunRecord, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     export(run, "llava", out)
-    with pytest.raises(PreselError, match="there is something already"):
+    with pytest.raises(PreselError, match="this exists already"):
         export(run, "manifest", out)
     export(run, "manifest", out, force=True)
     assert sorted(file.name for file in out.iterdir()) == [HEAD, TABLE]
@@ -233,20 +233,21 @@ def test_an_export_that_fails_leaves_nothing_and_the_earlier_one_as_it_was(
     assert len(read_records(pool_folder / "out/train.json", TaskRule())) == 60
 
 
-def foreign(run: FinishedRun, folder: Path, image: str) -> FinishedRun:
+def foreign(run: RunRecord, folder: Path, image: str) -> RunRecord:
     """The run with another path of its first chosen image, and image links out of its image folder."""
-    pool = shutil.copytree(run.stages["pool"], folder / "store" / "pool" / "key")
+    pool = shutil.copytree(run.stages["images"].folder, folder / "store" / "pool" / "key")
     table = pd.read_parquet(pool / "pool.parquet")
-    table.loc[table["id"] == run.chosen()["id"].iloc[0], "image"] = image
+    table.loc[table["id"] == run.chosen["id"].iloc[0], "image"] = image
     table.to_parquet(pool / "pool.parquet")
     write_manifest(pool, read_manifest(pool))
     images, private = folder / "images", folder / "private"
     images.mkdir()
     private.mkdir()
-    shutil.copy(run.images / run.chosen()["image"].iloc[0], private / "key.png")
+    shutil.copy(run.image_folder / run.chosen["image"].iloc[0], private / "key.png")
     (images / "folder").symlink_to(private)
     (images / "link.png").symlink_to(private / "key.png")
-    return replace(run, stages=run.stages | {"pool": pool}, images=images)
+    stages = run.stages | {"images": replace(run.stages["images"], folder=pool)}
+    return replace(run, stages=stages, image_folder=images)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def foreign(run: FinishedRun, folder: Path, image: str) -> FinishedRun:
     ("form", "images"), [("manifest", "copy"), ("manifest", "link"), ("hf", "reference")]
 )
 def test_a_foreign_run_leads_nowhere_outside_its_image_folder_and_the_export(
-    run: FinishedRun, tmp_path: Path, image: str, form: str, images: str
+    run: RunRecord, tmp_path: Path, image: str, form: str, images: str
 ) -> None:
     theirs = foreign(run, tmp_path, image)
     before = sorted(tmp_path.rglob("*"))
@@ -275,23 +276,26 @@ def test_a_foreign_run_leads_nowhere_outside_its_image_folder_and_the_export(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_damaged_result_is_not_exported(run: FinishedRun, tmp_path: Path) -> None:
-    selection = shutil.copytree(run.selection, tmp_path / "selection" / "key")
+def test_a_damaged_result_is_not_exported(run: RunRecord, tmp_path: Path) -> None:
+    selection = shutil.copytree(run.result("selection"), tmp_path / "selection" / "key")
     (selection / "selection.parquet").write_bytes(b"")
     with pytest.raises(PreselError, match=r"stage 'selection \(presel\)': .*has 0 bytes, not the .* delete"):
-        replace(run, stages=run.stages | {"selection (presel)": selection}).chosen()
+        stage = replace(run.stages["selection"], folder=selection)
+        _ = replace(run, stages=run.stages | {"selection": stage}).chosen
 
 
-NO_PATH = '{"strategy": "a", "overrides": [], "images": "\\u0000", "stages": {}}'
+NO_PATH = """{"version": 1, "strategy": "a", "seed": 0, "overrides": [], "image_folder": "\\u0000",
+"stages": {}, "baselines": [], "versions": {}}"""
+NO_STRATEGY = NO_PATH.replace("\\u0000", "images").replace('"a"', "1")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", '{"strategy": 1}', "\0", "[" * 100_000, NO_PATH])
+@pytest.mark.parametrize("text", ["", "[]", "null", NO_STRATEGY, "\0", "[" * 100_000, NO_PATH])
 def test_a_damaged_run_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(PreselError, match=r"run\.json is damaged, or of another version") as told:
-        FinishedRun.read(tmp_path)
+    with pytest.raises(PreselError, match=r"run\.json is damaged \(.*run the same command again") as told:
+        load_run(tmp_path)
     assert explain(told.value) == str(told.value)
-    with pytest.raises(PreselError, match=r"run\.json is damaged, or of another version"):
+    with pytest.raises(PreselError, match=r"run\.json is damaged"):
         read_selection(tmp_path)
 
 
@@ -300,7 +304,7 @@ def test_a_folder_that_is_no_run_and_a_result_that_is_gone(in_process: Program, 
     assert result.returncode == 2
     assert "images/run.json: there is no such file; name the folder of one run" in result.stderr
     run = run_on(in_process, pool_folder, "until=instructions")
-    shutil.rmtree(run.instructions)
+    shutil.rmtree(run.result("instructions"))
     result = in_process("export", str(run.folder), "--format", "llava", "--out", "out")
     assert result.returncode == 2
     assert "the result of stage 'instructions (selection)' is gone" in result.stderr

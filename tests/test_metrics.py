@@ -8,7 +8,7 @@ import pytest
 
 import presel
 from presel.evaluation.metrics import METRICS, box_accuracy, cider, exact_match
-from presel.evaluation.scores import Row, relative_score
+from presel.evaluation.scores import mean_score, relative_score
 from presel.report.tables import PUBLISHED
 from presel.storage.files import read_json
 
@@ -80,4 +80,4 @@ def test_relative_scores_equal_the_papers(table: list[dict[str, Any]]) -> None:
 def test_relative_scores_need_a_full_model_above_0() -> None:
     assert relative_score({"a": 0.5}, {"a": 0.0}) is None
     assert relative_score({"a": 0.5, "b": 0.2}, {"a": 1.0, "b": 0.4}) == 0.5
-    assert Row("x", {"a": 0.5, "b": 0.1}).mean == pytest.approx(0.3)
+    assert mean_score({"a": 0.5, "b": 0.1}) == pytest.approx(0.3)

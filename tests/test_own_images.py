@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from presel.report.collect import Run
 from presel.report.gallery import gallery
-from presel.storage.files import read_json
+from presel.runs import RunRecord, load_run
 from tests.conftest import Program, on_folder, stage_lines
 from tests.pictures import picture, two_kinds
 from tests.test_bad_input import refused
@@ -21,16 +20,15 @@ from tests.test_bad_input import refused
 SELECT = ("until=selection", "strategy=random", "budget=10", "executor.workers=0")
 
 
-def last_run(folder: Path) -> Path:
-    """Folder of the run that ended last."""
-    return max(folder.glob("outputs/runs/*/*/run.json"), key=lambda file: file.stat().st_mtime).parent
+def last_run(folder: Path) -> RunRecord:
+    """The run that ended last."""
+    files = folder.glob("outputs/runs/*/*/run.json")
+    return load_run(max(files, key=lambda file: file.stat().st_mtime).parent)
 
 
 def selection(folder: Path) -> pd.DataFrame:
     """What the last run chose from."""
-    stages = read_json(last_run(folder) / "run.json")["stages"]
-    name = next(name for name in stages if name.startswith("selection"))
-    return pd.read_parquet(Path(stages[name]) / "selection.parquet")
+    return last_run(folder).selection
 
 
 def as_folder(folder: Path) -> list[str]:
@@ -96,7 +94,7 @@ def test_discovered_tasks(in_process: Program, tmp_path: Path) -> None:
     tasks = table["task"].where(table["id"] < "025.png")
     assert sorted(table["task"].unique()) == ["task_00", "task_01"]
     assert (tasks.count(), tasks.nunique()) == (25, 1)
-    assert list(gallery({"random": _run(tmp_path)}, 3)) == ["task_00", "task_01"]
+    assert list(gallery({"random": last_run(tmp_path)}, 3)) == ["task_00", "task_01"]
     other = in_process("run", *pool, *discovered, *SELECT, "seed=1")
     runs = sorted(file.parent for file in tmp_path.glob("outputs/runs/*/*/run.json"))
     assert stage_lines(other.stdout)["tasks (2 discovered)"] == "reused"
@@ -106,22 +104,6 @@ def test_discovered_tasks(in_process: Program, tmp_path: Path) -> None:
     # The features were computed on the way to the tasks, and serve whatever the tasks are.
     more = in_process("run", *pool, *discovered, *SELECT, "tasks.n_tasks=3", "strategy=typiclust")
     assert stage_lines(more.stdout)["features"] == "reused"
-
-
-def _run(folder: Path) -> Run:
-    report = read_json(last_run(folder) / "run.json")
-    return Run(
-        folder=last_run(folder),
-        strategy=report["strategy"],
-        seed=report["seed"],
-        overrides=frozenset(),
-        settings={},
-        scores={},
-        full=None,
-        requested=0.25,
-        stages={label: Path(path) for label, path in report["stages"].items()},
-        images=Path(report["images"]),
-    )
 
 
 def test_presel_clusters_the_discovered_tasks_and_names_them_in_the_training_file(
@@ -134,8 +116,7 @@ def test_presel_clusters_the_discovered_tasks_and_names_them_in_the_training_fil
     assert result.returncode == 0, result.stderr
     table = selection(pool_folder).set_index("id")
     assert table["task"].value_counts().to_dict().keys() == {"task_00", "task_01"}
-    stages = read_json(last_run(pool_folder) / "run.json")["stages"]
-    records = json.loads((Path(stages["instructions (selection)"]) / "train.json").read_text())
+    records = json.loads(last_run(pool_folder).paths["instructions"].read_text())
     assert {record["id"]: record["task"] for record in records} == table["task"][table["selected"]].to_dict()
     assert stage_lines(result.stdout)["clusters"] == "computed"
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from scipy import stats
 from presel.commands.run import SweepSummary
 from presel.console.escaping import visible
 from presel.errors import PreselError
-from presel.evaluation.scores import Row, relative_score
+from presel.evaluation.scores import ModelScores, mean_score, relative_score
 from presel.report import figures
-from presel.report.collect import Run, by_setting, collect, counterpart
+from presel.report.grouping import by_setting, counterpart, evaluated, find_runs
 from presel.report.statistics import compare, holm, paired_t
 from presel.report.tables import PUBLISHED, latex, markdown, published_relative, results
+from presel.runs import RunRecord, StageRecord, load_run
+from presel.storage.integrity import write_manifest
 from tests.conftest import TINY, Program
 
 
-def run(folder: Path, strategy: str, seed: int, answers: dict[str, list[float]]) -> Run:
+def run(folder: Path, strategy: str, seed: int, answers: dict[str, list[float]]) -> RunRecord:
     """A run that left nothing but its answers."""
     where = folder / f"{strategy} {seed}"
     where.mkdir()
@@ -34,24 +36,62 @@ def run(folder: Path, strategy: str, seed: int, answers: dict[str, list[float]])
         for number, score in enumerate(scores)
     ]
     pd.DataFrame(rows).sample(frac=1, random_state=seed).to_parquet(where / "predictions.parquet")
-    return Run(
-        folder=where,
+    scores = {benchmark: float(np.mean(scores)) for benchmark, scores in answers.items()}
+    return recorded(where, strategy, seed, scores, {"evaluation": finished(where)})
+
+
+def finished(folder: Path, settings: dict[str, Any] | None = None, **measured: Any) -> StageRecord:
+    """Makes a folder the result of a stage, of which only this is known."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "stage": folder.name,
+        "label": folder.name,
+        "version": 1,
+        "key": "",
+        "settings": settings or {},
+        "inputs": {},
+        "versions": {},
+        "git_commit": None,
+        "finished": "",
+        "wall_seconds": 1.0,
+        "measured": measured,
+    }
+    write_manifest(folder, about)
+    return StageRecord(name=folder.name, key=str(folder), label=folder.name, folder=folder)
+
+
+def recorded(
+    folder: Path,
+    strategy: str,
+    seed: int = 0,
+    scores: dict[str, float] | None = None,
+    stages: dict[str, StageRecord] | None = None,
+    **more: Any,
+) -> RunRecord:
+    """A run's record, with what a test does not ask for left empty; its configuration is its overrides."""
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    overrides = more.pop("overrides", [])
+    OmegaConf.save(
+        OmegaConf.from_dotlist([f"strategy={strategy}", *overrides]), folder / ".hydra/config.yaml"
+    )
+    return RunRecord(
+        folder=folder,
         strategy=strategy,
         seed=seed,
-        overrides=frozenset(),
-        settings={},
-        scores={benchmark: float(np.mean(scores)) for benchmark, scores in answers.items()},
-        full={benchmark: 1.0 for benchmark in answers},
-        requested=0.15,
-        stages={f"evaluation ({strategy})": where},
-        images=folder,
+        overrides=overrides,
+        image_folder=folder,
+        stages=stages or {},
+        tuned=ModelScores(strategy, scores, requested=0.15, seconds=1.0) if scores else None,
+        baselines=more.pop("baselines", []),
+        versions={},
+        **more,
     )
 
 
 def test_the_interval_of_a_difference(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
 
-    def drawn(seed: int, strategy: str, chance: float) -> Run:
+    def drawn(seed: int, strategy: str, chance: float) -> RunRecord:
         answers = {name: (rng.random(200) < chance).astype(float).tolist() for name in ("vqa", "ocr")}
         return run(tmp_path, strategy, seed, answers)
 
@@ -122,25 +162,21 @@ def test_a_strategy_does_not_differ_from_itself(tmp_path: Path) -> None:
 
 def tuned(
     folder: Path, strategy: str, *overrides: str, budget: int = 3, seed: int = 0, tune: str = "llava15"
-) -> Run:
+) -> RunRecord:
     """A run on a pool of 20 that left what says under which conditions it was, and no answers."""
     where = folder / f"{strategy} {' '.join(overrides)} {seed} {tune}"
-    settings: dict[str, dict[str, Any]] = {
-        f"selection ({strategy})": {"seed": seed},
-        "instructions (selection)": {"chosen": strategy, "provider": "annotations"},
-        "model (selection)": {"instructions": strategy, "seed": seed, "tune": tune},
-        f"evaluation ({strategy})": {"tuned": strategy, "benchmarks": "vqa"},
-    }
-    stages = {label: where / label for label in settings} | {"pool": folder}
-    for label, its in settings.items():
-        stages[label].mkdir(parents=True)
-        manifest = {"settings": its, "measured": {"budget": budget}, "wall_seconds": 1.0}
-        (stages[label] / "manifest.json").write_text(json.dumps(manifest))
+    selection = where / "selection"
+    selection.mkdir(parents=True)
     pool = pd.DataFrame({"id": [str(number) for number in range(20)], "task": "vqa", "selected": True})
-    pool.to_parquet(stages[f"selection ({strategy})"] / "selection.parquet")
-    scores = {"vqa": 0.5}
-    config = {"strategy": strategy, **dict(override.split("=") for override in overrides)}
-    return Run(where, strategy, seed, frozenset(overrides), config, scores, None, budget / 20, stages, folder)
+    pool.to_parquet(selection / "selection.parquet")
+    stages = {
+        "images": finished(folder / "images"),
+        "selection": finished(selection, {"seed": seed}, budget=budget),
+        "instructions": finished(where / "instructions", {"chosen": strategy, "provider": "annotations"}),
+        "model": finished(where / "model", {"instructions": strategy, "seed": seed, "tune": tune}),
+        "evaluation": finished(where / "evaluation", {"tuned": strategy, "benchmarks": "vqa"}),
+    }
+    return recorded(where, strategy, seed, {"vqa": 0.5}, stages, overrides=list(overrides))
 
 
 def test_settings_are_told_apart_by_what_differs(tmp_path: Path) -> None:
@@ -155,19 +191,19 @@ def test_settings_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     assert by_setting([*runs, runs[0]]) == groups
     again = tuned(tmp_path / "again", "presel", "pool.size=400", "tau.value=0.1", seed=1)
     with pytest.raises(PreselError, match=r"both 'presel tau\.value=0\.1' with seed 1"):
-        by_setting([*runs, replace(again, stages=again.stages | {"pool": tmp_path})])
+        by_setting([*runs, replace(again, stages=again.stages | {"images": runs[0].stages["images"]})])
 
 
 def test_what_an_experiment_sets_tells_runs_apart_too(tmp_path: Path) -> None:
-    first, second = (replace(tuned(tmp_path, "presel", seed=seed), settings={"tau": seed}) for seed in (0, 1))
+    named = [tuned(tmp_path, "presel", f"tau.value={seed}", seed=seed) for seed in (0, 1)]
+    assert list(by_setting(named)) == ["presel tau.value=0", "presel tau.value=1"]
+    # The same settings without their overrides, as where an experiment's file has them.
     with pytest.raises(
         PreselError, match="are both 'presel', but differ in their tau; report on them one by"
     ):
-        by_setting([first, second])
-    named = [replace(run, overrides=frozenset({f"tau.value={run.seed}"})) for run in (first, second)]
-    assert list(by_setting(named)) == ["presel tau.value=0", "presel tau.value=1"]
+        by_setting([replace(run, overrides=[]) for run in named])
     # The same by another name.
-    alike = [replace(run, settings={"tau": 0}) for run in named]
+    alike = [replace(run, folder=named[0].folder) for run in named]
     assert [len(runs) for runs in by_setting(alike).values()] == [2]
 
 
@@ -213,60 +249,55 @@ def test_the_paper_is_cited_at_its_own_budget(tmp_path: Path) -> None:
 
 
 def test_jobs_of_a_sweep_come_in_their_order(tmp_path: Path) -> None:
-    row = {"name": "random", "scores": {"vqa": 0.5}, "requested": 0.15, "relative": None, "seconds": 1.0}
     for number in range(12):
-        (tmp_path / str(number) / ".hydra").mkdir(parents=True)
-        (tmp_path / str(number) / ".hydra" / "config.yaml").write_text(f"seed: {number}")
-        report = {
-            "strategy": "random",
-            "overrides": [],
-            "seed": number,
-            "stages": {},
-            "images": str(tmp_path),
-            "full_evaluation": str(tmp_path / "none"),
-            "rows": [row],
-        }
-        (tmp_path / str(number) / "run.json").write_text(json.dumps(report))
-    assert [run.seed for run in collect([tmp_path])] == list(range(12))
+        recorded(tmp_path / str(number), "random", number, {"vqa": 0.5}).write()
+    assert [run.seed for run in evaluated(find_runs([tmp_path]))] == list(range(12))
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
-        ('{"rows": [', "no whole JSON file"),
-        ('{"rows": []}', "has no 'strategy' of the right kind, as of another version"),
-        ("5", "has no 'object' of the right kind"),
+        ('{"tuned": {', "is damaged (Expecting property name"),
+        ('{"seed": 0}', "was written by another version of presel"),
+        ('{"version": 1}', "is damaged (strategy: Field required)"),
+        ("5", "is damaged (it holds no JSON object)"),
     ],
 )
-def test_a_damaged_run_is_named(text: str, told: str, tmp_path: Path) -> None:
+def test_a_damaged_run_is_named(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(PreselError, match=f"run.json: {told}.*; run the same again"):
-        collect([tmp_path])
+    with pytest.raises(PreselError, match=f"run.json {re.escape(reason)}.*; run the same command again"):
+        find_runs([tmp_path])
+
+
+def test_runs_without_scores_cannot_be_compared(tmp_path: Path) -> None:
+    with pytest.raises(PreselError, match=r"none of these runs was evaluated; name folders .*until="):
+        evaluated([recorded(tmp_path, "random")])
 
 
 def test_tables_that_belong_to_no_run_are_told(tmp_path: Path) -> None:
-    read_back = replace(
-        run(tmp_path, "presel", 0, {"vqa": [1.0]}),
-        stages={"selection (presel)": tmp_path, "relevance (reference)": tmp_path},
-    )
     selection = pd.DataFrame({"id": ["a", "b"], "task": "vqa", "selected": True})
     losses = pd.DataFrame({"id": ["b"], "loss_with_question": 1.0, "loss_without_question": 2.0})
-    selection.to_parquet(tmp_path / "selection.parquet")
-    losses.to_parquet(tmp_path / "relevance.parquet")
-    relevance = replace(read_back).relevance
+
+    def read_back() -> RunRecord:
+        selection.to_parquet(tmp_path / "selection.parquet")
+        losses.to_parquet(tmp_path / "relevance.parquet")
+        stage = finished(tmp_path)
+        return recorded(tmp_path, "presel", stages={"selection": stage, "relevance": stage})
+
+    relevance = read_back().relevance
     assert relevance is not None
     assert relevance["task"].tolist() == ["vqa"]
-    losses.assign(id="c").to_parquet(tmp_path / "relevance.parquet")
-    with pytest.raises(PreselError, match=r"presel 0: sample 'c' of its reference set is not in its pool"):
-        _ = replace(read_back).relevance
-    selection.drop(columns="task").to_parquet(tmp_path / "selection.parquet")
+    losses["id"] = "c"
+    with pytest.raises(PreselError, match=r"sample 'c' of its reference set is not in its pool"):
+        _ = read_back().relevance
+    selection = selection.drop(columns="task")
     with pytest.raises(PreselError, match=r"selection\.parquet: .*it has no column 'task'"):
-        _ = replace(read_back).chosen
+        _ = read_back().selection
 
 
 def test_every_folder_must_hold_a_run(tmp_path: Path) -> None:
     with pytest.raises(PreselError, match=r"mistyped: no finished run .* that ended with until=evaluation"):
-        collect([tmp_path / "mistyped"])
+        find_runs([tmp_path / "mistyped"])
 
 
 def test_the_papers_figures_stand_beside_ours() -> None:
@@ -316,7 +347,7 @@ def test_figures_draw_names_as_they_are(tmp_path: Path) -> None:
     for svg in (
         figures.score_against_budget(groups),
         figures.score_against_cost(groups),
-        figures.overlap({name: {(tmp_path, "a")} for name in names}),
+        figures.overlap({name: {("pool", "a")} for name in names}),
         figures.task_weights(pd.Series(1 / len(names), index=names)),
         figures.relevance_by_task(losses),
     ):
@@ -335,13 +366,9 @@ def test_the_report_of_a_sweep(program: Program, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "report"
     table = pd.read_csv(folder / "table.csv").set_index("setting")
     assert set(table.index) == {"random", "presel", "full"}
-    runs = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/runs/**/run.json")]
+    runs = [load_run(file.parent) for file in tmp_path.glob("outputs/runs/**/run.json")]
     for name, row in table.iterrows():
-        means = [
-            np.mean(list(report["rows"][-1]["scores"].values()))
-            for report in runs
-            if report["strategy"] == name and report["rows"]
-        ]
+        means = [mean_score(run.scores) for run in runs if run.strategy == name and run.tuned]
         assert row["mean"] == pytest.approx(np.mean(means))
         assert row["mean_sd"] == pytest.approx(pd.Series(means).std(), nan_ok=True)
         assert row["requested"] == (1 if name == "full" else 0.15)
@@ -354,7 +381,7 @@ def test_the_report_of_a_sweep(program: Program, tmp_path: Path) -> None:
     assert "conditional on one pool" in shown
     assert shown.startswith("| setting | seeds | requested |")
     assert "Fewer than 5 seeds: full (1), random (2), presel (2)." in shown
-    assert "Held against random on the seeds that both have: full" not in shown
+    assert "Compared with random on common seeds only: full" not in shown
     assert re.search(r"The spread of random over seeds is [\d.]+, .* a third of its distance", shown)
     assert re.search(r"Left out: 1 that did not finish, such as outputs/runs/.*\.\n", shown)
     assert re.search(r"Left out: 1 that ended before the evaluation, such as outputs/runs/.*\.\n", shown)
@@ -378,15 +405,13 @@ def test_reporting_on_nothing_says_what_to_do(in_process: Program) -> None:
 
 def test_a_sweep_over_models_shows_the_base_of_each(tmp_path: Path) -> None:
     for job, (model, base) in enumerate((("a", 0.1), ("a", 0.1), ("b", 0.2), ("b", 0.2))):
-        scores = {"base": base, "random": base + (job + 1) / 10}
-        report = {
-            "strategy": "random",
-            "overrides": [f"lvlm={model}", f"seed={job}"],
-            "full_evaluation": str(tmp_path / "none"),
-            "rows": [asdict(Row(name, {"vqa": score})) for name, score in scores.items()],
-        }
-        (tmp_path / str(job)).mkdir()
-        (tmp_path / str(job) / "run.json").write_text(json.dumps(report))
+        recorded(
+            tmp_path / str(job),
+            "random",
+            scores={"vqa": base + (job + 1) / 10},
+            baselines=[ModelScores("base", {"vqa": base})],
+            overrides=[f"lvlm={model}", f"seed={job}"],
+        ).write()
     SweepSummary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert pd.read_csv(tmp_path / "summary.csv").set_index("strategy")["mean"].to_dict() == pytest.approx(
         {

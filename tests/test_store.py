@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presel.commands.store import store_command
+from presel.commands.store import main as store_command
 from presel.errors import PreselError
 from presel.storage.files import atomic, checked, map_array, read_json, read_table, write_array, write_json
 from presel.storage.integrity import MANIFEST, DamagedResult, check_result, result_files

@@ -56,7 +56,7 @@ def test_a_search_finds_the_best_of_its_trials(program: Program, tmp_path: Path)
     (results,) = tmp_path.glob("outputs/runs/*/*/optimization_results.yaml")
     means = []
     for file in results.parent.glob("*/run.json"):
-        scores = json.loads(file.read_text())["rows"][-1]["scores"]
+        scores = json.loads(file.read_text())["tuned"]["scores"]
         means.append(sum(scores.values()) / len(scores))
     assert len(means) == 2
     assert yaml.safe_load(results.read_text())["best_value"] == pytest.approx(max(means))

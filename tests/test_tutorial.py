@@ -28,7 +28,7 @@ def test_the_tutorial_leads_from_a_folder_of_pictures_to_a_tuned_model(tmp_path:
         asked = [request.image for request in server.seen()]
     assert len(asked) == len(set(asked)), "an image was asked about twice"
     run = json.loads((folder / "outputs/runs/photos/run.json").read_text())
-    train = json.loads((Path(run["stages"]["instructions (selection)"]) / "train.json").read_text())
+    train = json.loads((Path(run["stages"]["instructions"]["folder"]) / "train.json").read_text())
     assert len(train) == 60
     exported = pd.read_parquet(folder / "for_training" / "selection_manifest.parquet")
     assert set(exported["id"]) == {record["id"] for record in train}

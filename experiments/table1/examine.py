@@ -12,11 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from presel.importance import relevance_scores
-from presel.report.collect import Run, by_setting, collect
+from presel.report.grouping import by_setting, evaluated, find_runs
 from presel.report.tables import markdown
+from presel.runs import RunRecord
 
 
-def examine(presel: list[Run], random: list[Run], full: list[Run]) -> pd.DataFrame:
+def examine(presel: list[RunRecord], random: list[RunRecord], full: list[RunRecord]) -> pd.DataFrame:
     """One row a task: means over the seeds.
 
     Returns:
@@ -47,7 +48,7 @@ def examine(presel: list[Run], random: list[Run], full: list[Run]) -> pd.DataFra
     ).sort_values("IRS")
 
 
-def _bought(runs: list[Run]) -> pd.Series:
+def _bought(runs: list[RunRecord]) -> pd.Series:
     shares = [
         run.selection.loc[run.selection["selected"], "task"].value_counts(normalize=True) for run in runs
     ]
@@ -58,7 +59,7 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
-    groups = by_setting(collect(parser.parse_args().runs))
+    groups = by_setting(evaluated(find_runs(parser.parse_args().runs)))
     table = examine(groups["presel"], groups["random"], groups["full"])
     shown = table.map(lambda value: f"{100 * value:.1f}").assign(IRS=table["IRS"].map("{:.3f}".format))
     print(markdown(shown.rename_axis("task").reset_index()))

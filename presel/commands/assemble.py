@@ -1,24 +1,17 @@
-"""`presel assemble`: a LLaVA from its parts."""
+"""`presel assemble`: puts a LLaVA together from its parts."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from presel.console import ArgumentParser, console
 from presel.models.assembly import assemble
 
-if TYPE_CHECKING:
-    pass
 
-
-def assemble_command(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs `presel assemble`.
 
-    Returns:
-        0.
-
     Raises:
-        PreselError: If a part is missing or does not fit the others.
+        PreselError: If a part is missing, or its dimensions do not match the others.
     """
     parser = ArgumentParser(
         prog="presel assemble",
@@ -30,7 +23,7 @@ def assemble_command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--projector", required=True, type=Path, help="LLaVA's mm_projector.bin")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
-    parser.add_argument("--out", required=True, type=Path, help="folder of the finished model, not there yet")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the model, which must not exist")
     options = parser.parse_args(arguments)
     assemble(options.language, options.vision, options.projector, options.out, options.dtype)
     console.print(f"model  {options.out}")

@@ -9,20 +9,18 @@ from rich.table import Table
 from presel.console import ArgumentParser, console
 from presel.console.escaping import csv_text
 from presel.errors import PreselError
-from presel.export.finished import FinishedRun, check_ids
+from presel.runs import FILE, check_ids, load_run
 from presel.storage.files import atomic
 
-_FILE = "selection.parquet"
 
-
-def diff_command(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs `presel diff`.
 
     Returns:
-        0, or 1 where the selections differ.
+        0, or 1 if the selections differ.
 
     Raises:
-        PreselError: If a selection cannot be read, or the two are of different pools.
+        PreselError: If a selection cannot be read, or the two are from different pools.
     """
     parser = ArgumentParser(
         prog="presel diff", description="Compare two selections of one pool, task by task."
@@ -39,31 +37,30 @@ def diff_command(arguments: Sequence[str]) -> int:
         shared = f"{100 * row['both'] / either:.1f}" if either else "–"
         table.add_row(str(task), *(str(row[name]) for name in ("images", "first", "second", "both")), shared)
     console.print(table)
-    apart = both[both["first"] != both["second"]]
-    console.print(f"{len(apart):,} images are in one selection only")
+    differing = both[both["first"] != both["second"]]
+    console.print(f"{len(differing):,} images are in one selection only")
     if options.out:
         with atomic(options.out) as temporary:
-            temporary.write_text(csv_text(apart), encoding="utf-8")
+            temporary.write_text(csv_text(differing), encoding="utf-8")
         console.print(options.out)
-    return int(len(apart) > 0)
+    return int(len(differing) > 0)
 
 
 def read_selection(path: Path) -> pd.DataFrame:
-    """Reads which images were chosen.
+    """Reads which images were selected.
 
     Args:
         path: A `selection.parquet`, or the folder of a run, whose `run.json` names one.
 
     Returns:
-        Table of all images of the pool: id, task, selected.
+        Table of all usable images: id, task, selected, and possibly more.
 
     Raises:
-        PreselError: If there is none.
+        PreselError: If there is none, or it is damaged.
     """
-    file = path
-    if path.is_dir():
-        run = (path / "run.json").exists()
-        file = (FinishedRun.read(path).selection if run else path) / _FILE
+    if (path / FILE).exists():
+        return load_run(path).selection
+    file = path / "selection.parquet" if path.is_dir() else path
     try:
         table = pd.read_parquet(file, columns=["id", "task", "selected"])
     except (OSError, ValueError) as error:
@@ -76,30 +73,31 @@ def read_selection(path: Path) -> pd.DataFrame:
 
 
 def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Puts two selections side by side.
+    """Joins two selections by image.
 
     Returns:
-        One row an image: id, task, first, second (both bool).
+        One row per image: id, task, first, second (both bool).
 
     Raises:
-        PreselError: If they are not of the same images in the same tasks.
+        PreselError: If they do not have the same images in the same tasks.
     """
     keys = ["id", "task"]
     both = first.merge(second, on=keys, how="outer", suffixes=("_1", "_2"), indicator=True)
-    odd = both[both["_merge"] != "both"]
-    if len(odd):
-        whose = "first" if odd["_merge"].iloc[0] == "left_only" else "second"
+    unmatched = both[both["_merge"] != "both"]
+    if len(unmatched):
+        whose = "first" if unmatched["_merge"].iloc[0] == "left_only" else "second"
         raise PreselError(
-            f"the selections are of different pools: image '{odd['id'].iloc[0]}' of task "
-            f"'{odd['task'].iloc[0]}' is only in the {whose} ({len(odd)} such); compare runs on one pool"
+            f"the selections are from different pools: image '{unmatched['id'].iloc[0]}' of task "
+            f"'{unmatched['task'].iloc[0]}' is only in the {whose} ({len(unmatched)} such); compare runs "
+            "on one pool"
         )
     return both[keys].assign(first=both["selected_1"].eq(True), second=both["selected_2"].eq(True))
 
 
 def by_task(both: pd.DataFrame) -> pd.DataFrame:
-    """Counts images; task → images, first, second, both; the last row, `all`, sums up."""
-    marked = both.assign(images=True, both=both["first"] & both["second"])
+    """Counts images, first, second and both for each task, with the totals in a last row `all`."""
+    counted = both.assign(images=True, both=both["first"] & both["second"])
     columns = ["images", "first", "second", "both"]
-    counts = marked.groupby("task")[columns].sum()
-    counts.loc["all"] = marked[columns].sum()
+    counts = counted.groupby("task")[columns].sum()
+    counts.loc["all"] = counted[columns].sum()
     return counts.astype(int)

@@ -1,4 +1,4 @@
-"""`presel export`: reads a run, writes its choice in one format, all or nothing."""
+"""`presel export`: writes the selection of a finished run in the format of another program, atomically."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -7,12 +7,12 @@ from pathlib import Path
 from presel.console import ArgumentParser, console
 from presel.data.llava import Record
 from presel.errors import PreselError
-from presel.export.finished import FinishedRun
 from presel.export.hf import write_hf
 from presel.export.image_files import PLACING, check_images, place_images
 from presel.export.llama_factory import write_llama_factory
 from presel.export.llava import write_llava
 from presel.export.manifest import HEAD, write_manifest
+from presel.runs import RunRecord, load_run
 from presel.storage.files import atomic_folder
 
 _WRITERS: dict[str, Callable[[Path, Sequence[Record], Path], None]] = {
@@ -32,20 +32,20 @@ formats:
                  dataset: selection
   hf             a dataset with the image files in it: datasets.load_from_disk("OUT")
                  (needs pip install 'presel[sources]')
-  manifest       nothing else; for runs with until=selection, as only this needs no instructions
+  manifest       the selection manifest only; the one format that needs no instructions (until=selection)
 
-With each of them goes the selection manifest. selection_manifest.parquet has one row a chosen image: id,
-image, task, whatever the strategy says of it (cluster, centrality, rank, why, its scores), and with
-instructions whether it got one. selection_manifest.json has what the choice came from: strategy, budget,
-seed, versions, git commit, dates, and key and settings of every stage behind it.
+Each export includes the selection manifest. selection_manifest.parquet has one row per selected image: id,
+image, task, the strategy's columns (cluster, centrality, rank, why, its scores), and with instructions
+whether it got one. selection_manifest.json has the provenance: strategy, budget, seed, versions, git commit,
+dates, and key and settings of every stage behind the selection.
 
 images:
-  reference      left where they are: llava names them relative to the pool's image folder, which is
-                 printed, llama_factory by absolute paths
-  copy           the chosen ones copied to OUT/images
-  link           hard links to them in OUT/images, which take no space; on the same disk only
+  reference      not copied: llava uses paths relative to the pool's image folder, which is printed,
+                 llama_factory absolute paths
+  copy           the selected ones are copied to OUT/images
+  link           hard links in OUT/images, which take no space; on the same disk only
 
-OUT appears once all is written. A process that is killed leaves .OUT.….tmp beside it, to be deleted.
+OUT appears when everything is written. A killed process leaves .OUT.….tmp beside it, which can be deleted.
 
 examples:
   presel export outputs/runs/DATE/TIME --format llama_factory --out for_training --images copy
@@ -53,18 +53,15 @@ examples:
 """
 
 
-def export_command(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs `presel export`.
 
-    Returns:
-        0.
-
     Raises:
-        PreselError: If the run cannot be exported so, or not to there.
+        PreselError: As `export` does.
     """
     parser = ArgumentParser(
         prog="presel export",
-        description="Write what a finished run chose as training data for other programs.",
+        description="Write the selection of a finished run as training data for other programs.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,19 +69,19 @@ def export_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", required=True, choices=_FORMATS, help="see below")
     parser.add_argument("--out", required=True, type=Path, help="folder to make")
     parser.add_argument(
-        "--images", default="reference", choices=_IMAGES, help="what becomes of the images (%(default)s)"
+        "--images", default="reference", choices=_IMAGES, help="how images are included (%(default)s)"
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier export in that folder")
     options = parser.parse_args(arguments)
-    run = FinishedRun.read(options.run)
+    run = load_run(options.run)
     images = export(run, options.format, options.out, options.images, force=options.force)
     console.print(f"export        {options.out}")
     console.print(f"image folder  {images}")
     return 0
 
 
-def export(run: FinishedRun, form: str, out: Path, images: str = "reference", *, force: bool = False) -> Path:
-    """Writes an export, under a temporary name until it is complete.
+def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, force: bool = False) -> Path:
+    """Writes an export to a temporary folder, which is renamed when complete.
 
     Args:
         run: The run.
@@ -97,29 +94,40 @@ def export(run: FinishedRun, form: str, out: Path, images: str = "reference", *,
         The folder that image paths of the manifest are relative to.
 
     Raises:
-        PreselError: If the run has not what the format needs, an image is gone, or there is something at
-            `out` already.
+        PreselError: If the run lacks instructions that the format needs, a result or an image is missing or
+            damaged, or `out` exists and may not be replaced.
     """
     if form == "hf" and images != "reference":
         raise PreselError(f"--images {images}: --format hf holds the images itself; leave the option out")
     out = out.resolve()
-    _check_target(out, force, [run.folder, run.images, run.selection])
+    _check_target(out, force, [run.folder, run.image_folder, run.result("selection")])
     writer = _WRITERS.get(form)
-    chosen, last = run.chosen(), run.selection
+    if writer and "instructions" not in run.stages:
+        raise PreselError(
+            f"{run.folder}: this run ended with its selection, without instructions; run the same command "
+            "again with until=instructions, or take --format manifest, which needs none"
+        )
+    chosen = run.chosen
     records: list[Record] = []
     if writer:
-        records, last = run.records(), run.instructions
+        records = run.records()
         chosen["instructed"] = chosen["id"].isin([record.id for record in records])
     files = chosen["image"].unique().tolist()
-    check_images(run.images, [*files, *(record.image for record in records)])
-    image_folder = Path("images") if images in PLACING else run.images
+    check_images(run.image_folder, [*files, *(record.image for record in records)])
+    image_folder = Path("images") if images in PLACING else run.image_folder
     try:
         with atomic_folder(out) as folder:
             if writer:
                 writer(folder, records, image_folder)
-            write_manifest(folder, run, chosen, last, {"format": form, "image_folder": str(image_folder)})
+            write_manifest(
+                folder,
+                run,
+                chosen,
+                "instructions" if writer else "selection",
+                {"format": form, "image_folder": str(image_folder)},
+            )
             if images in PLACING:
-                place_images(run.images, files, folder / image_folder, images)
+                place_images(run.image_folder, files, folder / image_folder, images)
     except OSError as error:
         raise PreselError(
             f"{out}: the export cannot be written ({error}); check the folder and the space left"
@@ -132,7 +140,7 @@ def _check_target(out: Path, force: bool, sources: Sequence[Path]) -> None:
         return
     if not force:
         raise PreselError(
-            f"{out}: there is something already; name another folder by --out, or replace an earlier export "
+            f"{out}: this exists already; name another folder by --out, or replace an earlier export "
             "by --force"
         )
     if not (out / HEAD).exists():

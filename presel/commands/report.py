@@ -12,23 +12,21 @@ from jinja2 import Template
 from presel.console import ArgumentParser, console
 from presel.console.escaping import csv_text, markdown_text, visible
 from presel.report import figures, tables
-from presel.report.collect import Run, by_setting, collect, counterpart, left_out
 from presel.report.gallery import gallery
+from presel.report.grouping import by_setting, counterpart, evaluated, find_runs, left_out
 from presel.report.statistics import spread
+from presel.runs import RunRecord
 from presel.storage.files import atomic
 
-# What a row of the paper's tables should rest on.
+# Seeds behind each row of the paper's tables.
 _ENOUGH_SEEDS = 5
 
 
-def report_command(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs `presel report`.
 
-    Returns:
-        0.
-
     Raises:
-        PreselError: If there is nothing to report on, or what there is cannot be compared.
+        PreselError: If no run was evaluated, or runs cannot be told apart or compared.
     """
     parser = ArgumentParser(
         prog="presel report",
@@ -41,18 +39,19 @@ def report_command(arguments: Sequence[str]) -> int:
         "--published",
         default="table1_llava665k",
         choices=tables.PUBLISHED_TABLES,
-        help="the paper's table whose Rel. stands beside (%(default)s)",
+        help="the paper's table to show Rel. from (%(default)s)",
     )
     parser.add_argument(
-        "--pictures", type=_count, default=8, help="pictures a row of the gallery (%(default)s)"
+        "--pictures", type=_count, default=8, help="images per row of the gallery (%(default)s)"
     )
     options = parser.parse_args(arguments)
-    groups = by_setting(collect(options.runs))
+    found = find_runs(options.runs)
+    groups = by_setting(evaluated(found))
     results = tables.results(groups, options.published)
     benchmarks = dict.fromkeys(name for runs in groups.values() for run in runs for name in run.scores)
-    shown = tables.for_reading(results, list(benchmarks))
+    shown = tables.formatted(results, list(benchmarks))
     costs = tables.costs(results)
-    notes = [*_intervals(shown), *_verdicts(groups), *_few_seeds(groups), *left_out(options.runs)]
+    notes = [*_intervals(shown), *_verdicts(groups), *_few_seeds(groups), *left_out(options.runs, found)]
     template = (files("presel.report") / "page.html").read_text(encoding="utf-8")
     page = Template(template, autoescape=True, finalize=_shown).render(
         title=options.title,
@@ -60,7 +59,7 @@ def report_command(arguments: Sequence[str]) -> int:
         tables={"": shown, "Costs": costs},
         notes=notes,
         figures=_figures(groups),
-        shelves=gallery(_of_one_seed(groups), options.pictures),
+        gallery=gallery(_one_run_per_setting(groups), options.pictures),
     )
     for name, text in {
         "report.html": page,
@@ -77,11 +76,11 @@ def report_command(arguments: Sequence[str]) -> int:
 
 
 def _shown(value: object) -> object:
-    """Writes out control characters in the page's text; figures are `Markup`."""
+    """Escapes control characters in the page's text; figures are `Markup` and stay as they are."""
     return visible(value) if type(value) is str else value
 
 
-def _summary(groups: Mapping[str, Sequence[Run]]) -> str:
+def _summary(groups: Mapping[str, Sequence[RunRecord]]) -> str:
     seeds = sorted({run.seed for runs in groups.values() for run in runs})
     return (
         f"{len(groups)} settings, seeds {', '.join(map(str, seeds))}. Scores in per cent, mean ± standard "
@@ -90,7 +89,7 @@ def _summary(groups: Mapping[str, Sequence[Run]]) -> str:
 
 
 def _intervals(shown: pd.DataFrame) -> list[str]:
-    """Says what the table's intervals cover, if it has any."""
+    """Explains the table's confidence intervals, if it has any."""
     if "paired t" not in shown:
         return []
     return [
@@ -106,8 +105,8 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _verdicts(groups: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Says whether the evaluation can tell strategies apart at all."""
+def _verdicts(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
+    """States whether the spread over seeds is small enough to distinguish strategies."""
     notes = []
     for name, runs in groups.items():
         whole = counterpart(runs, tables.WHOLE_POOL, groups)
@@ -115,16 +114,16 @@ def _verdicts(groups: Mapping[str, Sequence[Run]]) -> list[str]:
         if runs[0].strategy != tables.BASELINE or not whole or noise is None:
             continue
         gap = float(np.mean([run.mean for run in whole]) - np.mean([run.mean for run in runs]))
-        share, told = ("at most", "can") if noise <= gap / 3 else ("above", "is too noisy to")
+        share, ability = ("at most", "can") if noise <= gap / 3 else ("above", "is too noisy to")
         notes.append(
             f"The spread of {name} over seeds is {100 * noise:.2f}, {share} a third of its distance to the "
-            f"full pool, {100 * gap:.2f}: the evaluation {told} tell strategies apart."
+            f"full pool, {100 * gap:.2f}: the evaluation {ability} tell strategies apart."
         )
     return notes
 
 
-def _few_seeds(groups: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Says which rows rest on few seeds, and which are held against nothing."""
+def _few_seeds(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
+    """Names rows with few seeds, and rows without a baseline to compare with."""
     few = [f"{name} ({len(runs)})" for name, runs in groups.items() if len(runs) < _ENOUGH_SEEDS]
     notes = [f"Fewer than {_ENOUGH_SEEDS} seeds: {', '.join(few)}."] if few else []
     if not any(runs[0].strategy == tables.BASELINE for runs in groups.values()):
@@ -138,7 +137,7 @@ def _few_seeds(groups: Mapping[str, Sequence[Run]]) -> list[str]:
         elif common < seeds:
             partly.append(f"{name} ({len(common)} of {len(seeds)})")
     if partly:
-        notes.append(f"Held against {tables.BASELINE} on the seeds that both have: {', '.join(partly)}.")
+        notes.append(f"Compared with {tables.BASELINE} on common seeds only: {', '.join(partly)}.")
     if alone:
         notes.append(
             f"Without {tables.BASELINE} of the same budget, conditions and seeds: {', '.join(alone)}."
@@ -146,18 +145,20 @@ def _few_seeds(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     return notes
 
 
-def _of_one_seed(groups: Mapping[str, Sequence[Run]]) -> dict[str, Run]:
-    """A run of each setting: of the lowest seed that all have, or else of any, which its name then says."""
+def _one_run_per_setting(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, RunRecord]:
+    """One run per setting, with the lowest common seed; without a common seed, any, named with its seed."""
     common = set.intersection(*({run.seed for run in runs} for runs in groups.values()))
     if common:
         return {name: next(run for run in runs if run.seed == min(common)) for name, runs in groups.items()}
     return {f"{name}, seed {runs[0].seed}": runs[0] for name, runs in groups.items()}
 
 
-def _figures(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
-    shown = _of_one_seed(groups)
+def _figures(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
+    shown = _one_run_per_setting(groups)
     # Pools may give different images the same id.
-    chosen = {name: {(run.stages["pool"], image) for image in run.chosen} for name, run in shown.items()}
+    chosen = {
+        name: {(run.stages["images"].key, image) for image in run.chosen["id"]} for name, run in shown.items()
+    }
     weights, relevance = {}, {}
     for name, run in shown.items():
         if "task_weight" in run.selection:
@@ -169,16 +170,16 @@ def _figures(groups: Mapping[str, Sequence[Run]]) -> dict[str, str]:
         "Score against budget": figures.score_against_budget(groups),
         "Score against cost": figures.score_against_cost(groups),
         f"Images in common (%){seed}": figures.overlap(chosen),
-        **{f"Task weights{seed}: {names}": svg for names, svg in _together(weights).items()},
+        **{f"Task weights{seed}: {names}": svg for names, svg in _merge_identical(weights).items()},
         **{
             f"IRS (eq. 3) of the reference set{seed}: {names}": svg
-            for names, svg in _together(relevance).items()
+            for names, svg in _merge_identical(relevance).items()
         },
     }
 
 
-def _together(drawn: Mapping[str, str]) -> dict[str, str]:
-    """Shows a figure once, under the names of all settings that have it."""
+def _merge_identical(drawn: Mapping[str, str]) -> dict[str, str]:
+    """Merges identical figures; each is captioned with the names of all its settings."""
     names: dict[str, list[str]] = {}
     for name, svg in drawn.items():
         names.setdefault(svg, []).append(name)

@@ -1,7 +1,6 @@
-"""One run of the pipeline, and the summary of a sweep."""
+"""`presel run`: one run of the pipeline, and the summary of a sweep."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,22 @@ from presel.data.sources import DigitScenes
 from presel.errors import PreselError
 from presel.evaluation.benchmarks import DigitBenchmarks
 from presel.evaluation.external import ExternalBenchmarks
-from presel.evaluation.scores import Row, Scores, print_table, relative_score, write_csv
+from presel.evaluation.scores import ModelScores, Scores
 from presel.instructions.ledger import requested_ids
 from presel.instructions.secrets import check_environment
 from presel.models.model_files import BUILTIN
 from presel.pipeline import Pipeline
+from presel.report.summary import print_summary, write_summary
+from presel.runs import TARGETS, RunRecord, StageRecord, load_run
 from presel.settings.errors import MISTAKES, explain
 from presel.settings.schema import build
-from presel.stages.external_evaluation import ExternalEvaluationStage
-from presel.storage.files import read_json, write_json
-from presel.storage.integrity import MANIFEST, check_result
 from presel.storage.provenance import git_commit, versions
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
 
-# The steps a run can end with, and what each leaves for the user.
-STEPS = {
-    "selection": ("selection", "selection.parquet"),
-    "instructions": ("training file", "train.json"),
-    "model": ("adapter", "adapter"),
-    "merged": ("model", "model"),
-    "evaluation": ("predictions", "predictions.parquet"),
-}
-
 
 def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
-    """Runs one configuration and leaves `run.json`, and with an evaluation `summary.csv`, in its folder.
+    """Runs one configuration as Hydra's job.
 
     Args:
         config: The configuration.
@@ -50,26 +39,51 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
         The mean score, which a search can maximize; None for a run that ends before the evaluation.
 
     Raises:
-        PreselError: If the configuration or the data is not as it should be.
+        PreselError: If the configuration or the data is invalid.
     """
-    check_step(config.until)
+    hydra = HydraConfig.get()
+    if config.until != "evaluation" and "direction" in hydra.sweeper:
+        raise PreselError(f"until={config.until}: a search needs scores; set until=evaluation")
+    check_environment(hydra.job.env_set, overrides)
+    sweeping = hydra.mode == RunMode.MULTIRUN
+    task_overrides = list(hydra.overrides.task)
+    if sweeping:
+        console.print()
+        console.print(" ".join(task_overrides), style="bold")
+    record = execute(config, Path(hydra.runtime.output_dir), task_overrides, overrides)
+    if record.tuned and not sweeping:
+        print_summary(record.summary())
+    for role, path in record.paths.items():
+        what = "training file" if role == "instructions" else path.stem
+        console.print(f"{what:<29} {path}")
+    console.print(f"{'run, its config and manifest':<29} {record.folder}")
+    return record.mean if record.tuned else None
+
+
+def execute(
+    config: DictConfig, folder: Path, overrides: Sequence[str], typed: Sequence[str] | None = None
+) -> RunRecord:
+    """Runs one configuration and leaves `run.json`, and with an evaluation `summary.csv`, in its folder.
+
+    Args:
+        config: The configuration.
+        folder: The run's folder.
+        overrides: Settings that distinguish this run, for its record.
+        typed: What the user typed, where `overrides` may come from files as well.
+
+    Raises:
+        PreselError: If the configuration or the data is invalid.
+        Paused: If instructions are awaited from people or a batch service.
+    """
+    typed = overrides if typed is None else typed
+    check_target(config.until)
     try:
         pipeline = build(config)
     except MISTAKES as error:
-        # Told here, because a sweep's worker process hands on the message and not what lies behind it.
-        raise PreselError(explain(error, overrides)) from error
-    check_environment(HydraConfig.get().job.env_set, overrides)
-    pipeline.provider.check_overrides(overrides)
-    evaluated = config.until == "evaluation"
-    if not evaluated and "direction" in HydraConfig.get().sweeper:
-        raise PreselError(f"until={config.until}: a search needs scores; set until=evaluation")
+        # Explained here, since a sweep's worker process passes on the message but not its cause.
+        raise PreselError(explain(error, typed)) from error
+    pipeline.provider.check_overrides(typed)
     store = Store(Path(config.paths.store).expanduser(), ConsoleReporter(), config.paths.min_free_gb)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweeping:
-        console.print()
-        console.print(" ".join(HydraConfig.get().overrides.task), style="bold")
-
     target = getattr(pipeline, config.until)
     pipeline.check(store, target)
     if built_in := made_for_digits(pipeline, target):
@@ -78,29 +92,31 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
             "others, as in encoder=dinov2_base lvlm=llava15_7b evaluation=llava_json"
         )
     store.ensure(target)
-    shown = _shown(pipeline, target)
-    for step in shown.values():
-        store.verified(step)
-    rows = _rows(pipeline, store) if evaluated else []
-    report: dict[str, Any] = {
-        "strategy": pipeline.strategy.name,
-        "overrides": list(HydraConfig.get().overrides.task),
-        "seed": config.seed,
-        "stages": {step.label: str(store.folder(step)) for step in upstream(target)},
-        "images": str(pipeline.source.files(store).images),
-        "full_evaluation": str(store.folder(pipeline.full.evaluation)) if evaluated else None,
-        "rows": [asdict(row) for row in rows],
-        "versions": versions(),
-        "git_commit": git_commit(),
-    }
-    write_json(folder / "run.json", report)
-    if rows:
-        rows = _with_relative(rows, store.folder(pipeline.full.evaluation))
-        write_csv(folder / "summary.csv", rows)
-    if rows and not sweeping:
-        print_table(rows)
-    _print_paths(shown, store, folder)
-    return rows[-1].mean if rows else None
+    stages = pipeline.steps(target)
+    for role in stages.keys() & set(TARGETS):
+        store.verified(stages[role])
+    evaluated = config.until == "evaluation"
+    record = RunRecord(
+        folder=folder,
+        strategy=pipeline.strategy.name,
+        seed=config.seed,
+        overrides=list(overrides),
+        image_folder=pipeline.source.files(store).images,
+        stages={role: _recorded(store, step) for role, step in stages.items()},
+        tuned=_tuned_scores(pipeline, store) if evaluated else None,
+        baselines=_baseline_scores(pipeline, store) if evaluated else [],
+        full_evaluation=store.folder(pipeline.full.evaluation) if evaluated else None,
+        versions=versions(),
+        git_commit=git_commit(),
+    )
+    record.write()
+    if record.tuned:
+        write_summary(folder / "summary.csv", record.summary())
+    return record
+
+
+def _recorded(store: Store, step: Stage[Any]) -> StageRecord:
+    return StageRecord(name=step.name, key=step.key, label=step.label, folder=store.folder(step))
 
 
 def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
@@ -123,100 +139,81 @@ def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
     return [*groups, "evaluation"] if isinstance(pipeline.benchmark_source, DigitBenchmarks) else groups
 
 
-def check_step(until: str) -> None:
-    """Makes sure that a run can end there.
+def check_target(until: str) -> None:
+    """Makes sure that a run can end with this step.
 
     Raises:
         PreselError: If there is no such step.
     """
-    if until not in STEPS:
-        raise PreselError(f"until={until}: no such step; choose one of {', '.join(STEPS)}")
+    if until not in TARGETS:
+        raise PreselError(f"until={until}: no such step; choose one of {', '.join(TARGETS)}")
 
 
 class SweepSummary(Callback):
-    """Hydra callback: one table over all jobs of a sweep, as `summary.csv` in the sweep's folder too."""
+    """Hydra callback: one table over all jobs of a sweep, also written to `summary.csv` in its folder."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Collects what the jobs left."""
+        """Collects the records of the jobs."""
         folder = Path(config.hydra.sweep.dir)
         files = sorted(folder.glob("*/run.json"), key=lambda file: (len(file.parent.name), file))
-        reports = [report for report in map(read_json, files) if report["rows"]]
-        if not reports:
+        records = [record for record in (load_run(file.parent) for file in files) if record.tuned]
+        if not records:
             return
-        rows: list[Row] = []
-        measured: dict[str, list[Scores]] = {}
-        names = _labels(reports)
-        for report, name in zip(reports, names, strict=True):
-            found = _with_relative([Row(**row) for row in report["rows"]], Path(report["full_evaluation"]))
-            for row in found[:-1]:
-                # The base differs between jobs that sweep over models; others are named by their first job.
-                known = measured.setdefault(row.name, [])
-                if row.scores not in known:
-                    rows.append(replace(row, name=f"{row.name} ({name})") if known else row)
-                    known.append(row.scores)
-            rows.append(replace(found[-1], name=name))
-        write_csv(folder / "summary.csv", rows)
-        print_table(rows)
+        rows = sweep_summary(records)
+        write_summary(folder / "summary.csv", rows)
+        print_summary(rows)
         console.print(f"summary of the sweep          {folder / 'summary.csv'}")
 
 
-def _rows(pipeline: Pipeline, store: Store) -> list[Row]:
-    # A row tells time and requests of all that it rests on; what was deleted of that is computed again.
-    steps = upstream(pipeline.evaluation)
-    for step in steps:
-        store.ensure(step)
-    pool_size = len(store.load(pipeline.pool))
-    tuned = Row(
-        pipeline.strategy.name,
-        store.load(pipeline.evaluation),
-        requested=len(requested_ids(store, pipeline.evaluation)) / pool_size,
-        seconds=sum(store.manifest(step)["wall_seconds"] for step in steps),
-    )
-    if isinstance(pipeline.benchmark_source, ExternalBenchmarks):
-        return [tuned]
-    base = Row("base", store.load(pipeline.base_evaluation), requested=0.0)
-    return [base, Row("most frequent", store.load(pipeline.most_frequent)), tuned]
+def sweep_summary(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Rows of all jobs, named by their strategy and settings; a baseline that jobs share stands once."""
+    rows: list[dict[str, Any]] = []
+    known: dict[str, list[Scores]] = {}
+    for record, job in zip(records, _job_names(records), strict=True):
+        *baselines, tuned = record.summary()
+        for model, row in zip(record.baselines, baselines, strict=True):
+            # The base differs between jobs that sweep over models; others are named by their first job.
+            others = known.setdefault(model.name, [])
+            if model.scores not in others:
+                rows.append(row | {"strategy": f"{model.name} ({job})"} if others else row)
+                others.append(model.scores)
+        rows.append(tuned | {"strategy": job})
+    return rows
 
 
-def _with_relative(rows: list[Row], full_evaluation: Path) -> list[Row]:
-    """Fills in Rel., if the same run with all instructions is in the store."""
-    if not (full_evaluation / MANIFEST).exists():
-        return rows
-    check_result(full_evaluation)
-    full = read_json(full_evaluation / "scores.json")
-    return [replace(row, relative=relative_score(row.scores, full)) for row in rows]
-
-
-def _labels(reports: list[dict[str, Any]]) -> list[str]:
-    """Names jobs by their strategy and whatever else differs between them."""
-    common = set.intersection(*(set(report["overrides"]) for report in reports))
+def _job_names(records: Sequence[RunRecord]) -> list[str]:
+    """Names jobs by their strategy and the overrides that they do not share."""
+    common = set.intersection(*(set(record.overrides) for record in records))
     return [
         " ".join(
-            [report["strategy"]]
+            [record.strategy]
             + [
                 override
-                for override in report["overrides"]
+                for override in record.overrides
                 if override not in common and not override.startswith("strategy=")
             ]
         )
-        for report in reports
+        for record in records
     ]
 
 
-def _shown(pipeline: Pipeline, target: Stage[Any]) -> dict[str, Stage[Any]]:
-    """The steps on the way to `target` that leave something for the user."""
-    done = {(step.name, step.key) for step in upstream(target)}
-    # A run without benchmarks has no evaluation that could be asked for.
-    steps = {name: getattr(pipeline, name) for name in STEPS if name != "evaluation"}
-    if pipeline.benchmark_source is not None:
-        steps["evaluation"] = pipeline.evaluation
-    return {name: step for name, step in steps.items() if (step.name, step.key) in done}
+def _tuned_scores(pipeline: Pipeline, store: Store) -> ModelScores:
+    # Time and requests count everything the scores rest on; what was deleted of that is computed again.
+    behind = upstream(pipeline.evaluation)
+    for step in behind:
+        store.ensure(step)
+    return ModelScores(
+        pipeline.strategy.name,
+        store.load(pipeline.evaluation),
+        requested=len(requested_ids(store, pipeline.evaluation)) / len(store.load(pipeline.pool)),
+        seconds=sum(store.manifest(step)["wall_seconds"] for step in behind),
+    )
 
 
-def _print_paths(shown: Mapping[str, Stage[Any]], store: Store, folder: Path) -> None:
-    for name, step in shown.items():
-        what, file = STEPS[name]
-        if isinstance(step, ExternalEvaluationStage):
-            what, file = "results", "results"
-        console.print(f"{what:<29} {store.folder(step) / file}")
-    console.print(f"{'run, its config and manifest':<29} {folder}")
+def _baseline_scores(pipeline: Pipeline, store: Store) -> list[ModelScores]:
+    if isinstance(pipeline.benchmark_source, ExternalBenchmarks):
+        return []
+    return [
+        ModelScores("base", store.load(pipeline.base_evaluation), requested=0.0),
+        ModelScores("most frequent", store.load(pipeline.most_frequent)),
+    ]

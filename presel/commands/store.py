@@ -1,4 +1,4 @@
-"""`presel store`: what the store holds, whether it is whole, and throwing away what is not finished."""
+"""`presel store`: lists the stored results, verifies them, and deletes unfinished ones."""
 
 import math
 import shutil
@@ -13,13 +13,13 @@ from presel.storage.files import temporary_files
 from presel.storage.integrity import MANIFEST, DamagedResult, faults, read_manifest, remedy, result_files
 
 
-def store_command(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs `presel store`.
 
     Returns:
-        0, or 1 where `verify` found something wrong.
+        0, or 1 if `verify` found a problem.
     """
-    parser = ArgumentParser(prog="presel store", description="Look after stored results.")
+    parser = ArgumentParser(prog="presel store", description="List, verify or clean stored results.")
     parser.add_argument(
         "action",
         choices=("list", "verify", "clean"),
@@ -69,7 +69,7 @@ def _verify(store: Path) -> int:
 def _problems(folder: Path, store: Path) -> Iterator[str]:
     name = f"{folder.parent.name}/{folder.name}"
     if not (folder / MANIFEST).exists():
-        yield f"{name}: unfinished; the run that needs it goes on with it"
+        yield f"{name}: unfinished; the run that needs it will continue it"
         return
     try:
         manifest = read_manifest(folder)
@@ -88,7 +88,7 @@ def _problems(folder: Path, store: Path) -> Iterator[str]:
             yield f"{name}: {path} is not part of the result, and nothing reads it; delete the file"
     for source in manifest["inputs"]:
         if not (store / source / MANIFEST).exists():
-            yield f"{name}: its input {source} is gone; it still serves, but cannot be retraced"
+            yield f"{name}: its input {source} is gone; it can be used, but its provenance is incomplete"
 
 
 def _clean(store: Path) -> int:

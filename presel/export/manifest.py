@@ -1,4 +1,4 @@
-"""The selection manifest: what was chosen, why, and out of what it came."""
+"""The selection manifest: which images were selected, why, and from which data and settings."""
 
 import time
 from pathlib import Path
@@ -6,60 +6,60 @@ from typing import Any
 
 import pandas as pd
 
-from presel.export.finished import FinishedRun
+from presel.runs import RunRecord
 from presel.storage.files import write_json, write_table
-from presel.storage.integrity import MANIFEST, read_manifest
+from presel.storage.integrity import MANIFEST
 
 HEAD = "selection_manifest.json"
 TABLE = "selection_manifest.parquet"
 
 
 def write_manifest(
-    folder: Path, run: FinishedRun, chosen: pd.DataFrame, last: Path, about: dict[str, Any]
+    folder: Path, run: RunRecord, chosen: pd.DataFrame, role: str, about: dict[str, Any]
 ) -> None:
-    """Writes one row a chosen image as parquet, and beside it where the choice came from as JSON.
+    """Writes one row per selected image as parquet, and the provenance of the selection as JSON.
 
     Args:
-        folder: Where they go.
-        run: The run that chose.
+        folder: The folder to write to.
+        run: The run.
         chosen: The rows.
-        last: Folder of the last stage that is exported; it and all it rests on are listed.
-        about: What else stands at the head of the JSON.
+        role: Role of the last stage that is exported; it and every stage behind it are listed.
+        about: Further entries for the head of the JSON.
     """
     write_table(folder / TABLE, chosen)
-    selection = read_manifest(run.selection)
+    selection = run.stages["selection"].manifest
     head = about | {
         "strategy": run.strategy,
         "seed": selection["settings"]["seed"],
         "budget": selection["settings"]["budget"],
         "budget_images": selection["measured"]["budget"],
         "chosen_images": len(chosen),
-        "pool_images": run.pool_size,
+        "pool_images": len(run.pool),
         "overrides": run.overrides,
-        # The code that chose, which may be older than the run that found its choice in the store.
+        # Of the code that made the selection, which may be older than a run that reused it.
         "versions": selection["versions"],
         "git_commit": selection["git_commit"],
         "selected_at": selection["finished"],
         "exported_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "stages": _lineage(last),
+        "stages": _lineage(run, role),
     }
     write_json(folder / HEAD, head)
 
 
-def _lineage(last: Path) -> dict[str, Any]:
-    """Key and settings of a stage and all it rests on, by label; of a deleted result the key alone."""
-    store = last.parent.parent
+def _lineage(run: RunRecord, role: str) -> dict[str, Any]:
+    """Key and settings of a stage and all it rests on, by role; settings are None for a deleted result."""
+    roles = {f"{stage.name}/{stage.key}": role for role, stage in run.stages.items()}
     found: dict[str, Any] = {}
 
-    def visit(folder: Path, label: str) -> None:
-        if label in found:
+    def visit(role: str) -> None:
+        if role in found:
             return
-        found[label] = {"key": folder.name, "settings": None}
-        if (folder / MANIFEST).exists():
-            manifest = read_manifest(folder)
-            found[label]["settings"] = manifest["settings"]
-            for source, source_label in manifest["inputs"].items():
-                visit(store / source, source_label)
+        stage = run.stages[role]
+        found[role] = {"key": stage.key, "label": stage.label, "settings": None}
+        if (stage.folder / MANIFEST).exists():
+            found[role]["settings"] = stage.manifest["settings"]
+            for source in stage.manifest["inputs"]:
+                visit(roles[source])
 
-    visit(last, read_manifest(last)["label"])
+    visit(role)
     return found

@@ -1,8 +1,7 @@
-"""The figures of a report, as SVG that an HTML page can hold."""
+"""The figures of a report, as SVG for an HTML page."""
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,12 +13,12 @@ from matplotlib.lines import Line2D
 
 from presel.console.escaping import visible
 from presel.importance import relevance_scores
-from presel.report.collect import Run
 from presel.report.statistics import spread
+from presel.runs import RunRecord
 
 
-def score_against_budget(groups: Mapping[str, Sequence[Run]]) -> str:
-    """Mean score, with its spread, against the budget; the budgets of a setting are joined."""
+def score_against_budget(groups: Mapping[str, Sequence[RunRecord]]) -> str:
+    """Mean score and its standard deviation over seeds, by budget; one line per setting."""
     figure, axes = _axes("budget (% of the pool)", "mean score (%)")
     drawn: dict[str, ErrorbarContainer] = {}
     curves: dict[str, list[tuple[float, float, float]]] = {}
@@ -30,31 +29,31 @@ def score_against_budget(groups: Mapping[str, Sequence[Run]]) -> str:
     for setting, points in curves.items():
         budgets, scores, spreads = 100 * np.array(sorted(points)).T
         drawn[setting] = axes.errorbar(budgets, scores, yerr=spreads, fmt="o-", capsize=3)
-    _name(axes, drawn)
+    _add_legend(axes, drawn)
     return _svg(figure)
 
 
-def score_against_cost(groups: Mapping[str, Sequence[Run]]) -> str:
-    """Mean score against the time of selection and tuning."""
+def score_against_cost(groups: Mapping[str, Sequence[RunRecord]]) -> str:
+    """Mean score by the time of selection and tuning."""
     figure, axes = _axes("selection and tuning (s)", "mean score (%)")
     drawn: dict[str, Line2D] = {}
     for name, runs in groups.items():
         seconds = np.mean([run.seconds for run in runs])
         score = 100 * np.mean([run.mean for run in runs])
         (drawn[name],) = axes.plot(seconds, score, "o")
-    _name(axes, drawn)
+    _add_legend(axes, drawn)
     return _svg(figure)
 
 
 def task_weights(weights: pd.Series) -> str:
-    """Weight of each task (eq. 5), beside what equal weights would be.
+    """Weight of each task (eq. 5); a dashed line marks equal weights.
 
     Args:
         weights: Weight by task.
     """
     figure, axes = _axes("weight", "", len(weights))
     weights = weights.sort_values()
-    axes.barh([_text(str(task)) for task in weights.index], weights)
+    axes.barh([_escaped(str(task)) for task in weights.index], weights)
     axes.axvline(1 / len(weights), color="black", linewidth=0.8, linestyle="--")
     return _svg(figure)
 
@@ -63,7 +62,7 @@ def relevance_by_task(relevance: pd.DataFrame) -> str:
     """Distribution of the IRS (eq. 3) in each task.
 
     Args:
-        relevance: One row a reference sample: task, loss_with_question, loss_without_question.
+        relevance: One row per reference sample: task, loss_with_question, loss_without_question.
     """
     figure, axes = _axes("IRS", "", relevance["task"].nunique())
     irs = relevance_scores(relevance["loss_with_question"], relevance["loss_without_question"])
@@ -71,15 +70,15 @@ def relevance_by_task(relevance: pd.DataFrame) -> str:
         str(task): scores.dropna() for task, scores in pd.Series(irs).groupby(relevance["task"].to_numpy())
     }
     axes.boxplot(list(by_task.values()), orientation="horizontal", showfliers=False)
-    axes.set_yticks(range(1, len(by_task) + 1), [_text(task) for task in by_task])
+    axes.set_yticks(range(1, len(by_task) + 1), [_escaped(task) for task in by_task])
     return _svg(figure)
 
 
-def overlap(chosen: Mapping[str, set[tuple[Path, str]]]) -> str:
-    """Share of images that each two settings have in common (Jaccard).
+def overlap(chosen: Mapping[str, set[tuple[str, str]]]) -> str:
+    """Share of images that every two settings have in common (Jaccard index), as a heat map.
 
     Args:
-        chosen: The chosen images by setting, as pool and id.
+        chosen: The chosen images by setting, as key of the pool and id.
     """
     names = list(chosen)
     shares = np.array(
@@ -87,7 +86,7 @@ def overlap(chosen: Mapping[str, set[tuple[Path, str]]]) -> str:
     )
     figure, axes = _axes("", "", len(names))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    labels = [_text(name) for name in names]
+    labels = [_escaped(name) for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), labels)
     for (row, column), share in np.ndenumerate(shares):
@@ -96,25 +95,25 @@ def overlap(chosen: Mapping[str, set[tuple[Path, str]]]) -> str:
     return _svg(figure)
 
 
-def _name(axes: Axes, drawn: Mapping[str, Line2D | ErrorbarContainer]) -> None:
-    """Names what is drawn, beside it: the names of settings are long."""
-    # Given as a list, since labels that begin with an underscore are otherwise left out.
+def _add_legend(axes: Axes, drawn: Mapping[str, Line2D | ErrorbarContainer]) -> None:
+    """Adds a legend beside the axes, since names of settings are long."""
+    # Given as lists: Matplotlib ignores labels of artists that begin with an underscore.
     axes.legend(
         list(drawn.values()),
-        [_text(name) for name in drawn],
+        [_escaped(name) for name in drawn],
         fontsize="small",
         loc="upper left",
         bbox_to_anchor=(1, 1),
     )
 
 
-def _text(name: str) -> str:
-    """A name as Matplotlib draws it as it is, not as a formula."""
+def _escaped(name: str) -> str:
+    """A name escaped so that Matplotlib does not read it as a formula."""
     return visible(name).replace("$", r"\$")
 
 
 def _axes(x: str, y: str, rows: int = 0) -> tuple[Figure, Axes]:
-    """A figure that is high enough for the names of its rows."""
+    """A figure with one pair of axes, high enough for this many row labels."""
     figure = Figure(figsize=(6.4, max(4, 0.2 * rows)))
     axes = figure.add_subplot()
     axes.set_xlabel(x)
@@ -124,7 +123,7 @@ def _axes(x: str, y: str, rows: int = 0) -> tuple[Figure, Axes]:
 
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    # Without a date and with fixed names inside, so that the same runs give the same page.
+    # No date and fixed element ids: the same runs give the same page.
     with rc_context({"svg.hashsalt": "presel"}):
         figure.savefig(text, format="svg", metadata={"Date": None}, bbox_inches="tight")
     return text.getvalue()[text.getvalue().index("<svg") :]

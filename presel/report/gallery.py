@@ -1,4 +1,4 @@
-"""Pictures of what was chosen."""
+"""Thumbnails of the chosen images, task by task."""
 
 import base64
 import io
@@ -10,47 +10,49 @@ import pandas as pd
 
 from presel.data.checks import check_read_back
 from presel.data.images import open_image
-from presel.report.collect import Run
+from presel.runs import RunRecord
 
+# Pixels.
 _SIDE = 72
 
 
 @dataclass
-class Shelf:
-    """Pictures under one heading, as `data:` URIs."""
+class GalleryRow:
+    """Images with one heading, as `data:` URIs."""
 
     heading: str
-    pictures: list[str]
+    images: list[str]
 
 
-def gallery(shown: Mapping[str, Run], count: int) -> dict[str, list[Shelf]]:
-    """Shows per task the most and the least central images, and some that each setting chose.
+def gallery(shown: Mapping[str, RunRecord], count: int) -> dict[str, list[GalleryRow]]:
+    """Shows for each task the most and the least central images, and a sample of each setting's choice.
 
     Args:
-        shown: A run of each setting.
-        count: Pictures on a shelf.
+        shown: One run per setting.
+        count: Images per row.
 
     Returns:
-        Shelves by task.
+        Rows by task.
     """
-    shelves: dict[str, list[Shelf]] = {}
+    rows: dict[str, list[GalleryRow]] = {}
     for name, run in shown.items():
+        files = dict(zip(run.pool["id"], run.pool["image"], strict=True))
         for task, images in run.selection.groupby("task"):
-            rows = shelves.setdefault(str(task), [])
+            its = rows.setdefault(str(task), [])
             if "centrality" in images:
                 ranked = images.dropna(subset="centrality").sort_values("centrality")["id"]
-                rows.append(_shelf(f"most central ({name})", run, ranked[: -count - 1 : -1]))
-                rows.append(_shelf(f"least central ({name})", run, ranked[:count]))
-            # Spread over the ids, which often tell how images were made.
+                its.append(_row(f"most central ({name})", run, files, ranked[: -count - 1 : -1]))
+                its.append(_row(f"least central ({name})", run, files, ranked[:count]))
+            # Evenly spaced by id, which often reflects how images were made.
             chosen = images[images["selected"]].sort_values("id")["id"]
             spread = chosen[:: max(1, len(chosen) // count)][:count]
-            rows.append(_shelf(f"chosen by {name}", run, spread))
-    return shelves
+            its.append(_row(f"chosen by {name}", run, files, spread))
+    return rows
 
 
-def _shelf(heading: str, run: Run, ids: pd.Series) -> Shelf:
-    files = (check_read_back(run.images, run.image_paths[name], str(run.folder)) for name in ids)
-    return Shelf(heading, [_thumbnail(file) for file in files])
+def _row(heading: str, run: RunRecord, files: Mapping[str, str], ids: pd.Series) -> GalleryRow:
+    paths = (check_read_back(run.image_folder, files[name], str(run.folder)) for name in ids)
+    return GalleryRow(heading, [_thumbnail(path) for path in paths])
 
 
 def _thumbnail(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""How sure a difference between two strategies is."""
+"""Confidence intervals and tests for the difference between two strategies."""
 
 import math
 from collections.abc import Sequence
@@ -8,29 +8,29 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from presel.report.collect import Run
+from presel.runs import RunRecord
 
 _DRAWS = 5000
-# Sums of the same scores differ by their order.
+# Differences below this are rounding errors: float sums depend on the order of their terms.
 _TIE = 1e-9
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A strategy beside another one on the same seeds, in shares of 1.
+    """Difference between two strategies on their common seeds; scores from 0 to 1.
 
     Attributes:
         difference: Mean over seeds of the difference of the mean scores.
-        low: Lower end of the bootstrap's 95 % interval of that difference; None of one seed, which knows no
-            spread.
-        high: Upper end, likewise.
-        t_low: Lower end of the 95 % interval by `paired_t`, likewise.
-        t_high: Upper end, likewise.
-        p: Two-sided p-value by `paired_t`, likewise.
-        seeds: Seeds that both were run with.
-        seeds_won: Those with the higher mean score.
-        benchmarks: Benchmarks.
-        benchmarks_won: Those with the higher mean over the seeds.
+        low: Lower end of the bootstrap's 95 % interval; None for a single seed, whose variance is unknown, as
+            are the next four.
+        high: Upper end.
+        t_low: Lower end of the 95 % interval by `paired_t`.
+        t_high: Upper end.
+        p: Two-sided p-value by `paired_t`.
+        seeds: Number of common seeds.
+        seeds_won: Number of those with a higher mean score.
+        benchmarks: Number of benchmarks.
+        benchmarks_won: Number of those with a higher mean over the seeds.
     """
 
     difference: float
@@ -45,27 +45,27 @@ class Comparison:
     benchmarks_won: int
 
 
-def compare(ours: Sequence[Run], others: Sequence[Run], seed: int = 0) -> Comparison | None:
+def compare(ours: Sequence[RunRecord], others: Sequence[RunRecord], seed: int = 0) -> Comparison | None:
     """Compares two strategies, seed by seed, by a paired bootstrap and by a paired t interval.
 
-    Each of the bootstrap's 5,000 draws takes seeds, and within every benchmark questions, with replacement,
-    the same for both strategies; the interval holds the middle 95 % of the drawn differences (pigeonhole
-    bootstrap; Owen, 2007). So it covers chance in selection and tuning as well as the choice of questions. It
-    is too wide where the questions vary more than the seeds, and too narrow where few seeds vary more: in
-    simulations with five seeds it covered the truth in 99.5 % to 90.5 % of cases. The t interval, see
-    `paired_t`, keeps its level with few seeds, but takes the questions as given. Where another program
-    evaluated, the bootstrap draws seeds alone.
+    Each of the bootstrap's 5,000 draws resamples seeds, and the questions of every benchmark, with
+    replacement, the same for both strategies; the interval spans the middle 95 % of the resampled differences
+    (pigeonhole bootstrap; Owen, 2007). It covers the randomness of selection and tuning and the sampling of
+    questions. It is too wide if questions vary more than seeds, and too narrow if a few seeds vary more: in
+    simulations with five seeds its coverage was 99.5 % to 90.5 %. The interval of `paired_t` keeps its level
+    with few seeds, but treats the questions as fixed. If another program evaluated, the bootstrap resamples
+    seeds only.
 
     Both are conditional on what all runs share: one pool, one draw of the benchmarks, one base model, and one
     seed of k-means.
 
     Args:
-        ours: Runs of a strategy, one a seed.
-        others: Runs of the other, one a seed; their benchmarks hold the same questions.
-        seed: Decides the draws.
+        ours: Runs of a strategy, one per seed.
+        others: Runs of the other, one per seed, on the same questions.
+        seed: Seed of the bootstrap.
 
     Returns:
-        None where no seed is common to both.
+        None without a common seed.
     """
     pairs = [(a, b) for a in ours for b in others if a.seed == b.seed]
     if not pairs:
@@ -90,14 +90,14 @@ def compare(ours: Sequence[Run], others: Sequence[Run], seed: int = 0) -> Compar
 
 
 def paired_t(differences: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Student's interval of the mean of paired differences, and the test that it is 0.
+    """Student's t interval for the mean of paired differences, and the test that the mean is 0.
 
     Args:
-        differences: One a pair, (n,), n at least 2; taken as normally distributed.
+        differences: One per pair, (n,), n at least 2; assumed normally distributed.
 
     Returns:
-        Both ends of the 95 % interval, with n - 1 degrees of freedom, and the two-sided p-value. Of
-        differences without spread, both ends are their value, and p is 1 if that is 0, else 0.
+        Both ends of the 95 % interval, with n - 1 degrees of freedom, and the two-sided p-value. If all
+        differences are equal, both ends are that value, and p is 1 if it is 0, else 0.
     """
     n = len(differences)
     mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(n)
@@ -108,13 +108,13 @@ def paired_t(differences: npt.NDArray[np.float64]) -> tuple[float, float, float]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts p-values for their number (Holm, 1979), which bounds the chance of any false rejection.
+    """Adjusts p-values for multiple testing (Holm, 1979), which controls the family-wise error rate.
 
     Args:
-        p_values: Those of all comparisons made.
+        p_values: One per comparison made.
 
     Returns:
-        The adjusted ones, in the same order, at most 1.
+        The adjusted p-values, in the same order, at most 1.
     """
     order = np.argsort(p_values, kind="stable")
     steps = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
@@ -124,11 +124,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _interval(by_benchmark: Sequence[npt.NDArray[np.float64]], seed: int) -> tuple[float, float]:
-    """The middle 95 % of the drawn differences; of each benchmark, (seeds, questions)."""
+    """Percentile interval of the bootstrap; differences of each benchmark are (seeds, questions)."""
     rng = np.random.default_rng(seed)
     draws = np.zeros(_DRAWS)
     count = len(by_benchmark[0])
-    seeds = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS) / count
+    seeds = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS) / count  # (draws, seeds)
     for differences in by_benchmark:
         questions = differences.shape[1]
         for draw in range(_DRAWS):
@@ -139,13 +139,13 @@ def _interval(by_benchmark: Sequence[npt.NDArray[np.float64]], seed: int) -> tup
     return float(low), float(high)
 
 
-def _differences(pairs: Sequence[tuple[Run, Run]], benchmark: str) -> npt.NDArray[np.float64]:
-    """Difference of every answer's score on a benchmark, (seeds, questions), or of the whole, (seeds, 1)."""
+def _differences(pairs: Sequence[tuple[RunRecord, RunRecord]], benchmark: str) -> npt.NDArray[np.float64]:
+    """Differences of all answers' scores, (seeds, questions); without them of the benchmark, (seeds, 1)."""
     if any(benchmark not in run.answers for pair in pairs for run in pair):
         return np.array([[a.scores[benchmark] - b.scores[benchmark]] for a, b in pairs])
     return np.array([(a.answers[benchmark] - b.answers[benchmark]).to_numpy(np.float64) for a, b in pairs])
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Standard deviation of a sample, or None of fewer than two values."""
+    """Sample standard deviation, or None for fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None

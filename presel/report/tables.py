@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from presel.console.escaping import markdown_text, visible
-from presel.evaluation.scores import percent
-from presel.report.collect import Run, counterpart
+from presel.report.grouping import counterpart
 from presel.report.statistics import compare, holm, spread
+from presel.report.summary import percent
+from presel.runs import RunRecord
 from presel.storage.files import read_json
 
 PUBLISHED = "paper_results.json"
-# Each by its place in the file.
+# Each with its place in the file.
 PUBLISHED_TABLES = {
     "table1_llava665k": ("table1_llava665k",),
     "table2_vision_flan": ("table2_vision_flan",),
@@ -23,28 +24,28 @@ PUBLISHED_TABLES = {
     "table3_llama_3_8b": ("table3_architectures", "llama-3-8b"),
 }
 _PUBLISHED_BUDGET = 0.15
-# What the others are held against, and what Rel. is relative to.
+# What the others are compared with, and what Rel. is relative to.
 BASELINE = "random"
 WHOLE_POOL = "full"
 
 
-def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame:
-    """Puts all that is said of each setting into one row, in numbers; shares and scores from 0 to 1.
+def results(groups: Mapping[str, Sequence[RunRecord]], published: str) -> pd.DataFrame:
+    """Summarizes each setting in one row of numbers; shares and scores from 0 to 1.
 
     Args:
-        groups: Runs of each setting, one a seed, as `by_setting` gives them.
-        published: A table of the paper, such as `table1_llava665k`, whose Rel. stands beside ours.
+        groups: Runs of each setting, one per seed, as `by_setting` gives them.
+        published: A table of the paper, such as `table1_llava665k`, to take published Rel. from.
 
     Returns:
-        One row a setting: setting, seeds, requested, instructions (their number), a column for each
-        benchmark, mean, mean_sd, relative, relative_sd, relative_seeds (those whose full pool was run);
-        against random selection, where it was run under the same conditions (see `counterpart`),
-        difference, low, high, t_low, t_high, p, p_holm (p adjusted for the rows that are held against it),
+        One row per setting: setting, seeds, requested, instructions (their number), a column for each
+        benchmark, mean, mean_sd, relative, relative_sd, relative_seeds (seeds that were run on the full pool
+        too); compared with random selection under the same conditions, if that was run (see `counterpart`):
+        difference, low, high, t_low, t_high, p, p_holm (p adjusted for the number of rows compared),
         seeds_won and benchmarks_won (see `Comparison`); selection_seconds, tuning_seconds, seconds_of_full
-        (both, as a share of the full pool's), published, and of the paper's Table 4
+        (their sum as a share of the full pool's); published, and from the paper's Table 4
         published_selection_hours and published_tuning_hours.
     """
-    relative_there, hours = published_relative(published), published_hours()
+    relative_published, hours = published_relative(published), published_hours()
     rows = []
     for name, runs in groups.items():
         relative = [run.relative for run in runs if run.relative is not None]
@@ -64,19 +65,19 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
             "relative_seeds": len(relative),
         }
         is_baseline = runs[0].strategy == BASELINE
-        rival = None if is_baseline else compare(runs, counterpart(runs, BASELINE, groups))
-        if rival is not None:
+        comparison = None if is_baseline else compare(runs, counterpart(runs, BASELINE, groups))
+        if comparison is not None:
             row |= {
-                "difference": rival.difference,
-                "low": rival.low,
-                "high": rival.high,
-                "t_low": rival.t_low,
-                "t_high": rival.t_high,
-                "p": rival.p,
+                "difference": comparison.difference,
+                "low": comparison.low,
+                "high": comparison.high,
+                "t_low": comparison.t_low,
+                "t_high": comparison.t_high,
+                "p": comparison.p,
                 # Filled below, when all rows are known.
                 "p_holm": None,
-                "seeds_won": f"{rival.seeds_won}/{rival.seeds}",
-                "benchmarks_won": f"{rival.benchmarks_won}/{rival.benchmarks}",
+                "seeds_won": f"{comparison.seeds_won}/{comparison.seeds}",
+                "benchmarks_won": f"{comparison.benchmarks_won}/{comparison.benchmarks}",
             }
         whole = counterpart(runs, WHOLE_POOL, groups)
         row |= {
@@ -84,9 +85,9 @@ def results(groups: Mapping[str, Sequence[Run]], published: str) -> pd.DataFrame
             "tuning_seconds": float(np.mean([run.tuning_seconds for run in runs])),
             "seconds_of_full": _mean_seconds(runs) / _mean_seconds(whole) if whole else None,
         }
-        # The paper's have nothing but a strategy, and its budget or the whole pool.
+        # The paper has these only for a strategy's own settings, at its budget or on the whole pool.
         known = name if round(runs[0].budget, 2) in (_PUBLISHED_BUDGET, 1) else ""
-        row["published"] = relative_there.get(known)
+        row["published"] = relative_published.get(known)
         row["published_selection_hours"], row["published_tuning_hours"] = hours.get(known, (None, None))
         rows.append(row)
     tested = [row for row in rows if row.get("p") is not None]
@@ -120,8 +121,8 @@ def _published(*place: str) -> list[dict[str, Any]]:
     return rows
 
 
-def for_reading(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
-    """Rounds and joins the numbers of `results`, in per cent, as one prints them."""
+def formatted(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
+    """Formats the numbers of `results` for printing, in per cent."""
     shown = pd.DataFrame({"setting": table["setting"], "seeds": table["seeds"].astype(str)})
     shown["requested"] = table["requested"].map(percent)
     for benchmark in benchmarks:
@@ -150,7 +151,7 @@ def for_reading(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
 
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:
-    """What each setting of `results` costs, as one prints it; times are those of one run on its own."""
+    """Formats the costs in `results` for printing; times are those of one run that reuses nothing."""
     together = table["selection_seconds"] + table["tuning_seconds"]
     shown = pd.DataFrame({"setting": table["setting"]})
     shown["instructions"] = table["instructions"].map(lambda number: f"{number:,.0f}")
@@ -176,20 +177,20 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(shown: pd.DataFrame) -> str:
-    """A table of strings in Markdown."""
+    """Formats a table of strings as Markdown."""
     rows = [list(shown.columns), ["---"] + ["---:"] * (shown.shape[1] - 1), *shown.to_numpy().tolist()]
     cells = [[markdown_text(cell) for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 
 def latex(shown: pd.DataFrame) -> str:
-    """A table of strings in LaTeX, with the rules of booktabs."""
-    # pandas escapes what LaTeX takes for a command, but no control characters.
+    """Formats a table of strings as LaTeX with booktabs rules."""
+    # pandas escapes LaTeX commands, but not control characters.
     escaped = shown.rename(columns=visible).map(visible).replace({"–": "--"})
     return escaped.to_latex(index=False, escape=True, column_format="l" + "r" * (shown.shape[1] - 1))
 
 
-def _mean_seconds(runs: Sequence[Run]) -> float:
+def _mean_seconds(runs: Sequence[RunRecord]) -> float:
     return float(np.mean([run.seconds for run in runs]))
 
 

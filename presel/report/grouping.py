@@ -1,0 +1,145 @@
+"""Which runs a report compares: those of one setting, and their counterparts under the same conditions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from presel.errors import PreselError
+from presel.runs import FILE, NO_SETTINGS, RunRecord, load_run
+
+# Roles whose files a report reads; of the others it reads manifests only.
+_READ = ("images", "selection", "relevance", "evaluation")
+# Overrides that need not name a setting: the strategy does so anyway, and an experiment is a set of settings.
+_NOT_NAMED = ("strategy", "experiment", *NO_SETTINGS)
+_WHAT_TO_NAME = "name folders of runs or sweeps that ended with until=evaluation"
+
+
+def find_runs(folders: Sequence[Path]) -> list[RunRecord]:
+    """Reads every finished run at or under the folders, jobs of a sweep in their order.
+
+    Raises:
+        PreselError: If a folder holds no run at all, or a run's record is damaged.
+    """
+    found: set[Path] = set()
+    for folder in folders:
+        files = {file for file in folder.rglob(FILE) if file.is_file()}
+        if not files:
+            raise PreselError(f"{folder}: no finished run at or under it; {_WHAT_TO_NAME}")
+        found |= {file.parent for file in files}
+    # Jobs of a sweep lie in folders 0, 1, … 10.
+    in_order = sorted(found, key=lambda folder: (folder.parent, len(folder.name), folder))
+    return [load_run(folder) for folder in in_order]
+
+
+def evaluated(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs with scores, once all that a report reads of them was checked.
+
+    Raises:
+        PreselError: If there is none, or a run's files are gone or damaged.
+    """
+    found = [run for run in runs if run.tuned]
+    if not found:
+        raise PreselError(f"none of these runs was evaluated; {_WHAT_TO_NAME}")
+    for run in found:
+        run.check()
+        for role in run.stages.keys() & set(_READ):
+            run.result(role)
+    return found
+
+
+def left_out(folders: Sequence[Path], runs: Sequence[RunRecord]) -> list[str]:
+    """Says which runs at or under the folders a report leaves out, and why.
+
+    Args:
+        folders: The folders.
+        runs: What `find_runs` found there.
+    """
+    started = {hydra.parent for folder in folders for hydra in folder.rglob(".hydra")}
+    unscored = {run.folder for run in runs if not run.tuned}
+    return [
+        f"Left out: {len(ones)} that {why}, such as {min(ones)}."
+        for ones, why in (
+            (started - {run.folder for run in runs}, "did not finish"),
+            (unscored, "ended before the evaluation"),
+        )
+        if ones
+    ]
+
+
+def by_setting(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Groups runs that differ in their seed only; names are the strategy and the settings that differ.
+
+    Two runs with the same result count once.
+
+    Raises:
+        PreselError: If one setting has two results with one seed, or two settings have one name.
+    """
+    runs = list(runs)
+    common = frozenset.intersection(*(_named_settings(run) for run in runs))
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        name = " ".join([run.strategy, *sorted(_named_settings(run) - common)])
+        name = next((known for known, group in groups.items() if group[0].settings == run.settings), name)
+        groups.setdefault(name, []).append(run)
+    return {name: _one_per_seed(name, group) for name, group in groups.items()}
+
+
+def _named_settings(run: RunRecord) -> frozenset[str]:
+    """The overrides that may distinguish a run from others of its strategy."""
+    keys = {override: override.lstrip("+").partition("=")[0] for override in run.overrides}
+    return frozenset(
+        override
+        for override, key in keys.items()
+        if key not in _NOT_NAMED and key.partition(".")[0] not in NO_SETTINGS
+    )
+
+
+def _one_per_seed(name: str, group: Sequence[RunRecord]) -> list[RunRecord]:
+    for run in group[1:]:
+        if differ := _differences(group[0].settings, run.settings) or _differences(
+            group[0].conditions, run.conditions
+        ):
+            raise PreselError(
+                f"{group[0].folder} and {run.folder} are both '{name}', but differ in their {differ[0]}; "
+                "report on them one by one"
+            )
+    by_seed: dict[int, RunRecord] = {}
+    for run in group:
+        known = by_seed.setdefault(run.seed, run)
+        if known.stages["evaluation"].key != run.stages["evaluation"].key:
+            raise PreselError(
+                f"{known.folder} and {run.folder} are both '{name}' with seed {run.seed}; name one of them"
+            )
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Keys that both have, with different values."""
+    return [name for name in first if name in second and first[name] != second[name]]
+
+
+def counterpart(
+    runs: Sequence[RunRecord], strategy: str, groups: Mapping[str, Sequence[RunRecord]]
+) -> list[RunRecord]:
+    """Finds the runs of another strategy that a setting's runs can be compared with.
+
+    Args:
+        runs: Runs of the setting.
+        strategy: The other strategy.
+        groups: Runs of each setting, as `by_setting` gives them.
+
+    Returns:
+        Its runs under the same conditions and with the same budget, one per seed; if either takes the whole
+        pool, budgets may differ. Empty if several budgets qualify.
+    """
+    found = [
+        others
+        for others in groups.values()
+        if others[0].strategy == strategy
+        and others[0].conditions == runs[0].conditions
+        and (others[0].budget == runs[0].budget or 1 in (others[0].budget, runs[0].budget))
+    ]
+    if len({others[0].budget for others in found}) > 1:
+        return []
+    # Settings that make no difference to this strategy may have split its runs into groups.
+    return list({run.seed: run for others in found for run in others}.values())

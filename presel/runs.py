@@ -1,0 +1,370 @@
+"""Finished runs: what a run writes to its `run.json`, and reading it and the results behind it back."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from yaml import YAMLError
+
+from presel.data.checks import check_file
+from presel.data.llava import Record, TaskRule, read_records
+from presel.errors import PreselError
+from presel.evaluation.scores import ModelScores, Scores, mean_score, relative_score
+from presel.storage.files import read_json, read_table, write_json
+from presel.storage.integrity import MANIFEST, check_result, read_manifest
+
+FILE = "run.json"
+CONFIG = ".hydra/config.yaml"
+# Raised when the meaning of `run.json` changes.
+VERSION = 1
+# The roles that a run can end with.
+TARGETS = ("selection", "instructions", "model", "merged", "evaluation")
+# What a user looks for in the result of each stage.
+_OUTPUTS = {
+    "selection": "selection.parquet",
+    "instructions": "train.json",
+    "model": "adapter",
+    "merged": "model",
+    "evaluation": "predictions.parquet",
+    "external_evaluation": "results",
+}
+# Roles that prepare data, or that tune and evaluate what was chosen; all others are part of choosing.
+_NOT_SELECTING = ("images", "benchmarks", "instructions", "model", "merged", "evaluation")
+# Settings that do not distinguish two results, beside the seed.
+NO_SETTINGS = ("seed", "until", "paths", "logger", "executor")
+_REMEDY = "run the same command again, which reuses stored results"
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError("not a path")
+    return Path(value)
+
+
+_Path = Annotated[Path, BeforeValidator(_path), PlainSerializer(str)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """One step of a run, and where its result is.
+
+    Attributes:
+        name: The stage's name, and the folder of its kind in the store.
+        key: The digest that addresses the result.
+        label: What the run's output called it.
+        folder: Folder of the result.
+    """
+
+    name: str
+    key: str
+    label: str
+    folder: _Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The result's manifest: settings, inputs, versions, time, measurements."""
+        return read_manifest(self.folder)
+
+    @cached_property
+    def verified(self) -> Path:
+        """The folder, whose files were compared with the manifest's sizes and digests once."""
+        check_result(self.folder, manifest=self.manifest)
+        return self.folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A finished run. Fields are in `run.json`; properties read the results they name, once, on first use.
+
+    Properties raise a `PreselError` if the run ended before the stage they need, or if its result was deleted
+    or damaged.
+
+    Attributes:
+        version: Version of this format.
+        folder: The run's folder; not written, so that it can be moved.
+        strategy: Name of the selection strategy.
+        seed: The run's seed.
+        overrides: Settings given for this run.
+        image_folder: Folder that image paths of the pool are relative to.
+        stages: Every stage behind the run's result by role, see `Pipeline.steps`; inputs come first.
+        tuned: Scores of the tuned model; None for a run that ended before the evaluation.
+        baselines: Scores of what it is compared with: the base model, and the most frequent answers.
+        full_evaluation: Where the store has the evaluation of the same run on all instructions, if at all.
+        versions: Versions of Python and packages.
+        git_commit: Commit of this package's code, None outside a checkout.
+    """
+
+    version: int = VERSION
+    folder: _Path
+    strategy: str
+    seed: int
+    overrides: list[str]
+    image_folder: _Path
+    stages: dict[str, StageRecord]
+    tuned: ModelScores | None = None
+    baselines: list[ModelScores]
+    full_evaluation: _Path | None = None
+    versions: dict[str, str]
+    git_commit: str | None = None
+
+    def write(self) -> None:
+        """Writes `run.json`, atomically."""
+        write_json(self.folder / FILE, _ADAPTER.dump_python(self, exclude={"folder"}))
+
+    def result(self, role: str) -> Path:
+        """Folder of a stage's result, checked against its manifest.
+
+        Raises:
+            PreselError: If the run has no such stage, or its result was deleted or damaged.
+        """
+        return self._stage(role).verified
+
+    def check(self) -> None:
+        """Makes sure that all results are there, with files of the right sizes.
+
+        Raises:
+            PreselError: If one is not.
+        """
+        for role in self.stages:
+            stage = self._stage(role)
+            check_result(stage.folder, hashed_bytes=0, manifest=stage.manifest)
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """What the run made, by role: selection table, training file, adapter, merged model, predictions."""
+        stages = {role: self.stages[role] for role in TARGETS if role in self.stages}
+        return {role: stage.folder / _OUTPUTS[stage.name] for role, stage in stages.items()}
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The run's whole configuration."""
+        file = self.folder / CONFIG
+        check_file(file)
+        try:
+            config = OmegaConf.load(file)
+        except (YAMLError, OmegaConfBaseException, OSError, ValueError, RecursionError):
+            config = None
+        if not isinstance(config, DictConfig):
+            raise PreselError(f"{file}: no configuration can be read from it; {_REMEDY}")
+        return config
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration without the seed and what does not change the result."""
+        config = OmegaConf.to_container(self.config)
+        assert isinstance(config, dict)
+        return {str(name): value for name, value in config.items() if name not in NO_SETTINGS}
+
+    @cached_property
+    def pool(self) -> pd.DataFrame:
+        """Table of the pool's usable images: id, image (path in `image_folder`), and what else is known."""
+        return _by_image(self.result("images") / "pool.parquet", "id", "image")
+
+    @cached_property
+    def selection(self) -> pd.DataFrame:
+        """Table of all usable images: id, task, selected, and the strategy's own columns.
+
+        PreSel adds task_weight, cluster, centrality, rank and why.
+        """
+        return _by_image(self.result("selection") / "selection.parquet", "id", "task", "selected")
+
+    @property
+    def chosen(self) -> pd.DataFrame:
+        """The selected images in the pool's order: id, image, task, and the strategy's own columns."""
+        chosen = self.selection[self.selection["selected"].eq(True)]
+        return self.pool[["id", "image"]].merge(
+            chosen.drop(columns=["selected", "image"], errors="ignore"), on="id"
+        )
+
+    def records(self) -> list[Record]:
+        """The instructions of the selected images; an image that got none has no record."""
+        return read_records(self.result("instructions") / "train.json", TaskRule())
+
+    @cached_property
+    def relevance(self) -> pd.DataFrame | None:
+        """Losses of the reference samples with their tasks, or None where the strategy needs none."""
+        if "relevance" not in self.stages:
+            return None
+        file = self.result("relevance") / "relevance.parquet"
+        losses = read_table(file, "id", "loss_with_question", "loss_without_question")
+        foreign = losses["id"][~losses["id"].isin(self.selection["id"])]
+        if len(foreign):
+            raise PreselError(
+                f"{self.folder}: sample {foreign.iloc[0]!r} of its reference set is not in its pool; use "
+                "results of your own runs only"
+            )
+        return losses.merge(self.selection[["id", "task"]], on="id")
+
+    @property
+    def _evaluated(self) -> ModelScores:
+        if self.tuned is None:
+            raise PreselError(_without(self.folder, "evaluation"))
+        return self.tuned
+
+    @property
+    def scores(self) -> Scores:
+        """Score of the tuned model by benchmark, from 0 to 1."""
+        return self._evaluated.scores
+
+    @property
+    def mean(self) -> float:
+        """Unweighted mean over the benchmarks."""
+        return mean_score(self.scores)
+
+    @property
+    def requested(self) -> float:
+        """Share of the pool whose instructions were requested, by the ledger."""
+        return self._evaluated.requested or 0.0
+
+    @cached_property
+    def full_scores(self) -> Scores | None:
+        """Scores of the same run on all instructions, or None where that is not in the store."""
+        if self.full_evaluation is None or not (self.full_evaluation / MANIFEST).exists():
+            return None
+        check_result(self.full_evaluation)
+        scores: Scores = read_json(self.full_evaluation / "scores.json")
+        return scores
+
+    @property
+    def relative(self) -> float | None:
+        """Rel., see `relative_score`."""
+        return None if self.full_scores is None else relative_score(self.scores, self.full_scores)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One row per evaluated model, the tuned one last; none for a run that ended before.
+
+        Returns:
+            Rows of strategy, a score for each benchmark, mean, relative, requested, seconds.
+        """
+        full = self.full_scores
+        return [
+            {
+                "strategy": model.name,
+                **model.scores,
+                "mean": mean_score(model.scores),
+                "relative": None if full is None else relative_score(model.scores, full),
+                "requested": model.requested,
+                "seconds": model.seconds,
+            }
+            for model in ([*self.baselines, self.tuned] if self.tuned else [])
+        ]
+
+    @cached_property
+    def answers(self) -> dict[str, pd.Series]:
+        """Score of every answer by benchmark, by id and turn; empty where another program evaluated."""
+        file = self.result("evaluation") / "predictions.parquet"
+        if not file.exists():
+            return {}
+        table = read_table(file, "id", "turn", "benchmark", "score")
+        by_benchmark = table.set_index(["id", "turn"]).sort_index().groupby("benchmark")["score"]
+        return {str(name): scores for name, scores in by_benchmark}
+
+    @cached_property
+    def budget(self) -> float:
+        """Number of images that could be chosen, as a share of the pool."""
+        return float(self._stage("selection").manifest["measured"]["budget"] / len(self.selection))
+
+    @cached_property
+    def conditions(self) -> dict[str, Any]:
+        """What two runs must share, beside the budget, for their scores to be comparable."""
+        model, instructions, evaluation = (
+            self._stage(role).manifest["settings"] for role in ("model", "instructions", "evaluation")
+        )
+        return {
+            "pool": self._stage("images").key,
+            "instructions": instructions["provider"],
+            "tuning": {name: model[name] for name in model.keys() - {"instructions", "seed"}},
+            "evaluation": {name: evaluation[name] for name in evaluation.keys() - {"tuned", "model"}},
+        }
+
+    @cached_property
+    def selection_seconds(self) -> float:
+        """Time of every stage that the choice rests on, as if nothing had been reused."""
+        return sum(
+            float(stage.manifest["wall_seconds"])
+            for role, stage in self.stages.items()
+            if role.partition(".")[0] not in _NOT_SELECTING
+        )
+
+    @property
+    def tuning_seconds(self) -> float:
+        """Time of the final tuning."""
+        return float(self._stage("model").manifest["wall_seconds"])
+
+    @property
+    def seconds(self) -> float:
+        """Time of selection and tuning together."""
+        return self.selection_seconds + self.tuning_seconds
+
+    def _stage(self, role: str) -> StageRecord:
+        stage = self.stages.get(role)
+        if stage is None:
+            raise PreselError(_without(self.folder, role))
+        if not (stage.folder / MANIFEST).exists():
+            raise PreselError(
+                f"{self.folder}: the result of stage '{stage.label}' is gone from {stage.folder}; run the "
+                "same command again, which computes what is missing, or leave this run out"
+            )
+        return stage
+
+
+def _without(folder: Path, role: str) -> str:
+    until = f" with until={role}" if role in TARGETS else ""
+    return f"{folder}: this run has no {role}; run the same command again{until}"
+
+
+def _by_image(file: Path, *columns: str) -> pd.DataFrame:
+    table = read_table(file, *columns)
+    check_ids(file, table)
+    return table
+
+
+def check_ids(file: Path, table: pd.DataFrame) -> None:
+    """Makes sure that a table's ids, by which it is joined to another, are strings without repetition.
+
+    Raises:
+        PreselError: If not; it names the file.
+    """
+    ids = table["id"]
+    if ids.duplicated().any() or not ids.map(lambda one: isinstance(one, str)).all():
+        raise PreselError(
+            f"{file}: its column 'id' does not hold one name for each image; use results of your own runs"
+        )
+
+
+_ADAPTER = TypeAdapter(RunRecord)
+
+
+def load_run(folder: str | Path) -> RunRecord:
+    """Reads a finished run, one of this program's or a copy of one, whose content is checked.
+
+    Args:
+        folder: The run's folder, printed at its end: `outputs/runs/DATE/TIME`, in a sweep one of the numbered
+            folders inside it.
+
+    Raises:
+        PreselError: If there is no run, its `run.json` is damaged, or it is of another version.
+    """
+    folder = Path(folder)
+    file = folder / FILE
+    if not file.is_file():
+        raise PreselError(
+            f"{file}: there is no such file; name the folder of one run that ended without an error "
+            "(outputs/runs/DATE/TIME, in a sweep one of the numbered folders inside it)"
+        )
+    try:
+        content = read_json(file)
+        if isinstance(content, dict) and content.get("version") != VERSION:
+            raise PreselError(f"{file} was written by another version of presel; {_REMEDY}")
+        return _ADAPTER.validate_python(content | {"folder": folder})
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = "it holds no JSON object" if isinstance(error, TypeError) else str(error)
+    raise PreselError(f"{file} is damaged ({reason}); {_REMEDY}")

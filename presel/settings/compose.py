@@ -1,0 +1,47 @@
+"""Composing a configuration in this process, without the command line."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from presel.errors import PreselError
+from presel.instructions.secrets import refuse_keys
+from presel.settings.errors import MISTAKES, UNREADABLE, explain
+from presel.settings.overrides import check_overrides
+from presel.settings.paths import config_folder
+from presel.settings.schema import register
+
+
+@contextmanager
+def isolated_hydra() -> Iterator[None]:
+    """Leaves the caller's own Hydra, if there is one, as it was."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """The configuration that `presel run` would run on.
+
+    Args:
+        overrides: As on the command line, without flags.
+        with_hydra: Whether Hydra's own configuration is in it, under `hydra`.
+
+    Raises:
+        PreselError: If the configuration is invalid, or an override holds a secret key.
+    """
+    register()
+    refuse_keys(overrides)
+    check_overrides(overrides)
+    try:
+        with isolated_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return compose("config", list(overrides), return_hydra_config=with_hydra)
+    except (*MISTAKES, *UNREADABLE) as error:
+        with isolated_hydra():
+            raise PreselError(explain(error, overrides)) from error
