@@ -142,7 +142,8 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
     from presel.settings.compose import composed, isolated_hydra
 
     config = composed(overrides, with_hydra=True)
-    check_environment(config.hydra.job.env_set, overrides)
+    # The environment is the caller's own.
+    check_environment(config.hydra.job.env_set, overrides=())
     folder = Path(config.hydra.run.dir).absolute()
     with open_dict(config):
         del config["hydra"]

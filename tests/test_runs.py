@@ -1,0 +1,162 @@
+"""Runs from Python, in the caller's process, and the records that runs leave."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import presel
+from presel.evaluation.scores import ModelScores
+from presel.runs import RunRecord, StageRecord
+from tests.conftest import TINY, Program, stage_lines
+from tests.documents import blocks
+
+PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+SELECT = [*TINY, "pool.size=200", "strategy=random", "until=selection"]
+
+text = st.text(min_size=1)
+# Names of files that are not UTF-8 hold lone surrogates.
+folder = st.builds(Path, st.text(st.characters(exclude_characters="\0"), min_size=1) | st.just("b\udcfcro"))
+share = st.floats(0, 1)
+stage = st.builds(StageRecord, name=text, key=text, label=text, folder=folder)
+scores = st.builds(
+    ModelScores,
+    name=text,
+    scores=st.dictionaries(text, share, min_size=1),
+    requested=st.none() | share,
+    seconds=st.none() | share,
+)
+record = st.builds(
+    RunRecord,
+    folder=st.just(Path("run")),
+    strategy=text,
+    seed=st.integers(0),
+    overrides=st.lists(text),
+    image_folder=folder,
+    stages=st.dictionaries(text, stage),
+    tuned=st.none() | scores,
+    baselines=st.lists(scores),
+    full_evaluation=st.none() | folder,
+    versions=st.dictionaries(text, text),
+    git_commit=st.none() | text,
+)
+
+
+@given(record)
+@settings(max_examples=30)
+def test_a_record_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, run: RunRecord) -> None:
+    run = replace(run, folder=tmp_path_factory.mktemp("run"))
+    run.write()
+    assert presel.load_run(run.folder) == run
+
+
+def test_the_public_names_cost_nothing_until_they_are_used() -> None:
+    heavy = "{'torch', 'hydra', 'omegaconf', 'numpy', 'pandas'}"
+    code = f"import sys, presel; print({heavy} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed == "set()\n"
+    assert all(callable(getattr(presel, name)) for name in presel.__all__ if name != "__version__")
+
+
+def test_runs_in_one_process_share_the_store_with_the_command_line(
+    in_process: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = presel.run(SELECT)
+    assert set(stage_lines(capsys.readouterr().out).values()) == {"computed"}
+    second = presel.run(SELECT)
+    assert stage_lines(capsys.readouterr().out) == dict.fromkeys(
+        (stage.label for stage in first.stages.values()), "reused"
+    )
+    assert first.folder != second.folder
+    assert first.stages == second.stages
+    assert list(first.stages) == ["images.scenes", "images", "selection"]
+
+    assert in_process("run", *SELECT).returncode == 0
+    (file,) = set(tmp_path.glob("outputs/runs/*/*/run.json")) - {
+        run.folder / "run.json" for run in (first, second)
+    }
+    typed = presel.load_run(file.parent)
+    assert replace(typed, folder=first.folder) == first
+    assert typed.config == first.config == presel.compose(SELECT)
+
+    selection = presel.load_run(first.folder).selection
+    assert (len(selection), selection["selected"].sum()) == (200, 30)
+    assert first.chosen["id"].tolist() == selection["id"][selection["selected"]].tolist()
+    assert all((first.image_folder / image).is_file() for image in first.chosen["image"])
+    with pytest.raises(presel.PreselError, match=r"has no evaluation; run .* again with until=evaluation"):
+        _ = first.scores
+
+
+def test_the_callers_hydra_arguments_and_logging_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("lr: 1")
+
+    def state() -> tuple[Any, ...]:
+        root = logging.getLogger()
+        return sys.argv[:], sys.path[:], dict(os.environ), root.level, root.handlers[:]
+
+    before = state()
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        presel.compose()
+        with pytest.raises(presel.PreselError, match="share up to 1"):
+            presel.run([*SELECT, "budget=-1"])
+        with pytest.raises(presel.PreselError, match="did you mean 'budget'"):
+            presel.run([*SELECT, "budgt=1"])
+        assert compose("own").lr == 1
+    assert not GlobalHydra.instance().is_initialized()
+    assert state() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pool.sise=3", "there is no setting 'pool.sise' (did you mean 'pool.size'?)"),
+        ("strategy=randm", "strategy=randm: there is no such option (did you mean 'random'?)"),
+        ("until=lunch", "until=lunch: no such step; choose one of selection, instructions, model"),
+        ("instructions.api_key=sk-123", "instructions.api_key: a key may not stand on the command line"),
+        ("pool.images=", "pool.images is empty; name a folder"),
+        ("+hydra.job.env_set.A=b", "hydra.job.env_set.A: a configuration file may not set environment"),
+    ],
+)
+def test_overrides_are_checked_as_on_the_command_line(
+    override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(presel.PreselError, match=re.escape(message)):
+        presel.run([*SELECT, override])
+    assert not (tmp_path / "outputs" / "store").exists()
+
+
+def test_a_run_that_waits_for_people_raises_paused(
+    pool_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pool_folder)
+    pool = ["pool=image_folder", "pool.images=images", "pool.task=x", "instructions=label_studio"]
+    with pytest.raises(presel.Paused, match="Label Studio"):
+        presel.run([*pool, "strategy=random", "executor.workers=0", "until=instructions", "budget=3"])
+
+
+def test_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for language, block in blocks(PAGE):
+        assert language == "python"
+        exec(compile(block, PAGE.name, "exec"), names)
+    printed = capsys.readouterr().out
+    assert re.search(r"^\d of 30 images in common$", printed, re.MULTILINE)
+    assert "there is no setting 'budgt' (did you mean 'budget'?)" in printed
