@@ -14,7 +14,7 @@ from PIL import Image
 from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
 from presel.instructions.chat_api import OpenAI
-from presel.instructions.provider import Revealed, Wanted
+from presel.instructions.provider import InstructionRequest, ProviderResult
 from presel.settings.paths import config_folder
 from tests.generation_server import Running
 
@@ -38,7 +38,7 @@ def provider(server: Running, folder: Path, **changes: Any) -> OpenAI:
     return OpenAI(**(settings | changes))
 
 
-def images(folder: Path, count: int, task: str = "vqa") -> list[Wanted]:
+def images(folder: Path, count: int, task: str = "vqa") -> list[InstructionRequest]:
     """Small images, each different."""
     (folder / "images").mkdir()
     wanted = []
@@ -46,7 +46,7 @@ def images(folder: Path, count: int, task: str = "vqa") -> list[Wanted]:
         file = folder / "images" / f"{number:05}.png"
         Image.fromarray(np.full((4, 4, 3), (*divmod(number, 256), 7), np.uint8)).save(file)
         content = hashlib.sha256(file.read_bytes()).hexdigest()
-        wanted.append(Wanted(f"{number:05}", file.name, task, content))
+        wanted.append(InstructionRequest(f"{number:05}", file.name, task, content))
     return wanted
 
 
@@ -54,7 +54,9 @@ def files(folder: Path) -> LlavaFiles:
     return LlavaFiles(folder / "none.json", folder / "images", TaskRule())
 
 
-def reveal(server: Running, folder: Path, wanted: Sequence[Wanted], **changes: Any) -> Revealed:
+def reveal(
+    server: Running, folder: Path, wanted: Sequence[InstructionRequest], **changes: Any
+) -> ProviderResult:
     return provider(server, folder, **changes).reveal(wanted, files(folder))
 
 

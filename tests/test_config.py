@@ -217,7 +217,7 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
         ([*OPENAI, "instructions.base_url=http://me:word@host/v1"], "a key belongs in the environment"),
         ([*OPENAI, "instructions.key_variable=sk-secret"], "name of an environment variable, never the key"),
         ([*OPENAI, "instructions.max_money=5"], "max_money=5 without prices would never be reached"),
-        ([*OPENAI, "instructions.parameters={stream: true}"], "parameters may not hold 'stream'"),
+        ([*OPENAI, "instructions.parameters={stream: true}"], "parameters may not contain 'stream'"),
         (
             [*OPENAI, "instructions.prompts.by_task={ocr: letters}"],
             "there is no prompt 'letters'; choose one of conversation, detail, reasoning",

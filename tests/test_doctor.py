@@ -329,12 +329,13 @@ def test_a_pool_without_a_usable_record_is_a_table_of_faults(in_process: Program
 
 PRICED = """
 from presel.component import component
-from presel.instructions.ledger import Annotations, Estimate
+from presel.instructions.annotations import Annotations
+from presel.instructions.provider import Cost
 
 @component
 class Priced(Annotations):
     def estimate(self, images):
-        return Estimate(sum(images.values()) * 1000, sum(images.values()) * 0.5)
+        return Cost(sum(images.values()) * 1000, sum(images.values()) * 0.5)
 """
 
 

@@ -24,11 +24,11 @@ from tests.conftest import TINY, Program, program_in, record
 # A provider of one's own that leaves the first image unanswered.
 SHY = """
 from presel.instructions.annotations import Annotations
-from presel.instructions.provider import Revealed
+from presel.instructions.provider import ProviderResult
 
 class Shy(Annotations):
     def reveal(self, wanted, files):
-        return Revealed(super().reveal(wanted[1:], files).records, {wanted[0].id: "refused"})
+        return ProviderResult(super().reveal(wanted[1:], files).records, {wanted[0].id: "refused"})
 """
 
 

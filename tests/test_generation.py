@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 from presel.data.llava import Record, TaskRule, read_records, write_records
 from presel.errors import PreselError
-from presel.instructions.answers import Answers, Spent
+from presel.instructions.answers import Answers
 from presel.instructions.generator import Generator, Refusal, text_of
 from presel.instructions.prompts import Prompt, Prompts, UnusableAnswer
-from presel.instructions.provider import Revealed, Wanted
+from presel.instructions.provider import Cost, InstructionRequest, ProviderResult
 from tests.generation_server import completion
 
-IMAGE = Wanted("7", "7.png", "vqa", "digest")
+IMAGE = InstructionRequest("7", "7.png", "vqa", "digest")
 texts = some.text(min_size=1).map(str.strip).filter(bool).filter(lambda text: "<image>" not in text)
 pairs = some.lists(some.fixed_dictionaries({"question": texts, "answer": texts}), min_size=1, max_size=5)
 json_values = some.recursive(
@@ -35,12 +35,12 @@ def generator(prompt: Prompt, folder: Path = Path("answers")) -> Generator:
     return Generator(model="seer", prompts=Prompts(kinds={"one": prompt}, default="one"), answers=folder)
 
 
-def settles(answer: dict[str, Any]) -> Revealed:
+def settles(answer: dict[str, Any]) -> ProviderResult:
     """What becomes of an answer to a request for a pair."""
     asks = generator(Prompt(request="Ask."))
     with TemporaryDirectory() as folder, Answers.opened(Path(folder)) as answers:
-        answers.add(asks.asked(IMAGE), IMAGE.id, answer, Spent(1, 0.0))
-        return asks.settled([IMAGE], answers)
+        answers.add(asks.request_digest(IMAGE), IMAGE.id, answer, Cost(1, 0.0))
+        return asks.results([IMAGE], answers)
 
 
 @given(pairs, some.sampled_from(["{}", "```json\n{}\n```", "```\n{}```", "\n {} \n"]))
@@ -77,9 +77,9 @@ def test_a_given_question_is_the_same_for_an_image_wherever_it_stands() -> None:
         ('[{"question": "What?"}]', "a pair without 'answer'"),
         ('[{"question": "What?", "answer": 4}]', "a pair without 'answer'"),
         ('["What?"]', "a pair without 'question'"),
-        ('[{"question": "What?", "answer": "E"}]', "answer 'E' does not match '[A-D]'"),
-        ('[{"question": "What? <image>", "answer": "A"}]', "it holds the text <image>"),
-        (json.dumps([{"question": "What?", "answer": "A"}] * 2), "2 questions where at most 1"),
+        ('[{"question": "What?", "answer": "E"}]', "does not match '[A-D]': 'E'"),
+        ('[{"question": "What? <image>", "answer": "A"}]', "it contains the image token <image>"),
+        (json.dumps([{"question": "What?", "answer": "A"}] * 2), "too many questions: 2"),
     ],
 )
 def test_an_answer_in_another_form_is_unusable(text: str, reason: str) -> None:
@@ -89,7 +89,7 @@ def test_an_answer_in_another_form_is_unusable(text: str, reason: str) -> None:
 
 
 def test_prompts_are_checked_when_they_are_made() -> None:
-    with pytest.raises(ValidationError, match="is no regular expression"):
+    with pytest.raises(ValidationError, match="is not a regular expression"):
         Prompt(request="Ask.", answer_pattern="(")
     with pytest.raises(ValidationError, match="there is no prompt 'two'; choose one of one"):
         Prompts(kinds={"one": Prompt(request="Ask.")}, default="one", by_task={"vqa": "two"})
@@ -108,9 +108,7 @@ def test_what_stands_for_nothing_is_not_asked(request_: str, questions: list[str
     if wrong is None:
         assert Prompt(request=request_, questions=questions)
         return
-    with pytest.raises(
-        ValidationError, match=re.escape(f"holds {wrong}, which stands for nothing; there are")
-    ):
+    with pytest.raises(ValidationError, match=re.escape(f"contains {wrong}, which has no value; there are")):
         Prompt(request=request_, questions=questions)
 
 
@@ -189,8 +187,8 @@ def test_a_refusal_among_several_answers_is_not_asked_about_again(tmp_path: Path
     asks = generator(Prompt(request="Ask.", max_turns=2), tmp_path)
     said = [{"question": "What?", "answer": "A bowl."}, {"question": "Who?", "answer": REFUSALS[0]}]
     with Answers.opened(tmp_path) as answers:
-        answers.add(asks.asked(IMAGE), "7", completion(json.dumps(said)), Spent(1, 0.0))
-        assert asks.unsettled([IMAGE], answers) == []
+        answers.add(asks.request_digest(IMAGE), "7", completion(json.dumps(said)), Cost(1, 0.0))
+        assert asks.open_requests([IMAGE], answers) == []
 
 
 def test_a_text_in_parts_is_joined() -> None:
@@ -221,7 +219,7 @@ def test_thoughts_are_no_answer(text: str, left: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("<think>A bowl?", "only thoughts"),
+        ("<think>A bowl?", "unfinished reasoning"),
         (" <think>A bowl?</think>\n", "blank answer"),
         ("<think>A bowl?</think> I can't help with that.", "refused: I can't help"),
     ],
@@ -231,14 +229,28 @@ def test_thoughts_make_no_instruction(text: str, reason: str) -> None:
         text_of(completion(text))
 
 
+def test_refusals_are_not_requested_again_and_malformed_answers_are(tmp_path: Path) -> None:
+    asks = generator(Prompt(request="Ask."), tmp_path)
+    said = {"1": ["A bowl."] * 2, "2": ["I'm sorry, I can't help."], "3": []}
+    images = [IMAGE._replace(id=name) for name in said]
+    with Answers.opened(tmp_path) as answers:
+        for image in images:
+            for text in said[image.id]:
+                answers.add(asks.request_digest(image), image.id, completion(text), Cost(1, 0.0))
+    assert "instructions.attempts=3 to request another answer for each of the 1 images" in (
+        asks.how_to_ask_again(images)
+    )
+    assert asks.how_to_ask_again(images[1:]) == ""
+
+
 def test_half_a_character_is_no_text(tmp_path: Path) -> None:
     asks = generator(Prompt(request="Ask.", questions=["What?"]), tmp_path)
     with Answers.opened(tmp_path) as answers:
-        answers.add(asks.asked(IMAGE), "7", completion("A \ud83d."), Spent(1, 0.0))
-        assert asks.unsettled([IMAGE], answers) == [IMAGE]
+        answers.add(asks.request_digest(IMAGE), "7", completion("A \ud83d."), Cost(1, 0.0))
+        assert asks.open_requests([IMAGE], answers) == [IMAGE]
     with Answers.opened(tmp_path) as answers:
-        answers.add(asks.asked(IMAGE), "7", completion("A \U0001f600."), Spent(1, 0.0))
-        (record,) = asks.settled([IMAGE], answers).records
+        answers.add(asks.request_digest(IMAGE), "7", completion("A \U0001f600."), Cost(1, 0.0))
+        (record,) = asks.results([IMAGE], answers).records
     write_records(tmp_path / "train.json", [record])
     assert read_records(tmp_path / "train.json", TaskRule()) == [record]
     assert isinstance(record, Record)
@@ -246,32 +258,32 @@ def test_half_a_character_is_no_text(tmp_path: Path) -> None:
 
 def test_answers_are_found_again_under_what_was_asked(tmp_path: Path) -> None:
     with Answers.opened(tmp_path) as answers:
-        answers.add("one", "7", completion("A"), Spent(10, 0.5), kind="dear")
-        answers.add("one", "7", completion("B"), Spent(20, 0.5), kind="dear")
-        answers.add("two", "8", "no JSON", Spent(30, 1.0))
+        answers.add("one", "7", completion("A"), Cost(10, 0.5), kind="dear")
+        answers.add("one", "7", completion("B"), Cost(20, 0.5), kind="dear")
+        answers.add("two", "8", "no JSON", Cost(30, 1.0))
         # Who only looks sees them while they are written.
         for found in (answers, Answers.read(tmp_path)):
             assert found.to("one") == [completion("A"), completion("B")]
             assert found.to("two") == found.to("three") == found.of("cheap") == []
             assert found.of("dear") == [found.to("one")]
-            assert found.spent == Spent(60, 2.0)
+            assert found.cost == Cost(60, 2.0)
 
 
 def test_half_a_line_is_cut_off_by_who_adds_and_left_alone_by_who_looks(tmp_path: Path) -> None:
     with Answers.opened(tmp_path) as answers:
-        answers.add("one", "7", completion("A"), Spent(10, 0.0))
+        answers.add("one", "7", completion("A"), Cost(10, 0.0))
     file = tmp_path / "answers.jsonl"
     whole = file.read_bytes()
     file.write_bytes(whole + whole[:-9])
     assert Answers.read(tmp_path).to("one") == [completion("A")]
     assert file.read_bytes() == whole + whole[:-9]
     with Answers.opened(tmp_path) as answers:
-        answers.add("two", "8", completion("B"), Spent(10, 0.0))
+        answers.add("two", "8", completion("B"), Cost(10, 0.0))
     assert file.read_bytes().startswith(whole)
-    assert [json.loads(line)["asked"] for line in file.read_bytes().splitlines()] == ["one", "two"]
+    assert [json.loads(line)["digest"] for line in file.read_bytes().splitlines()] == ["one", "two"]
 
 
-ANSWER = '{"asked": "a", "id": "7", "kind": "", "tokens": 1, "money": 1.5, "raw": {}}'
+ANSWER = '{"digest": "a", "id": "7", "kind": "", "tokens": 1, "money": 1.5, "raw": {}}'
 
 
 @pytest.mark.parametrize(
@@ -279,7 +291,7 @@ ANSWER = '{"asked": "a", "id": "7", "kind": "", "tokens": 1, "money": 1.5, "raw"
     [
         "{",
         "[]",
-        '{"asked": "one"}',
+        '{"digest": "one"}',
         "7",
         "[" * 100_000,
         ANSWER.replace('"a"', '["a"]'),
@@ -290,18 +302,18 @@ ANSWER = '{"asked": "a", "id": "7", "kind": "", "tokens": 1, "money": 1.5, "raw"
 )
 def test_a_damaged_file_of_answers_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "answers.jsonl").write_text(f"{line}\n")
-    with pytest.raises(PreselError, match=r"answers\.jsonl: line 1 is no answer .*; restore the file"):
+    with pytest.raises(PreselError, match=r"answers\.jsonl: line 1 is not an answer .*; restore the file"):
         Answers.read(tmp_path)
 
 
 def _add_until_the_disk_is_full(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     with (
-        pytest.raises(PreselError, match=r"answers\.jsonl: cannot write an answer down \(.*make room"),
+        pytest.raises(PreselError, match=r"answers\.jsonl: cannot write an answer \(.*make room"),
         Answers.opened(folder) as answers,
     ):
         while True:
-            answers.add("asked", "1", completion("some text"), Spent(1, 0.0))
+            answers.add("digest", "1", completion("some text"), Cost(1, 0.0))
 
 
 def test_a_full_disk_is_told_of_and_costs_no_whole_answer(tmp_path: Path) -> None:
@@ -313,8 +325,8 @@ def test_a_full_disk_is_told_of_and_costs_no_whole_answer(tmp_path: Path) -> Non
     assert process.exitcode == 0
     size = (tmp_path / "answers.jsonl").stat().st_size
     with Answers.opened(tmp_path) as answers:
-        whole = list(answers.to("asked"))
+        whole = list(answers.to("digest"))
         assert whole == [completion("some text")] * len(whole)
         assert (tmp_path / "answers.jsonl").stat().st_size <= size
-        answers.add("asked", "1", completion("more"), Spent(1, 0.0))
-    assert len(Answers.read(tmp_path).to("asked")) == len(whole) + 1 > 2
+        answers.add("digest", "1", completion("more"), Cost(1, 0.0))
+    assert len(Answers.read(tmp_path).to("digest")) == len(whole) + 1 > 2

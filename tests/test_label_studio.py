@@ -14,7 +14,7 @@ from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused, PreselError
 from presel.instructions.label_studio import LabelStudio
-from presel.instructions.provider import Wanted
+from presel.instructions.provider import InstructionRequest
 from presel.storage.files import read_json, sha256, write_json
 from tests.conftest import Program, on_folder, stage_lines
 from tests.waiting import orders, paused, wanted
@@ -101,7 +101,7 @@ def export(order: Path, changes: Mapping[str, list[Task]] | None = None) -> list
 def test_tasks_and_the_interface_go_together(people: LabelStudio, files: LlavaFiles, answers: Path) -> None:
     told = paused(people, wanted(files, 0, 1), files)
     (order,) = orders(answers)
-    assert f"2 images wait for people in {order}" in told
+    assert f"2 images wait for annotators in {order}" in told
     for words in (
         "import tasks.json",
         f"config.xml as its labeling interface and access to the images in {files.images}, annotate",
@@ -122,7 +122,7 @@ def test_tasks_and_the_interface_go_together(people: LabelStudio, files: LlavaFi
 def test_an_image_is_shown_by_the_url_one_says(files: LlavaFiles, answers: Path) -> None:
     (files.images / "a folder").mkdir()
     file = shutil.copy(files.images / "0001.png", files.images / "a folder" / "b&c.png")
-    images = [Wanted("x", "a folder/b&c.png", "vqa", sha256(file))]
+    images = [InstructionRequest("x", "a folder/b&c.png", "vqa", sha256(file))]
     told = paused(LabelStudio(answers=answers), images, files)
     # The tasks are written anew as long as nothing came back.
     assert paused(LabelStudio(answers=answers, image_url="https://host/{path}"), images, files) == told
@@ -189,11 +189,11 @@ def test_half_done_work_is_kept_and_waited_for(people: LabelStudio, files: Llava
     assert "'0000' (not annotated)" in paused(people, images, files)
     write_json(order / "export.json", [task for task in exported if task["data"]["uid"] != "0000"])
     told = paused(people, images, files)
-    assert "4 images wait for people" in told
+    assert "4 images wait for annotators" in told
     assert "import" not in told
     assert (
         "the export lacks '0000' (not in the export), '0001' (questions: 1, answers: 0), "
-        "'0002' (nothing written), '0003' (it holds the text <image>"
+        "'0002' (nothing written), '0003' (it contains the image token <image>"
     ) in told
     assert len((answers / "label_studio" / "answers.jsonl").read_text().splitlines()) == 2
     export(order)
@@ -215,20 +215,20 @@ def answer(**value: Any) -> Task:
     ("made", "reason"),
     [
         (None, "not annotated"),
-        ([annotated("0000") | {"result": None}], "its result is no list of objects"),
-        ([annotated("0000") | {"result": "text"}], "its result is no list of objects"),
-        ([extended(None)], "its result is no list of objects"),
-        ([extended([])], "its result is no list of objects"),
-        ([extended(answer())], "what is written as answer is no text"),
+        ([annotated("0000") | {"result": None}], "its result is not a list of objects"),
+        ([annotated("0000") | {"result": "text"}], "its result is not a list of objects"),
+        ([extended(None)], "its result is not a list of objects"),
+        ([extended([])], "its result is not a list of objects"),
+        ([extended(answer())], "the answer is not text"),
         *(
-            ([extended(answer(value=value))], "what is written as answer is no text")
+            ([extended(answer(value=value))], "the answer is not text")
             for value in (None, "text", [], {"text": None}, {"text": [None]}, {"text": 5}, {"text": [["x"]]})
         ),
         *(
             ([annotated("0000") | {"result": [answer(value=value)]}], "nothing written")
             for value in ({}, {"text": []}, {"text": ""}, {"text": [" "]}, {"choices": ["x"]})
         ),
-        ([written(question=["\ud800"], answer=["x"])], "it holds half of a surrogate pair"),
+        ([written(question=["\ud800"], answer=["x"])], "it contains half of a surrogate pair"),
     ],
 )
 def test_odd_annotations_count_as_none(
@@ -266,7 +266,7 @@ def test_a_starred_annotation_counts_first(
         records, _ = people.reveal(images, files)
         assert records[0].conversations[1]["value"] == text
         told = " ".join(capsys.readouterr().out.split())
-        assert "1 images have several annotations, of which a starred one counts, or else the oldest" in told
+        assert "1 images have several annotations; the oldest starred one is used, or else the oldest" in told
         assert "'0000'" in told
 
 
@@ -304,7 +304,7 @@ def test_one_project_may_hold_the_tasks_of_all_orders(
     people.reveal(wanted(files, 0, 1), files)
     told = paused(people, wanted(files, 0, 1, 2), files)
     (second,) = set(orders(answers)) - {first}
-    assert f"people in {second}; import" in told
+    assert f"annotators in {second}; import" in told
     together = before + export(second)
     for order in (first, second):
         write_json(order / "export.json", together)
@@ -369,11 +369,11 @@ _CSV = """"annotation_id","annotator","answer","digest","id","image","question",
         (_JSON_MIN, r"export\.json: task 1 has no 'data', .*; export from Label Studio as JSON"),
         (
             _CSV,
-            r"export\.json: this is no JSON list, .*; export from Label Studio as JSON \(not JSON-MIN or CSV",
+            r"export\.json: this is not a complete JSON list.*; export from .* as JSON \(not JSON-MIN or CSV",
         ),
-        ('[{"id": 1, "annot', r"export\.json: this is no JSON list, or not a whole one; export"),
-        ('{"tasks": []}', r"export\.json: this is no JSON list, or not a whole one; export"),
-        ('[{"data": ' + "[" * 100_000, r"export\.json: this is no JSON list, or not a whole one; export"),
+        ('[{"id": 1, "annot', r"export\.json: this is not a complete JSON list; export"),
+        ('{"tasks": []}', r"export\.json: this is not a complete JSON list; export"),
+        ('[{"data": ' + "[" * 100_000, r"export\.json: this is not a complete JSON list; export"),
         ("[null]", r"export\.json: task 1 has no 'data'"),
         ('[{"data": null, "annotations": []}]', r"export\.json: task 1 has no 'data'"),
         ('[{"data": {}, "annotations": [null]}]', "task 1 .*no 'annotations' with 'id' and 'result'"),
@@ -410,8 +410,8 @@ def test_a_file_that_cannot_be_read_is_named(
 def test_a_broken_order_is_named(people: LabelStudio, files: LlavaFiles, answers: Path) -> None:
     paused(people, wanted(files, 0), files)
     (order,) = orders(answers)
-    (order / "order.json").write_text("[{}]")
-    with pytest.raises(PreselError, match=r"order\.json: .* delete its folder"):
+    (order / "job.json").write_text("[{}]")
+    with pytest.raises(PreselError, match=r"job\.json: .* delete its folder"):
         people.reveal(wanted(files, 0), files)
 
 
@@ -425,7 +425,7 @@ def test_a_run_pauses_twice_and_ends(program: Program, pool_folder: Path) -> Non
             # Asking again before the people are done changes nothing.
             result = program(*command)
             assert result.returncode == 3, result.stderr
-            assert "images wait for people in " in result.stderr.splitlines()[-1]
+            assert "images wait for annotators in " in result.stderr.splitlines()[-1]
         order = orders(answers)[-1]
         asked.append({task["data"]["uid"] for task in export(order)})
     reference, selection = asked

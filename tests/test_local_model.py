@@ -26,7 +26,7 @@ from presel.data.sources import LlavaFiles
 from presel.errors import PreselError
 from presel.instructions.local_model import LocalModel
 from presel.instructions.prompts import Prompt, Prompts
-from presel.instructions.provider import Revealed, Wanted
+from presel.instructions.provider import InstructionRequest, ProviderResult
 from presel.storage.files import sha256
 from presel.storage.stage import identity
 from tests.conftest import Program, command, environment, on_folder
@@ -94,15 +94,15 @@ def writer(chat_model: Path, tmp_path: Path) -> LocalModel:
     )
 
 
-def wanted(files: LlavaFiles, count: int) -> list[Wanted]:
+def wanted(files: LlavaFiles, count: int) -> list[InstructionRequest]:
     names = [f"{number:04}.png" for number in range(count)]
     return [
-        Wanted(name[:4], name, "vqa" if number % 3 else "ocr", sha256(files.images / name))
+        InstructionRequest(name[:4], name, "vqa" if number % 3 else "ocr", sha256(files.images / name))
         for number, name in enumerate(names)
     ]
 
 
-def texts(revealed: Revealed) -> dict[str, str]:
+def texts(revealed: ProviderResult) -> dict[str, str]:
     return {record.id: record.conversations[1]["value"] for record in revealed.records} | revealed.unanswered
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as some
 
 from presel.data.sources import Source
 from presel.errors import PreselError
-from presel.instructions.client import seconds_to_wait
-from presel.instructions.provider import Wanted
+from presel.instructions.client import parse_retry_after
+from presel.instructions.ledger import request
+from presel.instructions.provider import InstructionRequest
 from presel.storage.stage import identity
 from tests.conftest import Program, on_folder
 from tests.generation_server import Plan, Running, running
@@ -84,7 +85,7 @@ def test_an_image_without_an_answer_is_listed_and_asked_about_in_the_next_run(
         assert len(server.seen()) == times
         assert list(unanswered) == ["00000"]
         told = {
-            "garbage": "an answer that is no JSON",
+            "garbage": "the answer is not a JSON object",
             "drop": "connection dropped",
             "gateway": "429 busy behind",
         }
@@ -113,7 +114,7 @@ def test_a_server_that_wants_to_be_left_alone_for_long_ends_the_run(
 ) -> None:
     wanted = images(tmp_path, 3)
     with running(tmp_path, Plan(script=[f"after {after}", "answer"])) as server:
-        sentence = rf"wants no request \(429 .* instructions\.max_retry_after_s=1; run again {when}"
+        sentence = rf"accepts no request \(429 .* instructions\.max_retry_after_s=1; run .* again {when}"
         with pytest.raises(PreselError, match=sentence):
             reveal(server, tmp_path, wanted, concurrency=1, max_retry_after_s=1)
         assert len(server.seen()) == 1
@@ -121,7 +122,7 @@ def test_a_server_that_wants_to_be_left_alone_for_long_ends_the_run(
 
 @given(some.text(max_size=30) | some.sampled_from(["-5", "nan", "Fri, 99 Foo 0 99:99:99 GMT", "1e400"]))
 def test_any_retry_after_is_a_time_to_wait(header: str) -> None:
-    assert seconds_to_wait(header) >= 0
+    assert parse_retry_after(header) >= 0
 
 
 @pytest.mark.parametrize("reply", ["filtered", "filtered behind"])
@@ -165,13 +166,30 @@ def test_malformed_answers_are_kept_and_asked_for_so_often(tmp_path: Path, reply
         assert len(server.seen()) == 6
 
 
+def test_the_error_names_the_setting_that_requests_malformed_answers_again(tmp_path: Path) -> None:
+    wanted = images(tmp_path, 4)
+    pool = files(tmp_path)
+    # A file that is no longer the pool's is not requested.
+    (pool.images / wanted[3].image).write_bytes(b"")
+    with running(tmp_path, Plan(script=["half", "half", "answer"])) as server:
+        with pytest.raises(PreselError) as told:
+            asks = provider(server, tmp_path, max_unanswered_share=0.25)
+            request(wanted, asks, pool, tmp_path / "result", "selection")
+        assert "allows: not JSON (3), empty file (1); for example '00000': not JSON (" in str(told.value)
+        assert "run the same command with instructions.attempts=3 to request another" in str(told.value)
+        assert "for each of the 3 images with malformed ones" in str(told.value)
+        asks = replace(asks, attempts=3)
+        assert len(request(wanted, asks, pool, tmp_path / "result", "selection")) == 3
+        assert len(server.seen()) == 3 * 3
+
+
 def test_a_server_that_answers_nobody_ends_the_run(tmp_path: Path) -> None:
     wanted = images(tmp_path, 100)
     with running(tmp_path, Plan(script=["404"])) as server:
         reasons = reveal(server, tmp_path, wanted, max_unanswered_share=0.05, concurrency=4).unanswered
         assert len(server.seen()) < 30
         assert reasons["00000"] == "404 404 for the key None"
-        assert reasons["00099"].startswith("not asked about, since 20 times in a row no answer could be used")
+        assert reasons["00099"].startswith("not requested, after 20 consecutive failures (last: 404")
         assert len(reveal(server, tmp_path, wanted).unanswered) == 100
 
 
@@ -182,7 +200,9 @@ def test_a_closed_account_ends_the_run_at_once(
     monkeypatch.setenv("SEER_KEY", KEY)
     wanted = images(tmp_path, 100)
     with running(tmp_path, Plan(script=[reply])) as server:
-        with pytest.raises(PreselError, match=r"turns requests away \(4.*the key in SEER_KEY; check") as told:
+        with pytest.raises(
+            PreselError, match=r"rejects all requests \(4.*the key in SEER_KEY; check"
+        ) as told:
             reveal(server, tmp_path, wanted, key_variable="SEER_KEY", concurrency=4)
         assert KEY not in str(told.value)
         assert len(server.seen()) <= 8
@@ -194,17 +214,17 @@ def test_the_server_and_its_key_are_checked_first(tmp_path: Path, monkeypatch: p
         with pytest.raises(PreselError, match="the environment variable SEER_KEY holds no key; set it"):
             asks.check_source(Source())
         monkeypatch.setenv("SEER_KEY", "wrong-key-987654")
-        with pytest.raises(PreselError, match=r"turns requests away \(401 no such key: \[key\]\)"):
+        with pytest.raises(PreselError, match=r"rejects all requests \(401 no such key: \[key\]\)"):
             asks.check_source(Source())
         monkeypatch.setenv("SEER_KEY", f"{KEY}\n")
         with pytest.raises(
-            PreselError, match="the key in SEER_KEY holds spaces or characters that no"
+            PreselError, match="the key in SEER_KEY contains spaces or other characters that keys"
         ) as told:
             asks.check_source(Source())
         assert KEY not in str(told.value)
         monkeypatch.setenv("SEER_KEY", KEY)
         asks.check_source(Source())
-        with pytest.raises(PreselError, match="by_task names 'ocr', which is no task of the pool"):
+        with pytest.raises(PreselError, match="by_task names 'ocr', which is not a task of the pool"):
             replace(asks, prompts=replace(prompts(), by_task={"ocr": "detail"})).check(
                 files(tmp_path), ["vqa"]
             )
@@ -279,7 +299,7 @@ def test_a_proxy_that_is_none_is_told_of_without_its_password(
 def test_an_address_without_an_api_is_refused_first(tmp_path: Path) -> None:
     with (
         running(tmp_path, Plan(models=False)) as server,
-        pytest.raises(PreselError, match=r"/v1/models is no list of models; mend the address"),
+        pytest.raises(PreselError, match=r"/v1/models is not a list of models; correct the address"),
     ):
         provider(server, tmp_path).check_source(Source())
     with pytest.raises(PreselError, match="cannot reach"):
@@ -305,7 +325,7 @@ def test_further_parameters_are_sent_or_left_out(tmp_path: Path) -> None:
 
 
 def test_what_decides_an_answer_and_what_does_not(tmp_path: Path) -> None:
-    image = Wanted("1", "1.png", "vqa", "content")
+    image = InstructionRequest("1", "1.png", "vqa", "content")
     base = provider(Running("http://localhost/v1", tmp_path), tmp_path)
     same = {"base_url": "http://elsewhere/v1", "key_variable": "OTHER", "concurrency": 2, "attempts": 9}
     for change in [
@@ -313,10 +333,10 @@ def test_what_decides_an_answer_and_what_does_not(tmp_path: Path) -> None:
         {"max_tokens_total": 5, "price_per_million_prompt_tokens": 2.0, "answers": tmp_path / "other"},
     ]:
         assert identity(replace(base, **change)) == identity(base)
-        assert replace(base, **change).asked(image) == base.asked(image)
+        assert replace(base, **change).request_digest(image) == base.request_digest(image)
     for key, value in {"model": "m", "temperature": 0.0, "image_side": 9, "parameters": {"top_p": 1}}.items():
         assert identity(replace(base, **{key: value})) != identity(base)
-        assert replace(base, **{key: value}).asked(image) != base.asked(image)
+        assert replace(base, **{key: value}).request_digest(image) != base.request_digest(image)
 
 
 def test_the_key_is_written_nowhere(program: Program, pool_folder: Path) -> None:
@@ -326,7 +346,7 @@ def test_the_key_is_written_nowhere(program: Program, pool_folder: Path) -> None
     told = ""
     with running(pool_folder, Plan(script=["400", "echo"], key=KEY)) as server:
         for key, sentence in [
-            ("another-key-0123", "turns requests away (401 no such key: [key]); this run sends the key in"),
+            ("another-key-0123", "rejects all requests (401 no such key: [key]); this run sends the key in"),
             (KEY, "20 of 20 images have no instruction, more than instructions.max_unanswered_share=0.05"),
             (KEY, "20 images answered; 2,200 tokens in this run"),
         ]:
@@ -362,6 +382,6 @@ def test_a_key_on_the_command_line_is_refused_and_written_nowhere(
 ) -> None:
     result = in_process("run", *mode, "instructions=openai", "instructions.model=seer", override)
     assert result.returncode == 2
-    assert "a key may not stand on the command line" in result.stderr
+    assert "a key may not be given on the command line" in result.stderr
     assert KEY not in result.stdout + result.stderr
     assert not (tmp_path / "outputs").exists()

@@ -120,7 +120,7 @@ def test_requests_are_written_as_the_service_takes_them(
     assert "/v1/chat/completions" in told
     assert "run the same command again" in told
     assert [len(lines(file)) for file in sorted(order.glob("requests-*.jsonl"))] == [3, 3, 1]
-    for request, image, row in zip(requests(order), images, read_json(order / "order.json"), strict=True):
+    for request, image, row in zip(requests(order), images, read_json(order / "job.json"), strict=True):
         assert request["method"] == "POST"
         assert request["url"] == "/v1/chat/completions"
         assert request["body"]["model"] == "gpt"
@@ -155,7 +155,7 @@ def test_an_order_that_was_never_finished_is_written_anew(
 ) -> None:
     paused(service, wanted(files, 1, 2), files)
     (order,) = orders(answers)
-    (order / "order.json").unlink()
+    (order / "job.json").unlink()
     (order / "requests-00002.jsonl").write_text("left by other limits\n")
     paused(service, wanted(files, 1, 2), files)
     assert orders(answers) == [order]
@@ -169,7 +169,7 @@ def test_answers_come_back_in_any_order_and_count_once(
     paused(service, images, files)
     (order,) = orders(answers)
     back = [completed(request) for request in requests(order)]
-    expected = {row["id"]: f"the answer to {row['name'][:6]}" for row in read_json(order / "order.json")}
+    expected = {row["id"]: f"the answer to {row['name'][:6]}" for row in read_json(order / "job.json")}
     random.Random(0).shuffle(back)
     put(order, back[:2], "b.jsonl")
     put(order, back[2:], "a.jsonl")
@@ -272,7 +272,7 @@ def test_lines_that_answer_nothing_are_told_and_cost_no_answer(
     file.write_bytes(b"\n".join([*useless[::2], file.read_bytes(), *useless[1::2]]))
     with pytest.raises(PreselError, match=r"no answer to 1 requests .* about '0001'; add the rest"):
         service.reveal(images, files)
-    assert f"{len(useless)} lines answer no request and are passed over" in capsys.readouterr().out
+    assert f"{len(useless)} lines answer no request and are ignored" in capsys.readouterr().out
     assert len(lines(answers / "answers.jsonl")) == 1
     put(order, [completed(second)], "the_rest.jsonl")
     assert len(service.reveal(images, files).records) == 2
@@ -360,10 +360,10 @@ def test_what_failed_or_is_malformed_is_asked_again(
     put(first, [completed(fine), completed(malformed, "NO!"), completed(declined, "I'm sorry, no.")])
     put(first, [expired(late), refused(wrong)], "errors.jsonl")
     told = paused(service, images, files)
-    assert "3 are asked again: '0001' (batch_expired), '0002' (answer 'NO!' does not match" in told
+    assert "3 are requested again: '0001' (batch_expired), '0002' (does not match" in told
     assert "'0003' (error: {'message': 'max_tokens is too large'" in told
     _, second = orders(answers)
-    assert [row["id"] for row in read_json(second / "order.json")] == ["0001", "0002", "0003"]
+    assert [row["id"] for row in read_json(second / "job.json")] == ["0001", "0002", "0003"]
     late, malformed, wrong = requests(second)
     put(second, map(completed, [late, malformed]))
     put(second, [refused(wrong)], "errors.jsonl")
@@ -472,7 +472,7 @@ def test_no_image_is_asked_about_while_another_selection_waits_for_it(
     paused(service, wanted(files, 0, 1, 2), files)
     paused(service, wanted(files, 2, 3), files)
     first, second = orders(answers)
-    assert [row["id"] for row in read_json(second / "order.json")] == ["0003"]
+    assert [row["id"] for row in read_json(second / "job.json")] == ["0003"]
     put(first, map(completed, requests(first)))
     put(second, map(completed, requests(second)))
     assert list(texts(service.reveal(wanted(files, 2, 3), files).records)) == ["0002", "0003"]
@@ -495,7 +495,7 @@ def test_a_run_pauses_twice_and_ends(program: Program, pool_folder: Path) -> Non
         assert result.returncode == 3, result.stderr
         assert result.stderr.splitlines()[-1].startswith("presel: paused: the requests for ")
         order = orders(answers)[-1]
-        asked.append({row["id"] for row in read_json(order / "order.json")})
+        asked.append({row["id"] for row in read_json(order / "job.json")})
         put(order, map(completed, requests(order)))
     reference, selection = asked
     assert len(reference) == 3

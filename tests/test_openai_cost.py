@@ -117,9 +117,7 @@ def test_a_model_whose_answers_cannot_be_used_is_not_paid_for_long(tmp_path: Pat
         assert len(server.seen()) <= 24
     assert len(reasons) == 300
     assert reasons["00000"] == "cut off at max_tokens"
-    assert reasons["00299"] == (
-        "not asked about, since 20 times in a row no answer could be used (last: cut off at max_tokens)"
-    )
+    assert reasons["00299"] == "not requested, after 20 consecutive failures (last: cut off at max_tokens)"
 
 
 def test_a_cap_on_money_wants_to_know_what_was_spent(tmp_path: Path) -> None:
@@ -149,7 +147,7 @@ def test_tokens_are_counted_or_else_estimated(
     printed = capsys.readouterr().out
     if reply == "uncounted":
         assert all(1000 < count < 1300 for count in tokens)
-        assert printed.count("without a count of tokens") == 1
+        assert printed.count("without a token count") == 1
     else:
         assert tokens == [110] * 5
         assert "5 images answered; 550 tokens, cost 0.01 in this run" in printed
@@ -176,7 +174,7 @@ def test_the_cap_is_not_passed_by_more_than_what_is_in_flight(tmp_path: Path, ca
         assert len(kept(tmp_path)) == asked
         key = {"tokens": "max_tokens_total=3000: ", "money": "max_money=30: "}[cap]
         assert key in str(told.value)
-        assert f"{60 - asked} of 60 images are still to be asked about; raise it" in str(told.value)
+        assert f"{60 - asked} of 60 images are still to be requested; raise the limit" in str(told.value)
         # What earlier runs spent counts; without a cap the rest is asked about, and only that.
         with pytest.raises(PreselError, match=f"{60 - asked} of 60 images"):
             reveal(server, tmp_path, wanted, **changes, **limit)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from presel.instructions.answers import Answers
-from presel.instructions.provider import Wanted
+from presel.instructions.provider import InstructionRequest
 from tests.generation_server import Plan, Running, running
 from tests.seer import images, kept, provider, reveal
 
@@ -21,11 +21,11 @@ HARSH = {
 }  # fmt: skip
 
 
-def _reveal(url: str, folder: Path, wanted: list[Wanted], changes: dict[str, Any]) -> None:
+def _reveal(url: str, folder: Path, wanted: list[InstructionRequest], changes: dict[str, Any]) -> None:
     reveal(Running(url, folder), folder, wanted, **changes)
 
 
-def started(server: Running, folder: Path, wanted: list[Wanted], **changes: Any) -> Any:
+def started(server: Running, folder: Path, wanted: list[InstructionRequest], **changes: Any) -> Any:
     process = multiprocessing.get_context("spawn").Process(
         target=_reveal, args=(server.url, folder, wanted, changes)
     )
@@ -60,7 +60,7 @@ def test_two_thousand_requests_on_a_bad_day_and_five_kills(tmp_path: Path) -> No
                 revealed = reveal(server, tmp_path, wanted, **changes)
             assert settled.isdisjoint(names[one.image] for one in server.seen()[mark:])
             mark = len(server.seen())
-            unsettled = asks.unsettled(wanted, Answers.read(tmp_path / "answers"))
+            unsettled = asks.open_requests(wanted, Answers.read(tmp_path / "answers"))
             settled = set(names.values()) - {image.id for image in unsettled}
             assert len(settled) > 200 * run
     answered = {record.id for record in revealed.records}

@@ -15,7 +15,7 @@ from presel.data.sources import LlavaJson
 from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
 from presel.instructions.ledger import LEDGER, UNANSWERED, request, requested_ids
-from presel.instructions.provider import Revealed, Wanted
+from presel.instructions.provider import NOT_REQUESTED, InstructionRequest, ProviderResult
 from presel.models.encoder import Encoder
 from presel.models.hardware import Hardware
 from presel.stages.features import FeaturesStage
@@ -104,8 +104,8 @@ def test_the_full_pool_requests_everything(store: Store, pool: PoolStage) -> Non
     assert len(requested_ids(store, stage)) == 60
 
 
-def wanted(*ids: str) -> list[Wanted]:
-    return [Wanted(name, f"{name}.png", "count", "digest") for name in ids]
+def wanted(*ids: str) -> list[InstructionRequest]:
+    return [InstructionRequest(name, f"{name}.png", "count", "digest") for name in ids]
 
 
 def test_the_ledger_is_written_before_any_text_is_handed_out(
@@ -119,8 +119,8 @@ def test_the_ledger_is_written_before_any_text_is_handed_out(
 class Generous(Annotations):
     """Gives one instruction more than was asked for."""
 
-    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
-        more = Wanted("0002", "0002.png", "count", "digest")
+    def reveal(self, wanted: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
+        more = InstructionRequest("0002", "0002.png", "count", "digest")
         return super().reveal([*wanted, more], files)
 
 
@@ -134,9 +134,9 @@ def test_a_provider_gives_what_was_asked_for_and_nothing_else(
 class Shy(Annotations):
     """Answers nothing about the image '0001'."""
 
-    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
+    def reveal(self, wanted: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
         told = super().reveal([image for image in wanted if image.id != "0001"], files)
-        return Revealed(told.records, {"0001": "refused: a face"})
+        return ProviderResult(told.records, {"0001": "refused: a face"})
 
 
 def test_images_without_an_instruction_are_listed_and_put_up_with_up_to_a_share(
@@ -147,7 +147,8 @@ def test_images_without_an_instruction_are_listed_and_put_up_with_up_to_a_share(
     assert [record.id for record in records] == ["0000"]
     assert pd.read_parquet(tmp_path / UNANSWERED).to_numpy().tolist() == [["0001", "refused: a face"]]
     with pytest.raises(
-        PreselError, match=r"1 of 2 images .*share=0\.4 allows \(first: '0001': refused: a face"
+        PreselError,
+        match=r"1 of 2 images .*share=0\.4 allows: refused \(1\); .* '0001': refused: a f",
     ):
         request(wanted("0001", "0000"), Shy(max_unanswered_share=0.4), files, tmp_path, "selection")
     with pytest.raises(
@@ -156,10 +157,29 @@ def test_images_without_an_instruction_are_listed_and_put_up_with_up_to_a_share(
         request(wanted("0001"), Shy(max_unanswered_share=1), files, tmp_path, "selection")
 
 
+class Offline(Annotations):
+    """Gets no answer from its server, and gives up."""
+
+    def reveal(self, wanted: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
+        reasons = dict.fromkeys([image.id for image in wanted], f"{NOT_REQUESTED}, after 2 failures")
+        return ProviderResult([], reasons | {"0001": "400 bad request", "0002": "503 busy, after 7 requests"})
+
+
+def test_the_most_frequent_reason_comes_first_and_an_image_never_requested_is_no_example(
+    tmp_path: Path, pool: PoolStage, store: Store
+) -> None:
+    images = wanted("0001", "0002", "0003", "0004", "0005")
+    with pytest.raises(
+        PreselError, match=r"5 of 5 .*allows: 400 bad .*; for example '0001': 400 bad"
+    ) as told:
+        request(images, Offline(), pool.source.files(store), tmp_path, "selection")
+    assert "allows: 400 bad request (1), 503 busy (1), not requested (3); for example" in str(told.value)
+
+
 class Garbled(Shy):
     """Quotes half of a surrogate pair."""
 
-    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
+    def reveal(self, wanted: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
         return super().reveal(wanted, files)._replace(unanswered={"0001": "not JSON: \ud83d"})
 
 

@@ -38,7 +38,7 @@ KEY = "abc123DEF"
     ],
 )
 def test_an_override_that_holds_a_key_is_refused_and_not_repeated(override: str, setting: str) -> None:
-    with pytest.raises(PreselError, match=rf"\A{setting}: a key may not stand on the command") as told:
+    with pytest.raises(PreselError, match=rf"\A{setting}: a key may not be given on the command") as told:
         refuse_keys(["-m", "budget=5", override])
     assert KEY not in str(told.value)
 

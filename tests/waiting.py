@@ -6,16 +6,16 @@ import pytest
 
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused
-from presel.instructions.provider import InstructionProvider, Wanted
+from presel.instructions.provider import InstructionProvider, InstructionRequest
 from presel.storage.files import sha256
 
 
-def wanted(files: LlavaFiles, *numbers: int) -> list[Wanted]:
+def wanted(files: LlavaFiles, *numbers: int) -> list[InstructionRequest]:
     names = [f"{number:04}.png" for number in numbers]
-    return [Wanted(name[:4], name, "vqa", sha256(files.images / name)) for name in names]
+    return [InstructionRequest(name[:4], name, "vqa", sha256(files.images / name)) for name in names]
 
 
-def paused(provider: InstructionProvider, images: list[Wanted], files: LlavaFiles) -> str:
+def paused(provider: InstructionProvider, images: list[InstructionRequest], files: LlavaFiles) -> str:
     """Asks for instructions, and gives what the pause says."""
     with pytest.raises(Paused) as told:
         provider.reveal(images, files)
@@ -24,5 +24,5 @@ def paused(provider: InstructionProvider, images: list[Wanted], files: LlavaFile
 
 def orders(answers: Path) -> list[Path]:
     """Folders of all orders, oldest first."""
-    found = answers.glob("*/*/order.json")
+    found = answers.glob("*/*/job.json")
     return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime_ns)]

@@ -28,7 +28,7 @@ from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
 from presel.instructions.chat_api import OpenAI
 from presel.instructions.prompts import Prompt, Prompts
-from presel.instructions.provider import Wanted
+from presel.instructions.provider import InstructionRequest
 
 _CONCURRENCY = 16
 _DIFFERENT = 50
@@ -78,17 +78,20 @@ def serve(port: Connection) -> None:
     asyncio.run(run())
 
 
-def draw(folder: Path, count: int) -> list[Wanted]:
+def draw(folder: Path, count: int) -> list[InstructionRequest]:
     """JPEGs of 640 × 480, some 80 kB each; names for so many images, several on each file."""
     generator = np.random.default_rng(0)
     for number in range(_DIFFERENT):
         pixels = generator.integers(0, 256, (60, 80, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((640, 480)).save(folder / f"{number}.jpg", quality=85)
     digests = [hashlib.sha256((folder / f"{n}.jpg").read_bytes()).hexdigest() for n in range(_DIFFERENT)]
-    return [Wanted(str(n), f"{n % _DIFFERENT}.jpg", "vqa", digests[n % _DIFFERENT]) for n in range(count)]
+    return [
+        InstructionRequest(str(n), f"{n % _DIFFERENT}.jpg", "vqa", digests[n % _DIFFERENT])
+        for n in range(count)
+    ]
 
 
-def ours(url: str, images: Path, answers: Path, wanted: list[Wanted]) -> None:
+def ours(url: str, images: Path, answers: Path, wanted: list[InstructionRequest]) -> None:
     """The provider, from image files to records."""
     prompt = Prompt(request="{question}", questions=["Describe this image."])
     provider = OpenAI(
@@ -103,7 +106,7 @@ def ours(url: str, images: Path, answers: Path, wanted: list[Wanted]) -> None:
     assert len(revealed.records) == len(wanted)
 
 
-def bare(url: str, images: Path, wanted: list[Wanted]) -> None:
+def bare(url: str, images: Path, wanted: list[InstructionRequest]) -> None:
     """The plain way: as many tasks as ours has threads, one client."""
 
     async def run() -> None:

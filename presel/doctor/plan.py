@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from presel.errors import PreselError
-from presel.instructions.provider import Estimate
+from presel.instructions.provider import Cost
 from presel.pipeline import Pipeline
 from presel.selection import allocate_tasks
 from presel.stages.instructions import InstructionsStage
@@ -30,7 +30,7 @@ class Plan:
     reference: Mapping[str, int] | None
     selected: Mapping[str, int]
     bought: Mapping[str, int]
-    estimate: Estimate | None
+    estimate: Cost | None
     exceeds: Sequence[str]
 
 

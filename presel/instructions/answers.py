@@ -1,4 +1,4 @@
-"""Answers that were paid for, written down the moment they come: none is ever asked for twice."""
+"""Paid answers, written to disk as they arrive, so that no request is ever paid for twice."""
 
 import errno
 import json
@@ -9,22 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 from filelock import FileLock, Timeout
 
 from presel.console import console
 from presel.data.checks import check_file
 from presel.errors import PreselError
+from presel.instructions.provider import Cost
 
-# A chat completion as OpenAI-compatible servers give it.
+# A chat completion, as OpenAI-compatible servers return it.
 Completion = dict[str, Any]
 
-# What a killed process wrote is safe with the system at once; a power cut may take what is younger than this.
+# Interval between calls of fsync: a killed process loses nothing, a power failure at most this many seconds.
 _SYNC_SECONDS = 1.0
 
 
-# What no other try changes: a content filter's verdict, and an image that the model's service cannot read.
+# Errors that no retry resolves: rejected by a content filter, or an image that the service cannot read.
 _FINAL_ERRORS = {
     "bio_policy",
     "content_filter",
@@ -36,15 +37,15 @@ _FINAL_ERRORS = {
     "moderation_blocked",
     "responsibleaipolicyviolation",
 }
-# No chat completion nests so deeply; Python's own limit depends on who calls.
+# Chat completions are never nested this deeply; Python's recursion limit depends on the caller.
 _MAX_DEPTH = 50
-# Of an answer that is no completion, and is kept for its cost alone.
+# Characters kept of an answer that is not a completion, and stored only for its cost.
 _MAX_TEXT = 1 << 16
 _MAX_AMOUNT = 1e15
 
 
 def is_completion(value: object) -> TypeGuard[Completion]:
-    """Whether JSON from outside is an object of moderate depth, an error included."""
+    """Whether untrusted JSON is an object (a completion or an error) of moderate depth."""
     level: list[dict[str, Any] | list[Any]] = [value] if isinstance(value, dict) else []
     for _ in range(_MAX_DEPTH):
         inner = [one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer)]
@@ -53,19 +54,19 @@ def is_completion(value: object) -> TypeGuard[Completion]:
 
 
 def has_message(completion: Completion) -> bool:
-    """Whether a model wrote something, of whatever use."""
+    """Whether a completion holds a message of the model, usable or not."""
     choices = completion.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     return isinstance(first, dict) and isinstance(first.get("message"), dict)
 
 
 def is_error(completion: Completion) -> bool:
-    """Whether it is no completion, but says why there is none."""
+    """Whether this is an error in place of a completion."""
     return bool(completion.get("error")) and not completion.get("choices")
 
 
 def is_final_error(completion: Completion) -> bool:
-    """Whether it is an error that no other try changes, such as a content filter's."""
+    """Whether this is an error that no retry resolves, such as a content filter's."""
     error = completion.get("error")
     if not is_error(completion) or not isinstance(error, dict):
         return False
@@ -74,27 +75,15 @@ def is_final_error(completion: Completion) -> bool:
     return any(isinstance(code, str) and code.lower() in _FINAL_ERRORS for code in codes)
 
 
-class Spent(NamedTuple):
-    """What answers cost.
-
-    Attributes:
-        tokens: Prompts and answers together.
-        money: In the currency of the prices.
-    """
-
-    tokens: int
-    money: float
-
-
 class Answers:
-    """Raw answers in `answers.jsonl`, one a line, under the digest of what was asked.
+    """Raw answers in `answers.jsonl`, one per line, each with the digest of its request.
 
-    A line is appended and flushed as soon as an answer is there, so that a killed process loses none; a half
-    written last line is cut off by whoever opens the file next.
+    A line is appended and flushed as soon as an answer arrives, so that a killed process loses none; an
+    incomplete last line is truncated when the file is next opened.
     """
 
     def __init__(self, file: Path) -> None:
-        """Takes the file's place; use `opened`, or `read` to look only."""
+        """Use `opened` to add answers, or `read` for reading only."""
         self.path = file
         self.tokens = 0
         self.money = 0.0
@@ -107,19 +96,19 @@ class Answers:
     @classmethod
     @contextmanager
     def opened(cls, folder: Path) -> Iterator["Answers"]:
-        """Holds the folder's answers for this process alone; another run waits until they are closed.
+        """Locks the folder's answers for this process; another run waits until they are closed.
 
         Raises:
-            PreselError: If the file holds something else.
+            PreselError: If a line of the file is malformed.
         """
         make_private(folder)
-        with _held(FileLock(folder / "answers.lock"), folder):
+        with _locked(FileLock(folder / "answers.lock"), folder):
             answers = cls(folder / "answers.jsonl")
-            whole = answers._read()
-            # Without a buffer, which a full disk would have flushed once more at the end.
+            complete = answers._read()
+            # Unbuffered: after a full disk, a buffer would be flushed once more on close.
             with open(answers.path, "ab", buffering=0, opener=_open_private) as stream:
                 keep_private(answers.path)
-                stream.truncate(whole)
+                stream.truncate(complete)
                 answers._stream = stream
                 try:
                     yield answers
@@ -128,63 +117,63 @@ class Answers:
 
     @classmethod
     def read(cls, folder: Path) -> "Answers":
-        """The folder's answers up to now, while another run may be adding to them.
+        """The folder's answers so far; another run may be adding to them.
 
         Raises:
-            PreselError: If the file holds something else.
+            PreselError: If a line of the file is malformed.
         """
         answers = cls(folder / "answers.jsonl")
         answers._read()
         return answers
 
     @property
-    def spent(self) -> Spent:
-        """What all answers cost, those of earlier runs too."""
-        return Spent(self.tokens, self.money)
+    def cost(self) -> Cost:
+        """Total cost of all answers, including those of earlier runs."""
+        return Cost(self.tokens, self.money)
 
-    def to(self, asked: str) -> list[Completion]:
-        """All answers to what has this digest, oldest first."""
-        return self._found.get(asked, [])
+    def to(self, digest: str) -> list[Completion]:
+        """All answers to the request with this digest, oldest first."""
+        return self._found.get(digest, [])
 
     def of(self, kind: str) -> list[list[Completion]]:
-        """All answers of a kind, those to the same question together."""
-        return [self._found[asked] for asked in sorted(self._kinds.get(kind, ()))]
+        """All answers of a cost class, grouped by request."""
+        return [self._found[digest] for digest in sorted(self._kinds.get(kind, ()))]
 
     def unpriced(self, model: str) -> int:
-        """How many answers of a model were bought while no prices were set."""
+        """Number of answers of a model that were bought while no prices were set."""
         return sum(count for kind, count in self._unpriced.items() if kind.startswith(f"{model}, "))
 
-    def add(self, asked: str, name: str, raw: Completion | str, spent: Spent, kind: str = "") -> None:
-        """Writes an answer down.
+    def add(self, digest: str, name: str, raw: Completion | str, cost: Cost, kind: str = "") -> None:
+        """Appends an answer to the file.
 
         Args:
-            asked: Digest of what was asked.
-            name: The image's id, for whoever reads the file.
-            raw: The answer as it came; text where it was no whole answer, of which the beginning is kept.
-            spent: What it cost.
-            kind: What tells dear answers from cheap ones, see `of`.
+            digest: Digest of the request.
+            name: The image's id, for people who read the file.
+            raw: The answer as received; text, cut to its beginning, if it is no completion.
+            cost: Its cost.
+            kind: Its cost class: model and prompt.
 
         Raises:
             PreselError: If it cannot be written.
         """
         assert self._stream is not None
         line = {
-            "asked": asked,
+            "digest": digest,
             "id": name,
             "kind": kind,
-            "tokens": spent.tokens,
-            "money": spent.money,
+            "tokens": cost.tokens,
+            "money": cost.money,
             "raw": raw[:_MAX_TEXT] if isinstance(raw, str) else raw,
         }
-        # What a model writes may hold half of a surrogate pair.
+        # A model's text may contain half of a surrogate pair.
         text = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
         try:
             if self._stream.write(text) < len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise PreselError(
-                f"{self.path}: cannot write an answer down ({error.strerror}); make room, then run the same "
-                "command again: what is whole is kept"
+                f"{self.path}: cannot write an answer ({error.strerror}); make room, then run the same "
+                "command again: complete answers are kept"
             ) from error
         self._count(line)
         if time.monotonic() - self._synced > _SYNC_SECONDS:
@@ -199,61 +188,61 @@ class Answers:
         for name in ("tokens", "money"):
             if type(line[name]) not in (int, float) or not 0 <= line[name] <= _MAX_AMOUNT:
                 raise ValueError(f"'{name}' is not a number from 0 to {_MAX_AMOUNT:g}")
-        if not isinstance(line["asked"], str) or not isinstance(line.get("kind", ""), str):
-            raise ValueError("'asked' or 'kind' is not text")
+        if not isinstance(line["digest"], str) or not isinstance(line.get("kind", ""), str):
+            raise ValueError("'digest' or 'kind' is not text")
         self.tokens += line["tokens"]
         self.money += line["money"]
         if line["tokens"] and not line["money"]:
             self._unpriced[line.get("kind", "")] += 1
         if is_completion(line["raw"]):
-            self._found[line["asked"]].append(line["raw"])
-            self._kinds[line.get("kind", "")].add(line["asked"])
+            self._found[line["digest"]].append(line["raw"])
+            self._kinds[line.get("kind", "")].add(line["digest"])
 
     def _read(self) -> int:
-        """Reads whole lines, and says how many bytes they take."""
-        whole = 0
+        """Reads the complete lines; returns their total size in bytes."""
+        complete = 0
         if not self.path.exists():
-            return whole
+            return complete
         check_file(self.path)
         with self.path.open("rb") as file:
             for number, text in enumerate(file):
                 if not text.endswith(b"\n"):
                     break
-                whole += len(text)
+                complete += len(text)
                 try:
                     self._count(json.loads(text))
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise PreselError(
-                        f"{self.path}: line {number + 1} is no answer ({error}); restore the file, or delete "
-                        "that line and have its image asked for again"
+                        f"{self.path}: line {number + 1} is not an answer ({error}); restore the file, or "
+                        "delete that line to request its image again"
                     ) from error
-        return whole
+        return complete
 
 
 def make_private(folder: Path) -> None:
-    """Makes a folder that its owner alone can read, or keeps others out of one that is there."""
+    """Makes a folder that only its owner can read; removes others' permissions if it exists."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     keep_private(folder)
 
 
 def keep_private(path: Path) -> None:
-    """Takes others' permissions away, where the file or folder is this user's."""
+    """Removes others' permissions, if the file or folder belongs to this user."""
     status = path.stat()
     if status.st_uid == os.geteuid() and status.st_mode & 0o077:
         path.chmod(status.st_mode & 0o700)
 
 
 def _open_private(path: str, flags: int) -> int:
-    """Opens a file; a new one can be read by its owner alone."""
+    """Opens a file; a new one is readable by its owner only."""
     return os.open(path, flags, 0o600)
 
 
 @contextmanager
-def _held(lock: FileLock, folder: Path) -> Iterator[None]:
+def _locked(lock: FileLock, folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        console.notice(f"waiting for another run that adds answers to {folder}")
+        console.notice(f"waiting for another run that is adding answers to {folder}")
         lock.acquire()
     try:
         yield

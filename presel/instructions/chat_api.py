@@ -1,4 +1,4 @@
-"""Servers that speak OpenAI's chat API: OpenAI itself, vLLM, Ollama and their like."""
+"""Servers with OpenAI's chat API: OpenAI itself, vLLM, Ollama and others."""
 
 import json
 from collections.abc import Sequence
@@ -16,28 +16,28 @@ from presel.data.decoding import BrokenImage
 from presel.data.listing import PoolFiles
 from presel.data.sources import Source
 from presel.errors import PreselError
-from presel.instructions.answers import Answers, Completion, Spent
+from presel.instructions.answers import Answers, Completion
 from presel.instructions.chat_service import Amount, ChatService, Usage
-from presel.instructions.client import Server, Unanswered
-from presel.instructions.provider import Estimate, Revealed, Wanted
-from presel.instructions.request_pool import Asking, Kept
+from presel.instructions.client import ChatClient, PermanentError
+from presel.instructions.provider import Cost, InstructionRequest, ProviderResult
+from presel.instructions.request_pool import AnswerStatus, RequestPool
 from presel.instructions.secrets import check_destination, has_credentials, is_variable
 
 
 @component
 class OpenAI(ChatService):
-    """Asks a server about each image, many at once; an answer that came once is never asked for again.
+    """Sends a request per image to a server, concurrently; no request that was answered is sent again.
 
     Attributes:
-        base_url: Where the API is, up to and with `/v1`.
+        base_url: URL of the API, including `/v1`.
         key_variable: Environment variable that holds the key; None for a server without keys.
-        concurrency: Most requests at once.
-        timeout_s: Time that a request may take, in seconds, from connecting to the last byte of the answer.
-        max_retries: How often a request is repeated that failed through no fault of its own.
-        backoff_s: Wait before the first repetition, in seconds; it doubles with each, up to a minute.
-        max_retry_after_s: Longest wait that a server may ask for, in seconds; a longer one ends the run.
-        max_money: Most that all answers in the folder may cost; None for no limit.
-        max_tokens_total: Most tokens of all answers in the folder, prompts included; None for no limit.
+        concurrency: Maximum number of requests in flight.
+        timeout_s: Timeout of a request in seconds, from connecting to the last byte of the answer.
+        max_retries: Maximum number of retries of a request after transient errors.
+        backoff_s: Wait before the first retry, in seconds; doubles with each, up to a minute.
+        max_retry_after_s: Longest `Retry-After` that is honored, in seconds; a longer one ends the run.
+        max_money: Budget cap: maximum cost of all answers in the folder; None for no limit.
+        max_tokens_total: Maximum tokens of all answers in the folder, including prompts; None for no limit.
     """
 
     base_url: str = field(compare=False)
@@ -51,10 +51,10 @@ class OpenAI(ChatService):
     max_tokens_total: Annotated[int, Field(ge=0, le=10**15)] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        """Checks what goes together; a key that was given by mistake is not repeated in the message."""
+        """Checks settings that depend on each other; no message quotes a key that was given by mistake."""
         if has_credentials(self.base_url):
             raise ValueError(
-                "base_url holds more than an address; a key belongs in the environment variable that "
+                "base_url contains more than an address; put the key into the environment variable that "
                 "key_variable names"
             )
         address = urlsplit(self.base_url)
@@ -70,23 +70,23 @@ class OpenAI(ChatService):
         super().__post_init__()
 
     def check_overrides(self, overrides: Sequence[str]) -> None:
-        """Makes sure that no configuration file sends a key to a server of its choice."""
+        """Checks that no configuration file sends a key to a server of its choice."""
         check_destination(self.base_url, self.key_variable, overrides)
 
     def check_source(self, source: Source) -> None:
-        """Makes sure of the key, the server and the cap, whatever the source."""
-        with self._server() as server:
-            server.check()
+        """Checks the key, the server and the budget cap, for any source."""
+        with self._client() as client:
+            client.check()
         if self.max_money is None:
             return
         if unpriced := Answers.read(self.answers).unpriced(self.model):
             raise PreselError(
                 f"instructions.max_money: {unpriced} answers of {self.model} in {self.answers} were bought "
-                "without prices, and their cost is not known; limit instructions.max_tokens_total instead"
+                "without prices, so that their cost is unknown; limit instructions.max_tokens_total instead"
             )
 
-    def exceeded(self, estimate: Estimate) -> list[str]:
-        """The limits that such a cost would pass, as settings with their values."""
+    def exceeded(self, estimate: Cost) -> list[str]:
+        """The limits that this cost would exceed, as settings with their values."""
         limits = {
             "max_money": (estimate.money, self.max_money),
             "max_tokens_total": (estimate.tokens, self.max_tokens_total),
@@ -97,40 +97,43 @@ class OpenAI(ChatService):
             if most is not None and cost > most
         ]
 
-    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
-        """Asks about the images that are not settled yet.
+    def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
+        """Sends the requests that have no usable answer yet.
 
         Raises:
-            PreselError: If there is no room for more requests, or the server turns all of them away.
+            PreselError: If the budget cap is reached, or the server rejects all requests.
         """
         with Answers.opened(self.answers) as answers:
-            due = self.unsettled(wanted, answers)
+            due = self.open_requests(requests, answers)
             if not due:
-                return self.settled(wanted, answers)
-            before = answers.spent
-            failed = self._ask(due, len(wanted), answers, files.images)
-            records, unanswered = self.settled(wanted, answers)
-            revealed = Revealed(records, {name: failed.get(name, why) for name, why in unanswered.items()})
-            spent = Spent(answers.spent.tokens - before.tokens, answers.spent.money - before.money)
-        console.print(_summary(revealed, len(failed), spent))
-        return revealed
+                return self.results(requests, answers)
+            before = answers.cost
+            failed = self._send(due, len(requests), answers, files.images)
+            records, unanswered = self.results(requests, answers)
+            unanswered = {name: failed.get(name, why) for name, why in unanswered.items()}
+            cost = Cost(answers.tokens - before.tokens, answers.money - before.money)
+        result = ProviderResult(records, unanswered)
+        console.print(_summary(result, len(failed), cost))
+        return result
 
-    def _ask(self, due: Sequence[Wanted], wanted: int, answers: Answers, images: Path) -> dict[str, str]:
-        put_up_with = int(self.max_unanswered_share * wanted)
-        with self._server() as server, progress("writing instructions", len(due)) as advance:
-            errand = _Errand(self, server, answers, images, {image.task for image in due})
-            asking = Asking(due, errand, self.concurrency, self.max_retries, put_up_with, advance)
-            asking.ask()
-        if asking.waiting:
+    def _send(
+        self, due: Sequence[InstructionRequest], total: int, answers: Answers, images: Path
+    ) -> dict[str, str]:
+        """Sends requests; returns why there is no answer, by image."""
+        max_failures = int(self.max_unanswered_share * total)
+        with self._client() as client, progress("writing instructions", len(due)) as advance:
+            handler = _Handler(self, client, answers, images, {image.task for image in due})
+            pool = RequestPool(due, handler, self.concurrency, self.max_retries, max_failures, advance)
+            pool.run()
+        if pool.queue:
             raise PreselError(
-                f"{errand.why_no_room(asking.waiting[0])}; {len(asking.waiting)} of {wanted} images are "
-                "still to be asked about; raise it, then run the same command again: what was answered is "
-                "kept"
+                f"{handler.exhausted_limit(pool.queue[0])}; {len(pool.queue)} of {total} images are still to "
+                "be requested; raise the limit, then run the same command again: answers are kept"
             )
-        return asking.failed
+        return pool.failed
 
-    def _server(self) -> Server:
-        return Server(
+    def _client(self) -> ChatClient:
+        return ChatClient(
             self.base_url,
             self.key_variable,
             timeout_s=self.timeout_s,
@@ -139,89 +142,89 @@ class OpenAI(ChatService):
         )
 
 
-class _Errand:
-    """What is asked of the server, and what becomes of its answers."""
+class _Handler:
+    """The `RequestHandler` of a server: also estimates the cost of the next request from past answers."""
 
     def __init__(
-        self, provider: OpenAI, server: Server, answers: Answers, images: Path, tasks: set[str]
+        self, provider: OpenAI, client: ChatClient, answers: Answers, images: Path, tasks: set[str]
     ) -> None:
         self._provider = provider
-        self._server = server
+        self._client = client
         self._answers = answers
         self._images = images
         self._expected = {task: provider.expected(task) for task in tasks}
-        self._told_of_estimates = False
+        self._announced_estimates = False
         for task in tasks:
             for answer in chain.from_iterable(answers.of(provider.kind(task))):
                 self._learn(task, provider.usage(task, answer))
 
-    def send(self, image: Wanted) -> Completion:
+    def send(self, image: InstructionRequest) -> Completion:
         try:
             body = self._provider.request(image, self._images)
         except BrokenImage as error:
-            raise Unanswered(error.reason) from None
-        return self._server.complete(json.dumps(body).encode())
+            raise PermanentError(error.reason) from None
+        return self._client.complete(json.dumps(body).encode())
 
-    def pause(self, repetition: int, after: float) -> float:
-        return self._server.pause(repetition, after)
+    def backoff(self, retry: int, retry_after: float) -> float:
+        return self._client.backoff(retry, retry_after)
 
-    def keep(self, image: Wanted, answer: Completion) -> Kept:
+    def store(self, image: InstructionRequest, answer: Completion) -> AnswerStatus:
         usage = self._provider.usage(image.task, answer)
         if usage.counted:
             self._learn(image.task, usage)
         self._add(image, answer, usage)
-        why_not = self._provider.settled([image], self._answers).unanswered.get(image.id)
-        settled = why_not is None or not self._provider.unsettled([image], self._answers)
-        return Kept(settled, why_not)
+        why_not = self._provider.results([image], self._answers).unanswered.get(image.id)
+        done = why_not is None or not self._provider.open_requests([image], self._answers)
+        return AnswerStatus(done, why_not)
 
-    def charge(self, image: Wanted, text: str) -> None:
+    def store_partial(self, image: InstructionRequest, text: str) -> None:
         self._add(image, text, self._expected[image.task])
 
-    def _add(self, image: Wanted, raw: Completion | str, usage: Usage) -> None:
-        if not usage.counted and not self._told_of_estimates:
-            console.notice("answers without a count of tokens, or cut short: their cost is estimated")
-            self._told_of_estimates = True
-        asked, kind = self._provider.asked(image), self._provider.kind(image.task)
-        self._answers.add(asked, image.id, raw, self._provider.cost(usage), kind)
+    def _add(self, image: InstructionRequest, raw: Completion | str, usage: Usage) -> None:
+        if not usage.counted and not self._announced_estimates:
+            console.notice("answers without a token count, or truncated: their cost is estimated")
+            self._announced_estimates = True
+        digest, kind = self._provider.request_digest(image), self._provider.kind(image.task)
+        self._answers.add(digest, image.id, raw, self._provider.cost(usage), kind)
 
     def _learn(self, task: str, usage: Usage) -> None:
-        """From now on expects as much as the dearest answer took."""
+        """Raises the estimate to the most expensive answer so far."""
         before = self._expected[task]
         self._expected[task] = Usage(
             max(before.prompt, usage.prompt), max(before.answer, usage.answer), counted=False
         )
 
-    def has_room(self, images: Sequence[Wanted]) -> bool:
+    def within_budget(self, images: Sequence[InstructionRequest]) -> bool:
         return not self._provider.exceeded(self._with(images))
 
-    def why_no_room(self, image: Wanted) -> str:
-        """Which limit the next request may pass, and how far it is used."""
+    def exhausted_limit(self, image: InstructionRequest) -> str:
+        """The limit that the next request may exceed, and how much of it is used."""
         expected = self._provider.cost(self._expected[image.task])
         most = self._provider.max_tokens_total
         if most is not None and self._with([image]).tokens > most:
             key = f"max_tokens_total={most}"
-            spent, next_ = f"{self._answers.tokens} tokens", f"{expected.tokens}"
+            used, next_ = f"{self._answers.tokens} tokens", f"{expected.tokens}"
         else:
             key = f"max_money={self._provider.max_money:g}"
-            spent, next_ = f"{self._answers.money:.4g}", f"{expected.money:.2g}"
+            used, next_ = f"{self._answers.money:.4g}", f"{expected.money:.2g}"
         return (
-            f"instructions.{key}: {spent} spent on the answers in {self._answers.path.parent}, and the next "
+            f"instructions.{key}: {used} spent on the answers in {self._answers.path.parent}, and the next "
             f"may take {next_}"
         )
 
-    def _with(self, images: Sequence[Wanted]) -> Estimate:
-        """What is spent, and what these images may cost besides."""
+    def _with(self, images: Sequence[InstructionRequest]) -> Cost:
+        """The cost so far, plus the expected cost of these images."""
         expected = [self._provider.cost(self._expected[image.task]) for image in images]
-        return Estimate(
+        return Cost(
             self._answers.tokens + sum(one.tokens for one in expected),
             self._answers.money + sum(one.money for one in expected),
         )
 
 
-def _summary(revealed: Revealed, failed: int, spent: Spent) -> str:
-    refused = sum(why.startswith("refused") for why in revealed.unanswered.values())
-    malformed = len(revealed.unanswered) - refused - failed
+def _summary(result: ProviderResult, failed: int, cost: Cost) -> str:
+    refused = sum(why.startswith("refused") for why in result.unanswered.values())
+    malformed = len(result.unanswered) - refused - failed
     counts = {"refused": refused, "malformed": malformed, "failed": failed}
-    told = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
-    money = f", cost {spent.money:.4g}" if spent.money else ""
-    return f"  {len(revealed.records):,} images answered{told}; {spent.tokens:,} tokens{money} in this run"
+    others = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
+    money = f", cost {cost.money:.4g}" if cost.money else ""
+    return f"  {len(result.records):,} images answered{others}; {cost.tokens:,} tokens{money} in this run"

@@ -1,4 +1,4 @@
-"""What services that charge for tokens share: what a request holds, and what it costs."""
+"""Base class of services that bill tokens: the content of a request, and its cost."""
 
 import hashlib
 import json
@@ -11,19 +11,19 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
 from pydantic import Field
 
 from presel.component import component
-from presel.instructions.answers import Answers, Completion, Spent, is_error
+from presel.instructions.answers import Answers, Completion, is_error
 from presel.instructions.generator import Generator
-from presel.instructions.pictures import data_url, read_wanted, with_picture
-from presel.instructions.provider import Estimate, Wanted
+from presel.instructions.pictures import data_url, read_requested, with_picture
+from presel.instructions.provider import Cost, InstructionRequest
 from presel.instructions.secrets import named_like_a_key
 
 _CHARACTERS_PER_TOKEN = 4
-_OURS = {"model", "messages", "stream", "n"}
+_RESERVED = {"model", "messages", "stream", "n"}
 _LIMITS = ("max_completion_tokens", "max_tokens")
-# More tokens than this no request has; what says so is mistaken.
-_MOST_TOKENS = 10**9
+# Larger token counts of a server are taken for errors.
+_MAX_TOKENS = 10**9
 
-# Money, in any currency; not infinite, since the sum of what was spent has to stay a number.
+# Money, in any currency; finite, so that sums stay numbers.
 Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
@@ -31,9 +31,9 @@ class Usage(NamedTuple):
     """Tokens of a request.
 
     Attributes:
-        prompt: What was sent, image included.
-        answer: What came back, thoughts included.
-        counted: Whether the server counted them.
+        prompt: Tokens sent, including the image.
+        answer: Tokens generated, including reasoning.
+        counted: Whether the server reported them; otherwise they are estimated.
     """
 
     prompt: int
@@ -43,18 +43,17 @@ class Usage(NamedTuple):
 
 @component
 class ChatService(Generator):
-    """Base of the services that speak OpenAI's chat API.
+    """Base class of services that implement OpenAI's chat API.
 
-    They share their answers: what one of them was asked in the same words, no other is asked again.
+    They share their answers: a request that one of them has answered is not sent to another.
 
     Attributes:
-        parameters: Further keys of each request, such as `top_p`; None as a value leaves out one that is sent
-            otherwise.
-        image_side: Longer images are shrunk to this many pixels; None for no limit.
-        image_detail: How closely OpenAI's models look; None leaves it to the server.
-        price_per_million_prompt_tokens: Price of a million tokens of prompts, images included.
-        price_per_million_answer_tokens: Price of a million tokens of answers.
-        image_tokens: Tokens that an image is taken to cost until an answer tells.
+        parameters: Additional keys of each request, such as `top_p`; a value of None removes a key.
+        image_side: Images with a longer side are downscaled to this many pixels; None for no limit.
+        image_detail: OpenAI's image resolution mode; None for the server's default.
+        price_per_million_prompt_tokens: Price of a million prompt tokens, including images.
+        price_per_million_answer_tokens: Price of a million generated tokens.
+        image_tokens: Assumed tokens of an image until an answer reports the number.
     """
 
     parameters: dict[str, Any] | None = None
@@ -62,20 +61,20 @@ class ChatService(Generator):
     image_detail: Literal["low", "high", "auto"] | None = None
     price_per_million_prompt_tokens: Amount = field(default=0.0, compare=False)
     price_per_million_answer_tokens: Amount = field(default=0.0, compare=False)
-    image_tokens: Annotated[int, Field(ge=0, le=_MOST_TOKENS)] = field(default=1000, compare=False)
+    image_tokens: Annotated[int, Field(ge=0, le=_MAX_TOKENS)] = field(default=1000, compare=False)
 
     def __post_init__(self) -> None:
         """Checks the parameters."""
         given = self.parameters or {}
-        if taken := _OURS & given.keys():
-            raise ValueError(f"parameters may not hold '{min(taken)}', which is decided otherwise")
+        if reserved := _RESERVED & given.keys():
+            raise ValueError(f"parameters may not contain '{min(reserved)}', which other settings decide")
         if keys := [name for name in given if named_like_a_key(name)]:
-            raise ValueError(f"parameters.{keys[0]} would hold a key; name its variable in key_variable")
+            raise ValueError(f"parameters.{keys[0]} would contain a key; name its variable in key_variable")
         for name in _LIMITS:
             limit = given.get(name)
             if limit is not None and not (_is_count(limit) and limit > 0):
                 raise ValueError(
-                    f"parameters.{name} must be a whole number above 0, and at most {_MOST_TOKENS:,}"
+                    f"parameters.{name} must be a whole number above 0, and at most {_MAX_TOKENS:,}"
                 )
 
     @property
@@ -83,58 +82,57 @@ class ChatService(Generator):
         """Whether a request costs money."""
         return bool(self.price_per_million_prompt_tokens or self.price_per_million_answer_tokens)
 
-    def estimate(self, images: Mapping[str, int]) -> Estimate:
-        """What instructions would cost.
+    def estimate(self, images: Mapping[str, int]) -> Cost:
+        """Expected cost of instructions, by the mean cost of kept answers of the same model and prompt.
 
-        By the mean of the answers that the same model gave to the same prompt. Without any, the prompt
-        counts a token for four characters and `image_tokens` for the image, and the answer all that it may
-        take.
+        Without any, a prompt is assumed to have a token per four characters and `image_tokens` for the image,
+        and an answer its maximum length.
         """
         answers = Answers.read(self.answers)
         tokens, money = 0.0, 0.0
         for task, count in images.items():
             kept = answers.of(self.kind(task))
             usages = [self.usage(task, one) for several in kept for one in several] or [self.expected(task)]
-            # An image that was asked about twice costs twice.
+            # An image that was requested twice costs twice.
             share = count / max(1, len(kept))
             costs = [self.cost(usage) for usage in usages]
             tokens += share * sum(cost.tokens for cost in costs)
             money += share * sum(cost.money for cost in costs)
-        return Estimate(math.ceil(tokens), money)
+        return Cost(math.ceil(tokens), money)
 
-    def body(self, image: Wanted) -> dict[str, Any]:
-        """What the model is asked about an image, the image left out."""
+    def body(self, image: InstructionRequest) -> dict[str, Any]:
+        """The request for an image as JSON, without the image itself."""
         body = super().body(image) | (self.parameters or {})
         return {key: value for key, value in body.items() if value is not None}
 
-    def asked(self, image: Wanted) -> str:
-        """Digest of what is asked, and of how the image is shown."""
-        text = json.dumps([super().asked(image), self.image_side, self.image_detail])
+    def request_digest(self, image: InstructionRequest) -> str:
+        """SHA-256 of everything that decides the answer, including the image's size and detail."""
+        text = json.dumps([super().request_digest(image), self.image_side, self.image_detail])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def request(self, image: Wanted, images: Path) -> dict[str, Any]:
-        """The request about an image.
+    def request(self, image: InstructionRequest, images: Path) -> dict[str, Any]:
+        """The request for an image as JSON, with the image.
 
         Raises:
-            BrokenImage: If the image cannot be read, or is not the one that the pool's check saw.
+            BrokenImage: If the image cannot be read, or changed since the pool was checked.
         """
         body = self.body(image)
-        url = data_url(read_wanted(images, image), images / image.image, self.image_side)
+        url = data_url(read_requested(images, image), images / image.image, self.image_side)
         messages = with_picture(body["messages"], url)
         if self.image_detail is not None:
             messages[-1]["content"][0]["image_url"]["detail"] = self.image_detail
         return body | {"messages": messages}
 
-    def cost(self, usage: Usage) -> Spent:
-        """What a request cost."""
+    def cost(self, usage: Usage) -> Cost:
+        """Cost of a request."""
         money = (
             usage.prompt * self.price_per_million_prompt_tokens
             + usage.answer * self.price_per_million_answer_tokens
         ) / 1e6
-        return Spent(usage.prompt + usage.answer, money)
+        return Cost(usage.prompt + usage.answer, money)
 
     def usage(self, task: str, answer: Completion | str) -> Usage:
-        """Tokens of a request, estimated where the server does not tell; an error is free."""
+        """Tokens of a request, estimated if the server does not report them; errors are free."""
         if isinstance(answer, dict) and is_error(answer):
             return Usage(0, 0, counted=True)
         given = answer.get("usage") if isinstance(answer, dict) else None
@@ -142,9 +140,9 @@ class ChatService(Generator):
             prompt, written, all_ = (
                 given.get(f"{part}_tokens") for part in ("prompt", "completion", "total")
             )
-            # No request is empty: a server that says so does not count.
+            # No prompt is empty: a server that reports 0 tokens does not count.
             if _is_count(prompt) and prompt and _is_count(written):
-                # Some count what the model thinks in the total alone, but charge for it as for an answer.
+                # Some report reasoning tokens in the total only, but bill them as generated ones.
                 return Usage(
                     prompt, max(written, all_ - prompt) if _is_count(all_) else written, counted=True
                 )
@@ -152,14 +150,14 @@ class ChatService(Generator):
         return Usage(self.expected(task).prompt, _tokens(text), counted=False)
 
     def expected(self, task: str) -> Usage:
-        """Tokens that a request is taken to cost before there is an answer."""
-        body = self.body(Wanted("", "", task, ""))
+        """Tokens of a request as estimated before there is an answer."""
+        body = self.body(InstructionRequest("", "", task, ""))
         words = sum(_tokens(message["content"]) for message in body["messages"])
         limit = next((body[name] for name in _LIMITS if name in body), self.prompts.of(task).max_tokens)
         return Usage(self.image_tokens + words, limit, counted=False)
 
     def kind(self, task: str) -> str:
-        """What answers are alike in cost."""
+        """The cost class of a task's answers: model and prompt."""
         return f"{self.model}, {self.prompts.name_of(task)}"
 
 
@@ -168,4 +166,4 @@ def _tokens(text: str) -> int:
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value <= _MOST_TOKENS
+    return type(value) is int and 0 <= value <= _MAX_TOKENS

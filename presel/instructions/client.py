@@ -1,4 +1,8 @@
-"""A server of chat completions: when it is asked again, and what may be told of its answers."""
+"""Client for chat-completion servers: which errors are retried, how long to wait, masking of the key.
+
+Not the `openai` package: here a retry counts against the budget cap, the timeout covers the whole answer,
+`Retry-After` may be hours, and a partial answer, which may be billed, is kept.
+"""
 
 import json
 import math
@@ -13,48 +17,47 @@ from presel.errors import PreselError
 from presel.instructions.answers import Completion, is_completion, is_error, is_final_error
 from presel.instructions.http import Client, Phase, RequestFailed, Response
 
-_RETRIED = {408, 409, 429}
-# The key, or the account behind it, is not accepted: no other request would fare better. A 403 may be about
-# the image.
-_CLOSED = {401, 402}
-_SPENT_UP = "insufficient_quota"
-_LONGEST_BACKOFF_S = 60.0
-_CHECK_S = 10.0
+_RETRYABLE_STATUSES = {408, 409, 429}
+# The key or its account is rejected, so that every request would fail. Not 403, which may concern one image.
+_AUTH_STATUSES = {401, 402}
+_QUOTA_EXHAUSTED = "insufficient_quota"
+_MAX_BACKOFF_S = 60.0
+_CHECK_TIMEOUT_S = 10.0
 _YEAR_S = 365 * 86_400.0
 _MASK = "[key]"
-# What is shorter is a stand-in such as EMPTY, no secret, and may be a word of an answer.
-_SHORTEST_SECRET = 6
+# Shorter keys are placeholders such as EMPTY; masking them could change words of an answer.
+_MIN_SECRET_LENGTH = 6
 
 
-class Unanswered(Exception):
-    """An image that the server gives no answer about; the message is the reason."""
+class PermanentError(Exception):
+    """A request that fails at every retry; the message is the reason."""
 
 
-class Again(Exception):
-    """What may go better the next time; the message is the reason.
+class RetryableError(Exception):
+    """A request that may succeed when it is sent again; the message is the reason.
 
     Attributes:
-        after: Seconds that the server wants to be left alone.
-        text: As much as came of an answer that may have been charged for; None where none can have been.
+        retry_after: Seconds to wait, from the header `Retry-After`.
+        partial: Received part of an answer that may have been billed; None if it cannot have been.
     """
 
-    def __init__(self, reason: str, after: float = 0.0, text: str | None = None) -> None:
-        """Says why, when, and at what cost."""
+    def __init__(self, reason: str, retry_after: float = 0.0, partial: str | None = None) -> None:
+        """Takes the reason and the attributes."""
         super().__init__(reason)
-        self.after = after
-        self.text = text
+        self.retry_after = retry_after
+        self.partial = partial
 
 
 class _Reply(NamedTuple):
-    """What a server sent, the key masked; the content is text where it is no JSON object."""
+    """A server's response with the key masked; `content` is text if it is not a JSON object."""
 
     status: int
     content: Completion | str
     retry_after: float
 
 
-class Server:
-    """Sends chat-completion requests, from many threads at once, in a `with` block; never tells its key."""
+class ChatClient:
+    """Sends chat-completion requests from many threads, in a `with` block; no message contains the key."""
 
     def __init__(
         self,
@@ -65,17 +68,17 @@ class Server:
         backoff_s: float,
         max_retry_after_s: float,
     ) -> None:
-        """Sends nothing yet.
+        """Reads the key and the proxy from the environment.
 
         Args:
-            base_url: Where the API is, up to and with `/v1`.
+            base_url: URL of the API, including `/v1`.
             key_variable: Environment variable that holds the key; None for a server without keys.
-            timeout_s: How long a request may take, from the connection to the last byte of the answer.
-            backoff_s: Wait before the first repetition; it doubles with each, up to a minute.
-            max_retry_after_s: Longest wait that a server may ask for.
+            timeout_s: Timeout of a request, from connecting to the last byte of the answer.
+            backoff_s: Wait before the first retry; doubles with each, up to a minute.
+            max_retry_after_s: Longest `Retry-After` that is honored.
 
         Raises:
-            PreselError: If there is no key, or no way through the environment's proxy.
+            PreselError: If the key is missing, or the environment's proxy is invalid.
         """
         self.base_url = base_url.rstrip("/")
         self._key_variable = key_variable
@@ -89,7 +92,7 @@ class Server:
         self._client = Client(base_url)
 
     def __enter__(self) -> Self:
-        """Makes connections possible."""
+        """Opens the HTTP client."""
         self._client.__enter__()
         return self
 
@@ -98,126 +101,126 @@ class Server:
         self._client.__exit__(*error)
 
     def check(self) -> None:
-        """Makes sure that the server can be reached, and does not refuse the key.
+        """Checks that the server is reachable and accepts the key.
 
         Raises:
             PreselError: If not.
         """
         try:
-            reply = self._reply(self._request("GET", "models", None, _CHECK_S))
+            reply = self._reply(self._request("GET", "models", None, _CHECK_TIMEOUT_S))
         except RequestFailed as failure:
             if failure.phase > Phase.CONNECTING:
-                # It is there, and busy (requests are repeated), or has very many models.
+                # Reachable, but busy (requests are retried) or with a very long list of models.
                 return
             raise PreselError(
                 f"instructions.base_url: cannot reach {self.base_url} ({failure}); start the server "
-                "or mend the address"
+                "or correct the address"
             ) from None
-        # A key may be allowed to chat and not to list models.
+        # A key may be allowed to chat but not to list models.
         if reply.status == 401 and "scope" not in str(reply.content):
-            raise self._closed(reply)
+            raise self._auth_error(reply)
         if reply.status == 200 and isinstance(reply.content, str):
             raise PreselError(
-                f"instructions.base_url: {self.base_url}/models is no list of models; mend the address, "
-                "which mostly ends in /v1"
+                f"instructions.base_url: {self.base_url}/models is not a list of models; correct the "
+                "address, which usually ends in /v1"
             )
 
     def complete(self, body: bytes) -> Completion:
-        """Sends a request, once.
+        """Sends a request once.
 
         Args:
             body: The request, as JSON.
 
         Returns:
-            The answer, or an error that is one: what a content filter says is final.
+            The answer; a final error, such as a content filter's, counts as one.
 
         Raises:
-            Again: If another try may get an answer.
-            Unanswered: If none will.
-            PreselError: If no other request will get one either.
+            RetryableError: If a retry may succeed.
+            PermanentError: If none will.
+            PreselError: If every other request will fail too.
         """
         try:
             reply = self._reply(self._request("POST", "chat/completions", body, self._timeout_s))
         except RequestFailed as failure:
-            raise Again(str(failure), text=self._charged(failure)) from None
+            raise RetryableError(str(failure), partial=self._billable_part(failure)) from None
         content = reply.content
         if isinstance(content, dict) and is_final_error(content):
             return content
         if not 200 <= reply.status < 300:
             raise self._failure(reply.status, reply)
         if isinstance(content, str):
-            raise Again("an answer that is no JSON object", text=content)
+            raise RetryableError("the answer is not a JSON object", partial=content)
         if is_error(content):
-            # Gateways report so what the server behind them said.
+            # Gateways report an upstream server's error with status 200.
             raise self._failure(_code(content["error"]), reply)
         return content
 
-    def pause(self, repetition: int, after: float) -> float:
-        """Seconds to wait before a request is sent again.
+    def backoff(self, retry: int, retry_after: float) -> float:
+        """Seconds to wait before a request is sent again: exponential back-off with jitter.
 
         Args:
-            repetition: From 1.
-            after: What the server asked for.
+            retry: Number of the retry, from 1.
+            retry_after: Seconds that the server asked for.
         """
-        # Spread out, so that requests turned away together do not come back together.
-        longest = min(_LONGEST_BACKOFF_S, self._backoff_s * 2 ** (repetition - 1))
-        return max(after, random.uniform(longest / 2, longest))
+        # Jitter, so that requests rejected together are not retried together.
+        longest = min(_MAX_BACKOFF_S, self._backoff_s * 2 ** (retry - 1))
+        return max(retry_after, random.uniform(longest / 2, longest))
 
     def _failure(self, status: int, reply: _Reply) -> Exception:
-        if status in _CLOSED or _SPENT_UP in str(reply.content):
-            return self._closed(reply)
+        if status in _AUTH_STATUSES or _QUOTA_EXHAUSTED in str(reply.content):
+            return self._auth_error(reply)
         reason = f"{status} {_message(reply.content)}"
-        if status not in _RETRIED and status < 500:
-            return Unanswered(reason)
+        if status not in _RETRYABLE_STATUSES and status < 500:
+            return PermanentError(reason)
         if reply.retry_after > self._max_retry_after_s:
             return PreselError(
-                f"{self.base_url} wants no request ({reason}) for longer than "
-                f"instructions.max_retry_after_s={self._max_retry_after_s:g}; run again "
-                f"{_time_after(reply.retry_after)}: what was answered is kept"
+                f"{self.base_url} accepts no request ({reason}) for longer than "
+                f"instructions.max_retry_after_s={self._max_retry_after_s:g}; run the same command again "
+                f"{_time_after(reply.retry_after)}: answers are kept"
             )
-        return Again(reason, reply.retry_after)
+        return RetryableError(reason, reply.retry_after)
 
     def _request(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Response:
         return self._client.request(method, f"{self.base_url}/{path}", self._headers, body, timeout_s)
 
     def _reply(self, response: Response) -> _Reply:
-        retry_after = seconds_to_wait(response.headers.get("Retry-After"))
+        retry_after = parse_retry_after(response.headers.get("Retry-After"))
         return _Reply(response.status, self._content(response.body), retry_after)
 
-    def _charged(self, failure: RequestFailed) -> str | None:
-        """As much as came of an answer that may have been charged for, if one may."""
+    def _billable_part(self, failure: RequestFailed) -> str | None:
+        """The received part of an answer that may have been billed; None if it cannot have been."""
         if failure.status is not None:
             return self._masked(_text(failure.body)) if failure.status < 300 else None
-        # The request arrived, and may be worked on all the same.
+        # The server has the request, and may process it all the same.
         return "" if failure.phase is Phase.WAITING and failure.late else None
 
     def _content(self, sent: bytes) -> Completion | str:
-        """What was sent, without the key."""
+        """The response's body, without the key."""
         text = _text(sent)
         try:
             found = json.loads(text)
-            # Written anew, because a key can be escaped in many ways.
+            # Serialized again, because JSON can escape a key in many ways.
             text = self._masked(json.dumps(found, ensure_ascii=False))
             return json.loads(text) if is_completion(found) else text
-        # Brackets without end nest deeper than Python reads.
+        # RecursionError: nested deeper than Python's limit.
         except (ValueError, RecursionError):
             return self._masked(text)
 
     def _masked(self, text: str) -> str:
-        if self._key is None or len(self._key) < _SHORTEST_SECRET:
+        if self._key is None or len(self._key) < _MIN_SECRET_LENGTH:
             return text
         for written in {self._key, json.dumps(self._key)[1:-1], self._key.replace("/", "\\/")}:
             text = text.replace(written, _MASK)
         return text
 
-    def _closed(self, reply: _Reply) -> PreselError:
+    def _auth_error(self, reply: _Reply) -> PreselError:
         if self._key_variable is None:
-            who = "sends no key (instructions.key_variable=null); name the environment variable that holds it"
+            sent = "sends no key (instructions.key_variable=null); name the variable that holds it"
         else:
-            who = f"sends the key in {self._key_variable}; check the key and its account"
+            sent = f"sends the key in {self._key_variable}; check the key and its account"
         return PreselError(
-            f"{self.base_url} turns requests away ({reply.status} {_message(reply.content)}); this run "
-            f"{who}, then run the same command again: what was answered is kept"
+            f"{self.base_url} rejects all requests ({reply.status} {_message(reply.content)}); this run "
+            f"{sent}, then run the same command again: answers are kept"
         )
 
 
@@ -229,7 +232,9 @@ def _key(variable: str) -> str:
             "for a server without keys"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise PreselError(f"the key in {variable} holds spaces or characters that no key has; set it anew")
+        raise PreselError(
+            f"the key in {variable} contains spaces or other characters that keys never contain; set it again"
+        )
     return key
 
 
@@ -238,20 +243,20 @@ def _text(sent: bytes) -> str:
 
 
 def _code(error: Any) -> int:
-    """The status that an error in an answer stands for."""
+    """The HTTP status of an error inside an answer; 500 if it has none."""
     code = str(error.get("code") if isinstance(error, dict) else None)
     return int(code) if code.isdecimal() and len(code) == 3 else 500
 
 
 def _message(content: Completion | str) -> str:
-    """What a server says of a failure, in one line of moderate length."""
+    """A server's error message, in one line of limited length."""
     error = content.get("error", content) if isinstance(content, dict) else content
     message = error.get("message", error) if isinstance(error, dict) else error
-    return " ".join(str(message).split())[:200] or "without a word"
+    return " ".join(str(message).split())[:200] or "without a message"
 
 
-def seconds_to_wait(retry_after: str | None) -> float:
-    """What the header Retry-After asks to wait: seconds, or until a date; 0 where it makes no sense."""
+def parse_retry_after(retry_after: str | None) -> float:
+    """Seconds to wait by the header `Retry-After` (seconds or an HTTP date); 0 if missing or malformed."""
     if retry_after is None:
         return 0.0
     try:

@@ -1,4 +1,4 @@
-"""What all models that write instructions share: who is asked what, and what becomes of the answers."""
+"""Base class of models that write instructions: digests of requests, and usable and unusable answers."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ from presel.data.listing import PoolFiles
 from presel.data.llava import Record
 from presel.instructions.answers import Answers, Completion, is_final_error
 from presel.instructions.prompts import Prompts, UnusableAnswer
-from presel.instructions.provider import InstructionProvider, Revealed, Wanted
+from presel.instructions.provider import InstructionProvider, InstructionRequest, ProviderResult
 
-# In these, white space says nothing and \s is a space; they read text with plain apostrophes.
+# Verbose regular expressions, matched against text with plain apostrophes and single spaces.
 _SORRY = r"""
     I(?: 'm | \sam )\s(?: (?: very | so | really | truly )\s )?sorry
   | (?: Sorry | (?: My\s )?Apologies ),\s(?: but\s )?I
@@ -27,7 +27,7 @@ _CANNOT = r"""
     I(?: \s(?: can't | can\s?not | won't | will\snot )(?: \sbe\sable\sto )?
        | (?: 'm | \sam )(?: \scurrently )?\s(?: unable | not\sable )\sto )
 """
-# "I can't see any dogs in it" and "I can't help but smile" are answers.
+# What a refusal cannot do; "I can't see any dogs in it" and "I can't help but smile" are answers.
 _SERVE = r"""
     help(?! \sbut\b ) | assist | provide | comply | fulfil+ | respond | answer | identify | recogni[sz]e
   | describe | discuss | engage | continue | generate | create | write | share | process | analy[sz]e
@@ -43,20 +43,20 @@ _REFUSAL = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _MAX_REASON = 300
-_THOUGHTS, _THOUGHTS_END = "<think>", "</think>"
+_THINK, _THINK_END = "<think>", "</think>"
 
 
 @component
 class Generator(InstructionProvider):
-    """Base of models that write instructions.
+    """Base class of models that write instructions.
 
     Attributes:
-        model: Its name.
-        prompts: What it is asked, by task.
-        temperature: Its sampling temperature.
-        attempts: How often an image is asked before its malformed answers are given up.
-        answers: Folder that keeps every answer, for all runs.
-        version: Raised when other instructions come to be made of the same answers.
+        model: The model's name.
+        prompts: The prompt of each task.
+        temperature: Sampling temperature.
+        attempts: Maximum number of answers requested for an image while they are malformed.
+        answers: Folder that keeps every answer, shared by all runs.
+        version: Raised when the same answers are parsed into other instructions.
     """
 
     version: ClassVar[int] = 2
@@ -68,11 +68,11 @@ class Generator(InstructionProvider):
     answers: Path = field(compare=False)
 
     def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
-        """Makes sure that prompts are for tasks that there are."""
+        """Checks that the pool has all tasks that prompts are assigned to."""
         self.prompts.check(tasks)
 
-    def body(self, image: Wanted) -> dict[str, Any]:
-        """What the model is asked about an image, the image left out."""
+    def body(self, image: InstructionRequest) -> dict[str, Any]:
+        """The request for an image as JSON, without the image itself."""
         prompt = self.prompts.of(image.task)
         return {
             "model": self.model,
@@ -81,22 +81,24 @@ class Generator(InstructionProvider):
             "max_tokens": prompt.max_tokens,
         }
 
-    def asked(self, image: Wanted) -> str:
-        """Digest of what is asked: of the image's name, its bytes and the words."""
+    def request_digest(self, image: InstructionRequest) -> str:
+        """SHA-256 of everything that decides the answer: the image's id and bytes, and the request."""
         text = json.dumps([image.id, image.content, self.body(image)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def unsettled(self, wanted: Sequence[Wanted], answers: Answers) -> list[Wanted]:
-        """The images that are still to be asked about."""
-        return [image for image in wanted if self._is_open(image, answers.to(self.asked(image)))]
+    def open_requests(
+        self, requests: Sequence[InstructionRequest], answers: Answers
+    ) -> list[InstructionRequest]:
+        """The images for which a model is still to be asked."""
+        return [image for image in requests if self._is_open(image, answers.to(self.request_digest(image)))]
 
-    def settled(self, wanted: Sequence[Wanted], answers: Answers) -> Revealed:
-        """Makes instructions of the answers, or tells why there is none."""
+    def results(self, requests: Sequence[InstructionRequest], answers: Answers) -> ProviderResult:
+        """Parses the answers into instructions, or gives the reason why there is none."""
         records: list[Record] = []
         unanswered: dict[str, str] = {}
-        for image in wanted:
+        for image in requests:
             reason = "never answered"
-            for completion in answers.to(self.asked(image)):
+            for completion in answers.to(self.request_digest(image)):
                 try:
                     records.append(self._record(image, completion))
                     break
@@ -104,11 +106,29 @@ class Generator(InstructionProvider):
                     reason = str(error)
             else:
                 unanswered[image.id] = reason
-        return Revealed(records, unanswered)
+        return ProviderResult(records, unanswered)
 
-    def _is_open(self, image: Wanted, completions: Sequence[Completion]) -> bool:
-        if len(completions) >= self.attempts:
-            return False
+    def how_to_ask_again(self, unanswered: Sequence[InstructionRequest]) -> str:
+        """Names the number of attempts that requests another answer for malformed ones only."""
+        answers = Answers.read(self.answers)
+        given = [answers.to(self.request_digest(image)) for image in unanswered]
+        malformed = [
+            len(completions)
+            for image, completions in zip(unanswered, given, strict=True)
+            if completions and self._all_malformed(image, completions)
+        ]
+        if not malformed:
+            return ""
+        return (
+            f"run the same command with instructions.attempts={max(malformed) + 1} to request another answer "
+            f"for each of the {len(malformed)} images with malformed ones"
+        )
+
+    def _is_open(self, image: InstructionRequest, completions: Sequence[Completion]) -> bool:
+        return len(completions) < self.attempts and self._all_malformed(image, completions)
+
+    def _all_malformed(self, image: InstructionRequest, completions: Sequence[Completion]) -> bool:
+        """Whether no answer is usable, and none is a refusal, which ends the attempts."""
         for completion in completions:
             try:
                 self._record(image, completion)
@@ -119,7 +139,7 @@ class Generator(InstructionProvider):
             return False
         return True
 
-    def _record(self, image: Wanted, completion: Completion) -> Record:
+    def _record(self, image: InstructionRequest, completion: Completion) -> Record:
         conversation = self.prompts.of(image.task).conversation(image.id, text_of(completion))
         for turn in conversation:
             if turn["from"] == "gpt":
@@ -128,14 +148,14 @@ class Generator(InstructionProvider):
 
 
 class Refusal(UnusableAnswer):
-    """The model would not answer; it is not asked again."""
+    """The model refuses to answer; its image is not requested again."""
 
 
 def text_of(completion: Completion) -> str:
-    """The text of a chat completion, without the thoughts that went before it.
+    """The text of a chat completion, without the reasoning before it.
 
     Raises:
-        UnusableAnswer: If it is none, an error, was cut off, or refuses.
+        UnusableAnswer: If it is an error, malformed, blank, truncated or a refusal.
     """
     try:
         choice = completion["choices"][0]
@@ -159,28 +179,24 @@ def text_of(completion: Completion) -> str:
 
 
 def _joined(content: Any) -> str:
-    """The text of a message, which may come in parts."""
+    """The text of a message, whose content may be a list of parts."""
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
     texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
     return "".join(text for text in texts if isinstance(text, str))
 
 
 def _without_thoughts(text: str) -> str:
-    """What comes after the thoughts that a text begins with, if it does."""
-    before, end, after = text.partition(_THOUGHTS_END)
-    opened = before.lstrip().startswith(_THOUGHTS)
+    """Removes the reasoning, inside `<think>` tags, that a text may begin with."""
+    before, end, after = text.partition(_THINK_END)
+    opened = before.lstrip().startswith(_THINK)
     if opened and not end:
-        raise UnusableAnswer("only thoughts")
-    # Some chat templates open the thoughts themselves, so that the answer holds their end alone.
-    return after if opened or (end and _THOUGHTS not in before) else text
+        raise UnusableAnswer("unfinished reasoning")
+    # Some chat templates contain the opening tag, so that the answer has the closing one only.
+    return after if opened or (end and _THINK not in before) else text
 
 
 def _check_willing(text: str) -> None:
-    """Makes sure that a text is no refusal.
-
-    Raises:
-        Refusal: If it is.
-    """
+    """Raises `Refusal` if a text is a refusal."""
     words = " ".join(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
     if _REFUSAL.match(words):
         raise Refusal(f"refused: {words[:80]}")

@@ -1,4 +1,7 @@
-"""HTTP requests that end at a deadline and in bounded memory, whatever the server does."""
+"""HTTP requests that end at a deadline and in bounded memory, whatever the server sends.
+
+Only the transport of `httpx2` is used: its timeouts apply per read, and its client reads bodies of any size.
+"""
 
 import asyncio
 import os
@@ -17,13 +20,13 @@ from httpx2 import AsyncHTTPTransport, HTTPError, InvalidURL, Limits, Proxy, Req
 from presel.errors import PreselError
 from presel.instructions.secrets import is_this_machine
 
-# Most bytes of a response, as it is sent and as it is decoded; chat completions take some kilobytes.
+# Maximum size of a response in bytes, encoded and decoded; chat completions take some kilobytes.
 MAX_BODY = 1 << 20
-_CLOSING_S = 1.0
+_CLOSE_TIMEOUT_S = 1.0
 
 
 class Phase(IntEnum):
-    """How far a request got."""
+    """Progress of a request."""
 
     CONNECTING = 0
     SENDING = 1
@@ -32,7 +35,7 @@ class Phase(IntEnum):
 
 
 class Response(NamedTuple):
-    """A whole response; upper and lower case are the same in the names of its headers."""
+    """A complete response; header names are case-insensitive."""
 
     status: int
     headers: Mapping[str, str]
@@ -40,17 +43,17 @@ class Response(NamedTuple):
 
 
 class RequestFailed(Exception):
-    """A request without a whole response; the message is the reason.
+    """A request without a complete response; the message is the reason.
 
     Attributes:
-        phase: How far it got.
+        phase: Its progress.
         late: Whether the deadline ended it.
-        status: The response's status, where one came.
-        body: As much as came of the body.
+        status: The response's status, if one was received.
+        body: The part of the body that was received.
     """
 
     def __init__(self, reason: str, phase: Phase, late: bool, status: int | None, body: bytes) -> None:
-        """Says why, and how far the request got."""
+        """Takes the reason and the attributes."""
         super().__init__(reason)
         self.phase = phase
         self.late = late
@@ -59,58 +62,58 @@ class RequestFailed(Exception):
 
 
 class Client:
-    """Sends requests from many threads at once, by one event loop in a thread of its own.
+    """Sends requests from many threads, with one event loop in its own thread.
 
-    An event loop can give up whatever it waits for at the deadline: a host's address, a connection, a TLS
-    handshake, room in the send buffer, the next byte. A socket's timeout begins anew with every byte.
+    An event loop can cancel any wait at the deadline: DNS, connecting, the TLS handshake, sending, the next
+    byte. A socket's timeout starts again with every byte.
 
-    Redirects are not followed, and cookies not kept. Each request has a connection of its own: on a shared
-    one, a second response to one request would be taken for the answer to the next.
+    Redirects are not followed, cookies not stored. Each request has its own connection: on a shared one, a
+    second response to one request would be taken for the answer to the next.
     """
 
     def __init__(self, url: str) -> None:
-        """Connects to nothing yet.
+        """Reads the proxy from the environment.
 
         Args:
-            url: The address that requests go to, for the environment's choice of a proxy.
+            url: The URL that requests go to; decides whether a proxy is used.
 
         Raises:
-            PreselError: If the environment names a proxy that is none.
+            PreselError: If the environment's proxy is invalid.
         """
         self._proxy = _proxy(url)
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> Self:
         """Starts the event loop."""
-        # How many requests there are at once is up to the threads.
+        # The number of concurrent requests is limited by the calling threads.
         limits = Limits(max_connections=None, max_keepalive_connections=0)
-        # Python's own context: the system's certificates, or those that SSL_CERT_FILE names.
+        # Python's default context: the system's certificates, or those of SSL_CERT_FILE.
         context = ssl.create_default_context()
         self._transport = AsyncHTTPTransport(context, proxy=self._proxy, limits=limits, trust_env=False)
-        # A daemon: the end of the program waits for no request.
+        # A daemon thread, so that the program can exit while requests are in flight.
         threading.Thread(target=self._run, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives up what is still on its way, and closes all connections."""
+        """Cancels requests in flight, and closes all connections."""
         closing = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
-        futures.wait([closing], _CLOSING_S)
+        futures.wait([closing], _CLOSE_TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
     ) -> Response:
-        """Sends a request and waits for the whole response.
+        """Sends a request and waits for the complete response.
 
         Args:
-            method: Such as `POST`.
-            url: The address.
-            headers: Besides `Host`, `Content-Length` and `Accept-Encoding`.
-            body: What is sent.
-            timeout_s: When the request is given up, counted from now.
+            method: HTTP method, such as `POST`.
+            url: The URL.
+            headers: Headers in addition to `Host`, `Content-Length` and `Accept-Encoding`.
+            body: The request's body.
+            timeout_s: Timeout of the whole exchange.
 
         Raises:
-            RequestFailed: If there is no whole response by then, or it is larger than `MAX_BODY`.
+            RequestFailed: If there is no complete response by then, or it is larger than `MAX_BODY`.
         """
         exchange = _Exchange(self._transport)
         coroutine = exchange.run(method, url, {**headers, "Accept-Encoding": "identity"}, body, timeout_s)
@@ -131,7 +134,7 @@ class Client:
 
 
 class _Exchange:
-    """One request, and how far it got."""
+    """One request and its progress."""
 
     def __init__(self, transport: AsyncHTTPTransport) -> None:
         self._transport = transport
@@ -148,7 +151,7 @@ class _Exchange:
                 return await self._response(request)
         except TimeoutError:
             raise self._failed(_LATE[self._phase].format(timeout_s), late=True) from None
-        # OSError, since TLS can break off in the middle of a response.
+        # OSError: TLS can fail in the middle of a response.
         except (HTTPError, InvalidURL, OSError) as error:
             raise self._failed(_why(error, self._phase)) from None
 
@@ -168,16 +171,18 @@ class _Exchange:
     def _decoded(self, encoding: str) -> bytes:
         if encoding == "identity":
             return bytes(self._body)
-        # None was asked for. gzip is the one that servers send all the same.
+        # No encoding is requested, but some servers send gzip all the same.
         if encoding not in ("gzip", "x-gzip", "deflate"):
-            raise self._failed("a response in an encoding that was not asked for")
+            raise self._failed("a response in an encoding that was not requested")
         decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
         try:
             body = decoder.decompress(self._body, MAX_BODY)
         except zlib.error:
-            raise self._failed(f"a response that is no {encoding}") from None
+            raise self._failed(f"a response that is not valid {encoding}") from None
         if not decoder.eof:
-            raise self._failed(_TOO_LARGE if decoder.unconsumed_tail else f"a response that is no {encoding}")
+            raise self._failed(
+                _TOO_LARGE if decoder.unconsumed_tail else f"a response that is not valid {encoding}"
+            )
         return body
 
     async def _trace(self, event: str, _: object) -> None:
@@ -189,7 +194,7 @@ class _Exchange:
         return RequestFailed(reason, self._phase, late, self._status, bytes(self._body))
 
 
-# The transport's events; through a proxy, a `CONNECT` request comes before the TLS handshake.
+# The transport's events; with a proxy, a `CONNECT` request precedes the TLS handshake.
 _EVENTS = {
     "start_tls.started": Phase.CONNECTING,
     "send_request_headers.started": Phase.SENDING,
@@ -201,18 +206,18 @@ _LATE = {
         "not sent within {:g} s (shrink images by instructions.image_side, or raise instructions.timeout_s)"
     ),
     Phase.WAITING: "no answer within {:g} s",
-    Phase.READING: "no whole answer within {:g} s",
+    Phase.READING: "no complete answer within {:g} s",
 }
 _TOO_LARGE = f"a response of more than {MAX_BODY >> 20} MB"
 
 
 def _why(error: Exception, phase: Phase) -> str:
     if phase > Phase.CONNECTING:
-        # What the library says of malformed responses quotes them, and they may quote the key.
+        # The library's messages quote malformed responses, which may contain the key.
         return "connection dropped, or a response that is not HTTP"
     cause: BaseException | None = error
     while cause is not None:
-        # Each address of a host fails for a reason of its own.
+        # A host with several addresses raises a group, one error per address.
         cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause
         if isinstance(cause, ssl.SSLError):
             return f"no connection: TLS: {getattr(cause, 'verify_message', None) or cause.reason}"
@@ -223,7 +228,7 @@ def _why(error: Exception, phase: Phase) -> str:
 
 
 def _proxy(url: str) -> Proxy | None:
-    """The proxy that the environment names for an address, if it does."""
+    """The environment's proxy for a URL, if any."""
     address = urlsplit(url)
     if is_this_machine(url) or proxy_bypass(address.hostname or ""):
         return None
@@ -236,8 +241,8 @@ def _proxy(url: str) -> Proxy | None:
             return proxy
     except (InvalidURL, ValueError):
         pass
-    # The address is not repeated: it may hold a password.
+    # The value is not quoted: it may contain a password.
     raise PreselError(
         f"the environment variable {address.scheme}_proxy holds no address that begins with http:// or "
-        "https://; mend it, or name the server in no_proxy"
+        "https://; correct it, or add the server to no_proxy"
     )

@@ -1,4 +1,4 @@
-"""People who write instructions in Label Studio."""
+"""Instructions written by people in Label Studio."""
 
 import hashlib
 import json
@@ -15,17 +15,17 @@ from presel.data.listing import PoolFiles, RecordError
 from presel.data.llava import Record
 from presel.data.prompts import Turn
 from presel.errors import Paused, PreselError
-from presel.instructions.answers import Answers, Spent
-from presel.instructions.orders import Order, Request, folder_for, listed, place, placed
+from presel.instructions.answers import Answers
+from presel.instructions.batch_jobs import BatchJob, JobRequest, find_jobs, folder_for, listed, save_job
 from presel.instructions.pictures import data_url, read_image
 from presel.instructions.prompts import UnusableAnswer, as_turns
-from presel.instructions.provider import InstructionProvider, Revealed, Wanted
+from presel.instructions.provider import Cost, InstructionProvider, InstructionRequest, ProviderResult
 from presel.storage.files import atomic
 
 _TASKS = "tasks.json"
 _EXPORT = "export.json"
 _INTERFACE_FILE = "config.xml"
-# Side by side: below an image as large as the page, one would scroll to the question of every task.
+# Side by side: below a large image, annotators would have to scroll to the question of every task.
 _INTERFACE = """<View style="display: flex; gap: 24px">
   <View style="flex: 3; min-width: 0">
     <Image name="image" value="$image" zoom="true"/>
@@ -46,167 +46,167 @@ _Annotation = dict[str, Any]
 
 
 class _Exported(NamedTuple):
-    """A task as it comes back.
+    """An exported task.
 
     Attributes:
-        uid: The image's name in the pool.
-        digest: Of the image.
-        annotations: What people wrote: starred ones first, then the oldest.
+        uid: The image's id in the pool.
+        digest: Digest of the request.
+        annotations: The annotations: starred ones first, then by age.
     """
 
     uid: str
     digest: str
     annotations: list[_Annotation]
 
-    def name_in(self, order: Order) -> str:
-        """The image's name, unless it is another picture of that name."""
-        request = order.requests.get(self.uid)
-        same = request is None or self.digest == request.asked
+    def name_in(self, job: BatchJob) -> str:
+        """The image's id, marked if the job has another picture of that id."""
+        request = job.requests.get(self.uid)
+        same = request is None or self.digest == request.digest
         return self.uid if same else f"{self.uid} of another pool"
 
 
 @component
 class LabelStudio(InstructionProvider):
-    """Writes tasks to import into Label Studio, and reads the export that comes back.
+    """Writes tasks to import into Label Studio, and reads its export.
 
-    Of several annotations of an image, the oldest that is complete counts, but those that were starred (Label
-    Studio's ground truth) come first. A Label Studio project may hold the tasks of several orders: its export
-    does for the folder of each.
+    If an image has several annotations, the oldest complete one is used, or the oldest starred one (Label
+    Studio's ground truth) if there is any. A Label Studio project may contain the tasks of several jobs; its
+    export is valid for each of their folders.
 
     Attributes:
-        image_url: Where the annotators' browsers fetch an image; `{path}` stands for its path in the image
-            folder, `{folder}` for the name of that folder. None writes the images into the tasks.
-        answers: Folder that keeps every annotation, for all runs.
+        image_url: URL from which annotators' browsers load an image; `{path}` stands for its path in the
+            image folder, `{folder}` for the name of that folder. None writes the images into the tasks.
+        answers: Folder that keeps every annotation, shared by all runs.
     """
 
-    # Raised since starred annotations come first.
+    # 2: starred annotations come first.
     version: ClassVar[int] = 2
 
     image_url: str | None = field(default="/data/local-files/?d={folder}/{path}", compare=False)
     answers: Path = field(compare=False)
 
     def __post_init__(self) -> None:
-        """Checks what would otherwise show every annotator the same image."""
+        """Checks that each image gets a URL of its own."""
         if self.image_url is not None and "{path}" not in self.image_url:
             raise ValueError("image_url lacks {path}, which stands for the image's path in the image folder")
 
-    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
-        """Reads what was exported, and writes tasks for images that are in none yet.
+    def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
+        """Reads the exports, and writes tasks for images that have none yet.
 
         Raises:
             Paused: Until every image is annotated or skipped.
             PreselError: If an export does not belong to its tasks.
         """
         with Answers.opened(self._root) as answers:
-            orders = placed(self._root, {_digest(image) for image in wanted})
+            jobs = find_jobs(self._root, {_digest(image) for image in requests})
             missing: dict[str, str] = {}
-            for order in orders:
-                missing |= self._take_up(order, answers)
-            todo = {_digest(image): image for image in wanted if not answers.to(_digest(image))}
+            for job in jobs:
+                missing |= self._read_export(job, answers)
+            todo = {_digest(image): image for image in requests if not answers.to(_digest(image))}
             if not todo:
-                return _revealed(wanted, answers)
-            new = todo.keys() - {asked for order in orders for asked in order.asked}
+                return _result(requests, answers)
+            new = todo.keys() - {digest for job in jobs for digest in job.digests}
             if new:
-                orders.append(self._order([image for asked, image in todo.items() if asked in new]))
-            waiting = [order for order in orders if not order.asked.isdisjoint(todo)]
-            for order in waiting:
-                if not (order.folder / _EXPORT).exists():
-                    # Also where there are tasks already: `image_url` may be another now.
-                    self._write_tasks(order, files.images)
-        half_done = {image.id: missing[asked] for asked, image in todo.items() if asked in missing}
-        raise Paused(_what_to_do(len(todo), waiting, half_done, self._shown_from(files.images)))
+                jobs.append(self._new_job([image for digest, image in todo.items() if digest in new]))
+            waiting = [job for job in jobs if not job.digests.isdisjoint(todo)]
+            for job in waiting:
+                if not (job.folder / _EXPORT).exists():
+                    # Also if there are tasks already: `image_url` may have changed.
+                    self._write_tasks(job, files.images)
+        incomplete = {image.id: missing[digest] for digest, image in todo.items() if digest in missing}
+        raise Paused(_what_to_do(len(todo), waiting, incomplete, self._image_access(files.images)))
 
     @property
     def _root(self) -> Path:
         return self.answers / "label_studio"
 
-    def _order(self, images: Sequence[Wanted]) -> Order:
+    def _new_job(self, images: Sequence[InstructionRequest]) -> BatchJob:
         requests = [
-            Request(image.id, _digest(image), _TASKS, image.id, image.image, image.task) for image in images
+            JobRequest(image.id, _digest(image), _TASKS, image.id, image.image, image.task)
+            for image in images
         ]
-        folder = folder_for(self._root, {request.name: request.asked for request in requests})
-        return place(folder, requests)
+        folder = folder_for(self._root, {request.name: request.digest for request in requests})
+        return save_job(folder, requests)
 
-    def _write_tasks(self, order: Order, images: Path) -> None:
-        with atomic(order.folder / _INTERFACE_FILE) as temporary:
+    def _write_tasks(self, job: BatchJob, images: Path) -> None:
+        with atomic(job.folder / _INTERFACE_FILE) as temporary:
             temporary.write_text(_INTERFACE, encoding="utf-8")
-        with atomic(order.folder / _TASKS) as temporary, temporary.open("w", encoding="utf-8") as stream:
-            # One by one, since tasks may hold images.
-            for number, request in enumerate(order.requests.values()):
+        with atomic(job.folder / _TASKS) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            # One by one, since tasks may contain images.
+            for number, request in enumerate(job.requests.values()):
                 task = {
                     "image": self._url(request, images),
                     "uid": request.id,
                     "task": request.task,
-                    "digest": request.asked,
+                    "digest": request.digest,
                 }
                 stream.write(",\n" if number else "[\n")
                 stream.write(json.dumps({"data": task}, ensure_ascii=False))
             stream.write("\n]\n")
 
-    def _shown_from(self, images: Path) -> str:
-        """What to tell whoever sets a project up; images within the tasks need nothing."""
+    def _image_access(self, images: Path) -> str:
+        """Part of the message: the access that a project needs, unless the tasks contain the images."""
         return "" if self.image_url is None else f" and access to the images in {images}"
 
-    def _url(self, request: Request, images: Path) -> str:
+    def _url(self, request: JobRequest, images: Path) -> str:
         if self.image_url is not None:
             return self.image_url.replace("{folder}", quote(images.name)).replace(
                 "{path}", quote(request.image)
             )
 
         def is_same(content: str) -> bool:
-            return _digest(Wanted(request.id, request.image, request.task, content)) == request.asked
+            image = InstructionRequest(request.id, request.image, request.task, content)
+            return _digest(image) == request.digest
 
         return data_url(read_image(images, request.image, is_same), images / request.image, None)
 
-    def _take_up(self, order: Order, answers: Answers) -> dict[str, str]:
-        """Keeps what an export holds; gives what it lacks, and why, by digest."""
-        file = order.folder / _EXPORT
+    def _read_export(self, job: BatchJob, answers: Answers) -> dict[str, str]:
+        """Stores an export's annotations; returns why others are missing, by digest."""
+        file = job.folder / _EXPORT
         if not file.exists():
             return {}
         exported = [
             _read(task, number, file) for number, task in enumerate(elements(file, _no_export), start=1)
         ]
-        together = placed(self._root, {one.digest for one in exported})
-        others = {asked for other in together if other.folder != order.folder for asked in other.asked}
-        ours = [one for one in exported if one.digest not in others]
-        # An export of other orders alone is one in the wrong folder.
-        order.check([(one.name_in(order), file) for one in ours or exported])
-        missing = dict.fromkeys(order.asked, "not in the export")
+        jobs = find_jobs(self._root, {one.digest for one in exported})
+        others = {digest for other in jobs if other.folder != job.folder for digest in other.digests}
+        own = [one for one in exported if one.digest not in others]
+        # An export with other jobs' tasks only is in the wrong folder.
+        job.check([(one.name_in(job), file) for one in own or exported])
+        missing = dict.fromkeys(job.digests, "not in the export")
         several = []
-        for one in ours:
-            asked = order.requests[one.uid].asked
-            found, why_not = _written(one.annotations)
+        for one in own:
+            digest = job.requests[one.uid].digest
+            found, why_not = _usable(one.annotations)
             if not found:
-                missing[asked] = why_not
+                missing[digest] = why_not
                 continue
-            del missing[asked]
+            del missing[digest]
             annotation = found[0]
             if len(found) > 1 and not annotation.get("was_cancelled"):
                 several.append(one.uid)
-            if answers.to(asked)[-1:] != [annotation]:
-                answers.add(asked, one.uid, annotation, Spent(0, 0.0))
+            if answers.to(digest)[-1:] != [annotation]:
+                answers.add(digest, one.uid, annotation, Cost(0, 0.0))
         if several:
             console.notice(
-                f"{len(several)} images have several annotations, of which a starred one counts, or else the "
-                f"oldest: {listed(several)}"
+                f"{len(several)} images have several annotations; the oldest starred one is used, or else "
+                f"the oldest: {listed(several)}"
             )
         return missing
 
 
-def _digest(image: Wanted) -> str:
-    """Names an image by what it shows too, so that another pool's of that id is told apart."""
+def _digest(image: InstructionRequest) -> str:
+    """Digest of a request; it covers the image's bytes, since other pools may use the same id."""
     return hashlib.sha256(json.dumps([image.id, image.content]).encode()).hexdigest()
 
 
 def _no_export(error: RecordError) -> NoReturn:
-    raise PreselError(
-        f"{error.place}: this is no JSON list, or not a whole one; {_EXPORT_AS_JSON}"
-    ) from error
+    raise PreselError(f"{error.place}: this is not a complete JSON list; {_EXPORT_AS_JSON}") from error
 
 
 def _read(task: object, number: int, file: Path) -> _Exported:
     data = task.get("data") if isinstance(task, dict) else None
-    # Null where there are none; JSON-MIN has no such key.
+    # Null if there are none; JSON-MIN has no such key.
     annotations = (task["annotations"] or []) if isinstance(task, dict) and "annotations" in task else None
     if (
         not isinstance(data, dict)
@@ -221,9 +221,9 @@ def _read(task: object, number: int, file: Path) -> _Exported:
     if not isinstance(uid, str) or not isinstance(digest, str):
         raise PreselError(
             f"{file}: task {number} was not imported from {_TASKS}, since its 'data' lacks 'uid' or "
-            "'digest'; delete it from the project (a storage that is synced adds such tasks) and export again"
+            "'digest'; delete it from the project (syncing a storage adds such tasks) and export again"
         )
-    # Label Studio exports them in whatever order its database gives them.
+    # Label Studio exports annotations in no particular order.
     in_order = sorted(annotations, key=lambda one: (not one.get("ground_truth"), one["id"]))
     return _Exported(uid, digest, in_order)
 
@@ -232,8 +232,8 @@ def _is_annotation(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("id"), int) and "result" in value
 
 
-def _written(annotations: Sequence[_Annotation]) -> tuple[list[_Annotation], str]:
-    """The annotations that are complete, or else those that were skipped, and why others are not complete."""
+def _usable(annotations: Sequence[_Annotation]) -> tuple[list[_Annotation], str]:
+    """The complete annotations, or else the skipped ones; and why the others are incomplete."""
     complete, skipped, why_not = [], [], "not annotated"
     for annotation in annotations:
         if annotation.get("was_cancelled"):
@@ -248,17 +248,17 @@ def _written(annotations: Sequence[_Annotation]) -> tuple[list[_Annotation], str
     return complete or skipped, why_not
 
 
-def _revealed(wanted: Sequence[Wanted], answers: Answers) -> Revealed:
+def _result(requests: Sequence[InstructionRequest], answers: Answers) -> ProviderResult:
     records: list[Record] = []
     unanswered: dict[str, str] = {}
-    for image in wanted:
-        # The last one, because a skipped image may be annotated later, and an annotation improved.
+    for image in requests:
+        # The last one: a skipped image may be annotated later, or an annotation revised.
         annotation = answers.to(_digest(image))[-1]
         if annotation.get("was_cancelled"):
             unanswered[image.id] = "skipped by the annotator"
         else:
             records.append(Record(image.id, image.image, image.task, _conversation(annotation)))
-    return Revealed(records, unanswered)
+    return ProviderResult(records, unanswered)
 
 
 def _conversation(annotation: _Annotation) -> tuple[Turn, ...]:
@@ -271,14 +271,14 @@ def _conversation(annotation: _Annotation) -> tuple[Turn, ...]:
 
 
 def _texts(annotation: _Annotation, name: str) -> list[str]:
-    """What was written into the text area of that name.
+    """The texts entered into the text area of that name.
 
     Raises:
-        UnusableAnswer: If the result has another form, as imports by Label Studio's API leave it.
+        UnusableAnswer: If the result is malformed, as imports by Label Studio's API may leave it.
     """
     result = annotation["result"]
     if not isinstance(result, list) or not all(isinstance(one, dict) for one in result):
-        raise UnusableAnswer("its result is no list of objects")
+        raise UnusableAnswer("its result is not a list of objects")
     texts: list[Any] = []
     for one in result:
         if one.get("from_name") == name:
@@ -286,23 +286,23 @@ def _texts(annotation: _Annotation, name: str) -> list[str]:
             text = value.get("text", []) if isinstance(value, dict) else None
             texts += text if isinstance(text, list) else [text]
     if not all(isinstance(text, str) for text in texts):
-        raise UnusableAnswer(f"what is written as {name} is no text")
+        raise UnusableAnswer(f"the {name} is not text")
     return [text.strip() for text in texts if text.strip()]
 
 
-def _what_to_do(images: int, orders: Sequence[Order], half_done: dict[str, str], shown_from: str) -> str:
-    folders = " and ".join(str(order.folder) for order in orders)
+def _what_to_do(images: int, jobs: Sequence[BatchJob], incomplete: dict[str, str], access: str) -> str:
+    folders = " and ".join(str(job.folder) for job in jobs)
     steps = []
-    if half_done:
-        # Not imported again, which would double the tasks.
+    if incomplete:
+        # A second import would duplicate the tasks.
         steps.append(
-            f"the export lacks {listed(list(half_done), half_done)}: annotate or skip them in the same "
+            f"the export lacks {listed(list(incomplete), incomplete)}: annotate or skip them in the same "
             f"project, and export to {_EXPORT} again"
         )
-    if not all((order.folder / _EXPORT).exists() for order in orders):
+    if not all((job.folder / _EXPORT).exists() for job in jobs):
         steps.append(
             f"import {_TASKS} into a Label Studio project with {_INTERFACE_FILE} as its labeling interface"
-            f"{shown_from}, annotate or skip, and export as JSON to {_EXPORT} in the same folder"
+            f"{access}, annotate or skip, and export as JSON to {_EXPORT} in the same folder"
         )
     steps.append("run the same command again")
-    return f"{images} images wait for people in {folders}; " + "; ".join(steps)
+    return f"{images} images wait for annotators in {folders}; " + "; ".join(steps)

@@ -1,6 +1,8 @@
-"""The ledger: instructions are sealed, and every one that is asked for is written down first."""
+"""The ledger: instructions are sealed, and each request is recorded here before the text is revealed."""
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pandas as pd
 from presel.data.listing import PoolFiles
 from presel.data.llava import Record
 from presel.errors import PreselError
-from presel.instructions.provider import InstructionProvider, Wanted
+from presel.instructions.provider import NOT_REQUESTED, InstructionProvider, InstructionRequest
 from presel.storage.files import write_table
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
@@ -19,48 +21,69 @@ UNANSWERED = "unanswered.parquet"
 
 
 def request(
-    wanted: Sequence[Wanted], provider: InstructionProvider, files: PoolFiles, folder: Path, stage: str
+    requests: Sequence[InstructionRequest],
+    provider: InstructionProvider,
+    files: PoolFiles,
+    folder: Path,
+    stage: str,
 ) -> list[Record]:
-    """Writes every id and the asking stage into the ledger, then asks for the instructions.
+    """Records every image and the requesting stage in the ledger, then requests the instructions.
 
     Args:
-        wanted: The chosen images.
-        provider: Who is asked.
+        requests: The chosen images.
+        provider: Provides the instructions.
         files: The pool's files.
-        folder: Takes the ledger, and the list of images without an instruction.
-        stage: Who asks.
+        folder: Receives the ledger, and the list of images without an instruction.
+        stage: Name of the requesting stage.
 
     Returns:
         The instructions, in the order of the images.
 
     Raises:
-        PreselError: If the provider gives other instructions than those asked for, or too few.
+        PreselError: If the provider returns other instructions than those requested, or too few.
     """
-    write_table(folder / LEDGER, pd.DataFrame({"id": [image.id for image in wanted], "stage": stage}))
-    records, reasons = provider.reveal(wanted, files)
-    # A reason may quote half of a surrogate pair, which no file can hold.
+    write_table(folder / LEDGER, pd.DataFrame({"id": [image.id for image in requests], "stage": stage}))
+    records, reasons = provider.reveal(requests, files)
+    # A reason may quote half of a surrogate pair, which UTF-8 cannot encode.
     unanswered = {name: why.encode("utf-8", "replace").decode() for name, why in reasons.items()}
     found = {record.id: record for record in records}
-    if len(found) != len(records) or {image.id for image in wanted} != found.keys() | unanswered.keys():
+    if len(found) != len(records) or {image.id for image in requests} != found.keys() | unanswered.keys():
         raise PreselError(
             f"{type(provider).__name__} gave {len(records)} instructions and {len(unanswered)} reasons for "
-            f"none, not one for each of the {len(wanted)} images asked for"
+            f"none, not one for each of the {len(requests)} requested images"
         )
     listed = pd.DataFrame({"id": list(unanswered), "why": list(unanswered.values())}, dtype=object)
     write_table(folder / UNANSWERED, listed)
-    too_many = len(unanswered) > provider.max_unanswered_share * len(wanted)
+    too_many = len(unanswered) > provider.max_unanswered_share * len(requests)
     if not records or too_many:
-        name, why = next(iter(unanswered.items()))
         share = f"instructions.max_unanswered_share={provider.max_unanswered_share:g}"
         limit = f"more than {share} allows" if too_many else "and there is nothing to train on without any"
+        remedy = provider.how_to_ask_again([image for image in requests if image.id in unanswered])
         raise PreselError(
-            f"{len(unanswered)} of {len(wanted)} images have no instruction, {limit} (first: '{name}': "
-            f"{why}); all are listed in {folder / UNANSWERED}; what was answered is kept"
+            f"{len(unanswered)} of {len(requests)} images have no instruction, {limit}: "
+            f"{_counts(unanswered)}; all are listed in {folder / UNANSWERED}; answers are kept"
+            + (f"; {remedy}" if remedy else "")
         )
-    return [found[image.id] for image in wanted if image.id in found]
+    return [found[image.id] for image in requests if image.id in found]
+
+
+def _counts(unanswered: Mapping[str, str]) -> str:
+    """How often each kind of reason occurs, the most frequent first, with an example of that one."""
+    kinds = {name: _kind(why) for name, why in unanswered.items()}
+    counts = Counter(kinds.values()).most_common()
+    counts.sort(key=lambda item: item[0] == NOT_REQUESTED)  # Stable.
+    name = next(name for name, kind in kinds.items() if kind == counts[0][0])
+    listed = ", ".join(f"{kind} ({count})" for kind, count in counts[:5])
+    more = sum(count for _, count in counts[5:])
+    return f"{listed}{f', other reasons ({more})' if more else ''}; for example '{name}': {unanswered[name]}"
+
+
+def _kind(why: str) -> str:
+    """The part of a reason that is the same for all images with the same problem."""
+    return re.split(r": |, | \(", why, maxsplit=1)[0]
 
 
 def requested_ids(store: Store, stage: Stage[Any]) -> set[str]:
-    """The images whose instructions were requested on the way to a stage, by the ledgers on that way."""
+    """The images whose instructions a stage depends on, read from the ledgers of its upstream stages."""
     ledgers = [store.verified(step) / LEDGER for step in upstream(stage) if step.name == "instructions"]
     return {name for ledger in ledgers for name in pd.read_parquet(ledger)["id"]}

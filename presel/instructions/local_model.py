@@ -1,4 +1,4 @@
-"""A vision-language model on this machine that writes instructions."""
+"""Instructions written by a vision-language model on this machine."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import field
@@ -14,10 +14,10 @@ from presel.console import progress
 from presel.data.images import open_image
 from presel.data.listing import PoolFiles
 from presel.errors import PreselError
-from presel.instructions.answers import Answers, Spent
+from presel.instructions.answers import Answers
 from presel.instructions.generator import Generator
-from presel.instructions.pictures import broken_images, read_wanted
-from presel.instructions.provider import Revealed, Wanted
+from presel.instructions.pictures import broken_images, read_requested
+from presel.instructions.provider import Cost, InstructionRequest, ProviderResult
 from presel.models.model_files import check_model, locate, model_fingerprint
 from presel.storage.shards import chunks
 from presel.storage.stage import fields_identity
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 @component
 class LocalModel(Generator):
-    """An image-text-to-text model of transformers, from a folder or the hub, spoken to by its chat template.
+    """An image-text-to-text model of transformers, from a folder or the hub, prompted by its chat template.
 
-    An answer depends on the image, the words, the model and the seed; not on what else is asked, so that a
-    run that was killed ends as it would have.
+    An answer depends on the image, the prompt, the model and the seed, not on the other requests, so that an
+    interrupted run gives the same answers when it is resumed.
 
     Attributes:
         revision: Revision on the hub.
-        dtype: Precision of the weights; `auto` for the one that they are stored in.
-        seed: Decides what is drawn at a temperature above 0.
-        batch_size: Images asked about at once.
-        accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one; answers written on any device count.
+        dtype: Precision of the weights; `auto` for the stored one.
+        seed: Random seed of sampling at a temperature above 0.
+        batch_size: Number of images per batch.
+        accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one; not part of a request's digest.
     """
 
     revision: str | None = None
@@ -48,16 +48,16 @@ class LocalModel(Generator):
     accelerator: Literal["auto", "cpu", "gpu"] = field(default="auto", compare=False)
 
     def identity(self) -> dict[str, Any]:
-        """The model's content and how it is asked; not where it lies."""
+        """The fields, with the model's content in place of its path."""
         return fields_identity(self) | {"model": self._fingerprint}
 
-    def body(self, image: Wanted) -> dict[str, Any]:
-        """What the model is asked, the image left out, and all else that decides the answer."""
+    def body(self, image: InstructionRequest) -> dict[str, Any]:
+        """The request without the image, and everything else that decides the answer."""
         decides = {"model": self._fingerprint, "dtype": self.dtype, "seed": self.seed}
         return super().body(image) | decides
 
     def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
-        """Makes sure that there is such a model, that it can chat, and the device that it is to run on."""
+        """Checks that the model exists and has a chat template, and that the device is available."""
         super().check(files, tasks)
         check_model(self.model, self.revision, "instructions.model")
         import torch
@@ -68,48 +68,54 @@ class LocalModel(Generator):
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise PreselError("instructions.accelerator=gpu: there is no GPU; set it to cpu or auto")
 
-    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
-        """Asks the model about the images that it was not asked about yet."""
+    def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
+        """Generates the answers that are not kept yet."""
         with Answers.opened(self.answers) as answers:
-            due = self.unsettled(wanted, answers)
+            due = self.open_requests(requests, answers)
             broken = broken_images(due, files.images)
             due = [image for image in due if image.id not in broken]
             if due:
-                self._ask(due, files.images, answers)
-            records, unanswered = self.settled(wanted, answers)
-            return Revealed(records, unanswered | broken)
+                self._generate(due, files.images, answers)
+            records, unanswered = self.results(requests, answers)
+            return ProviderResult(records, unanswered | broken)
 
     @cached_property
     def _fingerprint(self) -> str:
         return model_fingerprint(self.model, self.revision)
 
-    def _ask(self, wanted: Sequence[Wanted], images: Path, answers: Answers) -> None:
+    def how_to_ask_again(self, unanswered: Sequence[InstructionRequest]) -> str:
+        """See the base class; without sampling, every attempt would give the same answer."""
+        return super().how_to_ask_again(unanswered) if self.temperature else ""
+
+    def _generate(self, requests: Sequence[InstructionRequest], images: Path, answers: Answers) -> None:
         from presel.models.chat import ChatModel
         from presel.models.hardware import device_for
 
         model = ChatModel(locate(self.model), self.revision, self.dtype, device_for(self.accelerator))
-        # Without a temperature the second answer would be the first.
+        # At temperature 0 a second answer would equal the first.
         for _ in range(self.attempts if self.temperature else 1):
-            unsettled = self.unsettled(wanted, answers)
-            with progress("writing instructions", len(unsettled)) as advance:
-                for batch in self._batches(unsettled):
-                    self._ask_batch(batch, model, images, answers)
+            due = self.open_requests(requests, answers)
+            with progress("writing instructions", len(due)) as advance:
+                for batch in self._batches(due):
+                    self._generate_batch(batch, model, images, answers)
                     advance(len(batch))
 
-    def _ask_batch(self, batch: Sequence[Wanted], model: "ChatModel", images: Path, answers: Answers) -> None:
-        asked = [self.asked(image) for image in batch]
-        # Another attempt draws anew.
-        seeds = [int(one[:12], 16) + len(answers.to(one)) for one in asked]
+    def _generate_batch(
+        self, batch: Sequence[InstructionRequest], model: "ChatModel", images: Path, answers: Answers
+    ) -> None:
+        digests = [self.request_digest(image) for image in batch]
+        # Each attempt has another seed.
+        seeds = [int(one[:12], 16) + len(answers.to(one)) for one in digests]
         chats = [self._chat(image, images) for image in batch]
         max_tokens = self.prompts.of(batch[0].task).max_tokens
         completions = model.complete(chats, max_tokens, self.temperature, seeds)
-        for image, digest, completion in zip(batch, asked, completions, strict=True):
-            answers.add(digest, image.id, completion, Spent(completion["usage"]["total_tokens"], 0.0))
+        for image, digest, completion in zip(batch, digests, completions, strict=True):
+            answers.add(digest, image.id, completion, Cost(completion["usage"]["total_tokens"], 0.0))
 
-    def _batches(self, images: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
-        """Batches of like length, whose answers are cut at the same length; the longest first."""
+    def _batches(self, images: Sequence[InstructionRequest]) -> Iterator[Sequence[InstructionRequest]]:
+        """Batches of prompts of similar length and equal `max_tokens`; the longest first."""
 
-        def lengths(image: Wanted) -> tuple[int, int]:
+        def lengths(image: InstructionRequest) -> tuple[int, int]:
             prompt = self.prompts.of(image.task)
             messages = prompt.messages(image.id, image.task)
             return prompt.max_tokens, sum(len(message["content"]) for message in messages)
@@ -118,10 +124,10 @@ class LocalModel(Generator):
         for _, alike in groupby(by_length, key=lambda image: lengths(image)[0]):
             yield from chunks(list(alike), self.batch_size)
 
-    def _chat(self, image: Wanted, images: Path) -> "Chat":
+    def _chat(self, image: InstructionRequest, images: Path) -> "Chat":
         *before, request = self.prompts.of(image.task).messages(image.id, image.task)
         parts = [
-            {"type": "image", "image": open_image(images / image.image, read_wanted(images, image))},
+            {"type": "image", "image": open_image(images / image.image, read_requested(images, image))},
             {"type": "text", "text": request["content"]},
         ]
         system = [_text(message) for message in before]

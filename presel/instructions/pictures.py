@@ -1,4 +1,4 @@
-"""Images as text, for those who are asked over the wire."""
+"""Image files as `data:` URLs, the form in which requests and tasks contain them."""
 
 import base64
 import hashlib
@@ -13,21 +13,21 @@ from PIL import Image
 
 from presel.data.decoding import MAX_BYTES, BrokenImage, turn_upright
 from presel.data.images import open_image
-from presel.instructions.provider import Wanted
+from presel.instructions.provider import InstructionRequest
 
 _MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
 def read_image(root: Path, image: str, is_same: Callable[[str], bool]) -> bytes:
-    """An image file's bytes, if they are still those that the pool's check saw.
+    """Reads an image file, and checks that it did not change since the pool was checked.
 
     Args:
         root: The image folder.
         image: Path relative to it.
-        is_same: Told the SHA-256 of the bytes, in hexadecimal; whether it is the one of the pool.
+        is_same: Whether a SHA-256, in hexadecimal, is that of the pool's image.
 
     Raises:
-        BrokenImage: If there is no such file inside the folder, or it holds other bytes.
+        BrokenImage: If there is no such file inside the folder, or its bytes have changed.
     """
     root = Path(os.path.realpath(root))
     path = Path(os.path.realpath(root / image))
@@ -51,21 +51,21 @@ def read_image(root: Path, image: str, is_same: Callable[[str], bool]) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Opens a file whose links are resolved: follows none that came since, and waits for no pipe."""
+    """Opens a resolved path: follows no link created since, and does not wait for a pipe."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def read_wanted(root: Path, image: Wanted) -> bytes:
-    """The bytes of an image that is asked about, see `read_image`."""
+def read_requested(root: Path, image: InstructionRequest) -> bytes:
+    """The bytes of a requested image, see `read_image`."""
     return read_image(root, image.image, lambda content: content == image.content)
 
 
-def broken_images(images: Sequence[Wanted], root: Path) -> dict[str, str]:
-    """Why images cannot be sent, by image; for those that ask about all of them together."""
+def broken_images(images: Sequence[InstructionRequest], root: Path) -> dict[str, str]:
+    """The images that cannot be sent, each with the reason."""
     broken: dict[str, str] = {}
     for image in images:
         try:
-            read_wanted(root, image)
+            read_requested(root, image)
         except BrokenImage as error:
             broken[image.id] = error.reason
     return broken
@@ -74,12 +74,12 @@ def broken_images(images: Sequence[Wanted], root: Path) -> dict[str, str]:
 def data_url(content: bytes, path: Path, side: int | None) -> str:
     """An image file as a `data:` URL.
 
-    The file is sent as it is where every service can show it; otherwise a JPEG of how it looks is.
+    The file is sent unchanged if every service can read it; otherwise it is converted to an upright JPEG.
 
     Args:
         content: The file's bytes.
         path: The file, for messages.
-        side: Longer images are shrunk to this many pixels; None for no limit.
+        side: Images with a longer side are downscaled to this many pixels; None for no limit.
 
     Raises:
         BrokenImage: If it cannot be read.
@@ -100,7 +100,7 @@ def with_picture(messages: Sequence[dict[str, str]], url: str) -> list[dict[str,
 
     Args:
         messages: The messages, the last of them the user's.
-        url: Where the image is, or the image itself.
+        url: The image's address or `data:` URL.
     """
     *before, request = messages
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": request["content"]}]
@@ -108,7 +108,7 @@ def with_picture(messages: Sequence[dict[str, str]], url: str) -> list[dict[str,
 
 
 def _media_type(content: bytes, side: int | None) -> str | None:
-    """What an image is that can be sent as it is; None where it has to be encoded anew."""
+    """The media type of an image that can be sent unchanged; None if it must be converted."""
     try:
         with Image.open(BytesIO(content), formats=tuple(_MEDIA_TYPES)) as image:
             upright = turn_upright(image) is None
@@ -117,8 +117,8 @@ def _media_type(content: bytes, side: int | None) -> str | None:
             return _MEDIA_TYPES[image.format or ""] if upright and fits and plain else None
     except MemoryError:
         raise
-    # Pillow raises whatever broken bytes lead it to, such as IndexError where a second frame is cut off.
-    # Whoever opens the image next says what is wrong, if anything is.
+    # Pillow raises arbitrary exceptions on broken bytes, such as IndexError for a truncated second frame.
+    # `open_image` reports what is wrong, if anything is.
     except Exception:
         return None
 

@@ -1,4 +1,4 @@
-"""What a model is asked to write about an image, and how its answer becomes a conversation."""
+"""The prompts that models are asked to write instructions with, and the parsing of their answers."""
 
 import hashlib
 import json
@@ -19,24 +19,23 @@ _FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
 
 
 class UnusableAnswer(Exception):
-    """An answer that makes no instruction; the message is the reason, in a few words."""
+    """An answer that contains no valid instruction; the message is the reason: `kind`, or `kind: detail`."""
 
 
 @component
 class Prompt:
-    """How one kind of instruction is asked for.
+    """The prompt for one kind of instruction.
 
     Attributes:
-        request: What the model is asked beside the image; `{task}` stands for the image's task, `{question}`
-            for the question.
-        system: Its system message; empty for none.
-        questions: The training questions, of which each image gets one, always the same. Empty where
-            the model writes questions as well, and answers with a JSON list of objects with `question`
-            and `answer`.
-        suffix: Follows every question in the training file, on a line of its own.
-        answer_pattern: Regular expression that every whole answer matches.
-        max_turns: Most questions of a conversation.
-        max_tokens: Where the model's answer is cut; a cut one is unusable.
+        request: User message sent with the image; `{task}` stands for the image's task, `{question}` for the
+            question.
+        system: System message; empty for none.
+        questions: The training questions; each image gets one, chosen by its id. Empty if the model writes
+            the questions too, and answers with a JSON list of objects with `question` and `answer`.
+        suffix: Appended to every question in the training file, on its own line.
+        answer_pattern: Regular expression that every complete answer must match.
+        max_turns: Maximum number of questions of a conversation.
+        max_tokens: Maximum length of the model's answer; a truncated answer is unusable.
     """
 
     request: Annotated[str, Field(min_length=1)]
@@ -48,22 +47,22 @@ class Prompt:
     max_tokens: Annotated[int, Field(ge=1, le=10**9)] = 512
 
     def __post_init__(self) -> None:
-        """Checks what would otherwise fail once answers are paid for."""
+        """Checks what would otherwise fail after answers are paid for."""
         try:
             re.compile(self.answer_pattern)
         except re.error as error:
             raise ValueError(
-                f"answer_pattern {self.answer_pattern!r} is no regular expression ({error})"
+                f"answer_pattern {self.answer_pattern!r} is not a regular expression ({error})"
             ) from None
         for name in _PLACEHOLDER.findall(self.request):
             if name != "task" and not (name == "question" and self.questions):
                 raise ValueError(
-                    f"request holds {{{name}}}, which stands for nothing; there are {{task}} and, where "
-                    "questions are given, {question}"
+                    f"request contains {{{name}}}, which has no value; there are {{task}} and, if questions "
+                    "are given, {question}"
                 )
 
     def messages(self, name: str, task: str) -> list[dict[str, str]]:
-        """The chat messages, the image left out.
+        """The chat messages, without the image.
 
         Args:
             name: The image's id.
@@ -81,21 +80,21 @@ class Prompt:
             text: The model's answer.
 
         Raises:
-            UnusableAnswer: If the answer is blank, not in the form asked for, or matches no pattern.
+            UnusableAnswer: If the answer is blank, malformed, or does not match `answer_pattern`.
         """
         if not text.strip():
             raise UnusableAnswer("blank answer")
         pairs = [(self._question(name), text.strip())] if self.questions else _pairs(text)
         if len(pairs) > self.max_turns:
-            raise UnusableAnswer(f"{len(pairs)} questions where at most {self.max_turns} were asked for")
+            raise UnusableAnswer(f"too many questions: {len(pairs)}, max_turns is {self.max_turns}")
         for _, answer in pairs:
             if not re.fullmatch(self.answer_pattern, answer, re.DOTALL):
-                raise UnusableAnswer(f"answer {answer[:40]!r} does not match {self.answer_pattern!r}")
+                raise UnusableAnswer(f"does not match {self.answer_pattern!r}: {answer[:40]!r}")
         suffix = f"\n{self.suffix}" if self.suffix else ""
         return as_turns([(question + suffix, answer) for question, answer in pairs])
 
     def _question(self, name: str) -> str:
-        """The question of an image: by its name, so that the pool's order does not matter."""
+        """The question of an image: chosen by its id, so that the pool's order does not matter."""
         if not self.questions:
             return ""
         return self.questions[int(hashlib.sha256(name.encode()).hexdigest(), 16) % len(self.questions)]
@@ -103,12 +102,12 @@ class Prompt:
 
 @component
 class Prompts:
-    """Which prompt goes with which task.
+    """The prompt of each task.
 
     Attributes:
         kinds: Prompts by name.
-        default: Name of the prompt of every task that `by_task` does not name.
-        by_task: Name of the prompt by task; None for the same for all.
+        default: Name of the prompt of every task that is not in `by_task`.
+        by_task: Name of the prompt by task; None to use the default for all.
     """
 
     kinds: dict[str, Prompt]
@@ -130,42 +129,42 @@ class Prompts:
         return (self.by_task or {}).get(task, self.default)
 
     def check(self, tasks: Sequence[str]) -> None:
-        """Makes sure that every task named has images.
+        """Checks that the pool has every task of `by_task`.
 
         Raises:
-            PreselError: If `by_task` names a task that the pool does not have.
+            PreselError: If it lacks one.
         """
         for task in self.by_task or {}:
             if task not in tasks:
                 raise PreselError(
-                    f"instructions.prompts.by_task names '{task}', which is no task of the pool; there are "
-                    f"{', '.join(tasks)}"
+                    f"instructions.prompts.by_task names '{task}', which is not a task of the pool; there "
+                    f"are {', '.join(tasks)}"
                 )
 
 
 def as_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
-    """Questions and answers about an image as a conversation, which shows it first.
+    """Questions and answers about an image as a conversation that starts with the image token.
 
     Raises:
-        UnusableAnswer: If a text holds what stands for the image, or what no file can hold.
+        UnusableAnswer: If a text contains the image token, or half of a surrogate pair.
     """
     turns: list[Turn] = []
     for number, (question, answer) in enumerate(pairs):
         if IMAGE_TOKEN in question or IMAGE_TOKEN in answer:
-            raise UnusableAnswer(f"it holds the text {IMAGE_TOKEN}, which stands for the image")
+            raise UnusableAnswer(f"it contains the image token {IMAGE_TOKEN}")
         if _SURROGATE.search(question + answer):
-            raise UnusableAnswer("it holds half of a surrogate pair, which is no character")
+            raise UnusableAnswer("it contains half of a surrogate pair, which is not a character")
         turns.append({"from": "human", "value": question if number else f"{IMAGE_TOKEN}\n{question}"})
         turns.append({"from": "gpt", "value": answer})
     return tuple(turns)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """The questions and answers of a JSON list, maybe fenced as code."""
+    """The questions and answers of a JSON list, possibly inside a fenced code block."""
     fenced = _FENCED.match(text)
     try:
         found = json.loads(fenced.group(1) if fenced else text)
-    # Brackets nested by the thousand are beyond the parser.
+    # RecursionError: thousands of nested brackets.
     except (ValueError, RecursionError) as error:
         raise UnusableAnswer(f"not JSON ({error})") from None
     if not isinstance(found, list) or not found:

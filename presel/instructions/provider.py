@@ -1,4 +1,4 @@
-"""Base class of instruction providers, and what passes between them and the ledger."""
+"""Base class of instruction providers, and the types that pass between them and the ledger."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -11,15 +11,18 @@ from presel.data.listing import PoolFiles
 from presel.data.llava import Record
 from presel.data.sources import Source
 
+# Kind of the reason of images that were skipped after many failures: never the cause itself.
+NOT_REQUESTED = "not requested"
 
-class Wanted(NamedTuple):
-    """An image whose instruction is asked for.
+
+class InstructionRequest(NamedTuple):
+    """A chosen image, whose instruction is requested.
 
     Attributes:
         id: Its name in the pool.
         image: Posix path relative to the image folder.
         task: Its task.
-        content: Digest of the image file's bytes.
+        content: SHA-256 of the image file's bytes.
     """
 
     id: str
@@ -28,8 +31,8 @@ class Wanted(NamedTuple):
     content: str
 
 
-class Estimate(NamedTuple):
-    """What instructions would cost.
+class Cost(NamedTuple):
+    """What answers cost, or are estimated to.
 
     Attributes:
         tokens: Prompts and answers together.
@@ -40,12 +43,12 @@ class Estimate(NamedTuple):
     money: float
 
 
-class Revealed(NamedTuple):
-    """What came of it.
+class ProviderResult(NamedTuple):
+    """What a provider returns.
 
     Attributes:
         records: The instructions.
-        unanswered: Why there is none, by image.
+        unanswered: Why there is none, by image: `kind`, or `kind: detail`; errors count the kinds.
     """
 
     records: list[Record]
@@ -54,35 +57,34 @@ class Revealed(NamedTuple):
 
 @component
 class InstructionProvider:
-    """Base of whoever turns chosen images into instructions.
+    """Base class of instruction providers.
 
     Attributes:
-        max_unanswered_share: Largest share of chosen images without an instruction that is put up with;
-            above it the run stops.
+        max_unanswered_share: Maximum share of chosen images without an instruction; the run stops above it.
     """
 
-    # Decides whether instructions will do, not what they are.
+    # Acceptance threshold; it does not change the instructions, so it is not part of the key.
     max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.05, compare=False)
 
     def check_overrides(self, overrides: Sequence[str]) -> None:
-        """Makes sure that what no configuration file may decide stands on the command line.
+        """Checks that settings which no configuration file may decide are given on the command line.
 
         Args:
-            overrides: The command line's, as Hydra takes them.
+            overrides: The command line's, in Hydra's syntax.
 
         Raises:
             PreselError: If not.
         """
 
     def check_source(self, source: Source) -> None:
-        """Makes sure, before the pool is read, that it is one whose images can be instructed.
+        """Checks, before the pool is read, that the provider can write instructions for it.
 
         Raises:
             PreselError: If not.
         """
 
     def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
-        """Makes sure, before any long work, that instructions can be had.
+        """Checks, before any long work, that instructions can be written.
 
         Args:
             files: The pool's files.
@@ -92,23 +94,30 @@ class InstructionProvider:
             PreselError: If not.
         """
 
-    def estimate(self, images: Mapping[str, int]) -> Estimate | None:
-        """What instructions for so many images of each task would cost; None where nobody charges."""
+    def estimate(self, images: Mapping[str, int]) -> Cost | None:
+        """Expected cost of instructions for this many images of each task; None if they are free."""
         return None
 
-    def exceeded(self, estimate: Estimate) -> list[str]:
-        """The limits that such a cost would pass, as settings with their values."""
+    def exceeded(self, estimate: Cost) -> list[str]:
+        """The limits that this cost would exceed, as settings with their values."""
         return []
 
-    def reveal(self, wanted: Sequence[Wanted], files: PoolFiles) -> Revealed:
-        """Gives the instructions of these images and of no others; called once they stand in the ledger.
+    def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
+        """Returns the instructions of these images and of no others.
+
+        Instructions are sealed: only `presel.instructions.ledger.request` calls this, once the images are
+        written into the ledger.
 
         Args:
-            wanted: The chosen images.
+            requests: The chosen images.
             files: The pool's files.
 
         Raises:
-            Paused: If others have to write them first.
-            PreselError: If they cannot be had.
+            Paused: If people or an external service have to write them first.
+            PreselError: If they cannot be provided.
         """
         raise NotImplementedError
+
+    def how_to_ask_again(self, unanswered: Sequence[InstructionRequest]) -> str:
+        """What the user can do to have images asked about again, for the error message; '' if nothing."""
+        return ""

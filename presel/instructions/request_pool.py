@@ -1,4 +1,7 @@
-"""Asks about many images at once: so many in flight, and no further than the money goes."""
+"""Sends requests concurrently, within a concurrency limit and a budget cap.
+
+Not the retries of a client library: those happen inside one call, where no cap on cost is asked before each.
+"""
 
 import signal
 import threading
@@ -11,237 +14,236 @@ from typing import NamedTuple, Protocol
 
 from presel.console import console
 from presel.instructions.answers import Completion
-from presel.instructions.client import Again, Unanswered
-from presel.instructions.provider import Wanted
+from presel.instructions.client import PermanentError, RetryableError
+from presel.instructions.provider import NOT_REQUESTED, InstructionRequest
 
-# So many images in a row without an answer that can be used are no bad luck.
-_HOPELESS = 20
-# Who waits longer is told.
-_LONG_PAUSE_S = 10.0
+# Give up after this many consecutive failures, if more images failed than the run tolerates.
+_MAX_CONSECUTIVE_FAILURES = 20
+# Longer waits are announced on the terminal.
+_LONG_WAIT_S = 10.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Came(NamedTuple):
-    """What came of a request: the answer, or what went wrong."""
+class Outcome(NamedTuple):
+    """Result of one request: the answer, or the error."""
 
-    image: Wanted
+    image: InstructionRequest
     result: Completion | Exception
 
 
-class _Sending(NamedTuple):
-    """An image to ask about, after a pause in seconds if it was asked about in vain before."""
+class _Attempt(NamedTuple):
+    """One request to send; a retry waits `delay` seconds first, and keeps the previous error as `reason`."""
 
-    image: Wanted
-    pause: float = 0.0
+    image: InstructionRequest
+    delay: float = 0.0
     reason: str = ""
 
 
-class Kept(NamedTuple):
-    """What an answer is worth.
+class AnswerStatus(NamedTuple):
+    """What became of an answer.
 
     Attributes:
-        settled: Whether its image is not asked about again.
-        why_not: Why it cannot be used, if it cannot.
+        done: Whether its image needs no further request.
+        why_not: Why the answer is unusable; None if it is usable.
     """
 
-    settled: bool
+    done: bool
     why_not: str | None
 
 
-class Errand(Protocol):
-    """What is asked, and what becomes of the answers."""
+class RequestHandler(Protocol):
+    """Sends single requests, stores their answers and keeps count of their cost."""
 
-    def send(self, image: Wanted) -> Completion:
-        """Asks about an image, once; called in other threads.
+    def send(self, image: InstructionRequest) -> Completion:
+        """Sends one request; called in worker threads.
 
         Raises:
-            Again: If another try may get an answer.
-            Unanswered: If none will.
+            RetryableError: If a retry may succeed.
+            PermanentError: If none will.
         """
 
-    def pause(self, repetition: int, after: float) -> float:
-        """Seconds to wait before a try, from the second one on, where the server asked for so many."""
+    def backoff(self, retry: int, retry_after: float) -> float:
+        """Seconds to wait before a retry, counted from 1; `retry_after` is what the server asked for."""
 
-    def keep(self, image: Wanted, answer: Completion) -> Kept:
-        """Keeps an answer."""
+    def store(self, image: InstructionRequest, answer: Completion) -> AnswerStatus:
+        """Writes an answer to disk."""
 
-    def charge(self, image: Wanted, text: str) -> None:
-        """Counts a request that got no whole answer, and may have been charged for; keeps what came."""
+    def store_partial(self, image: InstructionRequest, text: str) -> None:
+        """Writes the received part of a failed answer to disk, with the cost that it may have caused."""
 
-    def has_room(self, images: Sequence[Wanted]) -> bool:
-        """Whether these images may be in flight together."""
+    def within_budget(self, images: Sequence[InstructionRequest]) -> bool:
+        """Whether the budget cap allows requests for all these images to be in flight together."""
 
 
-class Asking:
-    """Threads that send and wait, and the caller's, which alone decides, counts and keeps.
+class RequestPool:
+    """Worker threads send; only the calling thread schedules, counts cost and stores answers.
 
-    Ctrl-C, SIGTERM, or a failure that no request would escape, stops the sending; what is on its way is
-    waited for and kept.
+    Ctrl-C, SIGTERM or an error that would hit every request stops the sending; answers to the requests in
+    flight are still awaited and stored.
 
     Attributes:
         failed: Why there is no answer, by image.
-        waiting: Images that are not asked about yet, or again.
+        queue: Images whose request, or next retry, is not sent yet.
     """
 
     def __init__(
         self,
-        images: Sequence[Wanted],
-        errand: Errand,
+        images: Sequence[InstructionRequest],
+        handler: RequestHandler,
         concurrency: int,
         max_retries: int,
-        put_up_with: int,
+        max_failures: int,
         advance: Callable[[int], None],
     ) -> None:
-        """Asks nothing yet.
+        """Prepares the pool; `run` starts it.
 
         Args:
-            images: What to ask about.
-            errand: How.
-            concurrency: Most images in flight.
-            max_retries: How often a request is repeated that failed through no fault of its own.
-            put_up_with: Images without an instruction that do not yet spoil the run.
-            advance: Told of images that are done with.
+            images: The images to request instructions for.
+            handler: Sends the requests and stores the answers.
+            concurrency: Maximum number of requests in flight.
+            max_retries: Maximum number of retries after a transient error.
+            max_failures: Number of images without a usable answer that the run tolerates.
+            advance: Called with the number of newly finished images.
         """
         self.failed: dict[str, str] = {}
-        self.waiting = deque(images)
-        self._errand = errand
+        self.queue = deque(images)
+        self._handler = handler
         self._concurrency = min(concurrency, len(images))
         self._max_retries = max_retries
-        self._put_up_with = put_up_with
+        self._max_failures = max_failures
         self._advance = advance
-        self._in_flight: dict[str, Wanted] = {}
-        self._tries: Counter[str] = Counter()
-        self._next_try: dict[str, _Sending] = {}
-        self._told_to_wait_until = 0.0
-        self._without: set[str] = set()
-        self._in_vain = 0
-        self._halt: Exception | signal.Signals | None = None
+        self._in_flight: dict[str, InstructionRequest] = {}
+        self._errors: Counter[str] = Counter()
+        self._retries: dict[str, _Attempt] = {}
+        self._announced_until = 0.0
+        self._without_answer: set[str] = set()
+        self._consecutive_failures = 0
+        self._stop_cause: Exception | signal.Signals | None = None
         self._stopped = threading.Event()
-        self._out: SimpleQueue[_Sending | None] = SimpleQueue()
-        self._back: SimpleQueue[Came | signal.Signals] = SimpleQueue()
+        self._attempts: SimpleQueue[_Attempt | None] = SimpleQueue()
+        self._outcomes: SimpleQueue[Outcome | signal.Signals] = SimpleQueue()
 
-    def ask(self) -> None:
-        """Asks until all images are settled or failed, or there is no more room.
+    def run(self) -> None:
+        """Sends requests until every image is done or failed, or the budget cap is reached.
 
-        A signal takes effect once what was in flight is kept.
+        A signal takes effect once the answers in flight are stored.
 
         Raises:
-            PreselError: If the server turns all requests away.
+            PreselError: If the server rejects all requests.
         """
-        with self._threads(), self._first_signal_taken():
-            self._send_what_fits()
+        with self._worker_threads(), self._first_signal_queued():
+            self._send_allowed()
             while self._in_flight:
-                self._take(self._back.get())
-                self._send_what_fits()
-        if isinstance(self._halt, signal.Signals):
-            signal.raise_signal(self._halt)
-            # Where its handler returns.
+                self._handle(self._outcomes.get())
+                self._send_allowed()
+        if isinstance(self._stop_cause, signal.Signals):
+            signal.raise_signal(self._stop_cause)
+            # Reached if the signal's handler returns.
             raise KeyboardInterrupt
-        if self._halt is not None:
-            raise self._halt
+        if self._stop_cause is not None:
+            raise self._stop_cause
 
-    def _send_what_fits(self) -> None:
-        while self.waiting and self._halt is None and len(self._in_flight) < self._concurrency:
-            image = self.waiting[0]
-            if not self._errand.has_room([*self._in_flight.values(), image]):
+    def _send_allowed(self) -> None:
+        """Sends as many requests as the concurrency limit and the budget cap allow."""
+        while self.queue and self._stop_cause is None and len(self._in_flight) < self._concurrency:
+            image = self.queue[0]
+            if not self._handler.within_budget([*self._in_flight.values(), image]):
                 return
-            self._in_flight[image.id] = self.waiting.popleft()
-            self._out.put(self._next_try.pop(image.id, _Sending(image)))
+            self._in_flight[image.id] = self.queue.popleft()
+            self._attempts.put(self._retries.pop(image.id, _Attempt(image)))
 
-    def _take(self, came: Came | signal.Signals) -> None:
-        if isinstance(came, signal.Signals):
-            self._stop(came)
+    def _handle(self, outcome: Outcome | signal.Signals) -> None:
+        if isinstance(outcome, signal.Signals):
+            self._stop(outcome)
             console.notice(
-                f"waiting for {len(self._in_flight)} answers that are on their way; "
-                "Ctrl-C or SIGTERM gives them up"
+                f"waiting for {len(self._in_flight)} answers in flight; Ctrl-C or SIGTERM discards them"
             )
             return
-        image, result = came
+        image, result = outcome
         del self._in_flight[image.id]
-        if isinstance(result, Again):
-            self._repeat(image, result)
-        elif isinstance(result, Unanswered):
+        if isinstance(result, RetryableError):
+            self._retry(image, result)
+        elif isinstance(result, PermanentError):
             self._fail(image, str(result))
         elif isinstance(result, Exception):
             self._stop(result)
         else:
-            self._keep(image, result)
+            self._store(image, result)
 
-    def _keep(self, image: Wanted, answer: Completion) -> None:
-        del self._tries[image.id]
-        kept = self._errand.keep(image, answer)
-        if kept.settled:
+    def _store(self, image: InstructionRequest, answer: Completion) -> None:
+        del self._errors[image.id]
+        status = self._handler.store(image, answer)
+        if status.done:
             self._advance(1)
         else:
-            self.waiting.append(image)
-        if kept.why_not is None:
-            self._in_vain = 0
-            self._without.discard(image.id)
+            self.queue.append(image)
+        if status.why_not is None:
+            self._consecutive_failures = 0
+            self._without_answer.discard(image.id)
         else:
-            self._count_in_vain(image, kept.why_not)
+            self._count_failure(image, status.why_not)
 
-    def _repeat(self, image: Wanted, reason: Again) -> None:
-        """Puts an image first in the queue: others are not sent while a server wants to be left alone."""
-        if reason.text is not None:
-            self._errand.charge(image, reason.text)
-        self._tries[image.id] += 1
-        tries = self._tries[image.id]
-        told = f"{reason}, after {tries} requests"
-        if tries > self._max_retries or self._stopped.is_set():
-            self._fail(image, told)
+    def _retry(self, image: InstructionRequest, error: RetryableError) -> None:
+        """Puts an image first in the queue: nothing else is sent while the server asks for a pause."""
+        if error.partial is not None:
+            self._handler.store_partial(image, error.partial)
+        self._errors[image.id] += 1
+        count = self._errors[image.id]
+        reason = f"{error}, after {count} requests"
+        if count > self._max_retries or self._stopped.is_set():
+            self._fail(image, reason)
             return
-        pause = self._errand.pause(tries, reason.after)
-        self._tell_of(pause, reason)
-        self._next_try[image.id] = _Sending(image, pause, told)
-        self.waiting.appendleft(image)
+        delay = self._handler.backoff(count, error.retry_after)
+        self._announce_wait(delay, error)
+        self._retries[image.id] = _Attempt(image, delay, reason)
+        self.queue.appendleft(image)
 
-    def _tell_of(self, pause: float, reason: Again) -> None:
-        until = time.monotonic() + pause
-        if pause > _LONG_PAUSE_S and until > self._told_to_wait_until + _LONG_PAUSE_S:
-            self._told_to_wait_until = until
-            console.notice(f"waiting {pause:.0f} s before the next request ({reason})")
+    def _announce_wait(self, delay: float, reason: RetryableError) -> None:
+        until = time.monotonic() + delay
+        if delay > _LONG_WAIT_S and until > self._announced_until + _LONG_WAIT_S:
+            self._announced_until = until
+            console.notice(f"waiting {delay:.0f} s before the next request ({reason})")
 
-    def _fail(self, image: Wanted, reason: str) -> None:
+    def _fail(self, image: InstructionRequest, reason: str) -> None:
         self.failed[image.id] = reason
         self._advance(1)
-        self._count_in_vain(image, reason)
+        self._count_failure(image, reason)
 
-    def _count_in_vain(self, image: Wanted, reason: str) -> None:
-        """Gives up where the run is spoilt, and no answer can be used: each may cost."""
-        self._without.add(image.id)
-        self._in_vain += 1
-        if self._in_vain < _HOPELESS or len(self._without) <= self._put_up_with:
+    def _count_failure(self, image: InstructionRequest, reason: str) -> None:
+        """Gives up after many consecutive failures that exceed `max_failures`: every request may cost."""
+        self._without_answer.add(image.id)
+        self._consecutive_failures += 1
+        too_many = len(self._without_answer) > self._max_failures
+        if self._consecutive_failures < _MAX_CONSECUTIVE_FAILURES or not too_many:
             return
-        why = (
-            f"not asked about, since {self._in_vain} times in a row no answer could be used (last: {reason})"
-        )
-        # Those that were asked about have reasons of their own.
-        self.failed |= {image.id: why for image in self.waiting if image.id not in self._without}
-        self.failed |= {name: sending.reason for name, sending in self._next_try.items()}
-        self._advance(len(self.waiting))
-        self.waiting.clear()
+        why = f"{NOT_REQUESTED}, after {self._consecutive_failures} consecutive failures (last: {reason})"
+        # Images that did get an answer have a reason of their own.
+        self.failed |= {image.id: why for image in self.queue if image.id not in self._without_answer}
+        self.failed |= {name: attempt.reason for name, attempt in self._retries.items()}
+        self._advance(len(self.queue))
+        self.queue.clear()
         self._stopped.set()
 
     def _stop(self, cause: Exception | signal.Signals) -> None:
-        self._halt = self._halt or cause
+        self._stop_cause = self._stop_cause or cause
         self._stopped.set()
 
     def _work(self) -> None:
-        while (sending := self._out.get()) is not None:
-            self._back.put(Came(sending.image, self._result(sending)))
+        while (attempt := self._attempts.get()) is not None:
+            self._outcomes.put(Outcome(attempt.image, self._result(attempt)))
 
-    def _result(self, sending: _Sending) -> Completion | Exception:
-        if sending.pause and self._stopped.wait(sending.pause):
-            return Unanswered(sending.reason)
+    def _result(self, attempt: _Attempt) -> Completion | Exception:
+        if attempt.delay and self._stopped.wait(attempt.delay):
+            return PermanentError(attempt.reason)
         try:
-            return self._errand.send(sending.image)
-        # Raised by the thread that waits for it.
+            return self._handler.send(attempt.image)
+        # Raised by the calling thread.
         except Exception as error:
             return error
 
     @contextmanager
-    def _threads(self) -> Iterator[None]:
-        # Daemons, because a second Ctrl-C does not wait for them.
+    def _worker_threads(self) -> Iterator[None]:
+        # Daemon threads, because a second Ctrl-C does not wait for them.
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._concurrency)]
         for thread in threads:
             thread.start()
@@ -249,16 +251,16 @@ class Asking:
             yield
         finally:
             for _ in threads:
-                self._out.put(None)
+                self._attempts.put(None)
 
     @contextmanager
-    def _first_signal_taken(self) -> Iterator[None]:
-        """Queues the first Ctrl-C or SIGTERM: it cannot come between an answer and its file."""
+    def _first_signal_queued(self) -> Iterator[None]:
+        """Queues the first Ctrl-C or SIGTERM, so that it cannot interrupt the writing of an answer."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-        # As under nohup, for example.
+        # Ignored signals stay ignored, as under nohup.
         previous = {number: one for number, one in handlers.items() if one not in (None, signal.SIG_IGN)}
 
         def restore() -> None:
@@ -267,7 +269,7 @@ class Asking:
 
         def first(number: int, _: object) -> None:
             restore()
-            self._back.put(signal.Signals(number))
+            self._outcomes.put(signal.Signals(number))
 
         for number in previous:
             signal.signal(number, first)

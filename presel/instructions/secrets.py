@@ -1,7 +1,7 @@
-"""Keys come from the environment, are never written, and go only where the user says.
+"""API keys are read from the environment, never written to disk, and sent only where the user says.
 
-Whatever holds a key is refused before it is saved. A configuration file, which may be someone else's, cannot
-choose the server that a key is sent to.
+A setting that contains a key is rejected before it is saved. A configuration file, which may be downloaded,
+cannot choose the server that a key is sent to.
 """
 
 import os
@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 
 from presel.errors import PreselError
 
-# Where a key goes without a word on the command line.
+# The destination of a key that need not be confirmed on the command line.
 _OPENAI = {
     "instructions.base_url": "https://api.openai.com/v1",
     "instructions.key_variable": "OPENAI_API_KEY",
@@ -34,32 +34,32 @@ _NAMES_OF_KEYS = re.compile(
 
 
 def is_variable(name: str) -> bool:
-    """Whether this is the name of an environment variable: set, or in capitals, which keys hardly are."""
+    """Whether this names an environment variable: it is set, or in capitals, as keys hardly ever are."""
     return name in os.environ or re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) is not None
 
 
 def has_credentials(address: str) -> bool:
-    """Whether there is more in an address than where a server is: a user, a query or a fragment."""
+    """Whether a URL contains more than a server and a path: a user, a query or a fragment."""
     return not {"@", "?", "#"}.isdisjoint(address)
 
 
 def named_like_a_key(name: str) -> bool:
-    """Whether a setting or a header of this name would hold a key, as `api_key` and `Authorization` do."""
+    """Whether a setting or a header of this name would contain a key, as `api_key` and `Authorization`."""
     return _NAMES_OF_KEYS.fullmatch(name) is not None
 
 
 def check_destination(base_url: str, key_variable: str | None, overrides: Sequence[str]) -> None:
-    """Makes sure that images and a key go to OpenAI, to this machine, or where the command line says.
+    """Checks that images and a key go to OpenAI, to this machine, or where the command line says.
 
-    Without a key as well: settings sent along may hold environment variables (`${oc.env:…}`).
+    Applies without a key too: the settings of a request may contain environment variables (`${oc.env:…}`).
 
     Args:
-        base_url: What `instructions.base_url` is.
-        key_variable: What `instructions.key_variable` is.
-        overrides: The command line's, as Hydra takes them.
+        base_url: The value of `instructions.base_url`.
+        key_variable: The value of `instructions.key_variable`.
+        overrides: The command line's, in Hydra's syntax.
 
     Raises:
-        PreselError: If a configuration file names the server or the key's variable.
+        PreselError: If a configuration file chooses the server or the key's variable.
     """
     if is_this_machine(base_url):
         return
@@ -78,11 +78,11 @@ def check_destination(base_url: str, key_variable: str | None, overrides: Sequen
 
 
 def check_environment(variables: Iterable[str], overrides: Sequence[str]) -> None:
-    """Makes sure that no configuration file sets environment variables, such as keys and proxies.
+    """Checks that no configuration file sets environment variables, such as keys and proxies.
 
     Args:
-        variables: Those that Hydra sets, by `hydra.job.env_set`.
-        overrides: The command line's, as Hydra takes them.
+        variables: Those of `hydra.job.env_set`.
+        overrides: The command line's, in Hydra's syntax.
 
     Raises:
         PreselError: If a configuration file sets one.
@@ -97,7 +97,7 @@ def check_environment(variables: Iterable[str], overrides: Sequence[str]) -> Non
 
 
 def is_this_machine(address: str) -> bool:
-    """Whether an address is one of this machine's own."""
+    """Whether a URL points to this machine."""
     host = urlsplit(address).hostname or ""
     try:
         return ip_address(host).is_loopback
@@ -111,13 +111,13 @@ def _given(overrides: Sequence[str]) -> set[str]:
 
 
 def refuse_keys(overrides: Sequence[str]) -> None:
-    """Makes sure that no override holds a key, because Hydra writes overrides down.
+    """Checks that no override contains a key, because Hydra saves all overrides.
 
     Args:
-        overrides: The command line's, as Hydra takes them.
+        overrides: The command line's, in Hydra's syntax.
 
     Raises:
-        PreselError: If one does; it names the setting and does not repeat the key.
+        PreselError: If one does; the message names the setting and does not quote the key.
     """
     parser = OverridesParser.create()
     value: Any
@@ -125,13 +125,13 @@ def refuse_keys(overrides: Sequence[str]) -> None:
         setting, _, text = override.lstrip("+~").partition("=")
         try:
             value = parser.parse_override(override).value()
-        # Hydra refuses it later, and repeats it: what is plainly a key is not left to that.
+        # Hydra would reject it later with a message that quotes it, key included.
         except HydraException:
             value = text
         if _holds_key(setting, value):
             raise PreselError(
-                f"{setting}: a key may not stand on the command line, which every run writes down; put it in "
-                "an environment variable, and that variable's name in instructions.key_variable"
+                f"{setting}: a key may not be given on the command line, which every run saves; put it into "
+                "an environment variable, and that variable's name into instructions.key_variable"
             )
 
 

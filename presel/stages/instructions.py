@@ -8,7 +8,7 @@ import pandas as pd
 
 from presel.data.llava import Record, TaskRule, read_records, write_records
 from presel.instructions.ledger import request
-from presel.instructions.provider import InstructionProvider, Wanted
+from presel.instructions.provider import InstructionProvider, InstructionRequest
 from presel.stages.pool import Pool
 from presel.storage.stage import Stage
 from presel.storage.store import Store
@@ -43,7 +43,7 @@ class InstructionsStage(Stage[list[Record]]):
         """Requests the instructions of the chosen images."""
         pool = store.load(self.pool).assign(content=self.pool.contents(store)).set_index("id")
         chosen = pool.loc[store.load(self.chosen)["id"], ["image", "task", "content"]]
-        wanted = [Wanted(*row) for row in chosen.itertuples(name=None)]
+        wanted = [InstructionRequest(*row) for row in chosen.itertuples(name=None)]
         files = self.pool.files(store)
         records = request(wanted, self.provider, files, folder, self.what_for)
         write_records(folder / "train.json", records)

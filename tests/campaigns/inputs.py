@@ -285,7 +285,7 @@ def _paused(folder: Path, provider: str, *settings: str) -> tuple[list[str], Pat
     arguments += ["until=instructions", "instructions.max_unanswered_share=0.5", *settings]
     arguments.remove("until=selection")
     assert presel(folder, *arguments).code == 3
-    (order,) = (folder / "outputs/answers" / provider).glob("*/order.json")
+    (order,) = (folder / "outputs/answers" / provider).glob("*/job.json")
     return arguments, order.parent
 
 
