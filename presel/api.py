@@ -128,7 +128,7 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
     Arguments, logging and Hydra of the calling program stay as they are.
 
     Args:
-        overrides: As on the command line, see `compose`; a sweep is a loop of one's own.
+        overrides: As on the command line, see `compose`; a sweep is a loop over calls.
 
     Raises:
         PreselError: If the configuration or the data is invalid.

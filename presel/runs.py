@@ -125,10 +125,10 @@ class RunRecord:
         return self._stage(role).verified
 
     def check(self) -> None:
-        """Makes sure that all results are there, with files of the right sizes.
+        """Checks that all results exist, with files of the recorded sizes.
 
         Raises:
-            PreselError: If one is not.
+            PreselError: If one does not.
         """
         for role in self.stages:
             stage = self._stage(role)
@@ -284,7 +284,7 @@ class RunRecord:
 
     @cached_property
     def selection_seconds(self) -> float:
-        """Time of every stage that the choice rests on, as if nothing had been reused."""
+        """Time of every stage behind the selection, as if nothing had been reused."""
         return sum(
             float(stage.manifest["wall_seconds"])
             for role, stage in self.stages.items()
@@ -325,7 +325,7 @@ def _by_image(file: Path, *columns: str) -> pd.DataFrame:
 
 
 def check_ids(file: Path, table: pd.DataFrame) -> None:
-    """Makes sure that a table's ids, by which it is joined to another, are strings without repetition.
+    """Checks that a table's ids, by which it is joined to others, are unique strings.
 
     Raises:
         PreselError: If not; it names the file.

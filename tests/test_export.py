@@ -172,7 +172,7 @@ def test_a_selection_without_instructions_can_only_be_listed(in_process: Program
     shutil.rmtree(pool_folder / "images")
     gone = in_process("export", str(run.folder), "--format", "manifest", "--out", "other")
     assert gone.returncode == 2
-    assert "there is no such file any more (12 of 12 chosen images are missing)" in gone.stderr
+    assert "the file no longer exists (12 of 12 selected images are missing)" in gone.stderr
 
 
 def test_images_that_got_no_instruction_are_told_apart(in_process: Program, pool_folder: Path) -> None:

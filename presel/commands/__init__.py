@@ -1,1 +1,1 @@
-"""The commands of the program `presel`, a module each."""
+"""The commands of the program `presel`, one module each, with a function `main(arguments)`."""

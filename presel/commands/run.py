@@ -120,15 +120,15 @@ def _recorded(store: Store, step: Stage[Any]) -> StageRecord:
 
 
 def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
-    """The groups that a run takes from the built-in digit scenes although its pool does not.
+    """The groups whose options are made for the built-in digit scenes, if the pool is another.
 
     Args:
         pipeline: The run.
-        target: The step that it is to end with.
+        target: The step that it ends with.
     """
     if isinstance(pipeline.source, DigitScenes):
         return []
-    # Stages call their models as the groups of the configuration are called.
+    # Stages name their models like the configuration groups.
     models = {
         name: value
         for step in upstream(target)
@@ -140,7 +140,7 @@ def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
 
 
 def check_target(until: str) -> None:
-    """Makes sure that a run can end with this step.
+    """Checks that a run can end with this step.
 
     Raises:
         PreselError: If there is no such step.
@@ -166,13 +166,13 @@ class SweepSummary(Callback):
 
 
 def sweep_summary(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Rows of all jobs, named by their strategy and settings; a baseline that jobs share stands once."""
+    """Rows of all jobs, named by strategy and settings; a baseline that jobs share is listed once."""
     rows: list[dict[str, Any]] = []
     known: dict[str, list[Scores]] = {}
     for record, job in zip(records, _job_names(records), strict=True):
         *baselines, tuned = record.summary()
         for model, row in zip(record.baselines, baselines, strict=True):
-            # The base differs between jobs that sweep over models; others are named by their first job.
+            # In a sweep over models the base differs; further ones are named by the first job with them.
             others = known.setdefault(model.name, [])
             if model.scores not in others:
                 rows.append(row | {"strategy": f"{model.name} ({job})"} if others else row)
@@ -198,7 +198,7 @@ def _job_names(records: Sequence[RunRecord]) -> list[str]:
 
 
 def _tuned_scores(pipeline: Pipeline, store: Store) -> ModelScores:
-    # Time and requests count everything the scores rest on; what was deleted of that is computed again.
+    # Time and requests include every stage behind the scores; those deleted meanwhile are computed again.
     behind = upstream(pipeline.evaluation)
     for step in behind:
         store.ensure(step)

@@ -9,11 +9,11 @@ from presel.errors import PreselError
 
 
 def write_hf(folder: Path, records: Sequence[Record], images: Path) -> None:
-    """Saves a `Dataset` of id, image, task and conversations, with the image files' bytes in it.
+    """Saves a `Dataset` with columns id, image, task and conversations; image files are embedded.
 
     Args:
-        folder: Where it goes, for `datasets.load_from_disk`.
-        records: What to write.
+        folder: Folder to write, for `datasets.load_from_disk`.
+        records: The records to write.
         images: Image folder.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Putting the chosen image files beside an export."""
+"""Copies or links of the selected image files in an export."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,21 +10,21 @@ from presel.errors import PreselError
 
 
 def check_images(source: Path, images: Sequence[str]) -> None:
-    """Makes sure that the chosen files are still there, and lie in the image folder.
+    """Checks that the selected files still exist, inside the image folder.
 
     Args:
         source: The image folder.
         images: Paths relative to it.
 
     Raises:
-        PreselError: If one is not.
+        PreselError: If one does not.
     """
     files = [check_read_back(source, image, "the run") for image in images]
     missing = [image for image, file in zip(images, files, strict=True) if not file.is_file()]
     if missing:
         raise PreselError(
-            f"{source / missing[0]}: there is no such file any more ({len(missing)} of {len(images)} chosen "
-            "images are missing); put the images back"
+            f"{source / missing[0]}: the file no longer exists ({len(missing)} of {len(images)} selected "
+            "images are missing); restore the images"
         )
 
 
@@ -33,8 +33,8 @@ def place_images(source: Path, images: Sequence[str], target: Path, how: str) ->
 
     Args:
         source: Folder that the images' paths are relative to.
-        images: Those paths, of which `check_images` made sure.
-        target: Folder where they go, under the same paths.
+        images: Those paths, checked by `check_images`.
+        target: Folder to place them in, under the same paths.
         how: A key of `PLACING`.
 
     Raises:
@@ -52,10 +52,10 @@ def _link(source: Path, target: Path) -> None:
         target.hardlink_to(source.resolve())
     except OSError as error:
         raise PreselError(
-            f"{source}: it cannot be linked into the export ({error.strerror}), which must lie on the same "
-            "disk; take --images copy"
+            f"{source}: it cannot be linked into the export ({error.strerror}), which must be on the same "
+            "disk; use --images copy"
         ) from error
 
 
-# Hard links, because a pool refuses symbolic ones that lead out of its image folder.
+# Hard links, because a pool refuses symbolic links that leave its image folder.
 PLACING: dict[str, Callable[[Path, Path], object]] = {"copy": shutil.copy2, "link": _link}

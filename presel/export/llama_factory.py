@@ -1,4 +1,4 @@
-"""Export for LLaMA-Factory: messages with images, and the entry that describes their file."""
+"""Export for LLaMA-Factory: messages with images, and the dataset description."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,23 +22,23 @@ _ENTRY = {
         "assistant_tag": "assistant",
     },
 }
-# LLaMA-Factory looks for a file behind each of these, wherever it stands.
+# LLaMA-Factory expects a file for each occurrence of these in a text.
 _OTHER_MEDIA = ("<video>", "<audio>")
 
 
 def write_llama_factory(folder: Path, records: Sequence[Record], images: Path) -> None:
-    """Writes `train.json` and `dataset_info.json`, whose entry is named `selection`.
+    """Writes `train.json` and `dataset_info.json` with the dataset `selection`.
 
-    The image token stands first in its question, where LLaVA's own code moves it; LLaMA-Factory leaves it
-    where it is.
+    The image token is moved to the start of its question, as LLaVA's own code does; LLaMA-Factory does not
+    move it.
 
     Args:
-        folder: Where they go, and LLaMA-Factory's `dataset_dir`.
-        records: What to write.
-        images: Image folder, absolute or relative to `folder`, as LLaMA-Factory takes both.
+        folder: Folder to write, LLaMA-Factory's `dataset_dir`.
+        records: The records to write.
+        images: Image folder, absolute or relative to `folder`; LLaMA-Factory accepts both.
 
     Raises:
-        PreselError: If a record's text would be taken for a video or a sound.
+        PreselError: If a record's text holds the token of a video or a sound.
     """
     write_json(folder / _FILE, [_sample(record, images) for record in records])
     write_json(folder / "dataset_info.json", {"selection": _ENTRY})
@@ -48,8 +48,8 @@ def _sample(record: Record, images: Path) -> dict[str, Any]:
     for token in _OTHER_MEDIA:
         if any(token in turn["value"] for turn in record.conversations):
             raise PreselError(
-                f"record '{record.id}': its text has {token}, for which LLaMA-Factory wants a file; reword "
-                "it and run again, or take another --format"
+                f"record '{record.id}': its text has {token}, for which LLaMA-Factory expects a file; "
+                "reword it and run again, or use another --format"
             )
     messages = [
         {"role": _ROLES[turn["from"]], "content": image_first(turn["value"])} for turn in record.conversations

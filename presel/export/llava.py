@@ -10,8 +10,8 @@ def write_llava(folder: Path, records: Sequence[Record], images: Path) -> None:
     """Writes `train.json`.
 
     Args:
-        folder: Where it goes.
-        records: What to write.
-        images: Not written down: LLaVA is told the image folder beside the file.
+        folder: Folder to write.
+        records: The records to write.
+        images: Not written; LLaVA takes the image folder as an argument.
     """
     write_records(folder / "train.json", records)

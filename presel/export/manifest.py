@@ -47,7 +47,7 @@ def write_manifest(
 
 
 def _lineage(run: RunRecord, role: str) -> dict[str, Any]:
-    """Key and settings of a stage and all it rests on, by role; settings are None for a deleted result."""
+    """Key and settings of a stage and every stage behind it, by role; no settings of a deleted result."""
     roles = {f"{stage.name}/{stage.key}": role for role, stage in run.stages.items()}
     found: dict[str, Any] = {}
 

@@ -1,1 +1,1 @@
-"""Tables, statistics and figures over many runs; see `presel report --help`."""
+"""Comparison of runs: grouping, statistics, tables, figures, gallery; see `presel report --help`."""
