@@ -1,5 +1,6 @@
 """Use from Python: select images without a configuration, or compose and run one in this process."""
 
+import logging
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -137,6 +138,7 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
     from omegaconf import OmegaConf, open_dict
 
     from presel.commands.run import execute
+    from presel.console import run_log, show_messages
     from presel.instructions.secrets import check_environment
     from presel.runs import CONFIG
     from presel.settings.compose import composed, isolated_hydra
@@ -149,7 +151,9 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
         del config["hydra"]
     (folder / CONFIG).parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / CONFIG)
-    with isolated_hydra():
+    if not logging.getLogger("presel").hasHandlers():
+        show_messages()
+    with isolated_hydra(), run_log(folder):
         return execute(config, folder, overrides)
 
 

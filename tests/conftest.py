@@ -18,12 +18,15 @@ from hypothesis import settings
 from PIL import Image
 
 from presel.cli import main
-from presel.console import console
+from presel.console import console, show_messages
 from presel.storage.store import Store
 
 # A busy machine is no failure.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# As the program does.
+show_messages()
 
 # Small enough that a whole run takes seconds, large enough that every task has a reference set.
 TINY = ("pool.size=400", "evaluation.size=6", "executor.workers=0", "evaluation.max_new_tokens=8")

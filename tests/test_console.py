@@ -1,6 +1,7 @@
 """What people are shown holds no command, whoever wrote it: to terminals, spreadsheets, Markdown."""
 
 import csv
+import logging
 import sys
 from io import StringIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from presel.cli import main
-from presel.console import console, print_error, progress
+from presel.console import console, print_error, progress, show_messages
 from presel.console.escaping import csv_text, markdown_text, visible
 from presel.doctor.findings import Finding
 from presel.doctor.printing import _print_findings
@@ -75,7 +76,8 @@ def test_the_console_shows_text_as_it_is(
         assert commands_in(out) == {"\n"}
         assert "[/nope] [red]:smile:" in out
         assert "…" not in out
-    console.notice(HOSTILE)
+    show_messages()
+    logging.getLogger("presel.any").warning(HOSTILE)
     assert capsys.readouterr().out == f"… {SHOWN}\n"
     print_error(HOSTILE)
     assert capsys.readouterr().err == f"presel: {SHOWN}\n"

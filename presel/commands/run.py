@@ -1,5 +1,6 @@
 """`presel run`: one run of the pipeline, and the summary of a sweep."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from presel.settings.schema import build
 from presel.storage.provenance import git_commit, versions
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
@@ -87,7 +90,7 @@ def execute(
     target = getattr(pipeline, config.until)
     pipeline.check(store, target)
     if built_in := made_for_digits(pipeline, target):
-        console.notice(
+        _log.warning(
             f"made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
             "others, as in encoder=dinov2_base lvlm=llava15_7b evaluation=llava_json"
         )

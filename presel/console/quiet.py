@@ -1,15 +1,34 @@
-"""What libraries print about themselves is switched off."""
+"""What libraries say about themselves: warnings go to the log, progress bars are off."""
 
+import logging
 import os
 import warnings
+from typing import TextIO
 
 
 def silence_libraries() -> None:
-    """Silences third-party warnings and progress bars."""
+    """Keeps third-party warnings and progress bars from the terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # torch.distributed warns if a node's address has no reverse DNS entry.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch\.utils\.data")
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    log_warnings()
+
+
+def log_warnings() -> None:
+    """Sends warnings to logger `py.warnings`, which shows nothing where nobody handles it."""
+    logger = logging.getLogger("py.warnings")
+    logger.addHandler(logging.NullHandler())
+
+    def log(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        logger.warning("%s: %s (%s:%s)", category.__name__, message, filename, lineno)
+
+    warnings.showwarning = log

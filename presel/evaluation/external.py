@@ -6,6 +6,7 @@ and 14.175 for an MME of 1417.5. Rel. is a mean of ratios and does not depend on
 
 import csv
 import json
+import logging
 import os
 import re
 import subprocess
@@ -20,10 +21,11 @@ from typing import Annotated
 from pydantic import Field
 
 from presel.component import component
-from presel.console import console
 from presel.data.checks import shown
 from presel.errors import PreselError
 from presel.evaluation.scores import Scores
+
+_log = logging.getLogger(__name__)
 
 # Loads what a run would load, for lmms-eval looks for a model's libraries late and leaves some of them out.
 _CHECK = """
@@ -230,7 +232,7 @@ class LmmsEval(ExternalBenchmarks):
                 f"{log}; run this command again once that is mended"
             )
         if failures := _FAILURE.findall(printed):
-            console.print(
+            _log.info(
                 f"  lmms-eval counts {len(failures)} questions as answered wrongly that the model failed on "
                 f"({failures[-1]}); see {log}"
             )

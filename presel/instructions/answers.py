@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import time
 from collections import Counter, defaultdict
@@ -13,10 +14,11 @@ from typing import Any, TypeGuard
 
 from filelock import FileLock, Timeout
 
-from presel.console import console
 from presel.data.checks import check_file
 from presel.errors import PreselError
 from presel.instructions.provider import Cost
+
+_log = logging.getLogger(__name__)
 
 # A chat completion, as OpenAI-compatible servers return it.
 Completion = dict[str, Any]
@@ -242,7 +244,7 @@ def _locked(lock: FileLock, folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        console.notice(f"waiting for another run that is adding answers to {folder}")
+        _log.warning(f"waiting for another run that is adding answers to {folder}")
         lock.acquire()
     try:
         yield

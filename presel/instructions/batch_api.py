@@ -1,6 +1,7 @@
 """OpenAI's Batch API and compatible services: files of requests, answered within a day at lower prices."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
@@ -11,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, TypeGuard
 from pydantic import Field
 
 from presel.component import component
-from presel.console import console, progress
+from presel.console import progress
 from presel.data.checks import check_file
 from presel.data.json_records import is_json_lines
 from presel.data.listing import PoolFiles
@@ -31,6 +32,8 @@ from presel.instructions.chat_service import ChatService
 from presel.instructions.pictures import broken_images
 from presel.instructions.provider import InstructionRequest, ProviderResult
 from presel.storage.files import atomic
+
+_log = logging.getLogger(__name__)
 
 _ANSWERS = "answers"
 _URL = "/v1/chat/completions"
@@ -223,7 +226,7 @@ def _check_files(job: BatchJob) -> None:
             else:
                 errors.append((line["custom_id"], file))
         if ignored:
-            console.notice(
+            _log.warning(
                 f"{file}: {ignored} lines answer no request and are ignored "
                 "(malformed, without 'custom_id', or neither a chat completion nor an error)"
             )

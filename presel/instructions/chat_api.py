@@ -1,6 +1,7 @@
 """Servers with OpenAI's chat API: OpenAI itself, vLLM, Ollama and others."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import field
 from itertools import chain
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from presel.component import component
-from presel.console import console, progress
+from presel.console import progress
 from presel.data.decoding import BrokenImage
 from presel.data.listing import PoolFiles
 from presel.data.sources import Source
@@ -22,6 +23,8 @@ from presel.instructions.client import ChatClient, PermanentError
 from presel.instructions.provider import Cost, InstructionRequest, ProviderResult
 from presel.instructions.request_pool import AnswerStatus, RequestPool
 from presel.instructions.secrets import check_destination, has_credentials, is_variable
+
+_log = logging.getLogger(__name__)
 
 
 @component
@@ -113,7 +116,7 @@ class OpenAI(ChatService):
             unanswered = {name: failed.get(name, why) for name, why in unanswered.items()}
             cost = Cost(answers.tokens - before.tokens, answers.money - before.money)
         result = ProviderResult(records, unanswered)
-        console.print(_summary(result, len(failed), cost))
+        _log.info(_summary(result, len(failed), cost))
         return result
 
     def _send(
@@ -182,7 +185,7 @@ class _Handler:
 
     def _add(self, image: InstructionRequest, raw: Completion | str, usage: Usage) -> None:
         if not usage.counted and not self._announced_estimates:
-            console.notice("answers without a token count, or truncated: their cost is estimated")
+            _log.warning("answers without a token count, or truncated: their cost is estimated")
             self._announced_estimates = True
         digest, kind = self._provider.request_digest(image), self._provider.kind(image.task)
         self._answers.add(digest, image.id, raw, self._provider.cost(usage), kind)

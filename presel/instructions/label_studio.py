@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 from urllib.parse import quote
 
 from presel.component import component
-from presel.console import console
 from presel.data.json_records import elements
 from presel.data.listing import PoolFiles, RecordError
 from presel.data.llava import Record
@@ -21,6 +21,8 @@ from presel.instructions.pictures import data_url, read_image
 from presel.instructions.prompts import UnusableAnswer, as_turns
 from presel.instructions.provider import Cost, InstructionProvider, InstructionRequest, ProviderResult
 from presel.storage.files import atomic
+
+_log = logging.getLogger(__name__)
 
 _TASKS = "tasks.json"
 _EXPORT = "export.json"
@@ -188,7 +190,7 @@ class LabelStudio(InstructionProvider):
             if answers.to(digest)[-1:] != [annotation]:
                 answers.add(digest, one.uid, annotation, Cost(0, 0.0))
         if several:
-            console.notice(
+            _log.warning(
                 f"{len(several)} images have several annotations; the oldest starred one is used, or else "
                 f"the oldest: {listed(several)}"
             )

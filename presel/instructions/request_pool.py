@@ -3,6 +3,7 @@
 Not the retries of a client library: those happen inside one call, where no cap on cost is asked before each.
 """
 
+import logging
 import signal
 import threading
 import time
@@ -12,10 +13,11 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
-from presel.console import console
 from presel.instructions.answers import Completion
 from presel.instructions.client import PermanentError, RetryableError
 from presel.instructions.provider import NOT_REQUESTED, InstructionRequest
+
+_log = logging.getLogger(__name__)
 
 # Give up after this many consecutive failures, if more images failed than the run tolerates.
 _MAX_CONSECUTIVE_FAILURES = 20
@@ -155,7 +157,7 @@ class RequestPool:
     def _handle(self, outcome: Outcome | signal.Signals) -> None:
         if isinstance(outcome, signal.Signals):
             self._stop(outcome)
-            console.notice(
+            _log.warning(
                 f"waiting for {len(self._in_flight)} answers in flight; Ctrl-C or SIGTERM discards them"
             )
             return
@@ -202,7 +204,7 @@ class RequestPool:
         until = time.monotonic() + delay
         if delay > _LONG_WAIT_S and until > self._announced_until + _LONG_WAIT_S:
             self._announced_until = until
-            console.notice(f"waiting {delay:.0f} s before the next request ({reason})")
+            _log.warning(f"waiting {delay:.0f} s before the next request ({reason})")
 
     def _fail(self, image: InstructionRequest, reason: str) -> None:
         self.failed[image.id] = reason

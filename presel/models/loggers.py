@@ -1,5 +1,6 @@
 """Where training metrics go: any logger of PyTorch Lightning's."""
 
+import logging
 import os
 import sys
 from dataclasses import field
@@ -9,11 +10,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from presel.component import component
-from presel.console import console
 from presel.errors import PreselError
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
+
+_log = logging.getLogger(__name__)
 
 
 @component
@@ -41,7 +43,7 @@ class TrainingLogger:
     def create(self, folder: Path, name: str) -> "Logger":
         """A logger that writes into `folder` and calls the run `name`."""
         if self._defaults:
-            console.notice(
+            _log.warning(
                 "Weights & Biases is offline: WANDB_API_KEY is not set; `wandb sync` uploads the runs"
             )
         return self._make(folder, name)

@@ -1,5 +1,6 @@
 """Scores of samples from one forward pass a batch: both mean response losses (eq. 1 and 2), and EL2N."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -8,10 +9,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from presel.console import console
 from presel.errors import PreselError
 from presel.models.conversations import IGNORED
 from presel.models.prompt_pairs import PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
+
+_log = logging.getLogger(__name__)
 
 # Response tokens whose logits exist at once.
 _TOKENS_AT_ONCE = 128
@@ -87,7 +89,7 @@ class Scorer:
         tolerance = _TOLERANCE[self._model.dtype]
         self.single_pass = torch.allclose(one[compared], two[compared], rtol=0, atol=tolerance)
         if not self.single_pass:
-            console.print("  this model does not take the mask behind scoring in one pass; it takes two")
+            _log.info("  this model does not take the mask behind scoring in one pass; it takes two")
 
     def _scored(self, batch: PairBatch) -> Losses:
         passes = self.passes(batch)

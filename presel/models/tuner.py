@@ -34,6 +34,8 @@ from presel.models.throughput import Throughput
 from presel.models.tune import Tune
 from presel.storage.files import atomic, checked
 
+_log = logging.getLogger(__name__)
+
 # Importing Lightning sets this level to INFO, on which it advertises.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
@@ -374,7 +376,7 @@ def _measure(encoder: ConversationEncoder, records: Sequence[Record], max_length
             truncated += prompt.truncated
             advance(1)
     if truncated:
-        console.print(
+        _log.info(
             f"  {truncated} of {len(records)} samples are longer than lvlm.max_length={max_length} tokens; "
             "the ends of their answers are cut off"
         )

@@ -1,5 +1,6 @@
 """Stage `pool`: ids, images and tasks of a source, every image checked, all instructions dropped."""
 
+import logging
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from presel.console import console, progress
+from presel.console import progress
 from presel.data.images import check_images
 from presel.data.listing import PoolFiles
 from presel.data.sources import Source
@@ -15,6 +16,8 @@ from presel.errors import PreselError
 from presel.storage.files import write_table
 from presel.storage.stage import Stage
 from presel.storage.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 class Pool(Stage[pd.DataFrame]):
@@ -82,10 +85,10 @@ class PoolStage(Pool):
         table = pd.DataFrame(items, columns=["id", "image", "task"])
         self._check_tasks(table)
         if listing.text_only:
-            console.print(f"  records left out, since they have no image: {listing.text_only:,}")
+            _log.info(f"  records left out, since they have no image: {listing.text_only:,}")
         if listing.other_files:
             left_out = listing.told_other_files()
-            console.print(f"  files left out, since they are no images: {left_out}")
+            _log.info(f"  files left out, since they are no images: {left_out}")
         with progress(f"checking {len(items):,} images", len(items)) as advance:
             images = [item.image for item in items]
             checked = check_images(files.images, images, self.workers, self.source.min_side, advance)

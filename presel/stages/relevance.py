@@ -1,5 +1,6 @@
 """Stage `relevance`: both losses of every reference sample, the terms of its IRS, and its EL2N."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from presel.console import console
 from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
 from presel.models.hardware import Hardware
@@ -19,6 +19,8 @@ from presel.stages.tuning import TuningStage
 from presel.storage.files import write_table
 from presel.storage.shards import Batches, Shards, joined_table, table_shards
 from presel.storage.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
         write_table(folder / "relevance.parquet", table)
         certain = int((table["loss_without_question"] == 0).sum())
         if certain:
-            console.print(
+            _log.info(
                 f"  {certain} of {len(table)} samples have a loss without question of exactly 0: their IRS "
                 "(eq. 3) is undefined, and no mean counts it"
             )

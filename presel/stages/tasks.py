@@ -1,5 +1,6 @@
 """Stage `tasks`: tasks for a pool that has none, discovered by clustering its images."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -9,7 +10,6 @@ import pandas as pd
 from pydantic import Field
 
 from presel.component import component
-from presel.console import console
 from presel.data.listing import PoolFiles
 from presel.errors import PreselError
 from presel.selection import FeatureRows
@@ -18,6 +18,8 @@ from presel.stages.features import FeaturesStage
 from presel.stages.pool import Pool
 from presel.storage.files import write_table
 from presel.storage.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class DiscoveredTasksStage(Pool):
         write_table(folder / "tasks.parquet", table)
         sizes = table["task"].value_counts()
         extent = f"{sizes.min():,} to {sizes.max():,} images"
-        console.print(f"  tasks were discovered by clustering: {len(sizes)} tasks of {extent}")
+        _log.info(f"  tasks were discovered by clustering: {len(sizes)} tasks of {extent}")
         return {"images": len(table), "tasks": len(sizes)}
 
     def load(self, folder: Path) -> pd.DataFrame:

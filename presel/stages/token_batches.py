@@ -1,14 +1,17 @@
 """What stages that pass samples through a model share: batches of similar length."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from presel.console import console, progress
+from presel.console import progress
 from presel.storage.shards import Batches
 
 if TYPE_CHECKING:
     from presel.models.conversations import Encoded, Example
     from presel.models.prompt_pairs import Pair
+
+_log = logging.getLogger(__name__)
 
 
 def measure(
@@ -32,7 +35,7 @@ def measure(
             truncated += encoded.truncated
             advance(1)
     if truncated:
-        console.print(
+        _log.info(
             f"  {truncated} of {len(examples)} samples are longer than lvlm.max_length={max_length} tokens; "
             "their ends were cut off, as in training"
         )

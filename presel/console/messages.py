@@ -1,0 +1,115 @@
+"""Messages by `logging`: shown on the terminal, and written to `run.log` in a run's folder."""
+
+import logging
+import os
+import platform
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.text import Text
+
+from presel.console.escaping import visible
+from presel.console.quiet import log_warnings
+from presel.console.terminal import console
+
+LOG_FILE = "run.log"
+
+# Names of environment variables whose values are masked; shorter values would make a mask of common words.
+_SECRETS = re.compile("key|token|secret|password|credential|authorization", re.IGNORECASE)
+_SHORTEST_SECRET = 8
+
+_log = logging.getLogger("presel")
+
+
+class _TerminalHandler(logging.Handler):
+    """Shows messages on the console, warnings behind a yellow mark."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A bar shows the same, and results are printed.
+        if (hasattr(record, "bar") and console.is_terminal) or record.name == "presel.results":
+            return
+        parts = getattr(record, "styled", (record.getMessage(),))
+        mark = (Text("…", "yellow"),) if record.levelno >= logging.WARNING else ()
+        console.show(*mark, *parts)
+
+
+class _FileFormatter(logging.Formatter):
+    """One line a message, and a line for each line of a traceback; secrets are masked."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        values = {value for name, value in os.environ.items() if _SECRETS.search(name)}
+        self._secrets = [value for value in values if len(value) >= _SHORTEST_SECRET]
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        for secret in self._secrets:
+            text = text.replace(secret, "[secret]")
+        return "\n".join(map(visible, text.split("\n")))
+
+
+_terminal = _TerminalHandler()
+
+
+def show_messages(verbosity: int = 0) -> None:
+    """Shows messages of this package on the terminal.
+
+    Args:
+        verbosity: 0 shows what is done; -1 warnings and results alone, and no progress; 1 shows details,
+            and the warnings of libraries too.
+    """
+    _terminal.setLevel({-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}[verbosity])
+    _log.setLevel(logging.DEBUG)
+    for name in ("", "presel"):
+        logging.getLogger(name).removeHandler(_terminal)
+    logging.getLogger("" if verbosity > 0 else "presel").addHandler(_terminal)
+
+
+def shows_progress() -> bool:
+    """Whether messages of level INFO reach the terminal."""
+    return _terminal.level <= logging.INFO
+
+
+@contextmanager
+def run_log(folder: Path) -> Iterator[None]:
+    """Writes all messages to `run.log` in a run's folder while the block runs, and what ended it.
+
+    Warnings of libraries go there too, and not to the terminal. Other handlers of the process stay as they
+    are.
+
+    Args:
+        folder: The run's folder; an earlier log there is continued.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    file.setFormatter(_FileFormatter())
+    root = logging.getLogger()
+    root.addHandler(file)
+    level = _log.level
+    _log.setLevel(logging.DEBUG)
+    try:
+        with warnings.catch_warnings():
+            log_warnings()
+            _log.debug("Python %s on %s: %s", platform.python_version(), platform.platform(), sys.argv)
+            yield
+    except BaseException as error:
+        # The terminal is told by whoever catches it.
+        ending = logging.makeLogRecord(
+            {
+                "name": "presel",
+                "levelno": logging.ERROR,
+                "levelname": "ERROR",
+                "msg": f"{type(error).__name__}: {error}",
+                "exc_info": (type(error), error, error.__traceback__),
+            }
+        )
+        file.handle(ending)
+        raise
+    finally:
+        root.removeHandler(file)
+        _log.setLevel(level)
+        file.close()

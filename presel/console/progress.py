@@ -1,0 +1,62 @@
+"""How far long work has come: a bar on the terminal, lines in a pipe and in the log file."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+
+from presel.console.escaping import visible
+from presel.console.messages import shows_progress
+from presel.console.terminal import console
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def progress(label: str, total: int, line_every_s: float = 30) -> Iterator[Callable[[int], None]]:
+    """Shows how far the block has come.
+
+    Args:
+        label: What is being done.
+        total: How many units there are.
+        line_every_s: Seconds between two lines, where no terminal shows the bar and in the log file.
+
+    Yields:
+        A function that takes how many further units are done.
+    """
+    columns = (
+        TextColumn("  {task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    hidden = not (console.is_terminal and shows_progress())
+    ended = threading.Event()
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        bar.add_task(visible(label), total=total)
+        (task,) = bar.tasks
+
+        def write_lines() -> None:
+            while not ended.wait(line_every_s):
+                _log.info(progress_line(task), extra={"bar": True})
+
+        # A thread of its own, because a single unit may take longer than the interval.
+        threading.Thread(target=write_lines, daemon=True).start()
+        try:
+            yield lambda units: bar.advance(task.id, units)
+        finally:
+            ended.set()
+
+
+def progress_line(task: Task) -> str:
+    """Says how much is done, what share that is, and how much time is left."""
+    assert task.total is not None
+    left = ""
+    if task.completed and task.elapsed:
+        # Over the whole time; rich's own estimate is made of the last seconds, and a unit may take minutes.
+        seconds = task.elapsed / task.completed * (task.total - task.completed)
+        left = f", {timedelta(seconds=round(seconds))} left"
+    return f"  {task.description}: {task.completed:,.0f} of {task.total:,.0f} ({task.percentage:.0f} %){left}"
