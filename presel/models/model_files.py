@@ -3,19 +3,14 @@
 import hashlib
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from presel.errors import PreselError
-from presel.models.pretrained import check_folder, load_pretrained
+from presel.models.pretrained import check_folder, load_pretrained, told
 from presel.storage.files import sha256
 
-if TYPE_CHECKING:
-    pass
-
-
 BUILTIN = "builtin:"
-
-
+CONFIG = "config.json"
+_HUB_TIMEOUT_S = 10
 _HASHED_WHOLE_BELOW_BYTES = 64 * 2**20
 
 
@@ -33,21 +28,31 @@ def check_model(path: str, revision: str | None, key: str) -> None:
         PreselError: If it cannot.
     """
     folder = Path(locate(path))
-    if (folder / "config.json").exists():
+    if (folder / CONFIG).exists():
         check_folder(folder)
         return
     # A name on the hub is NAME or OWNER/NAME.
     if folder.exists() or path.startswith((BUILTIN, "/", ".", "~")) or path.count("/") > 1:
         raise PreselError(f"{key}: no model in {folder}: it has no config.json; name a model's folder")
-    from transformers import AutoConfig
-
     try:
-        load_pretrained(AutoConfig, path, revision=revision)
+        _check_hub(path, revision)
     except PreselError as error:
         raise PreselError(
             f"{key}: '{path}' is no folder, and the hub gives no model of that name ({error}); check the "
             "path or the name"
         ) from error
+
+
+def _check_hub(name: str, revision: str | None) -> None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(name, CONFIG, revision=revision), str):
+        # A single request first: transformers retries for half a minute, for a mistyped folder as well.
+        with told(name):
+            get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision), timeout=_HUB_TIMEOUT_S)
+    from transformers import AutoConfig
+
+    load_pretrained(AutoConfig, name, revision=revision)
 
 
 def model_fingerprint(path: str, revision: str | None) -> str:
