@@ -15,7 +15,8 @@ from hydra.utils import instantiate
 from pydantic import ValidationError
 
 from presel.errors import PreselError
-from presel.evaluation.external import LmmsColumn, LmmsEval, VlmEvalColumn, VlmEvalKit
+from presel.evaluation.lmms_eval import LmmsColumn, LmmsEval
+from presel.evaluation.vlmevalkit import VlmEvalColumn, VlmEvalKit
 from presel.settings.paths import config_folder
 from tests.conftest import TINY, Program, stage_lines
 
@@ -196,7 +197,10 @@ printf '\\033[1mError CUDA out of memory in generating\\033[0m\\n'
     assert f"--tasks vqav2_val,mme --include_path {tmp_path / 'tasks'} --batch_size 1" in lines[1]
     assert lines[2] == "token: , secret"
     said = " ".join(capsys.readouterr().out.split())
-    assert "counts 1 questions as answered wrongly that the model failed on (CUDA out of memory)" in said
+    assert (
+        "the model failed on 1 questions, which lmms-eval counts as wrong answers (CUDA out of memory)"
+        in said
+    )
 
     stand_in(tmp_path, "echo 'ValueError: no chat template'; printf 'Model Responding: 0%%'; exit 1")
     with pytest.raises(PreselError, match=r"exit status 1 \(ValueError: no chat template\)"):
@@ -306,9 +310,9 @@ def test_vlmevalkits_files(tmp_path: Path) -> None:
         ("Overall,852", r"852\.0 for .* is no score, since 0\.01 times that is not from 0 to 1;"),
         ("Overall,85\nOverall,86", r"not one number in column 'acc' .* \(2 rows with split, acc\)"),
         ("random,85", r"not one number in column 'acc' .* \(0 rows with split, acc\)"),
-        ("Overall,85,1", "no whole CSV file .its rows differ in length"),
-        ("Overall", "no whole CSV file .its rows differ in length"),
-        ('Overall,85\na,"', "no whole CSV file .unexpected end of data"),
+        ("Overall,85,1", "no complete CSV file .its rows differ in length"),
+        ("Overall", "no complete CSV file .its rows differ in length"),
+        ('Overall,85\na,"', "no complete CSV file .unexpected end of data"),
     ],
 )
 def test_vlmevalkits_files_that_hold_no_score(written: str, sentence: str, tmp_path: Path) -> None:
@@ -320,7 +324,7 @@ def test_vlmevalkits_files_that_hold_no_score(written: str, sentence: str, tmp_p
 @pytest.mark.parametrize(
     ("written", "sentence"),
     [
-        (b"", "no whole CSV file .it is empty"),
+        (b"", "no complete CSV file .it is empty"),
         ("split,acc,备注\nOverall,85,好\n".encode("gbk"), "not UTF-8"),
         ("split,acc\nOverall,85\n".encode("utf-16"), "not UTF-8"),
         (b"split;acc\nOverall;85\n", "not one number in column 'acc' .*with split;acc"),

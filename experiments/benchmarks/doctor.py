@@ -64,7 +64,6 @@ def doctor(folder: Path, workers: int) -> dict[str, object]:
     command += [
         f"pool.images={folder}/images",
         f"executor.workers={workers}",
-        "--no-trial",
         "--json",
         str(report),
     ]

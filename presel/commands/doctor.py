@@ -42,8 +42,8 @@ levels of findings:
   note     for information: images without a record, file names with the wrong suffix, EXIF rotation …
 
 Near-duplicates are the same picture with another encoding, scale, brightness or crop, found by comparing
-16 × 16 thumbnails. Times come from earlier runs in the store, otherwise from trying the models on a few
-images; if neither is possible, the table says so.
+16 × 16 thumbnails. Times are estimated from earlier runs in the store; stages without a similar run are listed as
+unknown.
 
 exit status: 0 no fault, 1 faults, 2 a mistake in the command or files that cannot be read"""
 
@@ -67,9 +67,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--config-dir", type=Path, help="a folder with your own options, as for `presel run`")
     parser.add_argument(
         "--json", metavar="FILE", help="write all findings to this file too; - for standard output"
-    )
-    parser.add_argument(
-        "--no-trial", action="store_true", help="estimate times from earlier runs only, load no model"
     )
     options = parser.parse_intermixed_args(arguments)
     if options.json == "-":
@@ -108,7 +105,7 @@ def _diagnosed(options: argparse.Namespace, scratch: Path) -> Diagnosis:
     if isinstance(pipeline.benchmark_source, Benchmarks):
         targets += [pipeline.base_evaluation, pipeline.most_frequent]
     store = Store(Path(config.paths.store).expanduser(), ConsoleReporter())
-    return diagnose(pipeline, targets, store, scratch, trial=not options.no_trial)
+    return diagnose(pipeline, targets, store, scratch)
 
 
 def _composed(overrides: list[str], config_dir: Path | None) -> DictConfig:

@@ -1,4 +1,4 @@
-"""From a run's configuration to everything that can be said about its pool; nothing is written."""
+"""Diagnoses the pool of a run: examines images and records, plans costs, estimates times; read-only."""
 
 import time
 from collections.abc import Iterator
@@ -26,9 +26,7 @@ from presel.stages.tasks import Tasks
 from presel.storage.stage import Stage
 from presel.storage.store import Store
 
-# Images that models are tried on, from all over the pool.
-_TRIAL = 320
-# Tasks that clustering finds are not known before it.
+# Task name of all images if tasks are to be found by clustering.
 _UNDISCOVERED = "not discovered yet"
 
 
@@ -38,11 +36,11 @@ class Diagnosis:
 
     Attributes:
         images: The image folder.
-        table: One row a sound record, see `findings.pool_table`.
-        text_only: Records without an image that are left out.
-        findings: What is wrong or worth knowing, the worst first.
-        plan: The instructions that a run would buy; None where the budget cannot be met.
-        times: How long its stages would take; none without a plan.
+        table: One row per valid record, see `findings.pool_table`.
+        text_only: Number of records without an image, which are skipped.
+        findings: All findings, the most severe first.
+        plan: The instructions that a run would buy; None if the budget cannot be met.
+        times: Time estimates of its stages; empty without a plan.
     """
 
     images: Path
@@ -59,21 +57,18 @@ class Diagnosis:
 
     @property
     def faults(self) -> int:
-        """How many findings stop a run or cost it an image."""
+        """Number of findings that stop a run or exclude an image from it."""
         return sum(finding.severity == "fault" for finding in self.findings)
 
 
-def diagnose(
-    pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratch: Path, trial: bool
-) -> Diagnosis:
+def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratch: Path) -> Diagnosis:
     """Examines the pool of a run.
 
     Args:
         pipeline: The run.
-        targets: The stages it is to end with.
-        store: Where earlier results lie; it is left as it is.
-        scratch: A folder for what has to be made to look at it.
-        trial: Whether models may be tried on some images, to estimate times.
+        targets: The stages it ends with.
+        store: Store of earlier results; not changed.
+        scratch: A temporary folder, where a built-in pool is drawn.
 
     Raises:
         PreselError: If the pool's files cannot be read at all.
@@ -102,7 +97,6 @@ def diagnose(
     ]
     times = []
     if plan is not None:
-        chosen = usable["image"].iloc[:: max(1, len(usable) // _TRIAL)]
         work = Work(
             plan=plan,
             images=len(usable),
@@ -110,8 +104,6 @@ def diagnose(
             seconds=seconds,
             made=made,
             sound=not errors,
-            trial=tuple(files.images / image for image in chosen) if trial else (),
-            scratch=scratch,
         )
         times = stage_times(pipeline, steps, work, store)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
@@ -119,7 +111,7 @@ def diagnose(
 
 
 def _with_tasks(listing: Listing, tasks: Tasks, errors: list[RecordError]) -> Listing:
-    """Lists images without a task among the errors, or puts all into one where tasks are yet to be found."""
+    """Reports images without a task; puts all into one task if tasks are to be discovered."""
     if not tasks.from_source:
         return listing._replace(items=[item._replace(task=_UNDISCOVERED) for item in listing.items])
     remedy = "name one for such images by pool.task=NAME, or have tasks found by tasks=discovered"
@@ -141,7 +133,7 @@ def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.Data
 
 
 def _of_texts(files: PoolFiles) -> Iterator[Finding]:
-    # The mistakes of these files are listed already.
+    # The errors in these files are reported already.
     if isinstance(files, LlavaFiles):
         yield from findings.of_texts(files.contents(lambda _: None).records)
 
@@ -160,13 +152,13 @@ def _of_pool(table: pd.DataFrame, files: PoolFiles, errors: list[RecordError]) -
 def _of_rejected(source: Source, table: pd.DataFrame) -> Iterator[Finding]:
     broken = int(table["fault"].notna().sum())
     if broken > source.max_rejected_share * len(table):
-        detail = f"{broken} of {len(table)}; mend them or raise pool.max_rejected_share"
+        detail = f"{broken} of {len(table)}; repair them or raise pool.max_rejected_share"
         where = f"pool.max_rejected_share={source.max_rejected_share:g}"
-        yield Finding("fault", "more unusable images than are put up with", where, detail)
+        yield Finding("fault", "more unusable images than allowed", where, detail)
 
 
 def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Iterator[Finding]:
-    """Benchmark images that cannot be used, or are in the pool; the built-in ones are always sound."""
+    """Benchmark images that are unusable or also in the pool; the built-in benchmarks need no check."""
     source = pipeline.benchmark_source
     if not isinstance(source, Benchmarks) or source.stages:
         return
@@ -184,7 +176,7 @@ def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Ite
             yield Finding("fault", "unusable benchmark image", where, fault)
         elif content in in_pool:
             image = in_pool[content]
-            yield Finding("warning", "image in a benchmark too", where, f"it is {image}", images=(image,))
+            yield Finding("warning", "image also in a benchmark", where, f"it is {image}", images=(image,))
 
 
 def _planned(
@@ -196,7 +188,7 @@ def _planned(
         if any(isinstance(step, InstructionsStage) for step in steps):
             pipeline.provider.check(files, list(sizes))
     except PreselError as error:
-        problems.append(Finding("fault", "no instructions to be had", "instructions", str(error)))
+        problems.append(Finding("fault", "instructions not available", "instructions", str(error)))
     try:
         plan = plan_for(pipeline, {task: size for task, size in sizes.items() if size}, steps)
     except PreselError as error:

@@ -1,4 +1,4 @@
-"""Everything the doctor wants to know of an image file, from decoding it once."""
+"""Examines an image file for `presel doctor`, decoding it once."""
 
 import warnings
 from pathlib import Path
@@ -11,34 +11,34 @@ from presel.data.decoding import FORMATS, BrokenImage
 from presel.data.images import open_usable
 from presel.storage.files import sha256
 
-# Side of the thumbnails that near-duplicates are told by, in pixels.
+# Side in pixels of the thumbnails by which near-duplicates are found.
 THUMBNAIL = 16
 
-# Pictures without a brighter pixel are nearly black, as those of 10, 12 or 14 bits stored as 16.
+# Images whose brightest pixel is below this are nearly black, as are 10- to 14-bit images stored as 16-bit.
 NEARLY_BLACK = 64
 
-# Formats that can hold several pictures; the others are not opened again to count them.
+# Formats that can hold several frames; only these are opened again to look for frames.
 _FRAMED = frozenset({"GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"})
-# JPEG blurs a single color by a level or two.
+# JPEG varies a single color by a level or two.
 _BLANK_RANGE = 6
 
 
 class Examined(NamedTuple):
-    """What an image file is like. Of an unusable one, only `fault` and `size` say something.
+    """Properties of an image file; if it is unusable, only `fault` and `size` are set.
 
     Attributes:
-        fault: Why it cannot be used, or None.
+        fault: Why it cannot be used; None if it can.
+        size: Size of the file in bytes; 0 if there is none.
         content: Digest of the file's bytes, the same for copies.
-        size: Bytes of the file; 0 where there is none.
-        width: In pixels, upright.
-        height: In pixels, upright.
-        format: Pillow's name of the file's format.
-        mode: Pillow's name of the kind of pixels in the file.
-        rotated: Whether EXIF has it turned or mirrored.
-        frames: Whether it holds several pictures.
-        blank: Whether it shows a single color.
-        brightest: Highest value of a pixel's channels, 0 to 255.
-        thumbnail: RGB pixels of the picture at 16 × 16, row by row.
+        width: In pixels, after EXIF rotation.
+        height: In pixels, after EXIF rotation.
+        format: Pillow's name of the file format.
+        mode: Pillow's name of the pixel format.
+        rotated: Whether EXIF rotates or mirrors it.
+        frames: Whether it has several frames.
+        blank: Whether all pixels have about the same color.
+        brightest: Highest value of any channel of any pixel, 0 to 255.
+        thumbnail: RGB pixels of the image at 16 × 16, row by row.
     """
 
     fault: str | None
@@ -59,9 +59,9 @@ def examine(root: Path, image: str, min_side: int) -> Examined:
     """Examines an image of a pool.
 
     Args:
-        root: The image folder, all links resolved.
+        root: The image folder, symbolic links resolved.
         image: Path relative to it.
-        min_side: Smallest width and height that is usable, in pixels.
+        min_side: Minimum width and height in pixels.
     """
     try:
         path, picture = open_usable(root, image, min_side)
@@ -101,13 +101,13 @@ def _has_frames(path: Path) -> bool:
         with image:
             try:
                 return bool(getattr(image, "is_animated", False))
-            # What follows the first picture may be broken; that one is all that is used.
+            # Frames after the first may be broken; only the first is used.
             except Exception:
                 return True
 
 
 def _brightest(image: Image.Image, small: Image.Image) -> int:
-    """Looks at every pixel only where the thumbnail is dark."""
+    """Reads every pixel only if the thumbnail is dark."""
     brightest = int(np.asarray(small).max())
     if brightest >= NEARLY_BLACK:
         return brightest
@@ -115,7 +115,7 @@ def _brightest(image: Image.Image, small: Image.Image) -> int:
 
 
 def _is_blank(image: Image.Image, small: Image.Image) -> bool:
-    """Looks at every pixel only where the thumbnail shows nothing."""
+    """Reads every pixel only if the thumbnail has a single color."""
     if np.ptp(np.asarray(small), axis=(0, 1)).max() > _BLANK_RANGE:
         return False
     return all(high - low <= _BLANK_RANGE for low, high in image.getextrema())  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What is wrong with a pool: every check that `presel doctor` makes, each a function of the pool's table."""
+"""The checks of `presel doctor`, each a function from the pool's table to findings."""
 
 import os
 import re
@@ -16,35 +16,36 @@ from presel.data.image_folder import is_hidden
 from presel.data.listing import Item, RecordError
 from presel.data.llava import Record
 from presel.doctor.examine import NEARLY_BLACK, THUMBNAIL, Examined
-from presel.doctor.near_duplicates import near_duplicates
+from presel.doctor.near_duplicates import group_near_duplicates
 from presel.doctor.plan import Plan
 
-# fault: a run stops, or leaves the image out; warning: it goes on, to somebody's loss; note: worth knowing.
+# fault: the run stops or skips the image; warning: it continues, but quality or cost may suffer; note: for
+# information.
 Severity = Literal["fault", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
-# Two patches of a ViT with patches of 14 pixels: less than that is hardly a picture.
+# Two patches of a ViT with patches of 14 pixels.
 _SMALL_SIDE = 28
-# Padded to a square, such a picture fills an eighth of it.
+# Padded to a square, such an image fills an eighth of it.
 _STRETCHED = 8
 # A task's relevance is a mean over its reference samples.
 _FEW_REFERENCE = 3
-# What programs write where there is no value.
+# What programs write for a missing value.
 _NO_NAMES = frozenset({"nan", "none", "null", "nil", "n/a", "<na>", "nat", "undefined"})
-# How the tokenizers of common language models write tokens with a meaning of their own.
+# Special tokens as the tokenizers of common language models write them.
 _SPECIAL_TOKEN = re.compile(r"</?s>|<(?:unk|pad|bos|eos|mask|start_of_turn|end_of_turn)>|<\|[^\s<>|]+\|>")
 _ORDINARY_MODES = frozenset({"RGB", "L"})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found.
+    """One finding.
 
     Attributes:
-        severity: How bad it is.
+        severity: How serious it is.
         kind: What it is, in a few words.
-        where: The record, image or task, as the table prints it.
-        detail: More about it; '' where the kind says it all.
+        where: The record, image or task, as it is printed.
+        detail: Further information; '' if there is none.
         ids: The records concerned.
         images: The images concerned.
     """
@@ -58,36 +59,36 @@ class Finding:
 
 
 def pool_table(items: Sequence[Item], examined: Sequence[Examined]) -> pd.DataFrame:
-    """One row a record: id, image, task, what `Examined` says, and `first`.
+    """One row per record: id, image, task, the fields of `Examined` but the thumbnail, and `first`.
 
-    `first` is the row whose picture the record's is a near-duplicate of: itself where it is like none before.
-    Copies share theirs. It is -1 where there is no picture.
+    `first` is the row of the first image in the image's group of near-duplicates, its own row if it is the
+    first; copies share theirs. It is -1 if the image is unusable.
     """
     table = pd.DataFrame(items, columns=list(Item._fields))
     looks = pd.DataFrame(examined, columns=list(Examined._fields))
-    # A table without rows would otherwise have columns of objects, which have no quantiles.
+    # An empty table would otherwise have columns of type object, which have no quantiles.
     table = table.join(looks.astype({"size": int, "width": int, "height": int, "blank": bool}))
     table["first"] = -1
     usable = table[table["fault"].isna()]
-    # Equal thumbnails need no comparing, and there may be thousands.
+    # Equal thumbnails, possibly thousands, need no comparison.
     different = usable.drop_duplicates("thumbnail")
     shape = (len(different), THUMBNAIL, THUMBNAIL, 3)
     thumbnails = np.frombuffer(b"".join(different["thumbnail"]), np.uint8).reshape(shape)
-    first = different.index[near_duplicates(thumbnails)]
+    first = different.index[group_near_duplicates(thumbnails)]
     by_thumbnail = dict(zip(different["thumbnail"], first, strict=True))
     table.loc[usable.index, "first"] = usable["thumbnail"].map(by_thumbnail)
     return table.drop(columns="thumbnail")
 
 
 def of_records(errors: Sequence[RecordError]) -> Iterator[Finding]:
-    """Records that cannot be used, and places where the file is malformed."""
+    """Unusable records, and places where the file is malformed."""
     for error in errors:
         images = () if error.image is None else (error.image,)
         yield Finding("fault", error.kind, error.place, error.reason, images=images)
 
 
 def of_texts(records: Iterable[Record]) -> Iterator[Finding]:
-    """Records whose text holds what a model may take for special tokens; ours read it as text."""
+    """Records whose text contains special tokens, which this program reads as text but others may not."""
     for record in records:
         texts = (turn["value"] for turn in record.conversations)
         tokens = dict.fromkeys(token for text in texts for token in _SPECIAL_TOKEN.findall(text))
@@ -97,22 +98,22 @@ def of_texts(records: Iterable[Record]) -> Iterator[Finding]:
 
 
 def of_images(table: pd.DataFrame, files: Sequence[str]) -> Iterator[Finding]:
-    """Images that cannot be used.
+    """Unusable images.
 
     Args:
         table: See `pool_table`.
         files: See `image_files`.
     """
-    by_folded_name = {folded(file): file for file in files}
+    by_normalized_name = {normalized(file): file for file in files}
     for row in _rows(table[table["fault"].notna()]):
         kind = re.split(r" ?[:(,;]", row.fault)[0]
-        other = by_folded_name.get(folded(row.image))
+        other = by_normalized_name.get(normalized(row.image))
         detail = f"there is '{other}'" if row.fault == "missing" and other else row.fault.removeprefix(kind)
         yield Finding("fault", kind, _record(row), detail.strip(" :,;"), (row.id,), (row.image,))
 
 
 def of_copies(table: pd.DataFrame) -> Iterator[Finding]:
-    """Images that are the same file or the same bytes, in one task or in several."""
+    """Images with equal bytes, in one task or in several."""
     usable = table[table["fault"].isna()]
     repeated = usable[usable["content"].duplicated(keep=False)]
     for _, group in repeated.groupby("content", sort=False):
@@ -125,7 +126,7 @@ def of_copies(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def of_near_duplicates(table: pd.DataFrame) -> Iterator[Finding]:
-    """Different files that show the same picture, or nearly."""
+    """Different files that show nearly the same image."""
     usable = table[table["first"] >= 0].drop_duplicates("content")
     alike = usable[usable["first"].duplicated(keep=False)]
     for _, group in alike.groupby("first", sort=False):
@@ -133,7 +134,7 @@ def of_near_duplicates(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
-    """Usable images that a model may make little of, or that are not what they seem."""
+    """Usable images with little content, or with unexpected properties."""
     usable = table[table["fault"].isna()].drop_duplicates("image")
     short = usable[["width", "height"]].min(axis=1)
     long = usable[["width", "height"]].max(axis=1)
@@ -145,8 +146,8 @@ def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
         ("warning", "tiny", short < _SMALL_SIDE, sizes),
         ("warning", "long and narrow", long > _STRETCHED * short, sizes),
         ("note", "wrong name for its format", _misnamed(usable), usable["format"]),
-        ("note", "several frames, the first counts", usable["frames"], usable["format"]),
-        ("note", "turned by EXIF", usable["rotated"], sizes),
+        ("note", "several frames, only the first is used", usable["frames"], usable["format"]),
+        ("note", "rotated by EXIF", usable["rotated"], sizes),
         ("note", "converted to RGB", ~usable["mode"].isin(_ORDINARY_MODES), usable["mode"]),
     ]
     for severity, kind, found, details in kinds:
@@ -155,13 +156,13 @@ def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def of_names(table: pd.DataFrame) -> Iterator[Finding]:
-    """Names that readers or file systems take for one, and tasks named like a missing value."""
+    """Names that some readers or file systems treat as equal, and tasks named like a missing value."""
     for task in table["task"].unique():
-        if folded(task) in _NO_NAMES:
+        if normalized(task) in _NO_NAMES:
             yield Finding("warning", "task named like a missing value", f"task '{task}'")
     for what, names in (("images", table["image"]), ("tasks", table["task"])):
         different = pd.Series(names.unique())
-        for _, group in different.groupby(different.map(folded)):
+        for _, group in different.groupby(different.map(normalized)):
             if len(group) > 1:
                 where = " and ".join(f"'{name}'" for name in group)
                 images = tuple(group) if what == "images" else ()
@@ -169,23 +170,23 @@ def of_names(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def of_files(files: Sequence[str], named: set[str]) -> Iterator[Finding]:
-    """Image files in the folder that no record names."""
+    """Image files in the folder that no record refers to."""
     for image in sorted(set(files) - named):
         yield Finding("note", "image that no record names", image, images=(image,))
 
 
 def of_tasks(sizes: Mapping[str, int], plan: Plan | None, images_per_cluster: int) -> Iterator[Finding]:
-    """Tasks too small for what is planned with them.
+    """Tasks too small for the budget, the reference set or the clusters.
 
     Args:
         sizes: Usable images of each task.
-        plan: What is to be bought; None where the budget cannot be met.
-        images_per_cluster: Images that a cluster is meant to have.
+        plan: The instructions to buy; None if the budget cannot be met.
+        images_per_cluster: Images per cluster.
     """
     for task, size in sizes.items():
         where = f"task '{task}'"
         if size <= 1:
-            # A run that draws a reference set stops at a single image.
+            # A run that draws a reference set stops at a task of a single image.
             severity: Severity = "fault" if size and plan and plan.reference else "warning"
             kind = "task of a single image" if size else "task without a usable image"
             yield Finding(severity, kind, where)
@@ -194,15 +195,15 @@ def of_tasks(sizes: Mapping[str, int], plan: Plan | None, images_per_cluster: in
             detail = f"{size} images, {plan.reference[task]} of them in the reference set: too few for a mean"
             yield Finding("warning", "task too small for the budget", where, detail)
         elif plan and not plan.bought[task]:
-            detail = f"{size} images, of which the budget would buy none if it went by size"
+            detail = f"{size} images, none of which the budget would buy if split by size"
             yield Finding("warning", "task too small for the budget", where, detail)
         if size < images_per_cluster:
-            detail = f"{size} images, where a cluster is meant to have {images_per_cluster}"
-            yield Finding("note", "task of less than a cluster", where, detail)
+            detail = f"{size} images, fewer than the {images_per_cluster} per cluster"
+            yield Finding("note", "task smaller than a cluster", where, detail)
 
 
 def image_files(root: Path) -> list[str]:
-    """The files under a folder that are named like images, relative to it, but for hidden ones."""
+    """Files under a folder with the extension of an image format, relative to it, without hidden ones."""
     endings = tuple(Image.registered_extensions())
     found: list[str] = []
     for folder, folders, names in os.walk(root):
@@ -216,8 +217,8 @@ def image_files(root: Path) -> list[str]:
     return found
 
 
-def folded(name: str) -> str:
-    """A name without what file systems and readers may overlook: case, kinds of space, composed accents."""
+def normalized(name: str) -> str:
+    """A name normalized as some file systems and readers do: case, white space, composed accents."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
@@ -239,5 +240,5 @@ def _group(kind: str, group: pd.DataFrame) -> Finding:
 def _misnamed(usable: pd.DataFrame) -> pd.Series:
     formats = Image.registered_extensions()
     named = usable["image"].map(lambda image: formats.get(Path(image).suffix.lower()))
-    # A camera's JPEG with a preview inside.
+    # MPO is a camera's JPEG with a preview inside.
     return named.notna() & (named != usable["format"].replace("MPO", "JPEG"))

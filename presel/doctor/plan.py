@@ -1,4 +1,4 @@
-"""What a run would buy: how many instructions of each task, and what they would cost."""
+"""Plans what a run would buy: the number of instructions of each task, and their cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ class Plan:
     """The instructions of a run.
 
     Attributes:
-        reference: Those bought before the selection, by task; None where the strategy needs none.
-        selected: Those of the selection, the reference set included, by task. How a strategy divides them is
-            only known once it has chosen; here they go by the tasks' sizes.
-        bought: All, by task: the selection, or the whole pool for strategies that read it before they choose.
-        estimate: What they would cost; None where nobody charges.
-        exceeds: The limits on cost that this is more than, as settings with their values.
+        reference: Instructions of the reference set, by task; None if the strategy needs none.
+        selected: Instructions of the selection, reference set included, by task. The strategy's own split is
+            known only after it has run; here it is proportional to the tasks' sizes.
+        bought: All instructions, by task: those of the selection, or of the whole pool for strategies that
+            read all instructions before they choose.
+        estimate: Their cost; None if the provider is free.
+        exceeds: The cost limits that the estimate exceeds, as settings with their values.
     """
 
     reference: Mapping[str, int] | None
@@ -35,7 +36,7 @@ class Plan:
 
 
 def plan_for(pipeline: Pipeline, sizes: Mapping[str, int], steps: Sequence[Stage[Any]]) -> Plan:
-    """Plans what a run buys.
+    """Plans the purchases of a run.
 
     Args:
         pipeline: The run.

@@ -1,4 +1,4 @@
-"""What the doctor says: short tables for people, everything as JSON for programs."""
+"""Prints a diagnosis as short tables, or returns all of it as JSON."""
 
 from collections import defaultdict
 from dataclasses import asdict
@@ -14,19 +14,18 @@ from presel.doctor.diagnosis import Diagnosis
 from presel.doctor.findings import Finding
 from presel.doctor.times import UNKNOWN, StageTime
 
-# What is printed of each kind of finding, and of the tasks; the JSON has all.
+# Findings printed per kind, and tasks printed; the JSON has all.
 _EXAMPLES = 5
 _TASKS = 40
-_WIDTH = 120
 _STYLES = {"fault": "red", "warning": "yellow", "note": "dim"}
 _QUANTILES = {"p05": 0.05, "median": 0.5, "p95": 0.95}
 
 
 def by_task(diagnosis: Diagnosis) -> pd.DataFrame:
-    """One row a task: images (usable), unusable, duplicates, near_duplicates, bytes, widths, heights.
+    """One row per task: images (usable), unusable, duplicates, near_duplicates, bytes, widths, heights.
 
-    Duplicates are records whose image came before in the same task; near-duplicates are different images that
-    are like one that came before anywhere in the pool.
+    Duplicates are records whose image occurred earlier in the same task; near-duplicates are different images
+    that resemble an earlier one anywhere in the pool.
     """
     table, usable = diagnosis.table, diagnosis.usable
     different = usable.drop_duplicates("content")
@@ -46,7 +45,7 @@ def by_task(diagnosis: Diagnosis) -> pd.DataFrame:
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
-    """Prints the tables."""
+    """Prints the tables of tasks, findings, times and costs."""
     usable = diagnosis.usable
     different = usable["content"].nunique()
     console.print(
@@ -54,7 +53,7 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         f"{usable['task'].nunique()} tasks, {usable['size'].sum() / 1e6:,.1f} MB, in {diagnosis.images}"
     )
     if diagnosis.text_only:
-        console.print(f"{diagnosis.text_only:,} records without an image are left out")
+        console.print(f"{diagnosis.text_only:,} records without an image are skipped")
     console.print(f"formats: {_shares(usable['format'])}; pixels: {_shares(usable['mode'])}")
     console.print()
     console.print(_task_table(diagnosis))
@@ -63,12 +62,12 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         console.print(_time_table(diagnosis.times))
         unknown = [one.stage for one in diagnosis.times if one.source == UNKNOWN]
         if unknown:
-            console.print(f"of unknown time, since there was no run like it yet: {', '.join(unknown)}")
+            console.print(f"time unknown, since there is no similar run in the store: {', '.join(unknown)}")
     _print_cost(diagnosis)
     counts = pd.Series([finding.severity for finding in diagnosis.findings], dtype=object).value_counts()
-    said = ", ".join(f"{counts.get(severity, 0):,} {severity}s" for severity in _STYLES)
+    totals = ", ".join(f"{counts.get(severity, 0):,} {severity}s" for severity in _STYLES)
     console.print()
-    console.print(said, style="bold")
+    console.print(totals, style="bold")
 
 
 def _shares(values: pd.Series) -> str:
@@ -169,11 +168,11 @@ def _print_cost(diagnosis: Diagnosis) -> None:
     if plan.reference is not None:
         text += f", {sum(plan.reference.values()):,} of them for the reference set"
     if plan.bought != plan.selected:
-        text += " (the strategy reads all before it chooses)"
+        text += " (the strategy reads all instructions before it chooses)"
     if plan.estimate is None:
-        console.print(f"{text}; nobody charges for them")
+        console.print(f"{text}; free of charge")
     else:
-        text += f"; about {plan.estimate.tokens:,} tokens, {plan.estimate.money:,.2f} in money"
+        text += f"; about {plan.estimate.tokens:,} tokens, cost {plan.estimate.money:,.2f}"
         if plan.exceeds:
             text += f", above {' and '.join(plan.exceeds)}"
         console.print(text)
@@ -188,19 +187,19 @@ def _table(first: str, *others: str) -> Table:
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Everything, ready for JSON.
+    """The whole diagnosis as a JSON object.
 
     - `images`: the image folder; `records`, `text_only`, `usable_images`, `different_images`: counts;
       `formats` and `modes`: counts of usable images.
-    - `tasks`: by name, the columns of `by_task` and the instructions to be bought: `reference` (null where
-      the strategy needs none) and `bought` in all; both null where the budget cannot be met.
-    - `near_duplicates`: `groups`, how many there are; `images`, how many different images are in them;
-      `share`, of the different images.
+    - `tasks`: by name, the columns of `by_task` and the instructions to buy: `reference` (null if the
+      strategy needs none) and `bought` in all; both null if the budget cannot be met.
+    - `near_duplicates`: `groups`, the number of groups; `images`, the number of different images in them;
+      `share`, of all different images.
     - `findings`: a list of `severity` (fault, warning, note), `kind`, `where`, `detail`, `ids`, `images`.
-    - `counts`: findings of each kind, by severity and kind.
-    - `instructions`: `images`; `tokens` and `money`, both null where nobody charges; `exceeds`, the limits
-      that this is more than; null where the budget cannot be met.
-    - `stages`: a list of `stage`, `images`, `seconds` (null where unknown), `source`.
+    - `counts`: number of findings by severity and kind.
+    - `instructions`: `images`; `tokens` and `money`, both null if the provider is free; `exceeds`, the limits
+      that the estimate exceeds; null if the budget cannot be met.
+    - `stages`: a list of `stage`, `images`, `seconds` (null if unknown), `source`.
     """
     usable, plan = diagnosis.usable, diagnosis.plan
     different = usable.drop_duplicates("content")

@@ -1,4 +1,4 @@
-"""Benchmarks: held-out records, scored by generation; one benchmark per task of the source."""
+"""Benchmarks from held-out records: greedy generation, then a metric; one benchmark per task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from presel.evaluation.metrics import METRICS
 
 @dataclass(frozen=True)
 class Scoring:
-    """How answers come about and are scored; see `Benchmarks` for the fields."""
+    """How answers are generated and scored; see `Benchmarks` for the fields."""
 
     metric: str
     metrics: Mapping[str, str]
@@ -30,9 +30,9 @@ class Benchmarks(Source):
     """A source of held-out records, and how they are scored.
 
     Attributes:
-        metric: Metric of every benchmark that `metrics` does not name.
+        metric: Metric of all benchmarks not listed in `metrics`.
         metrics: Metric by benchmark; keys of `presel.evaluation.metrics.METRICS`.
-        max_new_tokens: Length at which answers are cut.
+        max_new_tokens: Maximum length of an answer in tokens.
         batch_size: Answers generated at once.
     """
 
@@ -41,13 +41,13 @@ class Benchmarks(Source):
     metric: str = "exact_match"
     metrics: dict[str, str] | None = None
     max_new_tokens: Annotated[int, Field(gt=0)] = 64
-    # Padding moves the last bits of the logits, and with them an answer now and then.
+    # Part of the key: padding changes the last bits of the logits, and thereby some answers.
     batch_size: Annotated[int, Field(gt=0)] = 64
-    # A benchmark with holes is another benchmark.
+    # Without some of its images a benchmark would not be comparable.
     max_rejected_share: float = 0.0
 
     def __post_init__(self) -> None:
-        """Checks the metrics' names."""
+        """Checks the names of the metrics."""
         for name in [self.metric, *(self.metrics or {}).values()]:
             if name not in METRICS:
                 raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")

@@ -1,4 +1,7 @@
-"""Benchmark metrics, each from answers and references to one score per answer, 0 to 1."""
+"""Benchmark metrics: from answers and references to one score per answer, 0 to 1.
+
+CIDEr-D is written out here because pycocoevalcap needs Java for its tokenizer.
+"""
 
 import math
 import re
@@ -8,7 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Scores = NDArray[np.float64]
+# One score per answer, (n,).
+AnswerScores = NDArray[np.float64]
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 # CIDEr-D as published (Vedantam et al. 2015): n-grams up to 4, length penalty of this width.
@@ -16,8 +20,8 @@ _NGRAM_ORDER = 4
 _LENGTH_SIGMA = 6.0
 
 
-def exact_match(answers: Sequence[str], references: Sequence[str]) -> Scores:
-    """1 where answer and reference agree but for case, surrounding space and a final full stop."""
+def exact_match(answers: Sequence[str], references: Sequence[str]) -> AnswerScores:
+    """1 if answer and reference are equal up to case, white space and a final full stop, else 0."""
     return np.array(
         [
             float(_plain(answer) == _plain(reference))
@@ -26,8 +30,8 @@ def exact_match(answers: Sequence[str], references: Sequence[str]) -> Scores:
     )
 
 
-def box_accuracy(answers: Sequence[str], references: Sequence[str]) -> Scores:
-    """1 where the answer's box overlaps the reference's with an IoU of at least 0.5 (RefCOCO's measure).
+def box_accuracy(answers: Sequence[str], references: Sequence[str]) -> AnswerScores:
+    """1 if the IoU of the answer's and the reference's box is at least 0.5, else 0 (RefCOCO's metric).
 
     Boxes are the first four numbers of a text, x1, y1, x2, y2; an answer without four numbers scores 0.
 
@@ -43,10 +47,10 @@ def box_accuracy(answers: Sequence[str], references: Sequence[str]) -> Scores:
     return np.array(scores)
 
 
-def cider(answers: Sequence[str], references: Sequence[str]) -> Scores:
-    """CIDEr-D with one reference each, divided by 10: a right answer of four words or more scores 1.
+def cider(answers: Sequence[str], references: Sequence[str]) -> AnswerScores:
+    """CIDEr-D with one reference each, divided by 10: 1 for an exact answer of four words or more.
 
-    Document frequencies come from the references, as in the COCO caption evaluation.
+    Document frequencies are those of the references, as in the COCO caption evaluation.
     """
     wanted = [_ngrams(reference) for reference in references]
     frequency = Counter(gram for grams in wanted for gram in grams)
@@ -58,13 +62,13 @@ def cider(answers: Sequence[str], references: Sequence[str]) -> Scores:
     scores = []
     for answer, grams in zip(answers, wanted, strict=True):
         found = _ngrams(answer)
-        gap = _length(found) - _length(grams)
+        gap = _n_words(found) - _n_words(grams)
         penalty = math.exp(-(gap**2) / (2 * _LENGTH_SIGMA**2))
         scores.append(penalty * _clipped_cosine(weigh(found), weigh(grams)))
     return np.array(scores)
 
 
-METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], Scores]] = {
+METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], AnswerScores]] = {
     "exact_match": exact_match,
     "box_accuracy": box_accuracy,
     "cider": cider,
@@ -97,7 +101,7 @@ def _ngrams(text: str) -> Counter[tuple[str, ...]]:
     )
 
 
-def _length(grams: Counter[tuple[str, ...]]) -> int:
+def _n_words(grams: Counter[tuple[str, ...]]) -> int:
     return sum(count for gram, count in grams.items() if len(gram) == 1)
 
 

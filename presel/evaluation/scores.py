@@ -2,6 +2,7 @@
 
 from pydantic.dataclasses import dataclass
 
+# Score by benchmark, 0 to 1.
 Scores = dict[str, float]
 
 

@@ -1,0 +1,215 @@
+"""Benchmarks by lmms-eval, called as a program in an environment of its own."""
+
+import json
+import logging
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from presel.component import component
+from presel.errors import PreselError
+from presel.evaluation.external import Column, ExternalBenchmarks, read_text, result_files
+from presel.evaluation.scores import Scores
+
+_log = logging.getLogger(__name__)
+
+# Imports what a run would: lmms-eval imports a model's libraries late, and does not depend on all of them.
+_CHECK = """
+import sys
+from lmms_eval.models import get_model
+from lmms_eval.tasks import TaskManager
+
+model, include_path, *tasks = sys.argv[1:]
+get_model(model)
+missing = sorted(set(tasks) - set(TaskManager(include_path=include_path or None).all_tasks))
+if missing:
+    sys.exit(f"no task {', '.join(missing)}")
+"""
+
+# Named by date and time; files like `submissions/mmbench_en_dev_results.json` belong to single tasks.
+_RESULTS = "[0-9]*_[0-9]*_results.json"
+
+# Logged by lmms-eval for each question on which the model raised an exception.
+_FAILURE = re.compile(r"Error (.*) in generating")
+
+
+@component
+class LmmsColumn(Column):
+    """A column of the score table, see also `Column`.
+
+    Attributes:
+        task: lmms-eval's name of the benchmark.
+        metric: lmms-eval's name of the metric; if it has several filters, with one of them, as in
+            `exact_match,strict-match`.
+        key_variable: Environment variable with the API key of the model that judges the answers, without
+            which lmms-eval scores 0 or guesses; None if no key is needed.
+    """
+
+    task: str
+    metric: str
+    key_variable: str | None = field(default=None, compare=False)
+
+
+@component
+class LmmsEval(ExternalBenchmarks):
+    """lmms-eval, called as a program because its dependencies conflict with ours.
+
+    Attributes:
+        python: Interpreter of the environment that has lmms-eval; None if it runs on another machine.
+        model: lmms-eval's name of the model class.
+        model_args: Further arguments of the model class.
+        gen_kwargs: Generation settings for all tasks, which override a task's own.
+        batch_size: Answers generated at once; `llava_hf` supports 1 only.
+        include_path: Folder with additional tasks. Changes of its files do not change the result's key: give
+            a changed task another name.
+        columns: The tasks to run and the metrics to read, by the name of the column.
+    """
+
+    python: Path | None = field(compare=False)
+    model: str = "llava_hf"
+    model_args: dict[str, str] = field(compare=False)
+    gen_kwargs: dict[str, bool | int | float | str] = field(default_factory=lambda: {"temperature": 0})
+    batch_size: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
+    include_path: Path | None = field(default=None, compare=False)
+    columns: Annotated[dict[str, LmmsColumn], Field(min_length=1)]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks to run."""
+        return list(dict.fromkeys(column.task for column in self.columns.values()))
+
+    def check(self) -> None:
+        """Checks that lmms-eval, the model class, the tasks and the API keys are available."""
+        if self.python is None:
+            return
+        for name, column in self.columns.items():
+            key = column.key_variable
+            if key is not None and not os.environ.get(key):
+                raise PreselError(
+                    f"evaluation.columns.{name}: a model judges the answers to {column.task}, and {key} is "
+                    f"not set; set it, or leave the column out by ~evaluation.columns.{name}"
+                )
+        include_path = str(self.include_path or "")
+        try:
+            asked = subprocess.run(
+                [str(self.python), "-c", _CHECK, self.model, include_path, *self.tasks],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except OSError as error:
+            raise PreselError(
+                f"evaluation.python: {self.python} cannot be started ({error.strerror}); name the "
+                "interpreter of an environment with lmms-eval"
+            ) from error
+        if asked.returncode:
+            raise PreselError(
+                f"evaluation.python: {self.python} cannot evaluate ({_reason(asked.stderr)}); install "
+                "'lmms_eval[video-legacy]' there, or correct evaluation.model, .include_path or .columns"
+            )
+
+    def command(self, model: Path, folder: Path) -> list[str]:
+        """The command line that evaluates a model."""
+        arguments = _listed({"pretrained": model, **self.model_args})
+        return [
+            str(self.python or "python"),
+            *("-m", "lmms_eval", "--model", self.model),
+            *("--model_args", arguments),
+            *("--tasks", ",".join(self.tasks)),
+            *(() if self.include_path is None else ("--include_path", str(self.include_path))),
+            *(("--gen_kwargs", _listed(self.gen_kwargs)) if self.gen_kwargs else ()),
+            # Below DEBUG, lmms-eval exits with status 0 even if it fails.
+            *("--batch_size", str(self.batch_size), "--verbosity", "DEBUG", "--output_path", str(folder)),
+        ]
+
+    def run(self, model: Path, folder: Path, log: Path) -> None:
+        """Runs lmms-eval, or tells the user the command."""
+        command = self.command(model, folder)
+        if self.python is None:
+            raise PreselError(
+                f"lmms-eval is not run here (evaluation.python is null); run `{' '.join(command)}` where it "
+                f"is installed, put its results under {folder}, and run this command again"
+            )
+        with log.open("a") as output:
+            before = output.tell()
+            code = subprocess.run(
+                command, stdout=output, stderr=subprocess.STDOUT, env=_environment()
+            ).returncode
+        printed = log.read_bytes()[before:].decode(errors="replace")
+        if code:
+            raise PreselError(
+                f"lmms-eval ended with exit status {code} ({_reason(printed)}); its output is in "
+                f"{log}; solve that and run this command again"
+            )
+        if failures := _FAILURE.findall(printed):
+            _log.warning(
+                "the model failed on %d questions, which lmms-eval counts as wrong answers (%s); see %s",
+                len(failures),
+                failures[-1],
+                log,
+            )
+
+    def scores(self, folder: Path) -> Scores | None:
+        """Reads all result files; a later file overrides an earlier one for the same task."""
+        files = sorted(result_files(folder, _RESULTS), key=lambda file: (file.name, file))
+        if not files:
+            return None
+        # Task -> result file and the task's metrics.
+        found = {task: (file, values) for file in files for task, values in _lmms_results(file).items()}
+        return {
+            name: self._score(name, column, *found.get(column.task, (folder, None)))
+            for name, column in self.columns.items()
+        }
+
+    def _score(self, name: str, column: LmmsColumn, file: Path, values: object) -> float:
+        measured = values if isinstance(values, dict) else {}
+        # lmms-eval appends the filter after a comma.
+        keys = [key for key in measured if key.partition(",")[0] == column.metric]
+        if column.metric in measured:
+            keys = [column.metric]
+        place = f"{column.task}/{column.metric}"
+        if len(keys) > 1:
+            raise PreselError(
+                f"{file}: {place}, the column '{name}', comes by several filters ({' and '.join(keys)}); "
+                f"leave one in the file, or evaluate with 'evaluation.columns.{name}.metric=\"{keys[0]}\"'"
+            )
+        return column.score(measured[keys[0]] if keys else None, name, file, place)
+
+
+def _lmms_results(file: Path) -> dict[str, object]:
+    """Reads a result file of lmms-eval: metrics by task."""
+    try:
+        results = json.loads(read_text(file))["results"]
+        if not isinstance(results, dict):
+            raise TypeError("its 'results' are no object")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PreselError(
+            f"{file}: this is no result of lmms-eval ({error}); remove it or export it again"
+        ) from error
+    return results
+
+
+def _listed(arguments: Mapping[str, object]) -> str:
+    """Formats arguments as lmms-eval expects them."""
+    return ",".join(f"{name}={value}" for name, value in arguments.items())
+
+
+def _environment() -> dict[str, str]:
+    """Our environment, with the hub token under its older name, since lmms-eval logs HF_TOKEN."""
+    environment = dict(os.environ)
+    if token := environment.pop("HF_TOKEN", None):
+        environment["HUGGING_FACE_HUB_TOKEN"] = token
+    return environment
+
+
+def _reason(text: str) -> str:
+    """The last line that names an exception, which progress bars may follow; else the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return (named or lines or ["no output"])[-1]
