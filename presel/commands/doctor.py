@@ -42,8 +42,8 @@ levels of findings:
   note     for information: images without a record, file names with the wrong suffix, EXIF rotation …
 
 Near-duplicates are the same picture with another encoding, scale, brightness or crop, found by comparing
-16 × 16 thumbnails. Times are estimated from earlier runs in the store; stages without a similar run are listed as
-unknown.
+16 × 16 thumbnails. Times are estimated from earlier runs in the store; other stages are listed
+as of unknown time.
 
 exit status: 0 no fault, 1 faults, 2 a mistake in the command or files that cannot be read"""
 
