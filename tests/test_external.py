@@ -181,7 +181,7 @@ def test_a_judge_without_a_key_is_told_before_any_work(
 
 
 def test_what_lmms_eval_is_asked_for_and_what_it_logs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     log = tmp_path / "log.txt"
@@ -194,9 +194,12 @@ printf '\\033[1mError CUDA out of memory in generating\\033[0m\\n'
     own = lmms_eval(stand_in(tmp_path, script), include_path=tmp_path / "tasks")
     own.run(tmp_path / "model", tmp_path / "results", log)
     lines = log.read_text().splitlines()
-    assert f"--tasks vqav2_val,mme --include_path {tmp_path / 'tasks'} --batch_size 1" in lines[1]
+    asked = (
+        f"--tasks vqav2_val,mme --include_path {tmp_path / 'tasks'} --gen_kwargs temperature=0 --batch_size 1"
+    )
+    assert asked in lines[1]
     assert lines[2] == "token: , secret"
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(caplog.text.split())
     assert (
         "the model failed on 1 questions, which lmms-eval counts as wrong answers (CUDA out of memory)"
         in said

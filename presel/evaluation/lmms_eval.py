@@ -148,8 +148,8 @@ class LmmsEval(ExternalBenchmarks):
                 f"{log}; solve that and run this command again"
             )
         if failures := _FAILURE.findall(printed):
-            _log.warning(
-                "the model failed on %d questions, which lmms-eval counts as wrong answers (%s); see %s",
+            _log.info(
+                "  the model failed on %d questions, which lmms-eval counts as wrong answers (%s); see %s",
                 len(failures),
                 failures[-1],
                 log,
