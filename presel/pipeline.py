@@ -1,28 +1,29 @@
-"""The method from top to bottom: every step is a property, and rests on the steps above it.
+"""The method from top to bottom: every step is a property that returns a stage, built on the stages above it.
 
-Nothing runs when a step is named. `Store.ensure` computes a step when its result is asked for, and
-first what it rests on: a random selection never fine-tunes a reference model.
+Evaluating a property computes nothing. `Store.ensure` computes a stage when its result is requested, its
+inputs first: a random selection never fine-tunes a reference model.
 """
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import pandas as pd
+
 from presel.data.sources import Source
+from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.evaluation.benchmarks import Benchmarks
 from presel.evaluation.external import ExternalBenchmarks
 from presel.instructions.provider import InstructionProvider
 from presel.models.clip import Clip
 from presel.models.encoder import Encoder
-from presel.models.hardware import Hardware
-from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.tune import ScoreNet, Tune
 from presel.stages.centrality import CentralityStage, Neighbors
-from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage, ClipStage
+from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage
 from presel.stages.clusters import Clustering, ClustersStage, DiscoveredClustersStage
-from presel.stages.evaluation import EvaluationStage, MostFrequentStage, check_prompts, check_scoring
+from presel.stages.evaluation import EvaluationStage, MostFrequentStage
 from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
@@ -31,10 +32,10 @@ from presel.stages.multimodal_features import MultimodalFeaturesStage
 from presel.stages.pool import Pool, PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.relevance import RelevanceStage
-from presel.stages.selection import PAID, SelectionStage, images_in_budget
+from presel.stages.selection import SelectionStage
 from presel.stages.self_filter import SelfFilterStage
 from presel.stages.tasks import DiscoveredTasksStage, Tasks
-from presel.stages.tuning import FineTuneStage, TuningStage
+from presel.stages.tuning import TuningStage
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
 from presel.strategies.base import RESULTS, Strategy
@@ -51,21 +52,18 @@ class Pipeline:
         benchmark_source: The held-out benchmarks, or the program that runs its own; None for a run that
             ends before the evaluation.
         lvlm: The vision-language model before visual instruction tuning.
-        tuning: How it is tuned, on the reference set and on the selection.
-        encoder: Image encoder behind the clusters.
+        tuning: Hyperparameters of fine-tuning, on the reference set and on the selection.
+        encoder: Image encoder whose features are clustered.
         clustering: How the images of a task are clustered.
-        neighbors: What counts as an image's surroundings.
-        clip: What judges how well a text fits its image.
+        neighbors: The neighbors that neighbor centrality averages over.
+        clip: The CLIP that scores how well a text fits its image.
         score_net: How Self-Filter's score net is trained.
-        provider: Who writes instructions.
-        strategy: Who chooses images.
-        reference_share: Share of each task that is instructed first, to measure relevance on.
+        provider: Where instructions come from.
+        strategy: The selection strategy.
+        reference_share: Share of each task whose instructions are bought first, to measure relevance on.
         budget: Up to 1 a share of the pool, above 1 a number of images; the reference set counts.
-        seed: Decides the reference set, the selection, and the tuning.
-        relevance_batch_tokens: Tokens of samples scored or encoded at once.
-        hardware: Where models run.
-        workers: Processes that decode images and prepare batches.
-        logger: Where training metrics go.
+        seed: Seed of the reference set, the selection and fine-tuning.
+        runtime: Devices, worker processes, logger and batch sizes.
     """
 
     source: Source
@@ -83,39 +81,36 @@ class Pipeline:
     reference_share: float
     budget: float
     seed: int
-    relevance_batch_tokens: int
-    hardware: Hardware
-    workers: int
-    logger: TrainingLogger
+    runtime: Runtime
 
     # Images without instructions.
 
     @cached_property
     def images(self) -> PoolStage:
         """The usable images, with the tasks that their source names."""
-        return PoolStage(self.source, self.workers, with_tasks=self.tasks.from_source)
+        return PoolStage(source=self.source, workers=self.runtime.workers, with_tasks=self.tasks.from_source)
 
     @cached_property
     def features(self) -> FeaturesStage:
-        """One vector an image."""
-        return FeaturesStage(self.images, self.encoder, self.workers, self.hardware)
+        """One feature vector per image."""
+        return FeaturesStage(pool=self.images, encoder=self.encoder, runtime=self.runtime)
 
     @cached_property
     def pool(self) -> Pool:
-        """The usable images, each in one task."""
+        """The usable images, each with its task."""
         return self.tasks.pool(self.features)
 
-    # Which tasks matter: instructions for a random few per cent, and a model tuned on them.
+    # How much each task matters: instructions for a small random share, and a model tuned on them.
 
     @cached_property
     def reference(self) -> ReferenceStage:
-        """D_ref: a random few per cent of each task."""
-        return ReferenceStage(self.pool, self.reference_share, self.seed)
+        """D_ref: a small random share of each task."""
+        return ReferenceStage(pool=self.pool, share=self.reference_share, seed=self.seed)
 
     @cached_property
     def reference_instructions(self) -> InstructionsStage:
         """The only instructions paid for before selection."""
-        return InstructionsStage(self.pool, self.reference, self.provider, "reference")
+        return self._bought(self.reference, "reference")
 
     @cached_property
     def reference_model(self) -> TuningStage:
@@ -127,26 +122,28 @@ class Pipeline:
         """How much the question helps the answer, for each reference sample."""
         return self._scored(self.reference_instructions)
 
-    # Which images of a task stand for it.
+    # Which images represent their task.
 
     @cached_property
     def clusters(self) -> ClustersStage:
-        """Groups of like images in each task."""
+        """Clusters of similar images in each task."""
         if isinstance(self.pool, DiscoveredTasksStage):
-            return DiscoveredClustersStage(self.features, self.clustering, self.pool)
-        return ClustersStage(self.features, self.clustering)
+            return DiscoveredClustersStage(
+                features=self.features, clustering=self.clustering, tasks=self.pool
+            )
+        return ClustersStage(features=self.features, clustering=self.clustering)
 
     @cached_property
     def centrality(self) -> CentralityStage:
-        """How well each image stands for its cluster."""
-        return CentralityStage(self.clusters, self.reference, self.neighbors)
+        """How well each image represents its cluster."""
+        return CentralityStage(clusters=self.clusters, reference=self.reference, neighbors=self.neighbors)
 
-    # What rival methods read before they choose: the instructions of every image.
+    # What baselines read before they select: the instructions of every image.
 
     @cached_property
     def all_instructions(self) -> InstructionsStage:
         """The instructions of the whole pool, for strategies that select after buying."""
-        return InstructionsStage(self.pool, self.pool, self.provider, "whole pool")
+        return self._bought(self.pool, "whole pool")
 
     @cached_property
     def scores(self) -> RelevanceStage:
@@ -156,58 +153,63 @@ class Pipeline:
     @cached_property
     def clip_scores(self) -> ClipScoresStage:
         """How well the text of every sample of the pool fits its image."""
-        return ClipScoresStage(self.all_instructions, self.clip, self.workers, self.hardware)
+        return ClipScoresStage(instructions=self.all_instructions, clip=self.clip, runtime=self.runtime)
 
     @cached_property
     def clip_features(self) -> ClipFeaturesStage:
-        """One vector a sample of the pool, image and text side by side."""
-        return ClipFeaturesStage(self.all_instructions, self.clip, self.workers, self.hardware)
+        """One vector per sample of the pool, image and text embedding concatenated."""
+        return ClipFeaturesStage(instructions=self.all_instructions, clip=self.clip, runtime=self.runtime)
 
     @cached_property
     def multimodal_features(self) -> MultimodalFeaturesStage:
-        """One vector a sample of the pool, image and text together, by the untuned model."""
+        """One vector per sample of the pool, image and text together, by the untuned model."""
         return MultimodalFeaturesStage(
-            self.lvlm,
-            self.all_instructions,
-            self.relevance_batch_tokens,
-            self.workers,
-            self.hardware,
+            lvlm=self.lvlm, instructions=self.all_instructions, runtime=self.runtime
         )
 
     @cached_property
     def self_filter(self) -> SelfFilterStage:
-        """Scores of every sample of the pool by a net that is trained beside the model."""
+        """Scores of every sample of the pool by a score net trained jointly with the model."""
         return SelfFilterStage(
-            self.all_instructions,
-            self.lvlm,
-            replace(self.tuning, epochs=self.score_net.epochs),
-            self.hardware,
-            self.seed,
-            self.workers,
-            self.logger,
-            self.scores,
-            self.score_net.lr,
+            instructions=self.all_instructions,
+            lvlm=self.lvlm,
+            tune=replace(self.tuning, epochs=self.score_net.epochs),
+            seed=self.seed,
+            scores=self.scores,
+            lr=self.score_net.lr,
+            runtime=self.runtime,
         )
 
-    # Choose, buy instructions for the chosen images alone, tune, evaluate.
+    @cached_property
+    def strategy_stages(self) -> dict[str, Stage[Any]]:
+        """The strategy's own stages, by name."""
+        stages = self.strategy.stages(self)
+        for name in stages:
+            if hasattr(type(self), name):
+                kind = type(self.strategy).__name__
+                raise PreselError(f"{kind}.stages names '{name}', which is a name of the pipeline; rename it")
+        return stages
+
+    # Select, buy the instructions of the selected images only, fine-tune, evaluate.
 
     @cached_property
     def selection(self) -> SelectionStage:
-        """D_S, chosen by the strategy from what it declares to need."""
-        unknown = [name for name in self.strategy.needs if name not in RESULTS]
-        if unknown:
-            raise PreselError(
-                f"{type(self.strategy).__name__}.needs names '{unknown[0]}'; it may hold {', '.join(RESULTS)}"
-            )
-        needed = {name: getattr(self, name) for name in self.strategy.needs}
-        # The budget does not count where all is taken, so that it must not make another full model.
+        """D_S, selected by the strategy from the results that it declares in `needs`."""
+        for name in self.strategy.needs:
+            if name not in RESULTS:
+                kind = type(self.strategy).__name__
+                raise PreselError(f"{kind}.needs names '{name}'; it may hold {', '.join(RESULTS)}")
+        needed = {name: getattr(self, name) for name in self.strategy.needs} | self.strategy_stages
+        # Full selection ignores the budget; fixed here, so that runs of all budgets share one full model.
         budget = 1.0 if self.strategy.whole_pool else self.budget
-        return SelectionStage(self.strategy, self.pool, budget, self.seed, needed)
+        return SelectionStage(
+            strategy=self.strategy, pool=self.pool, budget=budget, seed=self.seed, needed=needed
+        )
 
     @cached_property
     def instructions(self) -> InstructionsStage:
         """The training set."""
-        return InstructionsStage(self.pool, self.selection, self.provider, "selection")
+        return self._bought(self.selection, "selection")
 
     @cached_property
     def model(self) -> TuningStage:
@@ -216,8 +218,8 @@ class Pipeline:
 
     @cached_property
     def merged(self) -> MergedStage:
-        """The final model in one piece, for other programs."""
-        return MergedStage(self.model)
+        """The final model with its adapter merged, for other programs."""
+        return MergedStage(tuned=self.model)
 
     @property
     def _own_benchmarks(self) -> Benchmarks:
@@ -230,16 +232,18 @@ class Pipeline:
     @cached_property
     def benchmarks(self) -> PoolStage:
         """The benchmarks' images, checked as the pool's are."""
-        return PoolStage(self._own_benchmarks, self.workers, "benchmarks")
+        return PoolStage(source=self._own_benchmarks, workers=self.runtime.workers, title="benchmarks")
 
     @cached_property
     def evaluation(self) -> EvaluationStage | ExternalEvaluationStage:
         """Scores of the final model."""
         if isinstance(self.benchmark_source, ExternalBenchmarks):
-            return ExternalEvaluationStage(self.merged, self.benchmark_source, self.strategy.name)
+            return ExternalEvaluationStage(
+                model=self.merged, benchmarks=self.benchmark_source, model_name=self.strategy.name
+            )
         return self._evaluated(self.model, self.strategy.name)
 
-    # What the scores are held against.
+    # What the scores are compared with.
 
     @cached_property
     def base_evaluation(self) -> EvaluationStage:
@@ -248,12 +252,12 @@ class Pipeline:
 
     @cached_property
     def most_frequent(self) -> MostFrequentStage:
-        """Scores of the best constant answers."""
-        return MostFrequentStage(self.benchmarks, self._own_benchmarks.scoring)
+        """Scores of the constant baseline."""
+        return MostFrequentStage(benchmarks=self.benchmarks, scoring=self._own_benchmarks.scoring)
 
     @cached_property
     def full(self) -> "Pipeline":
-        """The same run with all instructions bought: the 100 % that Rel. is a share of."""
+        """The same run on all instructions: the model that Rel. compares with."""
         return replace(self, strategy=Full())
 
     def steps(self, target: Stage[Any]) -> dict[str, Stage[Any]]:
@@ -266,6 +270,7 @@ class Pipeline:
         found = upstream(target)
         # The properties that were evaluated, which these stages are; of two names for one stage the first.
         named = {id(stage): role for role, stage in reversed(vars(self).items()) if isinstance(stage, Stage)}
+        named |= {id(stage): name for name, stage in self.strategy_stages.items()}
         roles: dict[str, str] = {}
         for stage in reversed(found):
             role = roles.setdefault(stage.key, named.get(id(stage), stage.name))
@@ -274,74 +279,44 @@ class Pipeline:
         return {roles[stage.key]: stage for stage in found}
 
     def check(self, store: Store, target: Stage[Any]) -> None:
-        """Reads the pool and the benchmarks, and checks what can only be checked against them.
+        """Checks all stages that a run computes before the first long one starts.
 
         Args:
-            store: Where they are kept.
-            target: The step that the run is to end with.
+            store: Where the pool and the benchmarks are kept, which are read.
+            target: The stage that the run ends with.
 
         Raises:
             PreselError: If anything about the models, the pool, the benchmarks or the budget is wrong.
         """
-        steps = upstream(target)
-        # What is bought already needs no key and no server.
-        instructed = any(isinstance(step, InstructionsStage) and not store.has(step) for step in steps)
-        if instructed:
+        steps = self.steps(target).values()
+        # Instructions that are bought already need no API key and no server.
+        if any(isinstance(step, InstructionsStage) and not store.has(step) for step in steps):
             self.provider.check_source(self.source)
         for step in steps:
-            if isinstance(step, FineTuneStage):
-                step.check()
-            if isinstance(step, EvaluationStage | MultimodalFeaturesStage):
-                step.lvlm.check()
-            if isinstance(step, FeaturesStage):
-                step.encoder.check()
-            if isinstance(step, ClipStage):
-                step.clip.check()
-            # What is evaluated already needs no program.
-            if isinstance(step, ExternalEvaluationStage) and not store.has(step):
-                step.benchmarks.check()
-        # What is computed already needs no model, and loading its processor takes seconds.
-        if any(
-            isinstance(step, FineTuneStage | EvaluationStage | MultimodalFeaturesStage)
-            and not store.has(step)
-            for step in steps
-        ):
+            step.check(store)
+        # After the quick checks, and only if needed: loading a processor takes seconds.
+        if any(hasattr(step, "lvlm") and not store.has(step) for step in steps):
             self.lvlm.load_processor()
-        images = store.load(self.images)
-        tasks = self.tasks.names(images)
-        if instructed:
-            self.provider.check(self.source.files(store), tasks)
-        if isinstance(self.benchmark_source, Benchmarks):
-            check_scoring(store, self.benchmarks, self.benchmark_source.scoring)
-            if any(isinstance(step, EvaluationStage) and not store.has(step) for step in steps):
-                check_prompts(store, self.benchmarks, self.lvlm)
-        budget = images_in_budget(self.budget, len(images))
-        if PAID.intersection(self.strategy.needs):
-            reference = len(store.load(self.reference))
-            if reference > budget:
-                raise PreselError(
-                    f"budget={self.budget:g} is {budget} images, fewer than the {reference} of the reference "
-                    f"set (reference.share={self.reference_share:g} of each task); raise the one or lower "
-                    "the other"
-                )
+        for step in steps:
+            step.check_data(store)
+
+    def _bought(self, chosen: Stage[pd.DataFrame], purpose: str) -> InstructionsStage:
+        return InstructionsStage(pool=self.pool, chosen=chosen, provider=self.provider, purpose=purpose)
 
     def _scored(self, instructions: InstructionsStage) -> RelevanceStage:
-        return RelevanceStage(
-            self.reference_model, instructions, self.relevance_batch_tokens, self.workers, self.hardware
-        )
+        return RelevanceStage(instructions=instructions, model=self.reference_model, runtime=self.runtime)
 
     def _tuned_on(self, instructions: InstructionsStage) -> TuningStage:
         return TuningStage(
-            instructions, self.lvlm, self.tuning, self.hardware, self.seed, self.workers, self.logger
+            instructions=instructions, lvlm=self.lvlm, tune=self.tuning, seed=self.seed, runtime=self.runtime
         )
 
-    def _evaluated(self, model: TuningStage | None, who: str) -> EvaluationStage:
+    def _evaluated(self, model: TuningStage | None, model_name: str) -> EvaluationStage:
         return EvaluationStage(
-            self.benchmarks,
-            self._own_benchmarks.scoring,
-            self.lvlm,
-            model,
-            self.hardware,
-            who,
-            self.workers,
+            benchmarks=self.benchmarks,
+            scoring=self._own_benchmarks.scoring,
+            lvlm=self.lvlm,
+            tuned=model,
+            model_name=model_name,
+            runtime=self.runtime,
         )

@@ -27,7 +27,7 @@ from presel.stages.pool import PoolStage
 from presel.stages.selection import SelectionStage
 from presel.storage.shards import chunks
 from presel.storage.store import Store
-from presel.strategies.base import Given
+from presel.strategies.base import SelectionContext
 from presel.strategies.clip_score import ClipScore
 from tests.conftest import TINY, Program, record, stage_lines
 from tests.test_pipeline import only
@@ -105,8 +105,10 @@ def test_a_caption_fits_its_own_picture_better_than_another(tmp_path: Path) -> N
 
 def test_the_highest_scores_are_kept_and_equal_ones_go_by_id() -> None:
     table = pd.DataFrame({"id": list("edcba"), "clip_score": np.float32([0.1, 0.3, 0.2, 0.3, 0.3])})
-    given = Given(table[["id"]], 3, np.random.default_rng(0), {"clip_scores": table})
-    chosen = ClipScore().select(given)
+    context = SelectionContext(
+        pool=table[["id"]], budget=3, rng=np.random.default_rng(0), results={"clip_scores": table}
+    )
+    chosen = ClipScore().select(context)
     assert chosen["id"].tolist() == ["a", "b", "d"]
     assert chosen["score"].tolist() == pytest.approx([0.3] * 3)
 
@@ -121,23 +123,31 @@ def test_a_model_that_is_no_clip_is_refused() -> None:
 
 def test_the_whole_pool_is_requested(store: Store, pool_folder: Path) -> None:
     source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
-    pool = PoolStage(source, workers=0)
-    scored = ClipScoresStage(InstructionsStage(pool, pool, Annotations(), "whole pool"), CLIP, 0, CPU)
-    selection = SelectionStage(ClipScore(), pool, 0.2, 0, {"clip_scores": scored})
+    pool = PoolStage(source=source, workers=0)
+    scored = ClipScoresStage(
+        instructions=InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="whole pool"),
+        clip=CLIP,
+        runtime=CPU,
+    )
+    selection = SelectionStage(
+        strategy=ClipScore(), pool=pool, budget=0.2, seed=0, needed={"clip_scores": scored}
+    )
     assert len(store.load(selection)) == 12
     assert requested_ids(store, selection) == set(store.load(pool)["id"])
 
 
 def test_features_are_both_embeddings_in_a_row(store: Store, pool_folder: Path) -> None:
     source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
-    pool = PoolStage(source, workers=0)
-    whole = InstructionsStage(pool, pool, Annotations(), "whole pool")
-    features = store.load(ClipFeaturesStage(whole, CLIP, 0, CPU))
+    pool = PoolStage(source=source, workers=0)
+    whole = InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="whole pool")
+    features = store.load(ClipFeaturesStage(instructions=whole, clip=CLIP, runtime=CPU))
     assert features.ids.tolist() == store.load(pool)["id"].tolist()
     images, texts = np.split(features.array.astype(np.float64), 2, axis=1)
     for part in (images, texts):
         assert np.linalg.norm(part, axis=1) == pytest.approx(np.ones(60), abs=1e-3)
-    scored = store.load(ClipScoresStage(whole, CLIP, 0, CPU)).set_index("id")["clip_score"]
+    scored = store.load(ClipScoresStage(instructions=whole, clip=CLIP, runtime=CPU)).set_index("id")[
+        "clip_score"
+    ]
     assert (images * texts).sum(axis=1) == pytest.approx(scored[features.ids].to_numpy(), abs=2e-3)
 
 

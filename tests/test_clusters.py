@@ -9,6 +9,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from presel.data.sources import LlavaJson
+from presel.distributed.runtime import Runtime
 from presel.models.encoder import Encoder
 from presel.models.hardware import Hardware
 from presel.selection import ClusterBackend
@@ -19,9 +20,15 @@ from presel.storage.store import Store
 
 
 def stage(annotations: Path, backend: ClusterBackend) -> ClustersStage:
-    pool = PoolStage(LlavaJson(annotations=annotations, images=annotations.parent / "images"), workers=0)
-    features = FeaturesStage(pool, Encoder(path="builtin:digit_dinov2"), 0, Hardware(accelerator="cpu"))
-    return ClustersStage(features, Clustering(images_per_cluster=5, backend=backend))
+    pool = PoolStage(
+        source=LlavaJson(annotations=annotations, images=annotations.parent / "images"), workers=0
+    )
+    features = FeaturesStage(
+        pool=pool,
+        encoder=Encoder(path="builtin:digit_dinov2"),
+        runtime=Runtime(hardware=Hardware(accelerator="cpu")),
+    )
+    return ClustersStage(features=features, clustering=Clustering(images_per_cluster=5, backend=backend))
 
 
 @pytest.fixture

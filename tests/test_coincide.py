@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from presel.data.prompts import Turn
 from presel.data.sources import LlavaJson
+from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
 from presel.instructions.ledger import requested_ids
@@ -30,7 +31,7 @@ from presel.stages.multimodal_features import MultimodalFeaturesStage
 from presel.stages.pool import PoolStage
 from presel.stages.selection import SelectionStage
 from presel.storage.store import Store
-from presel.strategies.base import Given
+from presel.strategies.base import SelectionContext
 from presel.strategies.coincide import (
     Coincide,
     greedy_mmd,
@@ -61,10 +62,12 @@ def features_stage(pool_folder: Path) -> MultimodalFeaturesStage:
     records = [record(number, conversations=conversation(number)) for number in range(60)]
     (pool_folder / "pool.json").write_text(json.dumps(records))
     pool = PoolStage(
-        LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images"), workers=0
+        source=LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images"), workers=0
     )
-    instructions = InstructionsStage(pool, pool, Annotations(), "whole pool")
-    return MultimodalFeaturesStage(LVLM, instructions, batch_tokens=500, workers=0, hardware=CPU)
+    instructions = InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="whole pool")
+    return MultimodalFeaturesStage(
+        lvlm=LVLM, instructions=instructions, runtime=Runtime(hardware=CPU, batch_tokens=500)
+    )
 
 
 def by_definition(model: PreTrainedModel, encoder: ConversationEncoder, example: Example) -> Float:
@@ -279,8 +282,10 @@ def test_spherical_kmeans_leaves_no_cluster_empty() -> None:
 
 def choose(features: Features, budget: int) -> pd.DataFrame:
     pool = pd.DataFrame({"id": features.ids, "task": "vqa"})
-    given = Given(pool, budget, np.random.default_rng(3), {"multimodal_features": features})
-    return Coincide().select(given)
+    context = SelectionContext(
+        pool=pool, budget=budget, rng=np.random.default_rng(3), results={"multimodal_features": features}
+    )
+    return Coincide().select(context)
 
 
 @pytest.fixture
@@ -336,14 +341,16 @@ def test_a_pool_of_one_and_of_copies() -> None:
 
 
 def test_an_undeclared_use_of_multimodal_features_is_refused() -> None:
-    given = Given(pd.DataFrame(), 1, np.random.default_rng(0), {})
+    context = SelectionContext(pool=pd.DataFrame(), budget=1, rng=np.random.default_rng(0), results={})
     with pytest.raises(PreselError, match="reads 'multimodal_features' without declaring it"):
-        Coincide().select(given)
+        Coincide().select(context)
 
 
 def test_every_instruction_is_requested(store: Store, features_stage: MultimodalFeaturesStage) -> None:
     pool = features_stage.instructions.pool
-    selection = SelectionStage(Coincide(), pool, 0.2, 0, {"multimodal_features": features_stage})
+    selection = SelectionStage(
+        strategy=Coincide(), pool=pool, budget=0.2, seed=0, needed={"multimodal_features": features_stage}
+    )
     assert len(store.load(selection)) == 12
     assert len(requested_ids(store, selection)) == 60
 

@@ -9,7 +9,7 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from presel.strategies.base import Given
+from presel.strategies.base import SelectionContext
 from presel.strategies.presel import PreSel
 
 # 200, 100 and 60 images; ten of each make up the reference set.
@@ -18,7 +18,7 @@ IDS = [f"{number:03}" for number in range(360)]
 REFERENCE = [name for task in (0, 200, 300) for name in IDS[task : task + 10]]
 
 
-def given(seed: int = 0, budget: int = 90) -> Given:
+def context(seed: int = 0, budget: int = 90) -> SelectionContext:
     pool = pd.DataFrame({"id": IDS, "task": TASKS})
     relevance = pd.DataFrame(
         {
@@ -35,12 +35,12 @@ def given(seed: int = 0, budget: int = 90) -> Given:
             centrality=np.where(np.isin(IDS, REFERENCE), np.nan, np.random.default_rng(5).random(360)),
         ),
     }
-    return Given(pool, budget, np.random.default_rng(seed), results)
+    return SelectionContext(pool=pool, budget=budget, rng=np.random.default_rng(seed), results=results)
 
 
 def bought(strategy: PreSel, seed: int = 0) -> dict[str, int]:
     """Images chosen beside the reference set, by task."""
-    table = strategy.select(given(seed))
+    table = strategy.select(context(seed))
     chosen = table[table["selected"] & (table["why"] != "reference")]
     assert table["selected"].sum() == 90
     return {str(task): int(count) for task, count in chosen["task"].value_counts().items()}
@@ -66,23 +66,23 @@ def test_a_larger_budget_contains_the_selection_of_a_smaller_one(
     seed: int, budgets: list[int], weighting: Any, pick: Any, tau: float | None
 ) -> None:
     strategy = PreSel(weighting=weighting, pick=pick, tau=tau)
-    tables = [strategy.select(given(seed, budget)) for budget in budgets]
+    tables = [strategy.select(context(seed, budget)) for budget in budgets]
     small, large = (set(table["id"][table["selected"]]) for table in tables)
     assert [len(small), len(large)] == budgets
     assert small <= large
 
 
 def test_samples_of_undefined_relevance_do_not_count() -> None:
-    some = given()
+    some = context()
     # One of the first task's samples, and all of the last task's, whose score of 1 is the one by definition.
     some.relevance.loc[[0, *range(20, 30)], "loss_without_question"] = 0.0
-    assert PreSel().weights(some) == pytest.approx(PreSel().weights(given()))
+    assert PreSel().weights(some) == pytest.approx(PreSel().weights(context()))
     some.relevance["loss_without_question"] = 0.0
     assert PreSel().weights(some) == pytest.approx(dict.fromkeys(["caption", "count", "read"], 1 / 3))
 
 
 def test_random_picks_keep_the_budgets_and_change_the_images() -> None:
-    central, drawn = PreSel().select(given()), PreSel(pick="random").select(given())
+    central, drawn = PreSel().select(context()), PreSel(pick="random").select(context())
     assert set(drawn["why"].dropna()) == {"reference", "random"}
     assert set(central["why"].dropna()) == {"reference", "central"}
     for column in ("task_budget", "centrality", "rank"):

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from presel.data.sources import LlavaJson
-from presel.distributed.description import describe, rebuild
-from presel.distributed.launch import what_failed
+from presel.distributed.launch import failure_message
+from presel.distributed.runtime import Runtime
+from presel.distributed.stage import read_task, write_task
 from presel.instructions.annotations import Annotations
 from presel.models.batching import deal, plan_epoch
 from presel.models.hardware import Hardware
-from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
 from presel.stages.instructions import InstructionsStage
@@ -65,21 +65,30 @@ def test_all_processes_together_take_the_steps_of_one(
         assert not any(batch.rows for batch in in_turn[len(step) :])
 
 
-def test_a_described_stage_is_made_again_with_its_key(pool_folder: Path) -> None:
+def test_a_process_gets_the_stage_with_its_key(pool_folder: Path, tmp_path: Path) -> None:
     source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
-    pool = PoolStage(source, workers=0)
-    instructions = InstructionsStage(pool, ReferenceStage(pool, 0.1, 0), Annotations(), "reference")
+    pool = PoolStage(source=source, workers=0)
+    instructions = InstructionsStage(
+        pool=pool,
+        chosen=ReferenceStage(pool=pool, share=0.1, seed=0),
+        provider=Annotations(),
+        purpose="reference",
+    )
     recipe = Tune(lr=1e-3, projector_lr=1e-4, batch_size=4, micro_batch_size=2, lora_rank=4, lora_alpha=8)
     lvlm = Lvlm(path="builtin:digit_llava")
     stage = TuningStage(
-        instructions, lvlm, recipe, Hardware(strategy="ddp", devices=2), 0, 0, TrainingLogger()
+        instructions=instructions,
+        lvlm=lvlm,
+        tune=recipe,
+        seed=0,
+        runtime=Runtime(hardware=Hardware(strategy="ddp", devices=2)),
     )
-    again = rebuild(describe(stage))
-    assert again == stage
-    assert again.key == stage.key
-    # What the sources hold now does not count.
+    write_task(tmp_path, stage, Path("store"), Path("folder"))
+    # The sources are not read again.
     (pool_folder / "pool.json").unlink()
-    assert rebuild(describe(stage)).key == stage.key
+    again, store, folder = read_task(tmp_path)
+    assert (again, store, folder) == (stage, Path("store"), Path("folder"))
+    assert again.key == stage.key
 
 
 def losses(store: Path) -> pd.Series:
@@ -264,7 +273,7 @@ def test_the_process_that_failed_first_is_named_whatever_node_reports_first(tmp_
     log = tmp_path / "torchrun.log"
     for failures in ([(0, 8, 1), (5, 7, 1)], [(0, 7, 1), (5, 7, -9)]):
         log.write_text("".join(reported(*failure) for failure in failures))
-        assert "process 5 of 8" in what_failed(log, 1, tmp_path, 8)
+        assert "process 5 of 8" in failure_message(log, 1, tmp_path, 8)
 
 
 @pytest.mark.parametrize(

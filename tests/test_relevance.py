@@ -14,12 +14,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from presel.data.prompts import Turn
 from presel.data.sources import LlavaJson
+from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.importance import instruction_relevance, relevance_scores
 from presel.instructions.annotations import Annotations
 from presel.models.batching import fill_batches
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.loggers import TrainingLogger
 from presel.models.losses import Scorer, one_pass, two_passes
 from presel.models.lvlm import Lvlm
 from presel.models.prompt_pairs import pair, pair_batch
@@ -192,11 +192,15 @@ def test_a_loss_of_zero_is_counted_and_one_that_is_no_number_refused(
     store: Store, pool_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pool = PoolStage(
-        LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images"), workers=0
+        source=LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images"), workers=0
     )
-    instructions = InstructionsStage(pool, pool, Annotations(), "reference")
-    model = TuningStage(instructions, LVLM, settings(), CPU, 0, 0, TrainingLogger())
-    stage = RelevanceStage(model, instructions, batch_tokens=1000, workers=0, hardware=CPU)
+    instructions = InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="reference")
+    model = TuningStage(
+        instructions=instructions, lvlm=LVLM, tune=settings(), seed=0, runtime=Runtime(hardware=CPU)
+    )
+    stage = RelevanceStage(
+        model=model, instructions=instructions, runtime=Runtime(hardware=CPU, batch_tokens=1000)
+    )
     scored = pd.DataFrame({"row": range(60), "loss_with_question": 0.5, "loss_without_question": 1.0})
     scored = scored.assign(el2n=0.1, n_tokens=3, passes=[1] * 50 + [2] * 10)
 

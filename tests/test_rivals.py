@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from presel.errors import PreselError
 from presel.instructions.ledger import LEDGER
 from presel.selection.feature_rows import Features
-from presel.strategies.base import Given
+from presel.strategies.base import SelectionContext
 from presel.strategies.el2n import El2n
 from presel.strategies.ifd import Ifd
 from presel.strategies.perplexity import Perplexity
@@ -32,8 +32,13 @@ SCORES = pd.DataFrame(
 )
 
 
-def seen(budget: int, seed: int = 0, **results: Any) -> Given:
-    return Given(pd.DataFrame({"id": list("abcdef")}), budget, np.random.default_rng(seed), results)
+def seen(budget: int, seed: int = 0, **results: Any) -> SelectionContext:
+    return SelectionContext(
+        pool=pd.DataFrame({"id": list("abcdef")}),
+        budget=budget,
+        rng=np.random.default_rng(seed),
+        results=results,
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,10 +134,10 @@ def test_typiclust_takes_from_every_cluster_whatever_the_order_of_rows() -> None
 
 def test_typiclust_says_where_all_clusters_are_too_small() -> None:
     vectors = mixture(60, 20, 6, seed=0)
-    given = seen(29, features=Features(pd.Series([f"{number:03}" for number in range(60)]), vectors))
+    context = seen(29, features=Features(pd.Series([f"{number:03}" for number in range(60)]), vectors))
     with pytest.raises(PreselError, match=r"of 29 clusters of 60 .* strategy\.max_clusters=1 "):
-        TypiClust(min_cluster_size=20).select(given)
-    TypiClust(max_clusters=1, min_cluster_size=20).select(given)
+        TypiClust(min_cluster_size=20).select(context)
+    TypiClust(max_clusters=1, min_cluster_size=20).select(context)
 
 
 @pytest.mark.parametrize(

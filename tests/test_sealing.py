@@ -12,6 +12,7 @@ import pytest
 from presel.component import component
 from presel.data.listing import PoolFiles
 from presel.data.sources import LlavaJson
+from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
 from presel.instructions.ledger import LEDGER, UNANSWERED, request, requested_ids
@@ -24,13 +25,13 @@ from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.selection import SelectionStage
 from presel.storage.store import Store
-from presel.strategies.base import Given, Strategy
+from presel.strategies.base import SelectionContext, Strategy
 from presel.strategies.full import Full
 from presel.strategies.random import Random
 
 SECRET = "There are"
 ENCODER = Encoder(path="builtin:digit_dinov2")
-CPU = Hardware(accelerator="cpu")
+CPU = Runtime(hardware=Hardware(accelerator="cpu"))
 
 
 @component
@@ -39,8 +40,8 @@ class Greedy(Strategy):
 
     wanted: str
 
-    def select(self, given: Given) -> pd.DataFrame:
-        return pd.DataFrame({"id": getattr(given, self.wanted)["id"]})
+    def select(self, context: SelectionContext) -> pd.DataFrame:
+        return pd.DataFrame({"id": getattr(context, self.wanted)["id"]})
 
 
 @component
@@ -49,21 +50,21 @@ class Searching(Strategy):
 
     needs: ClassVar[tuple[str, ...]] = ("features", "reference")
 
-    def select(self, given: Given) -> pd.DataFrame:
-        assert given.features.array.shape == (60, 128)
-        found = [text for text in _reachable_texts(given) if SECRET in text or "/store/" in text]
+    def select(self, context: SelectionContext) -> pd.DataFrame:
+        assert context.features.array.shape == (60, 128)
+        found = [text for text in _reachable_texts(context) if SECRET in text or "/store/" in text]
         assert not found
-        return given.reference
+        return context.reference
 
 
 @pytest.fixture
 def pool(pool_folder: Path) -> PoolStage:
     source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
-    return PoolStage(source, workers=0)
+    return PoolStage(source=source, workers=0)
 
 
 def select(strategy: Strategy, pool: PoolStage, budget: float = 0.5) -> SelectionStage:
-    return SelectionStage(strategy, pool, budget, seed=0, needed={})
+    return SelectionStage(strategy=strategy, pool=pool, budget=budget, seed=0, needed={})
 
 
 def test_the_pool_holds_no_text(store: Store, pool: PoolStage) -> None:
@@ -84,12 +85,17 @@ def test_there_is_no_name_to_ask_for_instructions_by(store: Store, pool: PoolSta
 
 
 def test_no_instruction_is_within_a_strategys_reach(store: Store, pool: PoolStage) -> None:
-    needed = {"features": FeaturesStage(pool, ENCODER, 0, CPU), "reference": ReferenceStage(pool, 0.05, 0)}
-    store.ensure(SelectionStage(Searching(), pool, 0.5, seed=0, needed=needed))
+    needed = {
+        "features": FeaturesStage(pool=pool, encoder=ENCODER, runtime=CPU),
+        "reference": ReferenceStage(pool=pool, share=0.05, seed=0),
+    }
+    store.ensure(SelectionStage(strategy=Searching(), pool=pool, budget=0.5, seed=0, needed=needed))
 
 
 def test_the_ledger_names_what_was_revealed_and_nothing_else(store: Store, pool: PoolStage) -> None:
-    stage = InstructionsStage(pool, select(Random(), pool), Annotations(), "selection")
+    stage = InstructionsStage(
+        pool=pool, chosen=select(Random(), pool), provider=Annotations(), purpose="selection"
+    )
     records = store.load(stage)
     ledger = pd.read_parquet(store.folder(stage) / LEDGER)
     assert len(records) == 30
@@ -99,7 +105,9 @@ def test_the_ledger_names_what_was_revealed_and_nothing_else(store: Store, pool:
 
 
 def test_the_full_pool_requests_everything(store: Store, pool: PoolStage) -> None:
-    stage = InstructionsStage(pool, select(Full(), pool), Annotations(), "selection")
+    stage = InstructionsStage(
+        pool=pool, chosen=select(Full(), pool), provider=Annotations(), purpose="selection"
+    )
     store.ensure(stage)
     assert len(requested_ids(store, stage)) == 60
 
@@ -197,12 +205,18 @@ class Spendthrift(Strategy):
 
     needs: ClassVar[tuple[str, ...]] = ("reference",)
 
-    def select(self, given: Given) -> pd.DataFrame:
-        return given.pool[~given.pool["id"].isin(given.reference["id"])][["id"]].head(given.budget)
+    def select(self, context: SelectionContext) -> pd.DataFrame:
+        return context.pool[~context.pool["id"].isin(context.reference["id"])][["id"]].head(context.budget)
 
 
 def test_the_reference_set_counts_in_the_budget(store: Store, pool: PoolStage) -> None:
-    stage = SelectionStage(Spendthrift(), pool, 0.5, 0, {"reference": ReferenceStage(pool, 0.05, 0)})
+    stage = SelectionStage(
+        strategy=Spendthrift(),
+        pool=pool,
+        budget=0.5,
+        seed=0,
+        needed={"reference": ReferenceStage(pool=pool, share=0.05, seed=0)},
+    )
     with pytest.raises(PreselError, match="chose 30 images beside the reference set, 33 in all"):
         store.ensure(stage)
 
@@ -221,7 +235,7 @@ def test_a_choice_that_breaks_the_rules_is_refused(
 ) -> None:
     @component
     class Wrong(Strategy):
-        def select(self, given: Given) -> pd.DataFrame:
+        def select(self, context: SelectionContext) -> pd.DataFrame:
             return pd.DataFrame({"id": pd.Series(ids, dtype=str)})
 
     with pytest.raises(PreselError, match=message):

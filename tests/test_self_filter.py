@@ -23,7 +23,7 @@ from presel.stages.self_filter import min_max_scaled
 from presel.storage.files import read_json
 from presel.storage.integrity import MANIFEST
 from presel.strategies import self_filter
-from presel.strategies.base import Given
+from presel.strategies.base import SelectionContext
 from presel.strategies.self_filter import SelfFilter, pick_difficult
 from tests.conftest import Program, on_folder
 from tests.selection.mixtures import mixture
@@ -161,7 +161,7 @@ def test_neither_the_order_of_rows_nor_of_scores_matters() -> None:
     scores = np.random.default_rng(0).integers(-3, 3, 300) / 3
 
     def chosen(order: np.ndarray) -> list[str]:
-        given = Given(
+        context = SelectionContext(
             pd.DataFrame({"id": names}),
             60,
             np.random.default_rng(0),
@@ -170,7 +170,7 @@ def test_neither_the_order_of_rows_nor_of_scores_matters() -> None:
                 "self_filter": pd.DataFrame({"id": names, "score": scores}).iloc[order[::-1]],
             },
         )
-        choice = SelfFilter().select(given)
+        choice = SelfFilter().select(context)
         assert choice["rank"].tolist() == list(range(1, 61))
         assert choice["difficulty"].tolist() == [-scores[int(name)] for name in choice["id"]]
         ids: list[str] = choice["id"].tolist()

@@ -2,35 +2,37 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from presel.data.image_folder import ImageFolder
+from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.models.encoder import Encoder
 from presel.models.hardware import Hardware
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import PoolStage
-from presel.stages.tasks import DiscoveredTasks, GivenTasks, task_names
+from presel.stages.tasks import DiscoveredTasks, GivenTasks, numbered_tasks
 from presel.storage.store import Store
 from tests.pictures import picture
 
 
 def pool(folder: Path) -> PoolStage:
-    return PoolStage(ImageFolder(images=folder), workers=0, with_tasks=False)
+    return PoolStage(source=ImageFolder(images=folder), workers=0, with_tasks=False)
 
 
 def features(folder: Path) -> FeaturesStage:
     return FeaturesStage(
-        pool(folder), Encoder(path="builtin:digit_dinov2"), workers=0, hardware=Hardware(accelerator="cpu")
+        pool=pool(folder),
+        encoder=Encoder(path="builtin:digit_dinov2"),
+        runtime=Runtime(hardware=Hardware(accelerator="cpu")),
     )
 
 
 def test_names_are_numbered_in_ascending_order() -> None:
-    assert task_names(2) == ["task_00", "task_01"]
+    assert numbered_tasks(2) == ["task_00", "task_01"]
     for count in (10, 101):
-        assert len(task_names(count)) == count
-        assert sorted(task_names(count)) == task_names(count)
+        assert len(numbered_tasks(count)) == count
+        assert sorted(numbered_tasks(count)) == numbered_tasks(count)
 
 
 def test_the_images_alone_decide_the_tasks(tmp_path: Path, store: Store) -> None:
@@ -47,14 +49,19 @@ def test_the_images_alone_decide_the_tasks(tmp_path: Path, store: Store) -> None
     assert first.contents(store).tolist() == pool(tmp_path / "first").contents(store).tolist()
 
 
-def test_there_are_no_more_tasks_than_images() -> None:
-    images = pd.DataFrame({"task": [None, None]})
-    assert DiscoveredTasks(n_tasks=2).names(images) == ["task_00", "task_01"]
+def test_there_are_no_more_tasks_than_images(tmp_path: Path, store: Store) -> None:
+    picture(tmp_path / "images" / "a.png", 0)
+    picture(tmp_path / "images" / "b.png", 1)
+    discovered = DiscoveredTasks(n_tasks=2).pool(features(tmp_path / "images"))
+    discovered.check_data(store)
+    assert discovered.task_names(store) == ["task_00", "task_01"]
     with pytest.raises(PreselError, match=r"tasks.n_tasks=3 is above the pool's 2 images"):
-        DiscoveredTasks(n_tasks=3).names(images)
+        DiscoveredTasks(n_tasks=3).pool(features(tmp_path / "images")).check_data(store)
 
 
-def test_given_tasks_are_those_of_the_source(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    assert GivenTasks().pool(features(tmp_path)) == pool(tmp_path)
-    assert GivenTasks().names(pd.DataFrame({"task": ["b", "a", "b"]})) == ["a", "b"]
+def test_given_tasks_are_those_of_the_source(tmp_path: Path, store: Store) -> None:
+    for number, task in enumerate("bab"):
+        picture(tmp_path / "images" / task / f"{number}.png", number)
+    given = GivenTasks().pool(features(tmp_path / "images"))
+    assert given == pool(tmp_path / "images")
+    assert given.task_names(store) == ["a", "b"]

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from presel.component import component
-from presel.strategies.base import Given
+from presel.strategies.base import SelectionContext
 from presel.strategies.presel import PreSel
 
 
@@ -19,7 +19,7 @@ class GivenBudgets(PreSel):
 
     shares: dict[str, float]
 
-    def weights(self, given: Given) -> dict[str, float]:
+    def weights(self, context: SelectionContext) -> dict[str, float]:
         """The shares, which then sum to 1."""
         total = sum(self.shares.values())
         return {task: share / total for task, share in sorted(self.shares.items())}

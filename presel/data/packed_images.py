@@ -63,4 +63,4 @@ class PackedImages(ImageSource):
 
     @cached_property
     def _unpacked(self) -> UnpackedStage:
-        return UnpackedStage(self.open())
+        return UnpackedStage(archive=self.open())

@@ -1,5 +1,6 @@
 """Sources: where the records of a pool or a benchmark set come from."""
 
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -96,6 +97,10 @@ class Source:
 
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     min_side: Annotated[int, Field(ge=1)] = 2
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without cached properties, which may list a million images: other processes need none."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def identity(self) -> dict[str, Any]:
         """What decides the usable images."""
@@ -201,7 +206,7 @@ class DigitScenes(Source):
     @property
     def stages(self) -> tuple[Stage[Any], ...]:
         """The stage that draws the scenes."""
-        return (ScenesStage(self.split, self.size, self.seed),)
+        return (ScenesStage(split=self.split, size=self.size, seed=self.seed),)
 
     def files(self, store: Store) -> LlavaFiles:
         """The drawn scenes, in LLaVA format."""

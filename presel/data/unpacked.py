@@ -15,7 +15,7 @@ from presel.storage.stage import Stage
 from presel.storage.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UnpackedStage(Stage[Path]):
     """Images with their bytes unchanged, in the folder `images`, and `listing.parquet` (id, image, task).
 

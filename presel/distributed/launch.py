@@ -1,7 +1,7 @@
 """Starts several processes by torchrun and waits for them.
 
-They are children of the one process that runs the pipeline, never copies of it: a copy would start a sweep of
-its own.
+They are children of the one process that runs the pipeline. They never run its command again, which would
+start another sweep.
 """
 
 import os
@@ -17,38 +17,39 @@ from presel.errors import PreselError
 from presel.models.hardware import Hardware, processes_in_all, processes_on_node
 from presel.selection.threads import cpu_count
 
-# What a process ends with where the user can mend the mistake; its last line says how.
-MENDABLE = 2
-# Every node reports its own.
+# Exit status of a process for a mistake that the user can correct; the log's last line says how.
+USER_ERROR = 2
+# torchrun's report of the process that failed first, on each node.
 _FIRST_FAILURE = re.compile(
     r"Root Cause.*?time\s*:\s*(\S+).*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL
 )
-# A process that raised an exception may only have missed one that ended in the same second.
+# Exit status of a process with an uncaught exception, which may be due to a peer that died just before.
 _EXCEPTION = 1
 
 
 def torchrun(module: str, folder: Path, hardware: Hardware) -> None:
-    """Runs a module in as many processes as the hardware has devices, on all its nodes.
+    """Runs a module in one process per device, on all nodes.
 
-    The processes read from a pipe that ends when this process does, however it does, and then end too.
+    The processes read from a pipe that is closed when this process exits, for whatever reason, and then exit
+    too.
 
     Args:
         module: Run as `python -m`, with `folder` as its argument.
-        folder: Where it finds its task. Each process writes what it prints to `rank-<n>.log` there.
-        hardware: Says how many processes there are.
+        folder: Holds the task. Each process writes its output to `rank-<n>.log` there.
+        hardware: Nodes, and devices on each.
 
     Raises:
-        PreselError: If one of them fails; the others are ended.
+        PreselError: If one of them fails; the others are terminated.
     """
     here = processes_on_node(hardware)
     run = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={here}"]
     if hardware.nodes == 1:
         run += ["--standalone", "--local-addr=127.0.0.1"]
     else:
-        # The nodes meet here. This machine need not be one of them: `salloc` may be called on a login node.
-        meeting = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        # The nodes' rendezvous. This machine need not be one of them: `salloc` may be called on a login node.
+        rendezvous = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
         run += [f"--nnodes={hardware.nodes}", "--rdzv-backend=c10d", "--rdzv-conf=is_host=false"]
-        run += [f"--rdzv-endpoint={socket.gethostname()}:{meeting.port}"]
+        run += [f"--rdzv-endpoint={socket.gethostname()}:{rendezvous.port}"]
         run = [*hardware.node_command, *run]
     environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // here))} | os.environ
     command = [*run, "-m", module, str(folder)]
@@ -61,24 +62,24 @@ def torchrun(module: str, folder: Path, hardware: Hardware) -> None:
                 f"trainer.node_command: {run[0]} cannot be started ({error.strerror}); name a command that "
                 "starts another one on each node"
             ) from error
-    # Leaving the block closes the pipe, and waits.
+    # Leaving the block closes the pipe and waits for the child.
     with child:
         try:
             code = child.wait()
         finally:
             child.terminate()
     if code:
-        raise PreselError(what_failed(log, code, folder, processes_in_all(hardware)))
+        raise PreselError(failure_message(log, code, folder, processes_in_all(hardware)))
 
 
-def what_failed(log: Path, code: int, folder: Path, processes: int) -> str:
+def failure_message(log: Path, code: int, folder: Path, processes: int) -> str:
     """Says which process failed first, and how.
 
     Args:
-        log: What torchrun printed, on all nodes.
-        code: What it ended with.
-        folder: Where the processes' own logs are.
-        processes: How many there were.
+        log: torchrun's output on all nodes.
+        code: Its exit status.
+        folder: Holds the logs of the processes.
+        processes: Number of processes.
     """
     again = "the same command goes on where it stopped"
     failures = [
@@ -90,7 +91,7 @@ def what_failed(log: Path, code: int, folder: Path, processes: int) -> str:
     *_, rank, code = min(failures)
     own = folder / f"rank-{rank}.log"
     last = _last_line(own)
-    if code == MENDABLE:
+    if code == USER_ERROR:
         return last
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
     return f"process {rank} of {processes} {how} ({last}); its output is in {own}; {again}"

@@ -1,129 +1,130 @@
-"""Stages that several processes may work on."""
+"""Stages that several processes may compute together."""
 
+import math
+import pickle
 from abc import abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from presel.distributed.description import describe, rebuild
+from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
-from presel.models.hardware import Hardware
-from presel.storage.files import read_json, write_json
+from presel.models.hardware import device_for, processes_on_node, resolved
+from presel.storage.files import atomic, read_json, write_json
 from presel.storage.shards import Shards
 from presel.storage.stage import Stage, T_co
 from presel.storage.store import Store
 
-_TASK, _RESULT = "task.json", "result.json"
+_TASK, _RESULT = "task.pickle", "result.json"
 
 
+@dataclass(frozen=True, kw_only=True)
 class ParallelStage(Stage[T_co]):
-    """A stage that several processes may work on, each on its share.
+    """A stage that several processes may compute together, each its share.
 
     Attributes:
-        hardware: How many.
-        workers: Processes that prepare batches, on each node.
+        runtime: Devices, processes and worker processes.
     """
 
-    hardware: Hardware
-    workers: int
+    runtime: Runtime
 
     @abstractmethod
     def work(self, store: Store, folder: Path, rank: int, processes: int) -> dict[str, Any]:
-        """Does one process's share.
+        """Computes one process's share.
 
         Args:
-            store: Where the stage's inputs are.
-            folder: The stage's own.
-            rank: Number of the process.
-            processes: How many there are.
+            store: Holds the stage's inputs.
+            folder: The stage's folder.
+            rank: Rank of the process.
+            processes: Number of processes.
 
         Returns:
-            Measurements, of which those of the first process are kept.
+            Measurements; those of rank 0 are kept.
         """
 
     def work_in_processes(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Has all processes do their shares, and waits for them.
+        """Starts all processes on their shares and waits for them.
 
         Returns:
-            What the first of them measured.
+            The measurements of rank 0.
 
         Raises:
-            PreselError: If one of them fails.
+            PreselError: If a process fails.
         """
         from presel.distributed.launch import torchrun
-        from presel.models.hardware import processes_on_node, resolved
 
-        task = folder / "processes"
-        # Where only what comes after them was cut off, they need not start again.
+        task, hardware = folder / "processes", self.runtime.hardware
+        # There is a result if an earlier run was killed after its processes had finished.
         if not (task / _RESULT).exists():
-            each = -(-self.workers // processes_on_node(self.hardware))
-            # All processes are to use the kind of device that is in the stage's key.
-            hardware = resolved(self.hardware)
-            described = describe(replace(self, workers=each, hardware=hardware))  # type: ignore[type-var]
-            write_json(task / _TASK, {"store": str(store.root), "folder": str(folder), "stage": described})
+            workers = math.ceil(self.runtime.workers / processes_on_node(hardware))
+            # All processes use the kind of device that is part of the stage's key.
+            runtime = replace(self.runtime, workers=workers, hardware=resolved(hardware))
+            write_task(task, replace(self, runtime=runtime), store.root, folder)
             try:
-                torchrun("presel.distributed.worker", task, self.hardware)
+                torchrun("presel.distributed.worker", task, hardware)
             except PreselError as error:
                 raise PreselError(f"{self.label}: {error}") from error
         measured: dict[str, Any] = read_json(task / _RESULT)
         return measured
 
 
-def work_in(task: Path, rank: int, processes: int, device: int) -> None:
-    """Does one process's share of the stage described in a folder, and leaves its measurements there.
+def write_task(task: Path, stage: Stage[Any], store: Path, folder: Path) -> None:
+    """Hands a stage on to the processes that compute it: a message between our own, never a result.
+
+    Pickle, because a stage may hold objects of any class; readable by the user alone. It carries the stages'
+    keys, so that no process reads the sources again.
+    """
+    _ = stage.key
+    with atomic(task / _TASK, private=True) as temporary:
+        temporary.write_bytes(pickle.dumps((stage, store, folder)))
+
+
+def read_task(task: Path) -> tuple[ParallelStage[Any], Path, Path]:
+    """Reads the stage, the store's folder and the stage's folder of `write_task`."""
+    content: tuple[ParallelStage[Any], Path, Path] = pickle.loads((task / _TASK).read_bytes())
+    return content
+
+
+def work_on(task: Path, rank: int, processes: int, device: int) -> None:
+    """Computes one process's share of a stage; rank 0 writes its measurements.
 
     Args:
-        task: The folder.
-        rank: Number of the process.
-        processes: How many there are.
-        device: Number of its GPU, where there are any.
+        task: The folder that describes the stage.
+        rank: Rank of the process.
+        processes: Number of processes.
+        device: Number of its GPU, if it uses one.
     """
     import torch
 
-    from presel.models.hardware import device_for
-
-    told = read_json(task / _TASK)
-    stage = rebuild(told["stage"])
-    assert isinstance(stage, ParallelStage)
-    if device_for(stage.hardware.accelerator).type == "cuda":
+    stage, store, folder = read_task(task)
+    if device_for(stage.runtime.hardware.accelerator).type == "cuda":
         torch.cuda.set_device(device)
-    measured = stage.work(Store(Path(told["store"]), _Silent()), Path(told["folder"]), rank, processes)
+    # Only the process that runs the pipeline shows progress of stages.
+    measured = stage.work(Store(store), folder, rank, processes)
     if not rank:
         write_json(task / _RESULT, measured)
     if torch.distributed.is_initialized():
-        # None may leave while another one still reads from it.
+        # No process may leave while another still receives data from it.
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
-class _Silent:
-    """Reports nothing: the process that runs the pipeline does."""
-
-    def started(self, label: str) -> None:
-        """Says nothing."""
-
-    def waiting(self, label: str) -> None:
-        """Says nothing."""
-
-    def finished(self, label: str, key: str, seconds: float | None) -> None:
-        """Says nothing."""
-
-
+@dataclass(frozen=True, kw_only=True)
 class ShardedStage(ParallelStage[T_co]):
     """A stage that computes shard after shard and then joins them."""
 
     @abstractmethod
     def shards(self, store: Store, folder: Path) -> Shards[Any, Any]:
-        """Everything there is to compute."""
+        """All shards of the result."""
 
     @abstractmethod
     def join(self, store: Store, folder: Path, shards: Shards[Any, Any]) -> dict[str, Any]:
-        """Makes the stage's result of the shards; returns what was measured."""
+        """Joins the shards into the stage's result; returns measurements."""
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Computes the missing shards and joins all of them."""
         shards = self.shards(store, folder)
-        if self.hardware.strategy != "single" and len(shards.missing()) > 1:
+        if self.runtime.hardware.strategy != "single" and len(shards.missing()) > 1:
             self.work_in_processes(store, folder)
         shards.compute()
         return self.join(store, folder, shards)

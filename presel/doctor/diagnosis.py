@@ -17,13 +17,13 @@ from presel.doctor import findings
 from presel.doctor.examine import examine
 from presel.doctor.findings import SEVERITIES, Finding
 from presel.doctor.plan import Plan, plan_for
-from presel.doctor.times import StageTime, Work, stage_times, steps_to
+from presel.doctor.times import StageTime, Work, stage_times
 from presel.errors import PreselError
 from presel.evaluation.benchmarks import Benchmarks
 from presel.pipeline import Pipeline
 from presel.stages.instructions import InstructionsStage
 from presel.stages.tasks import Tasks
-from presel.storage.stage import Stage
+from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
 
 # Task name of all images if tasks are to be found by clustering.
@@ -83,7 +83,7 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     table = _examined(pipeline, files, listing)
     seconds = time.perf_counter() - started
     usable = table[table["fault"].isna()]
-    steps = steps_to(*targets)
+    steps = upstream(*targets)
     sizes = {task: int((usable["task"] == task).sum()) for task in sorted(set(table["task"]))}
     plan, problems = _planned(pipeline, files, sizes, steps)
     found = [
@@ -128,7 +128,7 @@ def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.Data
     look = partial(examine, min_side=pipeline.source.min_side)
     with progress(f"examining {len(images):,} images", len(images)) as advance:
         return findings.pool_table(
-            listing.items, map_images(files.images, images, look, pipeline.workers, advance)
+            listing.items, map_images(files.images, images, look, pipeline.runtime.workers, advance)
         )
 
 
@@ -168,7 +168,7 @@ def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Ite
     yield from findings.of_records(errors)
     with progress(f"checking {len(items):,} benchmark images", len(items)) as advance:
         images = [item.image for item in items]
-        checked = check_images(files.images, images, pipeline.workers, source.min_side, advance)
+        checked = check_images(files.images, images, pipeline.runtime.workers, source.min_side, advance)
     in_pool = dict(zip(table["content"], table["image"], strict=True))
     for item, (fault, content) in zip(items, checked, strict=True):
         where = f"'{item.id}' of benchmark '{item.task}', {item.image}"

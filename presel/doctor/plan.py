@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from presel.errors import PreselError
 from presel.instructions.provider import Cost
 from presel.pipeline import Pipeline
 from presel.selection import allocate_tasks
 from presel.stages.instructions import InstructionsStage
 from presel.stages.reference import reference_size
-from presel.stages.selection import PAID, images_in_budget
+from presel.stages.selection import check_budget, images_in_budget
 from presel.storage.stage import Stage
 
 
@@ -47,7 +46,7 @@ def plan_for(pipeline: Pipeline, sizes: Mapping[str, int], steps: Sequence[Stage
         PreselError: If the budget cannot be met.
     """
     reference = None
-    if PAID.intersection(pipeline.strategy.needs):
+    if pipeline.selection.reference:
         share = pipeline.reference_share
         reference = {task: min(size, reference_size(share, size)) for task, size in sizes.items()}
     selected = sizes if pipeline.strategy.whole_pool else _by_size(pipeline, sizes, reference or {})
@@ -62,11 +61,7 @@ def plan_for(pipeline: Pipeline, sizes: Mapping[str, int], steps: Sequence[Stage
 def _by_size(pipeline: Pipeline, sizes: Mapping[str, int], reference: Mapping[str, int]) -> Mapping[str, int]:
     budget = images_in_budget(pipeline.budget, sum(sizes.values()))
     paid = sum(reference.values())
-    if paid > budget:
-        raise PreselError(
-            f"budget={pipeline.budget:g} is {budget} images, fewer than the {paid} of the reference set "
-            f"(reference.share={pipeline.reference_share:g} of each task); raise the one or lower the other"
-        )
+    check_budget(pipeline.budget, budget, paid, pipeline.reference_share)
     free = [size - reference.get(task, 0) for task, size in sizes.items()]
     added = allocate_tasks(list(sizes.values()), free, budget - paid).tolist()
     return {task: reference.get(task, 0) + more for task, more in zip(sizes, added, strict=True)}

@@ -5,18 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from presel.data.digits.stage import ScenesStage
 from presel.doctor.plan import Plan
 from presel.errors import PreselError
 from presel.pipeline import Pipeline
-from presel.stages.evaluation import EvaluationStage, MostFrequentStage
-from presel.stages.external_evaluation import ExternalEvaluationStage
-from presel.stages.features import FeaturesStage
-from presel.stages.instructions import InstructionsStage
-from presel.stages.merged import MergedStage
-from presel.stages.pool import PoolStage
-from presel.stages.reference import ReferenceStage
-from presel.stages.tuning import FineTuneStage
 from presel.storage.integrity import MANIFEST, DamagedResult, read_manifest
 from presel.storage.stage import Stage, identity
 from presel.storage.store import Store
@@ -73,24 +64,6 @@ class Work:
     sound: bool
 
 
-def steps_to(*targets: Stage[Any]) -> list[Stage[Any]]:
-    """The targets and all stages that they depend on, inputs first, each once.
-
-    Unlike `upstream` it needs no keys, which cannot be computed for a pool with faulty records.
-    """
-    found: list[Stage[Any]] = []
-
-    def visit(step: Stage[Any]) -> None:
-        if step not in found:
-            for source in step.inputs:
-                visit(source)
-            found.append(step)
-
-    for target in targets:
-        visit(target)
-    return found
-
-
 def stage_times(pipeline: Pipeline, steps: Sequence[Stage[Any]], work: Work, store: Store) -> list[StageTime]:
     """Estimates how long every stage of a run takes.
 
@@ -102,7 +75,7 @@ def stage_times(pipeline: Pipeline, steps: Sequence[Stage[Any]], work: Work, sto
     """
     times = []
     for step in steps:
-        images = _images(step, pipeline, work)
+        images = work.different if step == pipeline.features else _images(step, pipeline, work)
         try:
             seconds, source = _estimate(step, images, pipeline, work, store)
         except PreselError as error:
@@ -112,19 +85,21 @@ def stage_times(pipeline: Pipeline, steps: Sequence[Stage[Any]], work: Work, sto
 
 
 def _images(step: Stage[Any], pipeline: Pipeline, work: Work) -> int | None:
-    if isinstance(step, EvaluationStage | ExternalEvaluationStage | MostFrequentStage | MergedStage):
-        return None
-    # The benchmarks are not examined.
-    if isinstance(step, PoolStage | ScenesStage) and step not in (pipeline.images, *pipeline.source.stages):
-        return None
-    if isinstance(step, FeaturesStage):
-        return work.different
-    bought = step if isinstance(step, InstructionsStage) else getattr(step, "instructions", None)
-    if bought is None or bought.chosen == pipeline.pool:
-        return work.images
-    if isinstance(bought.chosen, ReferenceStage) and work.plan.reference is not None:
-        return sum(work.plan.reference.values())
-    return sum(work.plan.selected.values())
+    """Images or samples that a stage works on: those of its first input, unless they are known."""
+    reference = work.plan.reference
+    known: list[tuple[Stage[Any], int | None]] = [
+        (pipeline.merged, None),
+        (pipeline.all_instructions, work.images),
+        (pipeline.instructions, sum(work.plan.selected.values())),
+        (pipeline.images, work.images),
+        *((stage, work.images) for stage in pipeline.source.stages),
+    ]
+    if reference is not None:
+        known.append((pipeline.reference_instructions, sum(reference.values())))
+    for stage, images in known:
+        if step == stage:
+            return images
+    return _images(step.inputs[0], pipeline, work) if step.inputs else None
 
 
 def _estimate(
@@ -164,9 +139,9 @@ def _has_same_settings(step: Stage[Any], manifest: dict[str, Any], store: Store)
     """Whether a manifest is from this stage with the same models and settings, on any data."""
     if manifest["version"] != step.version:
         return False
-    if isinstance(step, FineTuneStage) and step.precision != manifest["settings"].get("precision"):
+    if getattr(step, "precision", None) != manifest["settings"].get("precision"):
         return False
-    for field in fields(step):  # type: ignore[arg-type]
+    for field in fields(step):
         if not field.compare or field.name in _DATA:
             continue
         mine, other = getattr(step, field.name), manifest["settings"].get(field.name)

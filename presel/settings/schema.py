@@ -159,6 +159,7 @@ def build(config: DictConfig) -> "Pipeline":
     groups = [group for group in BASES if "." not in group and (evaluated or group != "evaluation")]
     made = {group: make(group) for group in groups}
     # After the components, because it imports all stages.
+    from presel.distributed.runtime import Runtime
     from presel.pipeline import Pipeline
     from presel.selection.threads import cpu_count
 
@@ -179,10 +180,12 @@ def build(config: DictConfig) -> "Pipeline":
         reference_share=config.reference.share,
         budget=config.budget,
         seed=config.seed,
-        relevance_batch_tokens=config.executor.batch_tokens,
-        hardware=made["trainer"],
-        workers=cpu_count() if workers is None else workers,
-        logger=made["logger"],
+        runtime=Runtime(
+            hardware=made["trainer"],
+            workers=cpu_count() if workers is None else workers,
+            batch_tokens=config.executor.batch_tokens,
+            logger=made["logger"],
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Stage `centrality`: how well each image stands for those around it."""
+"""Stage `centrality`: the neighbor centrality of every image (eq. 7)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,27 +18,27 @@ from presel.storage.store import Store
 
 @component
 class Neighbors:
-    """The neighbors behind neighbor centrality (eq. 7).
+    """The nearest neighbors that neighbor centrality averages over (eq. 7).
 
     Attributes:
-        k: How many.
-        scope: Whether they are looked for in the `cluster` or in the whole `task`.
+        k: Number of neighbors.
+        scope: Whether neighbors are searched in the image's `cluster` or in its whole `task`.
     """
 
     k: Annotated[int, Field(ge=1)] = 5
     scope: Scope = "cluster"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CentralityStage(Stage[pd.DataFrame]):
-    """Neighbor centrality of every image outside the reference set, among such images alone.
+    """Neighbor centrality of every image outside the reference set, among such images only.
 
     Leaves `centrality.parquet`, by task and id: id, task, cluster, centrality (NaN in the reference set).
 
     Attributes:
         clusters: The images' clusters.
-        reference: The images that are instructed already.
-        neighbors: Which neighbors count.
+        reference: The images whose instructions are bought already.
+        neighbors: Number and scope of the neighbors.
     """
 
     name: ClassVar[str] = "centrality"

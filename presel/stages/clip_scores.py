@@ -1,7 +1,7 @@
-"""Stages `clip_scores` and `clip_features`: what a CLIP makes of every sample's image and text."""
+"""Stages `clip_scores` and `clip_features`: CLIP embeddings of every sample's image and text."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from presel.data.llava import Record
 from presel.distributed.stage import ShardedStage
 from presel.models.clip import Clip
-from presel.models.hardware import Hardware
 from presel.selection.feature_rows import Features
 from presel.stages.features import load_features, write_features
 from presel.stages.instructions import InstructionsStage
@@ -22,21 +21,21 @@ from presel.storage.stage import T_co
 from presel.storage.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClipStage(ShardedStage[T_co]):
-    """What both stages rest on.
+    """Base of both stages.
 
     Attributes:
-        instructions: Whose samples.
-        clip: By what model.
-        workers: Processes that prepare batches.
-        hardware: Where.
+        instructions: The samples.
+        clip: The model.
     """
 
     instructions: InstructionsStage
     clip: Clip
-    workers: int = field(compare=False)
-    hardware: Hardware
+
+    def check(self, store: Store) -> None:
+        """Checks the model."""
+        self.clip.check()
 
     def embedded(
         self, store: Store, batches: Batches[Record]
@@ -46,12 +45,12 @@ class ClipStage(ShardedStage[T_co]):
 
         images = self.instructions.pool.files(store).images
         examples = [[Example(images / one.image, one.conversations) for one in batch] for batch in batches]
-        return self.clip.embed(examples, self.workers, self.hardware.accelerator)
+        return self.clip.embed(examples, self.runtime.workers, self.runtime.hardware.accelerator)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClipScoresStage(ClipStage[pd.DataFrame]):
-    """Cosine of image and text embedding of every sample.
+    """Cosine similarity of image and text embedding of every sample.
 
     Leaves `clip_scores.parquet`: id, clip_score (-1 to 1).
     """
@@ -63,7 +62,7 @@ class ClipScoresStage(ClipStage[pd.DataFrame]):
 
         def score(batches: Batches[Record]) -> Iterator[pd.DataFrame]:
             for batch, (images, texts) in zip(batches, self.embedded(store, batches), strict=True):
-                cosines = np.einsum("ij,ij->i", images, texts)
+                cosines = np.einsum("ij,ij->i", images, texts)  # (n, d), (n, d) -> (n,)
                 yield pd.DataFrame({"id": [record.id for record in batch], "clip_score": cosines})
 
         return table_shards(
@@ -81,15 +80,15 @@ class ClipScoresStage(ClipStage[pd.DataFrame]):
         return {"samples": len(table)}
 
     def load(self, folder: Path) -> pd.DataFrame:
-        """The table of scores, one row a sample."""
+        """The table of scores, one row per sample."""
         return pd.read_parquet(folder / "clip_scores.parquet")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClipFeaturesStage(ClipStage[Features]):
-    """Image and text embedding of every sample, each of length 1, one behind the other (Chen et al., 2024).
+    """Image and text embedding of every sample, each of unit norm, concatenated (Chen et al., 2024).
 
-    Leaves `features.npy`, (n, 2 · d) float16 where the authors' code has float32, and `ids.parquet`.
+    Leaves `features.npy`, (n, 2 · d) float16 where the authors' code uses float32, and `ids.parquet`.
     """
 
     name: ClassVar[str] = "clip_features"

@@ -37,15 +37,15 @@ class Clustering:
     seed: int = 12345
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClustersStage(Stage[pd.DataFrame]):
-    """Clusters over all images of each task, reference ones included.
+    """Clusters of all images of each task, the reference set included.
 
     Leaves `clusters.parquet` (id, task, cluster) and per task `centroids/<number>.npy`, (C, d).
 
     Attributes:
         features: The images' features; L2-normalized here.
-        clustering: How many clusters, and by which k-means.
+        clustering: Number of clusters and k-means backend.
     """
 
     name: ClassVar[str] = "clusters"
@@ -67,15 +67,15 @@ class ClustersStage(Stage[pd.DataFrame]):
         if not released:
             pool = pool.sort_values("id")
         rows = pd.Series(np.arange(len(ids)), index=ids)
-        # In the order of the tasks' names, by which groupby sorts.
+        # groupby sorts by task name.
         tasks = {task: group.to_numpy(dtype=str) for task, group in pool.groupby("task")["id"]}
         names = ids.tolist()
         parts = [
-            # All are checked before the first is clustered.
+            # A list, so that all rows are checked before the first task is clustered.
             FeatureRows(array, index=rows[members].to_numpy(), normalize=True, ids=names)
             for members in tasks.values()
         ]
-        # scikit-learn's labels under one seed are those of the released code only with threads of its own.
+        # scikit-learn reproduces the released code's labels only if it controls the threads itself.
         each = map if released else for_each_task
         tables: list[pd.DataFrame] = []
         with progress("clustering tasks", len(tasks)) as advance:
@@ -95,13 +95,13 @@ class ClustersStage(Stage[pd.DataFrame]):
         return cluster(rows, n_clusters, options.seed, options.backend, canonical_order=in_any_order)
 
     def load(self, folder: Path) -> pd.DataFrame:
-        """Table of all images: id, task, cluster (counted from 0 in each task)."""
+        """Table of all images: id, task, cluster (numbered from 0 in each task)."""
         return pd.read_parquet(folder / "clusters.parquet")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DiscoveredClustersStage(ClustersStage):
-    """The same in tasks that were discovered by the same features.
+    """The same in tasks that were discovered in the same features.
 
     Attributes:
         tasks: The images in these tasks.

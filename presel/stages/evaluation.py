@@ -18,7 +18,6 @@ from presel.errors import PreselError
 from presel.evaluation.benchmarks import Scoring
 from presel.evaluation.metrics import METRICS
 from presel.evaluation.scores import Scores, mean_score
-from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
 from presel.stages.pool import PoolStage
 from presel.stages.tuning import TuningStage
@@ -27,14 +26,14 @@ from presel.storage.shards import Batches, Shards, chunks, joined_table, table_s
 from presel.storage.stage import Stage
 from presel.storage.store import Store
 
-# Questions that an error names of each benchmark.
+# Number of questions that an error message names for each benchmark.
 _NAMED = 5
 
 
 class Question(NamedTuple):
-    """One answer to be given: a record's conversation up to, and without, the answer of one turn.
+    """One answer to generate: a record's conversation up to, and without, the answer of one turn.
 
-    Earlier turns hold the reference answers, so that one slip is not counted twice.
+    Earlier turns hold the reference answers, so that one mistake is not counted twice.
     """
 
     record: Record
@@ -52,17 +51,17 @@ class Question(NamedTuple):
 
     @property
     def shows_image(self) -> bool:
-        """Whether the image came up in the prompt."""
+        """Whether the prompt holds the image."""
         return any(IMAGE_TOKEN in turn["value"] for turn in self.prompt)
 
     @property
     def reference(self) -> str:
-        """The right answer."""
+        """The reference answer."""
         return self.record.conversations[self.turn]["value"]
 
 
 def questions(store: Store, benchmarks: PoolStage) -> list[Question]:
-    """Every answer that the usable records ask for once the image was shown, by the length of the prompt."""
+    """The answers that usable records ask for after the image was shown, sorted by prompt length."""
     usable = set(store.load(benchmarks)["id"])
     found = [
         question
@@ -74,7 +73,7 @@ def questions(store: Store, benchmarks: PoolStage) -> list[Question]:
     return sorted(found, key=lambda question: sum(len(turn["value"]) for turn in question.prompt))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationStage(ShardedStage[Scores]):
     """Greedy answers of one model; leaves `predictions.parquet` and `scores.json`.
 
@@ -82,10 +81,8 @@ class EvaluationStage(ShardedStage[Scores]):
         benchmarks: The checked images of the benchmarks.
         scoring: How answers are scored.
         lvlm: The base model.
-        tuned: The adapter to put on it; None evaluates the base itself.
-        hardware: Where.
-        who: The model's name, for the stage line.
-        workers: Processes that prepare batches.
+        tuned: The adapter of the fine-tuned model; None evaluates the base model.
+        model_name: The model's name, for the label.
     """
 
     name: ClassVar[str] = "evaluation"
@@ -95,14 +92,22 @@ class EvaluationStage(ShardedStage[Scores]):
     scoring: Scoring
     lvlm: Lvlm
     tuned: TuningStage | None
-    hardware: Hardware
-    who: str = field(compare=False)
-    workers: int = field(compare=False)
+    model_name: str = field(compare=False)
 
     @property
     def label(self) -> str:
-        """Says whose evaluation this is."""
-        return f"{self.name} ({self.who})"
+        """Names the model."""
+        return f"{self.name} ({self.model_name})"
+
+    def check(self, store: Store) -> None:
+        """Checks the model."""
+        self.lvlm.check()
+
+    def check_data(self, store: Store) -> None:
+        """Checks that all questions fit into a prompt and all answers can be scored."""
+        check_scoring(store, self.benchmarks, self.scoring)
+        if not store.has(self):
+            check_prompts(store, self.benchmarks, self.lvlm)
 
     def shards(self, store: Store, folder: Path) -> Shards[Question, pd.DataFrame]:
         """The questions to answer."""
@@ -116,12 +121,12 @@ class EvaluationStage(ShardedStage[Scores]):
         adapter = store.load(self.tuned) if self.tuned else None
 
         def answer(batches: Batches[Question]) -> Iterator[pd.DataFrame]:
-            model = self.lvlm.load_model(adapter).to(device_for(self.hardware.accelerator))
+            model = self.lvlm.load_model(adapter).to(device_for(self.runtime.hardware.accelerator))
             chosen = [
                 [Example(images / item.record.image, item.prompt) for item in batch] for batch in batches
             ]
             for asked, encoded in zip(
-                batches, prepared(chosen, partial(prompt_batch, encoder), self.workers), strict=True
+                batches, prepared(chosen, partial(prompt_batch, encoder), self.runtime.workers), strict=True
             ):
                 columns = [(item.record.id, item.turn, item.benchmark, item.reference) for item in asked]
                 table = pd.DataFrame(columns, columns=["id", "turn", "benchmark", "reference"])
@@ -151,9 +156,9 @@ class EvaluationStage(ShardedStage[Scores]):
         return scores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MostFrequentStage(Stage[Scores]):
-    """What the best constant reaches: each benchmark answered by its own most frequent answer."""
+    """Scores of the constant baseline: every question gets its benchmark's most frequent answer."""
 
     name: ClassVar[str] = "most_frequent"
 
@@ -161,7 +166,7 @@ class MostFrequentStage(Stage[Scores]):
     scoring: Scoring
 
     def compute(self, store: Store, folder: Path) -> None:
-        """Answers every turn by the answer most frequent at that turn."""
+        """Answers every turn by the most frequent answer to that turn."""
         asked = questions(store, self.benchmarks)
         columns = [(item.turn, item.benchmark, item.reference) for item in asked]
         table = pd.DataFrame(columns, columns=["turn", "benchmark", "reference"])

@@ -13,31 +13,36 @@ from presel.storage.stage import Stage
 from presel.storage.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExternalEvaluationStage(Stage[Scores]):
     """Scores by another program; leaves its `results/`, its `log.txt`, and `scores.json`.
 
-    Results that lie there already, from an interrupted run or from another machine, are read, not made again.
+    Results that are there already, from an interrupted run or from another machine, are read instead.
 
     Attributes:
         model: The model to evaluate.
         benchmarks: The program.
-        who: The model's name, for the stage line.
+        model_name: The model's name, for the label.
     """
 
     name: ClassVar[str] = "external_evaluation"
 
     model: MergedStage
     benchmarks: ExternalBenchmarks
-    who: str = field(compare=False)
+    model_name: str = field(compare=False)
 
     @property
     def label(self) -> str:
-        """Says whose evaluation this is."""
-        return f"evaluation ({self.who})"
+        """Names the model."""
+        return f"{self.name} ({self.model_name})"
+
+    def check(self, store: Store) -> None:
+        """Checks the program, unless there is a result."""
+        if not store.has(self):
+            self.benchmarks.check()
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Lets the program run, unless its results are there.
+        """Runs the program, unless its results are there.
 
         Raises:
             PreselError: If it fails, or leaves none.

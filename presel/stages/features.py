@@ -1,6 +1,6 @@
 """Stage `features`: one vector for every image of the pool."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from presel.distributed.stage import ShardedStage
 from presel.models.encoder import Encoder
-from presel.models.hardware import Hardware
 from presel.selection.feature_rows import Features
 from presel.stages.pool import PoolStage
 from presel.storage.files import atomic, checked, map_array, write_table
@@ -18,15 +17,13 @@ from presel.storage.shards import Shards, array_shards, chunks
 from presel.storage.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeaturesStage(ShardedStage[Features]):
     """Features of every image by an encoder, `features.npy` and `ids.parquet`.
 
     Attributes:
-        pool: Whose images.
-        encoder: By what model.
-        workers: Processes that decode images.
-        hardware: Where.
+        pool: The images.
+        encoder: The model.
     """
 
     name: ClassVar[str] = "features"
@@ -34,18 +31,22 @@ class FeaturesStage(ShardedStage[Features]):
 
     pool: PoolStage
     encoder: Encoder
-    workers: int = field(compare=False)
-    hardware: Hardware
+
+    def check(self, store: Store) -> None:
+        """Checks the model."""
+        self.encoder.check()
 
     def shards(self, store: Store, folder: Path) -> Shards[Path, NDArray[np.float16]]:
-        """The different images; copies are encoded once."""
+        """The distinct images; copies are encoded once."""
         rows = self._rows(store)
         return array_shards(
             folder / "shards",
             self.pool.image_paths(store, store.load(self.pool)["image"].groupby(rows).first()),
             "encoding images",
             lambda shard: list(chunks(shard, self.encoder.batch_size)),
-            lambda batches: self.encoder.encode(batches, self.workers, self.hardware.accelerator),
+            lambda batches: self.encoder.encode(
+                batches, self.runtime.workers, self.runtime.hardware.accelerator
+            ),
         )
 
     def join(self, store: Store, folder: Path, shards: Shards[Path, NDArray[np.float16]]) -> dict[str, Any]:
@@ -55,7 +56,7 @@ class FeaturesStage(ShardedStage[Features]):
         return {"images": len(ids), "different_images": len(shards.items), "dimensions": dimensions}
 
     def _rows(self, store: Store) -> NDArray[np.intp]:
-        """Which of the different images each record shows."""
+        """Number of the distinct image that each record shows, (n,)."""
         rows: NDArray[np.intp] = pd.factorize(self.pool.contents(store))[0]
         return rows
 
@@ -68,10 +69,10 @@ def write_features(folder: Path, ids: pd.Series, files: list[Path], rows: NDArra
     """Writes `features.npy` and `ids.parquet`.
 
     Args:
-        folder: Where.
-        ids: Names of the features, (n,).
+        folder: The folder.
+        ids: Ids of the features, (n,).
         files: Shards of the features.
-        rows: Where each feature lies in the shards, counted over all of them, (n,).
+        rows: Row of each feature in the concatenated shards, (n,).
 
     Returns:
         The number of columns.
@@ -86,7 +87,7 @@ def load_features(folder: Path) -> Features:
 
 
 def _join(files: list[Path], rows: NDArray[np.intp], target: Path) -> int:
-    """Puts row `rows[i]` of the shards together into row i of one file; returns the number of columns."""
+    """Writes row `rows[i]` of the concatenated shards as row i of `target`; returns the number of columns."""
     shards = [map_array(checked(file)) for file in files]
     columns = int(shards[0].shape[1])
     start = 0

@@ -1,4 +1,4 @@
-"""Stage `instructions`: buys instructions for chosen images, and only for those."""
+"""Stage `instructions`: buys instructions for the chosen images, and only for those."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +14,17 @@ from presel.storage.stage import Stage
 from presel.storage.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InstructionsStage(Stage[list[Record]]):
-    """A LLaVA-format training file, `train.json`, beside the ledger of what was asked.
+    """A training file in LLaVA format, `train.json`, and the ledger of the requests, `ledger.parquet`.
 
-    Leaves `unanswered.parquet` too: id and why, of the images for which no instruction could be had.
+    Leaves `unanswered.parquet` too: id and reason (`why`) of the images that got no instruction.
 
     Attributes:
-        pool: The pool the images are from.
-        chosen: A stage whose result is a table with the column `id`: the images to instruct.
+        pool: The pool that the images are from.
+        chosen: A stage whose result is a table with the column `id`: the images to buy instructions for.
         provider: Where instructions come from.
-        what_for: Who asks, for the ledger: `reference`, `selection` or `whole pool`.
+        purpose: What they are bought for, noted in the ledger: `reference`, `selection` or `whole pool`.
     """
 
     name: ClassVar[str] = "instructions"
@@ -32,12 +32,17 @@ class InstructionsStage(Stage[list[Record]]):
     pool: Pool
     chosen: Stage[pd.DataFrame]
     provider: InstructionProvider
-    what_for: str = field(compare=False)
+    purpose: str = field(compare=False)
 
     @property
     def label(self) -> str:
-        """Says which of the two purchases this is."""
-        return f"{self.name} ({self.what_for})"
+        """Says what the instructions are bought for."""
+        return f"{self.name} ({self.purpose})"
+
+    def check_data(self, store: Store) -> None:
+        """Lets the provider check the pool's files and tasks, unless there is a result."""
+        if not store.has(self):
+            self.provider.check(self.pool.files(store), self.pool.task_names(store))
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Requests the instructions of the chosen images."""
@@ -45,7 +50,7 @@ class InstructionsStage(Stage[list[Record]]):
         chosen = pool.loc[store.load(self.chosen)["id"], ["image", "task", "content"]]
         wanted = [InstructionRequest(*row) for row in chosen.itertuples(name=None)]
         files = self.pool.files(store)
-        records = request(wanted, self.provider, files, folder, self.what_for)
+        records = request(wanted, self.provider, files, folder, self.purpose)
         write_records(folder / "train.json", records)
         return {"requested": len(wanted), "unanswered": len(wanted) - len(records)}
 

@@ -9,12 +9,12 @@ from presel.storage.stage import Stage
 from presel.storage.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MergedStage(Stage[Path]):
-    """The adapter merged into the weights, with a processor that says how it was tuned, in `model/`.
+    """The adapter merged into the weights, with a processor that formats prompts as in tuning, in `model/`.
 
     Attributes:
-        tuned: The adapter, and the model that it belongs to.
+        tuned: The adapter and its base model.
     """
 
     name: ClassVar[str] = "merged"
@@ -23,11 +23,11 @@ class MergedStage(Stage[Path]):
     tuned: TuningStage
 
     def compute(self, store: Store, folder: Path) -> None:
-        """Merges and saves; a second attempt writes the same files again."""
+        """Merges and saves; a repeated attempt writes the same files again."""
         lvlm = self.tuned.lvlm
         processor: Any = lvlm.load_processor_for_others()
         model = lvlm.load_model(store.load(self.tuned))
-        # Where other programs stop; the base model's settings may name another token.
+        # Other programs stop generating there; the base model's settings may name another token.
         model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
         model.save_pretrained(folder / "model")
         processor.save_pretrained(folder / "model")

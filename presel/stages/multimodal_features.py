@@ -1,7 +1,7 @@
 """Stage `multimodal_features`: one vector for every sample of the pool, image and text together."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from presel.distributed.stage import ShardedStage
-from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
 from presel.selection.feature_rows import Features
 from presel.stages.features import load_features, write_features
@@ -21,7 +20,7 @@ from presel.storage.shards import Batches, Shards, array_shards
 from presel.storage.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MultimodalFeaturesStage(ShardedStage[Features]):
     """Features of every sample by `MultimodalEncoder`, `features.npy` and `ids.parquet`.
 
@@ -29,9 +28,6 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
         lvlm: The model, untuned, so that runs of all seeds share its features; the paper's is a small LLaVA
             that was tuned on all instructions.
         instructions: Those of the whole pool.
-        batch_tokens: Tokens a forward pass, padding counted.
-        workers: Processes that prepare batches.
-        hardware: Where.
     """
 
     name: ClassVar[str] = "multimodal_features"
@@ -39,12 +35,13 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
 
     lvlm: Lvlm
     instructions: InstructionsStage
-    batch_tokens: int = field(compare=False)
-    workers: int = field(compare=False)
-    hardware: Hardware
+
+    def check(self, store: Store) -> None:
+        """Checks the model."""
+        self.lvlm.check()
 
     def shards(self, store: Store, folder: Path) -> Shards[int, NDArray[np.float16]]:
-        """The samples, the longest first."""
+        """The samples, longest first."""
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
         from presel.models.multimodal import MultimodalEncoder
@@ -59,17 +56,17 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
         )
 
         def encode(batches: Batches[int]) -> Iterator[NDArray[np.float16]]:
-            model = self.lvlm.load_model().to(device_for(self.hardware.accelerator))
+            model = self.lvlm.load_model().to(device_for(self.runtime.hardware.accelerator))
             encoder = MultimodalEncoder(model, self.lvlm.language_model, conversations.image_token)
             chosen = [[examples[row] for row in batch] for batch in batches]
-            for batch in prepared(chosen, conversations.batch, self.workers):
+            for batch in prepared(chosen, conversations.batch, self.runtime.workers):
                 yield encoder.features(batch).half().cpu().numpy()
 
         return array_shards(
             folder / "shards",
             longest_first(lengths),
             "encoding samples",
-            partial(cut_by_tokens, lengths=lengths, tokens=self.batch_tokens),
+            partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
             encode,
             truncated=truncated,
         )

@@ -1,4 +1,4 @@
-"""Stage `pool`: ids, images and tasks of a source, every image checked, all instructions dropped."""
+"""Stage `pool`: ids, images and tasks of a source; every image is checked, instructions are dropped."""
 
 import logging
 from abc import abstractmethod
@@ -28,8 +28,16 @@ class Pool(Stage[pd.DataFrame]):
         """The files behind the images."""
 
     @abstractmethod
+    def size(self, store: Store) -> int:
+        """Number of images; known before a long computation."""
+
+    @abstractmethod
+    def task_names(self, store: Store) -> list[str]:
+        """The names of the tasks, sorted; known before a long computation."""
+
+    @abstractmethod
     def contents(self, store: Store) -> pd.Series:
-        """A digest of each image's file, in the order of the table; copies share theirs."""
+        """A digest of each image's file, in the order of the table; copies have the same digest."""
 
     def image_paths(self, store: Store, images: pd.Series) -> list[Path]:
         """Full paths of images that are named relative to the source's folder."""
@@ -37,17 +45,17 @@ class Pool(Stage[pd.DataFrame]):
         return [root / image for image in images]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PoolStage(Pool):
     """The usable images of a source.
 
-    Leaves `pool.parquet` (id, image, task, content) and `rejected.parquet` (id, image, task, why). No text of
-    any instruction gets past here.
+    Leaves `pool.parquet` (id, image, task, content) and `rejected.parquet` (id, image, task, why). No
+    instruction's text passes this stage.
 
     Attributes:
         source: Where the records come from.
-        workers: Processes that decode images.
-        what: `pool` or `benchmarks`, for the stage line.
+        workers: Worker processes that decode images.
+        title: `pool` or `benchmarks`, for the label.
         with_tasks: Whether every image must have a task.
     """
 
@@ -56,25 +64,44 @@ class PoolStage(Pool):
 
     source: Source
     workers: int = field(compare=False)
-    what: str = field(default="pool", compare=False)
+    title: str = field(default="pool", compare=False)
     with_tasks: bool = field(default=True, compare=False)
 
     @property
     def label(self) -> str:
-        """Says whose images these are."""
-        return self.what
+        """Says what the images are for."""
+        return self.title
 
     @property
     def inputs(self) -> tuple[Stage[object], ...]:
-        """What draws the source, if it is drawn here."""
+        """The stages that make the source's files, if they are made here."""
         return self.source.stages
 
     def files(self, store: Store) -> PoolFiles:
         """The source's files."""
         return self.source.files(store)
 
+    def size(self, store: Store) -> int:
+        """Length of the table."""
+        return len(store.load(self))
+
+    def task_names(self, store: Store) -> list[str]:
+        """Those that the source names."""
+        return sorted(store.load(self)["task"].unique())
+
+    def check_data(self, store: Store) -> None:
+        """Checks that few enough images are unusable, and that each has a task.
+
+        Raises:
+            PreselError: If not.
+        """
+        pool = store.load(self)
+        self._check_tasks(pool)
+        folder = store.folder(self)
+        self._check_rejected(pd.read_parquet(folder / "rejected.parquet"), len(pool), folder)
+
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Reads the records, checks the images.
+        """Lists the records and checks the images.
 
         Raises:
             PreselError: If an image has no task.
@@ -108,16 +135,8 @@ class PoolStage(Pool):
         }
 
     def load(self, folder: Path) -> pd.DataFrame:
-        """Table of the usable images: id, image (relative path), task.
-
-        Raises:
-            PreselError: If too many images are unusable, or one has no task.
-        """
-        pool = pd.read_parquet(folder / "pool.parquet", columns=["id", "image", "task"])
-        rejected = pd.read_parquet(folder / "rejected.parquet")
-        self._check_rejected(rejected, len(pool) + len(rejected), folder)
-        self._check_tasks(pool)
-        return pool
+        """Table of the usable images: id, image (relative path), task."""
+        return pd.read_parquet(folder / "pool.parquet", columns=["id", "image", "task"])
 
     def contents(self, store: Store) -> pd.Series:
         """Read from the same file as the table."""
@@ -131,7 +150,8 @@ class PoolStage(Pool):
                 "name one for them by pool.task=NAME, or have tasks found among all by tasks=discovered"
             )
 
-    def _check_rejected(self, rejected: pd.DataFrame, total: int, folder: Path) -> None:
+    def _check_rejected(self, rejected: pd.DataFrame, usable: int, folder: Path) -> None:
+        total = usable + len(rejected)
         if len(rejected) > self.source.max_rejected_share * total:
             first = rejected.iloc[0]
             raise PreselError(

@@ -1,4 +1,4 @@
-"""Stage `reference`: the random few per cent of each task whose instructions are bought first."""
+"""Stage `reference`: the random share of each task whose instructions are bought first."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,14 @@ from presel.storage.stage import Stage
 from presel.storage.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReferenceStage(Stage[pd.DataFrame]):
     """D_ref: uniform random `share` of each task, at least one image of each (paper, section 3.1).
 
     Attributes:
         pool: The pool to draw from.
         share: Share of each task, 0 to 1.
-        seed: Decides the draw; the order of the pool's rows does not.
+        seed: Seed of the draw, which does not depend on the order of the pool's rows.
     """
 
     name: ClassVar[str] = "reference"
@@ -34,7 +34,7 @@ class ReferenceStage(Stage[pd.DataFrame]):
         """Draws the reference set.
 
         Raises:
-            PreselError: If a task has a single image, which cannot be reference and choice at once.
+            PreselError: If a task has a single image, too few for a reference set and a selection.
         """
         generator = np.random.default_rng(self.seed)
         chosen: list[str] = []
@@ -56,5 +56,5 @@ class ReferenceStage(Stage[pd.DataFrame]):
 
 
 def reference_size(share: float, images: int) -> int:
-    """How many of a task's images are in the reference set."""
+    """Number of reference images of a task with so many images."""
     return max(1, round(share * images))

@@ -1,8 +1,8 @@
-"""Stage `relevance`: both losses of every reference sample, the terms of its IRS, and its EL2N."""
+"""Stage `relevance`: both losses of every sample, the terms of its IRS, and its EL2N."""
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,6 @@ import pandas as pd
 
 from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
-from presel.models.hardware import Hardware
 from presel.stages.instructions import InstructionsStage
 from presel.stages.token_batches import cut_by_tokens, longest_first, measure
 from presel.stages.tuning import TuningStage
@@ -23,7 +22,7 @@ from presel.storage.store import Store
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RelevanceStage(ShardedStage[pd.DataFrame]):
     """Losses with and without the question under the reference model (eq. 1 and 2), and EL2N.
 
@@ -36,27 +35,21 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
     Attributes:
         model: The reference model.
         instructions: Those of the reference set, or of the whole pool for strategies that score all of it.
-        batch_tokens: Tokens a forward pass, padding counted.
-        workers: Processes that prepare batches.
-        hardware: Where.
     """
 
     name: ClassVar[str] = "relevance"
     version: ClassVar[int] = 4
 
-    model: TuningStage
     instructions: InstructionsStage
-    batch_tokens: int = field(compare=False)
-    workers: int = field(compare=False)
-    hardware: Hardware
+    model: TuningStage
 
     @property
     def label(self) -> str:
-        """Says whose samples are scored."""
-        return f"{self.name} ({self.instructions.what_for})"
+        """Says which samples are scored."""
+        return f"{self.name} ({self.instructions.purpose})"
 
     def shards(self, store: Store, folder: Path) -> Shards[int, pd.DataFrame]:
-        """The samples, the longest first, scored in one pass.
+        """The samples, longest first, scored in one pass.
 
         Raises:
             PreselError: If a sample does not fit into memory.
@@ -75,11 +68,11 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
         lengths, truncated = measure(examples, partial(pair, encoder), lvlm.max_length)
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
-            model = lvlm.load_model(store.load(self.model)).to(device_for(self.hardware.accelerator))
+            model = lvlm.load_model(store.load(self.model)).to(device_for(self.runtime.hardware.accelerator))
             scorer = Scorer(model)
             chosen = [[examples[row] for row in batch] for batch in batches]
             for batch, encoded in zip(
-                batches, prepared(chosen, partial(pair_batch, encoder), self.workers), strict=True
+                batches, prepared(chosen, partial(pair_batch, encoder), self.runtime.workers), strict=True
             ):
                 losses = scorer.losses(encoded)
                 yield pd.DataFrame(
@@ -97,7 +90,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
             folder / "shards",
             longest_first(lengths),
             "scoring samples",
-            partial(cut_by_tokens, lengths=lengths, tokens=self.batch_tokens),
+            partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
             score,
             truncated=truncated,
         )
@@ -145,5 +138,5 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
             )
 
     def load(self, folder: Path) -> pd.DataFrame:
-        """The table of losses, one row a reference sample."""
+        """The table of losses, one row per sample."""
         return pd.read_parquet(folder / "relevance.parquet")

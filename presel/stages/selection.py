@@ -1,4 +1,4 @@
-"""Stage `selection`: a strategy chooses the images to buy instructions for."""
+"""Stage `selection`: a strategy selects the images to buy instructions for."""
 
 import time
 from collections.abc import Mapping
@@ -10,29 +10,27 @@ import numpy as np
 import pandas as pd
 
 from presel.errors import PreselError
+from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import Pool
+from presel.stages.reference import ReferenceStage
 from presel.storage.files import write_table
-from presel.storage.stage import Stage
+from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
-from presel.strategies.base import Given, Strategy
-
-# What a strategy can need that rests on the reference set's instructions.
-PAID = frozenset({"reference", "relevance"})
+from presel.strategies.base import SelectionContext, Strategy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelectionStage(Stage[pd.DataFrame]):
-    """D_S, the images to instruct, the reference set included where the strategy used one.
+    """D_S, the images to buy instructions for; it includes the reference set if the strategy used one.
 
-    Leaves `selection.parquet`: one row an image of the pool, with `selected` and what the strategy
-    says about it.
+    Leaves `selection.parquet`: one row per image of the pool, with `selected` and the strategy's columns.
 
     Attributes:
-        strategy: Who chooses.
-        pool: What it chooses from.
+        strategy: The strategy that selects.
+        pool: What it selects from.
         budget: Up to 1 a share of the pool, above 1 a number of images; the reference set counts.
-        seed: Decides every draw.
-        needed: The stages the strategy declared it needs, by name.
+        seed: Seed of the strategy's random number generator.
+        needed: The stages whose results the strategy declared in `needs`, by name.
     """
 
     name: ClassVar[str] = "selection"
@@ -45,25 +43,47 @@ class SelectionStage(Stage[pd.DataFrame]):
 
     @property
     def label(self) -> str:
-        """Says who chooses."""
+        """Names the strategy."""
         return f"{self.name} ({self.strategy.name})"
 
-    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Lets the strategy choose, and checks its choice.
+    @property
+    def reference(self) -> ReferenceStage | None:
+        """The reference set, if it counts in the budget: the strategy uses it, or its instructions.
+
+        It does not count for strategies that read the instructions of the whole pool.
+        """
+        bought = [stage.chosen for stage in upstream(self) if isinstance(stage, InstructionsStage)]
+        used = [self.needed.get("reference"), *(bought if self.pool not in bought else [])]
+        return next((stage for stage in used if isinstance(stage, ReferenceStage)), None)
+
+    def check_data(self, store: Store) -> None:
+        """Checks the budget against the pool and the reference set.
 
         Raises:
-            PreselError: If the budget cannot be met or the choice breaks it.
+            PreselError: If it cannot be met, or does not hold the reference set that the strategy uses.
+        """
+        budget = images_in_budget(self.budget, self.pool.size(store))
+        if self.reference:
+            check_budget(self.budget, budget, len(store.load(self.reference)), self.reference.share)
+
+    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Runs the strategy and checks its selection.
+
+        Raises:
+            PreselError: If the budget cannot be met, or the selection exceeds it.
         """
         pool = store.load(self.pool)
         budget = len(pool) if self.strategy.whole_pool else images_in_budget(self.budget, len(pool))
         results = {name: store.load(stage) for name, stage in self.needed.items()}
-        given = Given(pool.copy(), budget, np.random.default_rng(self.seed), results)
+        context = SelectionContext(
+            pool=pool.copy(), budget=budget, rng=np.random.default_rng(self.seed), results=results
+        )
         started = time.perf_counter()
-        choice = self.strategy.select(given)
+        choice = self.strategy.select(context)
         seconds = time.perf_counter() - started
         if "selected" not in choice:
             choice = choice.assign(selected=True)
-        paid = {name for need in PAID & results.keys() for name in results[need]["id"]}
+        paid = set(store.load(self.reference)["id"]) if self.reference else set[str]()
         self._check(choice.loc[choice["selected"], "id"], pool["id"], paid, budget)
         table = pool[["id", "task"]].merge(choice.drop(columns="task", errors="ignore"), on="id", how="left")
         table["selected"] = table["selected"].eq(True)
@@ -71,7 +91,7 @@ class SelectionStage(Stage[pd.DataFrame]):
         return {"selected": int(table["selected"].sum()), "budget": budget, "seconds": round(seconds, 3)}
 
     def load(self, folder: Path) -> pd.DataFrame:
-        """The chosen images only: id, task, and what the strategy says."""
+        """The selected images only: id, task, and the strategy's columns."""
         table = pd.read_parquet(folder / "selection.parquet")
         return table[table["selected"]].reset_index(drop=True)
 
@@ -80,7 +100,7 @@ class SelectionStage(Stage[pd.DataFrame]):
         if not 1 <= len(chosen) <= budget:
             raise PreselError(
                 f"strategy {name} chose {len(chosen)} images where the budget is {budget}; "
-                "`select` must choose from 1 to `given.budget` images"
+                "`select` must choose from 1 to `context.budget` images"
             )
         requested = len(paid.union(chosen))
         if requested > budget:
@@ -94,6 +114,25 @@ class SelectionStage(Stage[pd.DataFrame]):
         unknown = chosen[pd.Index(pool).get_indexer(chosen) < 0]
         if len(unknown):
             raise PreselError(f"strategy {name} chose '{unknown.iloc[0]}', which is not in the pool")
+
+
+def check_budget(budget: float, images: int, reference: int, share: float) -> None:
+    """Checks that a budget holds the reference set.
+
+    Args:
+        budget: The budget as it was set.
+        images: Its number of images.
+        reference: Number of images of the reference set.
+        share: Share of each task in the reference set.
+
+    Raises:
+        PreselError: If not.
+    """
+    if reference > images:
+        raise PreselError(
+            f"budget={budget:g} is {images} images, fewer than the {reference} of the reference set "
+            f"(reference.share={share:g} of each task); raise the one or lower the other"
+        )
 
 
 def images_in_budget(budget: float, pool_size: int) -> int:

@@ -1,4 +1,4 @@
-"""Stage `tasks`: tasks for a pool that has none, discovered by clustering its images."""
+"""Stage `tasks`: tasks of a pool without task names, discovered by clustering its images."""
 
 import logging
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from presel.storage.store import Store
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DiscoveredTasksStage(Pool):
-    """The images of a pool in as many tasks as are asked for, by k-means on their L2-normalized features.
+    """The images of a pool in `n_tasks` tasks, by k-means on their L2-normalized features.
 
-    Leaves `tasks.parquet` (id, image, task). The tasks that the source names have no say.
+    Leaves `tasks.parquet` (id, image, task). Tasks that the source names are ignored.
 
     Attributes:
         features: Features of the images.
-        n_tasks: How many tasks.
-        seed: Decides the start of k-means; neither the pool's order nor the ids' names have a say.
+        n_tasks: Number of tasks.
+        seed: Seed of the initialization of k-means; the result is invariant to row order and ids.
     """
 
     name: ClassVar[str] = "tasks"
@@ -42,12 +42,30 @@ class DiscoveredTasksStage(Pool):
 
     @property
     def label(self) -> str:
-        """Says that they are not given."""
+        """Says that the tasks are discovered."""
         return f"{self.name} ({self.n_tasks} discovered)"
 
     def files(self, store: Store) -> PoolFiles:
         """The source's files."""
         return self.features.pool.files(store)
+
+    def size(self, store: Store) -> int:
+        """That of the pool whose tasks these are."""
+        return self.features.pool.size(store)
+
+    def task_names(self, store: Store) -> list[str]:
+        """Numbered names."""
+        return numbered_tasks(self.n_tasks)
+
+    def check_data(self, store: Store) -> None:
+        """Checks that there are enough images.
+
+        Raises:
+            PreselError: If not.
+        """
+        images = self.size(store)
+        if self.n_tasks > images:
+            raise PreselError(f"tasks.n_tasks={self.n_tasks} is above the pool's {images} images; lower it")
 
     def contents(self, store: Store) -> pd.Series:
         """Those of the images, whose order this table keeps."""
@@ -58,7 +76,7 @@ class DiscoveredTasksStage(Pool):
         ids, array = store.load(self.features)
         rows = FeatureRows(array, normalize=True, ids=ids.tolist())
         labels, _ = cluster(rows, self.n_tasks, self.seed, canonical_order=True)
-        names = pd.Series(np.array(task_names(self.n_tasks))[labels], index=ids)
+        names = pd.Series(np.array(numbered_tasks(self.n_tasks))[labels], index=ids)
         table = store.load(self.features.pool)
         table["task"] = names[table["id"]].to_numpy()
         write_table(folder / "tasks.parquet", table)
@@ -72,29 +90,21 @@ class DiscoveredTasksStage(Pool):
         return pd.read_parquet(folder / "tasks.parquet")
 
 
-def task_names(count: int) -> list[str]:
-    """Names of discovered tasks, `task_00` and so on, in ascending order."""
+def numbered_tasks(count: int) -> list[str]:
+    """Names of discovered tasks, `task_00` and so on, sorted."""
     width = max(2, len(str(count - 1)))
     return [f"task_{number:0{width}}" for number in range(count)]
 
 
 @component
 class Tasks:
-    """Base of where a pool's tasks come from.
+    """Base class: where a pool's tasks come from.
 
     Attributes:
-        from_source: Whether the pool's source must name them.
+        from_source: Whether the pool's source must name each image's task.
     """
 
     from_source: ClassVar[bool]
-
-    def names(self, images: pd.DataFrame) -> list[str]:
-        """The names of the tasks of these images, in ascending order.
-
-        Raises:
-            PreselError: If there are too few images for them.
-        """
-        raise NotImplementedError
 
     def pool(self, features: FeaturesStage) -> Pool:
         """The images that the features are of, each in one task."""
@@ -107,22 +117,18 @@ class GivenTasks(Tasks):
 
     from_source: ClassVar[bool] = True
 
-    def names(self, images: pd.DataFrame) -> list[str]:
-        """Those of the images."""
-        return sorted(images["task"].unique())
-
     def pool(self, features: FeaturesStage) -> Pool:
-        """The images as they are; the features are not computed for this."""
+        """The images as they are; the features need not be computed."""
         return features.pool
 
 
 @component
 class DiscoveredTasks(Tasks):
-    """Tasks that are found by clustering.
+    """Tasks that are discovered by clustering.
 
     Attributes:
-        n_tasks: How many.
-        seed: Decides the start of k-means.
+        n_tasks: Number of tasks.
+        seed: Seed of the initialization of k-means.
     """
 
     from_source: ClassVar[bool] = False
@@ -130,14 +136,6 @@ class DiscoveredTasks(Tasks):
     n_tasks: Annotated[int, Field(ge=1)] = 10
     seed: Annotated[int, Field(ge=0)] = 0
 
-    def names(self, images: pd.DataFrame) -> list[str]:
-        """Numbered names, known before the tasks are."""
-        if self.n_tasks > len(images):
-            raise PreselError(
-                f"tasks.n_tasks={self.n_tasks} is above the pool's {len(images)} images; lower it"
-            )
-        return task_names(self.n_tasks)
-
     def pool(self, features: FeaturesStage) -> Pool:
         """The images in discovered tasks."""
-        return DiscoveredTasksStage(features, self.n_tasks, self.seed)
+        return DiscoveredTasksStage(features=features, n_tasks=self.n_tasks, seed=self.seed)

@@ -1,4 +1,4 @@
-"""What stages that pass samples through a model share: batches of similar length."""
+"""Batches of samples of similar length, for stages that run a model on samples."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ _log = logging.getLogger(__name__)
 def measure(
     examples: Sequence["Example"], encode: Callable[["Example"], "Encoded | Pair"], max_length: int
 ) -> tuple[list[int], int]:
-    """Measures samples in tokens, and says so where prompts are cut off.
+    """Measures samples in tokens, and prints how many are truncated.
 
     Args:
         examples: The samples, (n,).
-        encode: What the model is going to read of one.
-        max_length: Where prompts are cut off, in tokens.
+        encode: Encodes a sample as the model reads it.
+        max_length: Length at which prompts are truncated, in tokens.
 
     Returns:
-        Length of each sample, (n,), and how many are cut off.
+        Length of each sample, (n,), and how many are truncated.
     """
     lengths, truncated = [], 0
     with progress("measuring samples", len(examples)) as advance:
@@ -43,15 +43,15 @@ def measure(
 
 
 def longest_first(lengths: Sequence[int]) -> list[int]:
-    """Rows by descending length, equally long ones in their order."""
+    """Row numbers by descending length; a stable sort."""
     return sorted(range(len(lengths)), key=lambda row: -lengths[row])
 
 
 def cut_by_tokens(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> Batches[int]:
-    """Divides rows, longest first, into batches up to a number of tokens, padding counted.
+    """Divides samples, longest first, into batches up to a number of tokens, padding counted.
 
     Args:
-        rows: Some of the samples.
+        rows: Row numbers of some of the samples.
         lengths: Length of every sample in tokens.
         tokens: See `presel.models.batching.fill_batches`.
     """

@@ -1,14 +1,13 @@
 """Stage `model`: fine-tunes the vision-language model on instructions, reference or final."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from presel.distributed.stage import ParallelStage
 from presel.errors import PreselError
-from presel.models.hardware import Hardware
-from presel.models.loggers import TrainingLogger
+from presel.models.hardware import check_hardware, precision_for
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
 from presel.stages.instructions import InstructionsStage
@@ -19,19 +18,16 @@ if TYPE_CHECKING:
     from presel.models.tuner import MakeTuner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FineTuneStage(ParallelStage[T_co]):
-    """What every stage that fine-tunes the vision-language model rests on.
+    """Base of the stages that fine-tune the vision-language model.
 
     Attributes:
         instructions: The training set.
         lvlm: The base model.
-        tune: How it is tuned.
-        hardware: Where.
-        seed: Decides initial weights, batches and dropout.
-        workers: Processes that prepare batches.
-        logger: Where training metrics go.
-        by_length: Whether the micro-batches of an optimizer step hold samples of like length.
+        tune: Hyperparameters.
+        seed: Seed of initial weights, batches and dropout.
+        by_length: Whether the micro-batches of an optimizer step hold samples of similar length.
     """
 
     by_length: ClassVar[bool] = True
@@ -39,22 +35,17 @@ class FineTuneStage(ParallelStage[T_co]):
     instructions: InstructionsStage
     lvlm: Lvlm
     tune: Tune
-    hardware: Hardware
     seed: int
-    workers: int = field(compare=False)
-    logger: TrainingLogger = field(compare=False)
 
-    def check(self) -> None:
-        """Makes sure that there are such a model and logger, and that the tuning can be spread as asked.
+    def check(self, store: Store) -> None:
+        """Checks model, logger and hardware.
 
         Raises:
-            PreselError: If not.
+            PreselError: If the training cannot run with these settings.
         """
-        from presel.models.hardware import check_hardware
-
         self.lvlm.check()
-        self.logger.check()
-        check_hardware(self.hardware, self.tune.batch_size, self.tune.micro_batch_size)
+        self.runtime.logger.check()
+        check_hardware(self.runtime.hardware, self.tune.batch_size, self.tune.micro_batch_size)
         if self.precision == "32-true" and self.lvlm.dtype != "float32":
             raise PreselError(
                 f"trainer.precision=32-true: lvlm.dtype={self.lvlm.dtype} loads weights that do not mix with "
@@ -63,54 +54,52 @@ class FineTuneStage(ParallelStage[T_co]):
 
     @property
     def precision(self) -> str:
-        """Lightning's name of the precision of training."""
-        from presel.models.hardware import precision_for
-
-        return precision_for(self.hardware, self.lvlm.dtype)
+        """Lightning's name of the training precision."""
+        return precision_for(self.runtime.hardware, self.lvlm.dtype)
 
     def settings(self) -> dict[str, Any]:
-        """Adds the precision of training, which the machine decides unless it is set.
+        """Adds the training precision, which depends on the machine unless it is set.
 
         DeepSpeed rounds the trained weights to it as well.
         """
         return super().settings() | {
             "precision": self.precision,
-            "weights_rounded": self.hardware.strategy == "deepspeed_zero3",
+            "weights_rounded": self.runtime.hardware.strategy == "deepspeed_zero3",
         }
 
     @abstractmethod
     def make_tuner(self, store: Store) -> "MakeTuner":
-        """What trains the model."""
+        """Makes the Lightning module that trains the model."""
 
     def fine_tune(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Tunes the model, from the last checkpoint on if there is one; returns what was measured."""
-        if self.hardware.strategy == "single":
+        """Tunes the model, resuming from the last checkpoint if there is one; returns measurements."""
+        if self.runtime.hardware.strategy == "single":
             return self.work(store, folder)
         return self.work_in_processes(store, folder)
 
     def work(self, store: Store, folder: Path, rank: int = 0, processes: int = 1) -> dict[str, Any]:
-        """Tunes the model, together with the other processes if there are any."""
+        """Tunes the model, together with the other processes if there are several."""
         from presel.models.tuner import tune
 
         try:
             return tune(
                 self.lvlm,
                 self.tune,
-                self.hardware,
+                self.runtime.hardware,
                 store.load(self.instructions),
                 self.instructions.pool.files(store).images,
                 folder,
                 self.seed,
-                self.workers,
-                self.logger.create(folder, f"{self.label} {self.key}"),
+                self.runtime.workers,
+                self.runtime.logger.create(folder, f"{self.label} {self.key}"),
                 self.make_tuner(store),
                 self.by_length,
             )
         finally:
-            self.logger.close()
+            self.runtime.logger.close()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TuningStage(FineTuneStage[Path]):
     """A PEFT adapter in `adapter/`."""
 
@@ -119,8 +108,8 @@ class TuningStage(FineTuneStage[Path]):
 
     @property
     def label(self) -> str:
-        """Says on which instructions the model is tuned."""
-        return f"{self.name} ({self.instructions.what_for})"
+        """Says which instructions the model is tuned on."""
+        return f"{self.name} ({self.instructions.purpose})"
 
     def make_tuner(self, store: Store) -> "MakeTuner":
         """The plain tuner."""

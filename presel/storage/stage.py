@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from presel.storage.store import Store
 
 
-# A stage only ever hands results out.
+# Covariant: stages only return results.
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -86,12 +86,16 @@ def fields_identity(value: Any, known: Set[str] = frozenset()) -> dict[str, Any]
     }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage(ABC, Generic[T_co]):
-    """One step of the method. Subclasses are frozen dataclasses: their fields are all they depend on.
+    """One step of the method.
+
+    Subclasses are frozen dataclasses with keyword arguments. Their fields decide the result, except those
+    declared with `compare=False`, which say how it is computed.
 
     Attributes:
-        name: The step's name, and its folder in the store.
-        version: Raised when the step's code comes to give other results.
+        name: The stage's name, and its folder in the store.
+        version: Raised when the stage's code gives other results.
     """
 
     name: ClassVar[str]
@@ -99,33 +103,51 @@ class Stage(ABC, Generic[T_co]):
 
     @property
     def label(self) -> str:
-        """What the stage line calls this step."""
+        """What the terminal calls this stage."""
         return self.name
+
+    def check(self, store: "Store") -> None:
+        """Checks settings, models and programs before any stage of a run is computed.
+
+        Called for every stage of a run, also where its result is in the store already.
+
+        Raises:
+            PreselError: If something is wrong.
+        """
+
+    def check_data(self, store: "Store") -> None:
+        """Checks the pool and the benchmarks, which may be read for it, before any long computation.
+
+        Called for every stage of a run, inputs first, once all of them passed `check`.
+
+        Raises:
+            PreselError: If something is wrong.
+        """
 
     @abstractmethod
     def compute(self, store: "Store", folder: Path) -> dict[str, Any] | None:
-        """Writes the step's files into `folder`, going on from what an interrupted run left there.
+        """Writes the stage's files into `folder`, resuming from what an interrupted run left there.
 
         Returns:
-            Measurements worth keeping in the manifest, if there are any.
+            Measurements for the manifest, if there are any.
         """
 
     @abstractmethod
     def load(self, folder: Path) -> T_co:
-        """Reads the step's result back from its finished folder."""
+        """Reads the result from the stage's finished folder."""
 
     def settings(self) -> dict[str, Any]:
-        """What decides the result beside name and version: the fields. A stage may add to them."""
+        """What decides the result besides name and version: the fields. A stage may add to them."""
         return fields_identity(self)
 
     @property
     def inputs(self) -> tuple["Stage[Any]", ...]:
         """The stages this one reads."""
-        return tuple(_stages_in([getattr(self, field.name) for field in dataclasses.fields(self)]))  # type: ignore[arg-type]
+        return tuple(_stages_in([getattr(self, field.name) for field in dataclasses.fields(self)]))
 
     @cached_property
     def key(self) -> str:
-        """Hash of the stage's name, class with its version, own settings and inputs' keys."""
+        """Hash of the stage's name, its class and version, its settings and the keys of its inputs."""
         text = json.dumps([self.name, _code(type(self)), self.settings()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -140,15 +162,16 @@ def _stages_in(value: Any) -> Iterator[Stage[Any]]:
             yield from _stages_in(item)
 
 
-def upstream(stage: Stage[Any]) -> list[Stage[Any]]:
-    """The stage and everything it rests on, inputs first, each once."""
-    found: dict[str, Stage[Any]] = {}
+def upstream(*stages: Stage[Any]) -> list[Stage[Any]]:
+    """The stages and everything that they depend on, inputs first, each once; no key is computed."""
+    found: list[Stage[Any]] = []
 
-    def visit(step: Stage[Any]) -> None:
-        if f"{step.name}/{step.key}" not in found:
-            for source in step.inputs:
+    def visit(stage: Stage[Any]) -> None:
+        if stage not in found:
+            for source in stage.inputs:
                 visit(source)
-            found[f"{step.name}/{step.key}"] = step
+            found.append(stage)
 
-    visit(stage)
-    return list(found.values())
+    for stage in stages:
+        visit(stage)
+    return found

@@ -26,27 +26,27 @@ _FULL_BELOW_BYTES = 1_000_000
 
 
 class Reporter(Protocol):
-    """Whoever tells the user what becomes of each stage."""
+    """Shows the progress of stages."""
 
     def started(self, label: str) -> None:
-        """A stage begins to compute."""
+        """A stage starts computing."""
 
     def waiting(self, label: str) -> None:
-        """Another process computes this stage; we wait for it."""
+        """Another process is computing the stage, and this one waits for it."""
 
     def finished(self, label: str, key: str, seconds: float | None) -> None:
-        """A stage's result is at hand; `seconds` is None where it was reused."""
+        """A stage's result is in the store; `seconds` is None if it was reused."""
 
 
 class Store:
     """The folder `<root>/<stage>/<key>/` of every result; one without a manifest is unfinished."""
 
-    def __init__(self, root: Path, reporter: Reporter, min_free_gb: float = 0.0) -> None:
+    def __init__(self, root: Path, reporter: Reporter | None = None, min_free_gb: float = 0.0) -> None:
         """Opens a store.
 
         Args:
-            root: Its folder, made if missing.
-            reporter: Told of every stage.
+            root: Its folder, created if missing.
+            reporter: Shows the progress of every stage; None shows nothing.
             min_free_gb: Refuse to compute anything with less free disk space than this, in GB.
         """
         self.root = root.absolute()
@@ -144,7 +144,8 @@ class Store:
         return _free_bytes(self.root) < _FULL_BELOW_BYTES
 
     def _compute(self, stage: Stage[Any], folder: Path) -> None:
-        self._reporter.started(stage.label)
+        if self._reporter:
+            self._reporter.started(stage.label)
         started = time.time()
         folder.mkdir(parents=True, exist_ok=True)
         measured = stage.compute(self, folder) or {}
@@ -168,7 +169,8 @@ class Store:
         folder = self.folder(stage)
         if folder not in self._reported:
             self._reported.add(folder)
-            self._reporter.finished(stage.label, stage.key, seconds)
+            if self._reporter:
+                self._reporter.finished(stage.label, stage.key, seconds)
 
     @contextmanager
     def _lock(self, stage: Stage[Any]) -> Iterator[None]:
@@ -178,7 +180,8 @@ class Store:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            self._reporter.waiting(stage.label)
+            if self._reporter:
+                self._reporter.waiting(stage.label)
             lock.acquire()
         try:
             yield

@@ -1,9 +1,9 @@
-"""What a strategy is given, and what it gives back."""
+"""Base class of selection strategies, and the context that a strategy selects in."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,100 +11,102 @@ import pandas as pd
 from presel.errors import PreselError
 from presel.selection.feature_rows import Features
 
+if TYPE_CHECKING:
+    from presel.pipeline import Pipeline
+    from presel.storage.stage import Stage
+
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Given:
-    """All that a strategy can see: the pool without its text, and the results it declared in `needs`.
+class Result(Generic[T]):
+    """An attribute of `SelectionContext` that holds a stage's result, if the strategy needs it."""
+
+    def __init__(self, kind: type[T]) -> None:
+        """A result of type `kind`."""
+        self._kind = kind
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Takes the name of the attribute."""
+        self._name = name
+
+    def __get__(self, context: "SelectionContext", owner: type) -> T:
+        """The result.
+
+        Raises:
+            PreselError: If the strategy does not declare it.
+        """
+        result = context[self._name]
+        assert isinstance(result, self._kind)
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionContext:
+    """All that a strategy can see: the pool without its text, and the results that it declares in `needs`.
 
     Attributes:
         pool: Table of all images: id, image, task.
-        budget: How many images may be chosen, the reference set included.
-        random: The only source of chance.
+        budget: Maximum number of images to select, the reference set included.
+        rng: The only source of randomness.
+        results: The declared results and those of the strategy's own stages, by name; see `__getitem__`.
     """
 
     pool: pd.DataFrame
     budget: int
-    random: np.random.Generator
-    _results: Mapping[str, Any]
+    rng: np.random.Generator
+    results: Mapping[str, Any]
 
-    @property
-    def reference(self) -> pd.DataFrame:
-        """Table of the reference set: id. Its instructions are paid for; they count in the budget."""
-        return self._declared("reference", pd.DataFrame)
+    # Image features: `ids`, and `array`, (n, d) float16 in the order of the ids.
+    features = Result(Features)
+    # Clusters of each task's images: id, task, cluster (numbered from 0 in each task).
+    clusters = Result(pd.DataFrame)
+    # Table of the reference set: id. Its instructions are bought already, and count in the budget.
+    reference = Result(pd.DataFrame)
+    # Scores of the reference samples: id, both losses, el2n, n_tokens (`RelevanceStage`).
+    relevance = Result(pd.DataFrame)
+    # Neighbor centrality, by task and id: id, task, cluster, centrality (NaN in the reference set).
+    centrality = Result(pd.DataFrame)
 
-    @property
-    def relevance(self) -> pd.DataFrame:
-        """Scores of the reference samples: id, both losses, el2n, n_tokens (`RelevanceStage`)."""
-        return self._declared("relevance", pd.DataFrame)
+    # Those below take the instructions of the whole pool.
 
-    @property
-    def scores(self) -> pd.DataFrame:
-        """The same scores of every sample of the pool; they take all instructions."""
-        return self._declared("scores", pd.DataFrame)
+    # The scores of `relevance`, of every sample of the pool.
+    scores = Result(pd.DataFrame)
+    # How well each sample's text fits its image: id, clip_score.
+    clip_scores = Result(pd.DataFrame)
+    # CLIP's embeddings of each sample's image and text, concatenated; (n, 2 · d).
+    clip_features = Result(Features)
+    # Features of each sample, image and text, in the form of `features`.
+    multimodal_features = Result(Features)
+    # Self-Filter's score of each sample: id, score (low is difficult).
+    self_filter = Result(pd.DataFrame)
 
-    @property
-    def clip_scores(self) -> pd.DataFrame:
-        """How well every sample's text fits its image: id, clip_score; it takes all instructions."""
-        return self._declared("clip_scores", pd.DataFrame)
+    def __getitem__(self, name: str) -> Any:
+        """A result by its name.
 
-    @property
-    def clip_features(self) -> Features:
-        """CLIP's embeddings of every sample's image and text in a row; they take all instructions."""
-        return self._declared("clip_features", Features)
-
-    @property
-    def multimodal_features(self) -> Features:
-        """Features of every sample, image and text, in the form of `features`; they take all instructions."""
-        return self._declared("multimodal_features", Features)
-
-    @property
-    def self_filter(self) -> pd.DataFrame:
-        """Self-Filter's score of every sample: id, score (low is difficult); it takes all instructions."""
-        return self._declared("self_filter", pd.DataFrame)
-
-    @property
-    def features(self) -> Features:
-        """Image features: `ids`, and `array` (n, d) float16 in the order of the ids."""
-        return self._declared("features", Features)
-
-    @property
-    def clusters(self) -> pd.DataFrame:
-        """Clusters of each task's images: id, task, cluster (counted from 0 in each task)."""
-        return self._declared("clusters", pd.DataFrame)
-
-    @property
-    def centrality(self) -> pd.DataFrame:
-        """Neighbor centrality, by task and id: id, task, cluster, centrality (NaN in the reference set)."""
-        return self._declared("centrality", pd.DataFrame)
-
-    def _declared(self, name: str, kind: type[T]) -> T:
-        if name not in self._results:
+        Raises:
+            PreselError: If the strategy does not declare it.
+        """
+        if name not in self.results:
             raise PreselError(
                 f"the strategy reads '{name}' without declaring it; "
                 f'add "{name}" to its class attribute `needs`'
             )
-        result = self._results[name]
-        assert isinstance(result, kind)
-        return result
+        return self.results[name]
 
 
 # What a strategy can declare in `needs`.
-RESULTS = tuple(name for name, value in vars(Given).items() if isinstance(value, property))
+RESULTS = tuple(name for name, value in vars(SelectionContext).items() if isinstance(value, Result))
 
 
 class Strategy(ABC):
-    """A way to choose images. Subclasses are dataclasses whose fields are the strategy's settings.
+    """A way to select images. Subclasses are dataclasses whose fields are the strategy's settings.
 
     Attributes:
-        name: What tables call it; the class name in lower case unless given.
-        needs: Results to be computed first, out of `reference`, `relevance`, `features`, `clusters`,
-            `centrality`, and those that take the instructions of the whole pool: `scores`, `clip_scores`,
-            `clip_features`, `multimodal_features`, `self_filter`.
-        whole_pool: Whether the strategy takes every image, whatever the budget.
-        version: Raised when the code of a strategy of this package comes to choose otherwise; one from
-            elsewhere is told apart by its module's text.
+        name: Its name in tables; the class name in lower case unless given.
+        needs: Names of the results to be computed first, attributes of `SelectionContext`.
+        whole_pool: Whether the strategy selects every image, whatever the budget.
+        version: Raised when a strategy of this package selects differently; the key of one from elsewhere
+            holds its module's text.
     """
 
     name: ClassVar[str]
@@ -118,11 +120,22 @@ class Strategy(ABC):
         if "name" not in cls.__dict__:
             cls.name = cls.__name__.lower()
 
-    @abstractmethod
-    def select(self, given: Given) -> pd.DataFrame:
-        """Chooses images.
+    def stages(self, pipeline: "Pipeline") -> "dict[str, Stage[Any]]":
+        """The strategy's own stages, to be computed before it selects; see `docs/own_stage.md`.
+
+        Args:
+            pipeline: Its properties are the stages that they may be built on.
 
         Returns:
-            Table with the column `id`, the chosen images, and any further columns worth keeping
-            about them or about images not chosen (then with a boolean column `selected`).
+            Stages by the names under which their results appear in the context.
+        """
+        return {}
+
+    @abstractmethod
+    def select(self, context: SelectionContext) -> pd.DataFrame:
+        """Selects images.
+
+        Returns:
+            Table with the column `id`, the selected images, and any further columns worth keeping about
+            them, or about images that are not selected (then with a boolean column `selected`).
         """

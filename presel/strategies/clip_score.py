@@ -5,7 +5,7 @@ from typing import ClassVar
 import pandas as pd
 
 from presel.component import component
-from presel.strategies.base import Given, Strategy
+from presel.strategies.base import SelectionContext, Strategy
 from presel.strategies.ranking import ranked_slice
 
 
@@ -16,7 +16,7 @@ class ClipScore(Strategy):
     name: ClassVar[str] = "clip_score"
     needs: ClassVar[tuple[str, ...]] = ("clip_scores",)
 
-    def select(self, given: Given) -> pd.DataFrame:
+    def select(self, context: SelectionContext) -> pd.DataFrame:
         """Takes the highest scores of the whole pool."""
-        scores = given.clip_scores
-        return ranked_slice(scores["id"], scores["clip_score"].to_numpy(), given.budget)
+        scores = context.clip_scores
+        return ranked_slice(scores["id"], scores["clip_score"].to_numpy(), context.budget)

@@ -11,7 +11,7 @@ from presel.selection.arrays import Float32Matrix, FloatMatrix, FloatVector, Int
 from presel.selection.kmeans.assignment import grouped
 from presel.selection.kmeans.lloyd import spherical_kmeans
 from presel.selection.threads import for_each_task
-from presel.strategies.base import Given, Strategy
+from presel.strategies.base import SelectionContext, Strategy
 
 # 10,000 clusters for the 665,298 samples of LLaVA-1.5. Vision-FLAN's 2,500 are one in 74.4.
 _SAMPLES_PER_CLUSTER = 66.5
@@ -44,19 +44,19 @@ class Coincide(Strategy):
     max_similarity: Annotated[float, Field(gt=-1, lt=1)] = 0.9
     tau: Annotated[float, Field(gt=0)] = 0.1
 
-    def select(self, given: Given) -> pd.DataFrame:
+    def select(self, context: SelectionContext) -> pd.DataFrame:
         """Spends exactly the budget.
 
         Returns:
             One row an image: id, cluster, its transferability and density, rank (from 1 in the order of
             choosing in the cluster), selected.
         """
-        ids, rows = given.multimodal_features.normalized_by_id()
+        ids, rows = context.multimodal_features.normalized_by_id()
         # By content, so that the pool's order has no say, and ids only where samples are equal.
         by_content = rows.content_order()
         rows = rows.subset(by_content)
         n_clusters = min(self.n_clusters or max(1, round(len(rows) / _SAMPLES_PER_CLUSTER)), len(rows))
-        labels, centroids, _ = spherical_kmeans(rows, n_clusters, given.random, self.iterations)
+        labels, centroids, _ = spherical_kmeans(rows, n_clusters, context.rng, self.iterations)
         order, bounds = grouped(labels, n_clusters)
         members = np.split(order, bounds[1:-1])
 
@@ -69,7 +69,7 @@ class Coincide(Strategy):
         similarities = list(for_each_task(measure, members))
         density = np.array([similarity.mean() for similarity in similarities])
         transferability = transferabilities(text_half(centroids), self.max_similarity)
-        quotas = sequential_quotas(transferability / (density * self.tau), np.diff(bounds), given.budget)
+        quotas = sequential_quotas(transferability / (density * self.tau), np.diff(bounds), context.budget)
         rank = np.full(len(rows), np.nan)
         parts = list(zip(members, similarities, quotas.tolist(), strict=True))
         for chosen in for_each_task(lambda part: choose(*part), parts):
@@ -171,7 +171,7 @@ def greedy_mmd(vectors: FloatMatrix, similarities: FloatVector, count: int) -> I
     """Chooses samples that stand for their cluster, one by one so that MMD² falls as low as it can.
 
     MMD² between a cluster and m chosen samples Y (Gretton et al., 2012, biased, k by `gaussian_kernel`) is a
-    constant + Σ_yy' k(y, y')/m² − 2·Σ_y similarities[y]/m. So, the others given, the best m-th sample y has
+    constant + Σ_yy' k(y, y')/m² − 2·Σ_y similarities[y]/m. So, the others context, the best m-th sample y has
     the largest similarities[y] − Σ_y' k(y, y')/m over the others y'.
 
     Args:

@@ -5,7 +5,7 @@ from typing import ClassVar
 import pandas as pd
 
 from presel.component import component
-from presel.strategies.base import Given, Strategy
+from presel.strategies.base import SelectionContext, Strategy
 from presel.strategies.ranking import Slice, ranked_slice
 
 
@@ -21,7 +21,7 @@ class El2n(Strategy):
 
     slice: Slice = "top"
 
-    def select(self, given: Given) -> pd.DataFrame:
+    def select(self, context: SelectionContext) -> pd.DataFrame:
         """Ranks the whole pool."""
-        scores = given.scores
-        return ranked_slice(scores["id"], scores["el2n"].to_numpy(), given.budget, self.slice)
+        scores = context.scores
+        return ranked_slice(scores["id"], scores["el2n"].to_numpy(), context.budget, self.slice)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import pandas as pd
 
 from presel.component import component
-from presel.strategies.base import Given, Strategy
+from presel.strategies.base import SelectionContext, Strategy
 
 
 @component
@@ -14,6 +14,6 @@ class Full(Strategy):
 
     whole_pool: ClassVar[bool] = True
 
-    def select(self, given: Given) -> pd.DataFrame:
+    def select(self, context: SelectionContext) -> pd.DataFrame:
         """Takes all."""
-        return given.pool[["id"]]
+        return context.pool[["id"]]

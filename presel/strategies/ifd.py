@@ -6,7 +6,7 @@ import pandas as pd
 
 from presel.component import component
 from presel.importance import relevance_scores
-from presel.strategies.base import Given, Strategy
+from presel.strategies.base import SelectionContext, Strategy
 from presel.strategies.ranking import ranked_slice
 
 
@@ -20,9 +20,9 @@ class Ifd(Strategy):
 
     needs: ClassVar[tuple[str, ...]] = ("scores",)
 
-    def select(self, given: Given) -> pd.DataFrame:
+    def select(self, context: SelectionContext) -> pd.DataFrame:
         """Takes the highest scores that are not above 1."""
-        scores = given.scores
+        scores = context.scores
         difficulty = relevance_scores(scores["loss_with_question"], scores["loss_without_question"])
         kept = difficulty <= 1
-        return ranked_slice(scores["id"][kept], difficulty[kept], given.budget)
+        return ranked_slice(scores["id"][kept], difficulty[kept], context.budget)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from presel.component import component
-from presel.strategies.base import Given, Strategy
+from presel.strategies.base import SelectionContext, Strategy
 from presel.strategies.ranking import Slice, ranked_slice
 
 
@@ -22,8 +22,8 @@ class Perplexity(Strategy):
 
     slice: Slice = "top"
 
-    def select(self, given: Given) -> pd.DataFrame:
+    def select(self, context: SelectionContext) -> pd.DataFrame:
         """Ranks the whole pool."""
-        scores = given.scores
+        scores = context.scores
         perplexity = np.exp(scores["loss_with_question"].to_numpy())
-        return ranked_slice(scores["id"], perplexity, given.budget, self.slice)
+        return ranked_slice(scores["id"], perplexity, context.budget, self.slice)

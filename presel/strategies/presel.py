@@ -10,7 +10,7 @@ from pydantic import Field
 from presel.component import component
 from presel.importance import Relevance, relevance_scores, task_scores, task_weights
 from presel.selection import allocate_tasks, comparable, most_central
-from presel.strategies.base import Given, Strategy
+from presel.strategies.base import SelectionContext, Strategy
 
 
 @component
@@ -43,23 +43,23 @@ class PreSel(Strategy):
     task_allocation: Literal["exact", "paper", "released_llava", "released_vision_flan"] = "exact"
     cluster_allocation: Literal["exact", "paper", "released"] = "exact"
 
-    def select(self, given: Given) -> pd.DataFrame:
+    def select(self, context: SelectionContext) -> pd.DataFrame:
         """Chooses the reference set and, beside it, the most central images of every cluster.
 
         Returns:
             One row an image: id, task, cluster, selected, why (`reference`, `central` or `random`), the
             task's weight and budget, centrality, and rank (from 1 by centrality in the cluster).
         """
-        images = given.centrality.assign(reference=given.centrality["id"].isin(given.reference["id"]))
-        weights = self.weights(given)
+        images = context.centrality.assign(reference=context.centrality["id"].isin(context.reference["id"]))
+        weights = self.weights(context)
         table = pd.concat(
-            self._select_from(images[images["task"] == task].copy(), given, budget).assign(
+            self._select_from(images[images["task"] == task].copy(), context, budget).assign(
                 task_weight=weights[task], task_budget=budget
             )
-            for task, budget in self._task_budgets(images, weights, given.budget).items()
+            for task, budget in self._task_budgets(images, weights, context.budget).items()
         )
         if self.cluster_allocation == "released":
-            _fill_at_random(table, given)
+            _fill_at_random(table, context)
         return table.drop(columns="reference")
 
     def _task_budgets(
@@ -76,10 +76,10 @@ class PreSel(Strategy):
         )
         return dict(zip(weights, budgets.tolist(), strict=True))
 
-    def _select_from(self, images: pd.DataFrame, given: Given, budget: float) -> pd.DataFrame:
+    def _select_from(self, images: pd.DataFrame, context: SelectionContext, budget: float) -> pd.DataFrame:
         """Marks the chosen ones of a task's images, which come in the order of their ids."""
         central = self.pick == "centrality"
-        preferred = images["centrality"] if central else given.random.random(len(images))
+        preferred = images["centrality"] if central else context.rng.random(len(images))
         chosen = most_central(
             preferred, images["cluster"], ~images["reference"], budget, self.cluster_allocation
         )
@@ -90,17 +90,17 @@ class PreSel(Strategy):
         images["rank"] = compared.groupby(images["cluster"]).rank(method="first", ascending=False)
         return images
 
-    def weights(self, given: Given) -> dict[str, float]:
+    def weights(self, context: SelectionContext) -> dict[str, float]:
         """Share of each task: its importance (eq. 3 to 5), or what an ablation puts in its place.
 
         Samples without a defined relevance do not count (`relevance_scores`); a task of such samples alone
         scores 1, as if its questions neither helped nor misled.
         """
         if self.weighting != "relevance":
-            sizes = given.pool["task"].value_counts().sort_index()
+            sizes = context.pool["task"].value_counts().sort_index()
             counted = sizes if self.weighting == "size" else sizes.clip(1, 1)
             return dict(zip(sizes.index, (counted / counted.sum()).tolist(), strict=True))
-        table = given.relevance.merge(given.pool[["id", "task"]], on="id")
+        table = context.relevance.merge(context.pool[["id", "task"]], on="id")
         table["relevance"] = relevance_scores(
             table["loss_with_question"].to_numpy(), table["loss_without_question"].to_numpy(), self.score
         )
@@ -111,10 +111,10 @@ class PreSel(Strategy):
         return task_weights(scores, self.tau)
 
 
-def _fill_at_random(table: pd.DataFrame, given: Given) -> None:
+def _fill_at_random(table: pd.DataFrame, context: SelectionContext) -> None:
     """Spends what rounding left of the budget on images drawn from the whole pool, as released."""
-    missing = given.budget - int(table["selected"].sum())
+    missing = context.budget - int(table["selected"].sum())
     left = np.sort(table.loc[~table["selected"], "id"].to_numpy(dtype=str))
-    drawn = table["id"].isin(given.random.choice(left, min(max(missing, 0), len(left)), replace=False))
+    drawn = table["id"].isin(context.rng.choice(left, min(max(missing, 0), len(left)), replace=False))
     table.loc[drawn, "why"] = "random fill"
     table.loc[drawn, "selected"] = True

@@ -9,7 +9,7 @@ from pydantic import Field
 from presel.component import component
 from presel.selection import FeatureRows, comparable
 from presel.selection.arrays import FloatVector, IntVector
-from presel.strategies.base import Given, Strategy
+from presel.strategies.base import SelectionContext, Strategy
 
 # Images whose neighbors are looked up at once: their cosines to 600,000 images take 1.2 GB.
 _AHEAD = 256
@@ -34,15 +34,15 @@ class SelfFilter(Strategy):
     k: Annotated[int, Field(ge=1)] = 10
     gamma: Annotated[float, Field(ge=0)] = 1.0
 
-    def select(self, given: Given) -> pd.DataFrame:
+    def select(self, context: SelectionContext) -> pd.DataFrame:
         """Spends exactly the budget.
 
         Returns:
             Table of the chosen images: id, difficulty before any fall, rank (from 1 in the order of picking).
         """
-        ids, rows = given.clip_features.normalized_by_id()
-        difficulty = -given.self_filter.set_index("id")["score"].loc[ids.tolist()].to_numpy()
-        picks = pick_difficult(rows, difficulty, given.budget, self.k, self.gamma)
+        ids, rows = context.clip_features.normalized_by_id()
+        difficulty = -context.self_filter.set_index("id")["score"].loc[ids.tolist()].to_numpy()
+        picks = pick_difficult(rows, difficulty, context.budget, self.k, self.gamma)
         return pd.DataFrame(
             {"id": ids[picks], "difficulty": difficulty[picks], "rank": np.arange(1, len(picks) + 1)}
         )

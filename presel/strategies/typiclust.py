@@ -11,7 +11,7 @@ from presel.component import component
 from presel.errors import PreselError
 from presel.selection.arrays import squared_distances
 from presel.selection.clustering import cluster
-from presel.strategies.base import Given, Strategy
+from presel.strategies.base import SelectionContext, Strategy
 
 Distance: TypeAlias = Literal["squared", "euclidean"]
 
@@ -41,7 +41,7 @@ class TypiClust(Strategy):
     neighbors: Annotated[int, Field(ge=1)] = 20
     min_cluster_size: Annotated[int, Field(ge=2)] = 6
 
-    def select(self, given: Given) -> pd.DataFrame:
+    def select(self, context: SelectionContext) -> pd.DataFrame:
         """Takes images from the clusters in turn.
 
         Returns:
@@ -50,9 +50,9 @@ class TypiClust(Strategy):
         Raises:
             PreselError: If all clusters are too small.
         """
-        ids, rows = given.features.normalized_by_id()
-        n_clusters = min(given.budget, self.max_clusters)
-        labels, _ = cluster(rows, n_clusters, int(given.random.integers(2**31)), canonical_order=True)
+        ids, rows = context.features.normalized_by_id()
+        n_clusters = min(context.budget, self.max_clusters)
+        labels, _ = cluster(rows, n_clusters, int(context.rng.integers(2**31)), canonical_order=True)
         sizes = np.bincount(labels, minlength=n_clusters)
         if sizes.max() < self.min_cluster_size:
             raise PreselError(
@@ -60,7 +60,7 @@ class TypiClust(Strategy):
                 f"strategy.min_cluster_size={self.min_cluster_size} images; set strategy.max_clusters="
                 f"{max(1, len(rows) // (2 * self.min_cluster_size))} or a smaller strategy.min_cluster_size"
             )
-        quotas = round_robin(np.where(sizes < self.min_cluster_size, 0, sizes), given.budget)
+        quotas = round_robin(np.where(sizes < self.min_cluster_size, 0, sizes), context.budget)
         chosen = []
         for label in np.flatnonzero(quotas):
             members = np.flatnonzero(labels == label)

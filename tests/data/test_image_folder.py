@@ -114,7 +114,7 @@ def test_files_that_are_no_usable_image_are_rejected(store: Store, tmp_path: Pat
     (pool / "a/text.jpg").write_text("no picture")
     (pool / "a/out.png").symlink_to(picture(tmp_path / "secret.png", 2))
     (pool / "a/nowhere.png").symlink_to(pool / "gone.png")
-    stage = PoolStage(ImageFolder(images=pool, max_rejected_share=1), workers=0)
+    stage = PoolStage(source=ImageFolder(images=pool, max_rejected_share=1), workers=0)
     assert store.load(stage)["image"].tolist() == ["a/good.png", "a/png in truth.jpg"]
     rejected = pd.read_parquet(store.folder(stage) / "rejected.parquet")
     assert dict(zip(rejected["image"], rejected["why"], strict=True)) == {
@@ -134,9 +134,9 @@ def test_an_image_without_a_task_stops_the_run_unless_tasks_are_discovered(
         with pytest.raises(
             PreselError, match=r"1 of 2 images have no task \(first: '2.png'\); .*pool.task=NAME"
         ):
-            store.load(PoolStage(source, workers=0))
+            PoolStage(source=source, workers=0).check_data(store)
         # The second time the result is at hand.
-        assert len(store.load(PoolStage(source, workers=0, with_tasks=False))) == 2
+        assert len(store.load(PoolStage(source=source, workers=0, with_tasks=False))) == 2
 
 
 def test_what_decides_the_pool(tmp_path: Path) -> None:

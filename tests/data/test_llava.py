@@ -343,7 +343,9 @@ def test_a_run_says_how_many_records_it_drops(
 ) -> None:
     picture(tmp_path / "images/coco/1.jpg")
     path = written(tmp_path, [fields(), *[fields(id=n, image="", conversations=CHAT) for n in range(3)]])
-    stage = PoolStage(LlavaJson(annotations=path, images=tmp_path / "images", text_only="drop"), workers=0)
+    stage = PoolStage(
+        source=LlavaJson(annotations=path, images=tmp_path / "images", text_only="drop"), workers=0
+    )
     assert len(store.load(stage)) == 1
     assert store.manifest(stage)["measured"]["text_only_left_out"] == 3
     assert "records left out, since they have no image: 3" in capsys.readouterr().out

@@ -36,8 +36,8 @@ class Interrupted:
 def test_unpacking_goes_on_where_it_stopped(tmp_path: Path, store: Store) -> None:
     archive = Interrupted(tmp_path / "ready", [])
     with pytest.raises(KeyboardInterrupt):
-        store.ensure(UnpackedStage(archive))
+        store.ensure(UnpackedStage(archive=archive))
     archive.ready.touch()
-    folder = store.ensure(UnpackedStage(archive))
+    folder = store.ensure(UnpackedStage(archive=archive))
     assert archive.read == [0, 1, 1, 2]
     assert len(list((folder / "images").rglob("*.png"))) == 6

@@ -12,7 +12,7 @@ from presel.storage.store import Store
 DigitSplit: TypeAlias = Literal["pool", "narrow_pool", "benchmarks"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScenesStage(Stage[Path]):
     """Digit scenes as a LLaVA-format `annotations.json` beside a folder `images`."""
 
