@@ -127,7 +127,7 @@ def test_the_whole_pool_is_requested(store: Store, pool_folder: Path) -> None:
     scored = ClipScoresStage(
         instructions=InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="whole pool"),
         clip=CLIP,
-        runtime=CPU,
+        runtime=Runtime(hardware=CPU),
     )
     selection = SelectionStage(
         strategy=ClipScore(), pool=pool, budget=0.2, seed=0, needed={"clip_scores": scored}
@@ -140,12 +140,12 @@ def test_features_are_both_embeddings_in_a_row(store: Store, pool_folder: Path) 
     source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
     pool = PoolStage(source=source, workers=0)
     whole = InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="whole pool")
-    features = store.load(ClipFeaturesStage(instructions=whole, clip=CLIP, runtime=CPU))
+    features = store.load(ClipFeaturesStage(instructions=whole, clip=CLIP, runtime=Runtime(hardware=CPU)))
     assert features.ids.tolist() == store.load(pool)["id"].tolist()
     images, texts = np.split(features.array.astype(np.float64), 2, axis=1)
     for part in (images, texts):
         assert np.linalg.norm(part, axis=1) == pytest.approx(np.ones(60), abs=1e-3)
-    scored = store.load(ClipScoresStage(instructions=whole, clip=CLIP, runtime=CPU)).set_index("id")[
+    scored = store.load(ClipScoresStage(instructions=whole, clip=CLIP, runtime=Runtime(hardware=CPU))).set_index("id")[
         "clip_score"
     ]
     assert (images * texts).sum(axis=1) == pytest.approx(scored[features.ids].to_numpy(), abs=2e-3)

@@ -220,7 +220,7 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(program: Prog
     stand_in(tmp_path, "exit 0")
     silent = program("run", "strategy=random", python, *OVERRIDES)
     assert silent.returncode == 2
-    assert "evaluation (random): the program left no results under" in silent.stderr
+    assert "external_evaluation (random): the program left no results under" in silent.stderr
 
     # The last argument is the folder for results.
     script = f'echo "$@" > {tmp_path}/called; for out; do :; done; cp -r {LEFT}/* $out/'
@@ -228,7 +228,7 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(program: Prog
     done = program("run", "strategy=random", python, *OVERRIDES)
     assert done.returncode == 0, done.stderr
     assert {label for label, how in stage_lines(done.stdout).items() if how == "computed"} == {
-        "evaluation (random)"
+        "external_evaluation (random)"
     }
     (model,) = tmp_path.glob("outputs/store/merged/*/model")
     called = (tmp_path / "called").read_text()

@@ -162,10 +162,10 @@ def test_neither_the_order_of_rows_nor_of_scores_matters() -> None:
 
     def chosen(order: np.ndarray) -> list[str]:
         context = SelectionContext(
-            pd.DataFrame({"id": names}),
-            60,
-            np.random.default_rng(0),
-            {
+            pool=pd.DataFrame({"id": names}),
+            budget=60,
+            rng=np.random.default_rng(0),
+            results={
                 "clip_features": Features(names[order].reset_index(drop=True), vectors[order]),
                 "self_filter": pd.DataFrame({"id": names, "score": scores}).iloc[order[::-1]],
             },
