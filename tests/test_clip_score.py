@@ -15,6 +15,7 @@ from presel.data.digits.scenes import Contents, render
 from presel.data.digits.tasks import TASKS
 from presel.data.images import open_image
 from presel.data.sources import LlavaJson
+from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
 from presel.instructions.ledger import LEDGER, requested_ids
@@ -145,9 +146,9 @@ def test_features_are_both_embeddings_in_a_row(store: Store, pool_folder: Path) 
     images, texts = np.split(features.array.astype(np.float64), 2, axis=1)
     for part in (images, texts):
         assert np.linalg.norm(part, axis=1) == pytest.approx(np.ones(60), abs=1e-3)
-    scored = store.load(ClipScoresStage(instructions=whole, clip=CLIP, runtime=Runtime(hardware=CPU))).set_index("id")[
-        "clip_score"
-    ]
+    scored = store.load(
+        ClipScoresStage(instructions=whole, clip=CLIP, runtime=Runtime(hardware=CPU))
+    ).set_index("id")["clip_score"]
     assert (images * texts).sum(axis=1) == pytest.approx(scored[features.ids].to_numpy(), abs=2e-3)
 
 
