@@ -126,7 +126,7 @@ def test_the_callers_hydra_arguments_and_logging_stay(
         ("pool.sise=3", "there is no setting 'pool.sise' (did you mean 'pool.size'?)"),
         ("strategy=randm", "strategy=randm: there is no such option (did you mean 'random'?)"),
         ("until=lunch", "until=lunch: no such step; choose one of selection, instructions, model"),
-        ("instructions.api_key=sk-123", "instructions.api_key: a key may not stand on the command line"),
+        ("instructions.api_key=sk-123", "instructions.api_key: a key may not be given on the command line"),
         ("pool.images=", "pool.images is empty; name a folder"),
         ("+hydra.job.env_set.A=b", "hydra.job.env_set.A: a configuration file may not set environment"),
     ],
