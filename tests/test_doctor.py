@@ -146,7 +146,7 @@ RECORDS: dict[str, dict[str, Any]] = {
     "several <image>": {"conversations": [{"from": "human", "value": "<image><image>"}, GPT]},
     "half a character": {"conversations": [HUMAN, {"from": "gpt", "value": "A \ud83d cat."}]},
     "control character": {"image": "0000.png\n"},
-    "form of another program": {"image": "", "images": ["0000.png"]},
+    "format of another program": {"image": "", "images": ["0000.png"]},
     "bad turn": {"conversations": ["What is it?", GPT]},
 }
 
@@ -322,7 +322,7 @@ def test_a_pool_without_a_usable_record_is_a_table_of_faults(in_process: Program
     (tmp_path / "pool.json").write_text(json.dumps([{"messages": [HUMAN, GPT], "images": ["1.jpg"]}]))
     result = in_process("doctor", *overrides(tmp_path), "--json", "report.json")
     assert result.returncode == 1, result.stderr
-    assert "form of another program: 1" in result.stdout
+    assert "format of another program: 1" in result.stdout
     assert json.loads((tmp_path / "report.json").read_text())["records"] == 0
 
 

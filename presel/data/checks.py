@@ -1,4 +1,4 @@
-"""Checks of a user's files and of the values in them; whoever checks a value adds the file and the place."""
+"""Checks of a user's files and of the values in them; callers add the file and the record to the errors."""
 
 import datetime
 import json
@@ -8,24 +8,14 @@ import stat
 from pathlib import Path
 from typing import TypeGuard
 
-from presel.data.listing import RecordError
+from presel.data.errors import RecordError
+from presel.data.signatures import HEAD_BYTES, what_is_not_data
 from presel.errors import PreselError
 
-# How files begin that are not what their names say.
-_OTHER_FORMATS = {
-    b"\x1f\x8b": "packed by gzip; unpack it",
-    b"PK\x03\x04": "packed by zip, as Excel's files are; unpack it or export it as text",
-    b"BZh": "packed by bzip2; unpack it",
-    b"\xfd7zXZ\0": "packed by xz; unpack it",
-    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it",
-    b"7z\xbc\xaf\x27\x1c": "packed by 7-Zip; unpack it",
-    b"<": "a web page or XML; download the file itself",
-    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself by git lfs pull",
-}
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|(?:data|file|blob):", re.IGNORECASE)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-# The longest name of a file on the usual file systems.
-_LONGEST_NAME = 255
+# Maximum length of a file name on common file systems.
+_MAX_NAME_LENGTH = 255
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 100
@@ -33,27 +23,26 @@ _REPR.maxlevel = 3
 
 
 def shown(value: object) -> str:
-    """Writes a value of a file as messages show it: quoted, shortened, control characters escaped."""
+    """Formats a value for a message: quoted, shortened, control characters escaped."""
     return _REPR.repr(value)
 
 
 def check_file(path: Path) -> None:
-    """Makes sure that a path names an ordinary file that can be read, without waiting for a pipe.
+    """Checks that a path is a readable regular file, and neither compressed nor a web page.
 
     Raises:
-        PreselError: If it does not, or the file is packed.
+        PreselError: If it is not.
     """
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
             with path.open("rb") as stream:
-                beginning = stream.read(max(map(len, _OTHER_FORMATS)))
-            found = [said for mark, said in _OTHER_FORMATS.items() if beginning.startswith(mark)]
-            reason = f"the file is {found[0]}" if found else None
+                found = what_is_not_data(stream.read(HEAD_BYTES))
+            reason = f"the file is {found}" if found else None
         elif stat.S_ISDIR(mode):
             reason = "this is a folder; give the file inside it"
         else:
-            reason = "this is a pipe, socket or device; give an ordinary file"
+            reason = "this is a pipe, socket or device; give a regular file"
     except FileNotFoundError:
         reason = "there is no such file; check the path"
     except OSError as error:
@@ -63,13 +52,13 @@ def check_file(path: Path) -> None:
 
 
 def check_text(value: object, name: str, remedy: str, kind: str = "bad value") -> str:
-    """Makes sure that a value is one line of text with something in it.
+    """Checks that a value is one non-blank line of text.
 
     Args:
-        value: What the file holds.
-        name: What the error calls it.
-        remedy: What the error tells the user to do.
-        kind: What the error calls all mistakes of this sort.
+        value: The value in the file.
+        name: Its name in the error message.
+        remedy: The remedy in the error message.
+        kind: The kind of error, see `RecordError`.
 
     Raises:
         RecordError: If it is not.
@@ -86,14 +75,14 @@ def check_text(value: object, name: str, remedy: str, kind: str = "bad value") -
         )
     if _CONTROL.search(value):
         raise RecordError(
-            f"{name} is {shown(value)}, with a line break, tab or other control character; take it out",
+            f"{name} is {shown(value)}, with a line break, tab or other control character; remove it",
             "control character",
         )
     return value
 
 
 def check_name(value: object, name: str, remedy: str, kind: str = "bad value") -> str:
-    """Like `check_text`, but a whole number will do as well, and is written out."""
+    """Like `check_text`, but also accepts a whole number, and converts it to text."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return check_text(value, name, remedy, kind)
@@ -102,12 +91,12 @@ def check_name(value: object, name: str, remedy: str, kind: str = "bad value") -
 def check_path(
     path: str, name: str, remedy: str = "write it relative to the image folder, with forward slashes"
 ) -> str:
-    """Makes sure that a path is relative, stays inside its folder, and means the same on every system.
+    """Checks that a path is relative, stays inside its folder, and means the same on every system.
 
     Args:
-        path: What the file holds.
-        name: What the error calls it.
-        remedy: What the error tells the user to do.
+        path: The path in the file.
+        name: Its name in the error message.
+        remedy: The remedy in the error message.
 
     Raises:
         RecordError: If it does not.
@@ -116,7 +105,7 @@ def check_path(
     if _ADDRESS.match(path):
         fault = "an address"
         remedy = "save the images as files first, and name their paths in the image folder"
-    elif max(map(len, folders)) > _LONGEST_NAME:
+    elif max(map(len, folders)) > _MAX_NAME_LENGTH:
         fault = f"{len(path):,} characters long, too long for a path"
         remedy = "name a file, and write images that are encoded as text into files first"
     elif path.startswith("/") or re.match("[A-Za-z]:", path):
@@ -131,7 +120,7 @@ def check_path(
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Tells whether this is a string with something in it that UTF-8 can write down."""
+    """Whether this is a non-blank string that UTF-8 can encode."""
     if not isinstance(value, str) or not value or value.isspace():
         return False
     if value.isascii():
@@ -144,7 +133,7 @@ def is_text(value: object) -> TypeGuard[str]:
 
 
 def kind_of(value: object) -> str:
-    """Says what a value of JSON or parquet is, as in "the record is a list"."""
+    """Describes the type of a value of JSON or parquet, as in "the record is a list"."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     kinds = {
@@ -158,17 +147,17 @@ def kind_of(value: object) -> str:
 
 
 def check_read_back(folder: Path, image: object, source: str) -> Path:
-    """Makes sure that an image path that a result holds leads to a file in the image folder.
+    """Checks that an image path that is read from a result stays inside the image folder.
 
-    Results may come from others, or have lain where others can write.
+    Results may come from other people, or be stored where others can write.
 
     Args:
         folder: The image folder.
-        image: What the result holds.
-        source: What the error calls the result.
+        image: The path in the result.
+        source: The result's name in the error message.
 
     Returns:
-        Where the file would lie, all links resolved; whether there is one is not looked at.
+        The absolute path, all links resolved; the file itself may be missing.
 
     Raises:
         RecordError: If the path leads elsewhere.

@@ -1,4 +1,4 @@
-"""Image files decoded into upright 8-bit RGB, in bounded memory."""
+"""Decodes image files into upright 8-bit RGB, in bounded memory."""
 
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -18,32 +18,32 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
-from presel.data.bare import START_OF_SCAN, jpeg_segments
+from presel.data.strip_metadata import START_OF_SCAN, jpeg_segments
 from presel.errors import PreselError
 
-# A closed list, because Pillow's full one runs other programs on some files (Ghostscript on EPS).
+# An explicit list: some of Pillow's other formats run external programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
-# A file of a few kilobytes can claim any size. Cameras in wide use give up to 61 megapixels, of which Pillow
-# keeps four bytes each. What its decoder and the conversion to RGB take comes on top. A worker process that
-# opens an image stays below half a gigabyte.
+# A file of a few kilobytes can claim any size. Common cameras have up to 61 megapixels, and Pillow keeps four
+# bytes of each, in addition to the memory of its decoder and of the conversion to RGB. With these limits, a
+# worker process that opens an image stays below half a gigabyte.
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 385_000_000
-# Each row takes memory of its own, and is converted as a whole.
+# Each row is allocated separately, and converted at once.
 MAX_SIDE = 1_000_000
 
-# Bytes that Pillow keeps of a pixel; 4 in every other mode.
-_KEPT_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-# Pixels that are converted at once, so that the steps between take little.
+# Bytes per pixel in Pillow's memory; 4 in every other mode.
+_BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+# Pixels converted at once, to bound the memory of intermediate results.
 _BAND_PIXELS = 250_000
 
 _DNG_VERSION, _SUBFILE_TYPE, _SUB_IFDS = 50706, 254, 330
 
-# 16-bit gray where 0 is white, which Pillow itself reads in the other byte order only.
+# 16-bit gray with 0 as white, which Pillow supports in the other byte order only.
 OPEN_INFO.setdefault((MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 
-# How a picture is put upright, by its EXIF orientation. Not `ImageOps.exif_transpose`: that also writes
-# the EXIF block anew, which fails on the odd blocks that some cameras leave.
+# The transposition for each EXIF orientation. Not `ImageOps.exif_transpose`: it also rewrites the EXIF block,
+# which fails on the malformed blocks of some cameras.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -63,11 +63,11 @@ class BrokenImage(PreselError):
     """
 
     def __init__(self, reason: str, path: Path | None = None) -> None:
-        """Tells what is wrong with which file.
+        """Builds the message.
 
         Args:
             reason: What is wrong, in a few words.
-            path: The file; None where it is not known, or the error is rebuilt from its message (pickling).
+            path: The file; None if it is unknown, or the error is unpickled from its message.
         """
         remedy = "replace the file or remove its records"
         super().__init__(reason if path is None else f"{path}: {reason}; {remedy}")
@@ -80,8 +80,8 @@ class Picture(NamedTuple):
     Attributes:
         image: Upright 8-bit RGB, without the file's metadata, so that nothing rotates it again.
         format: Pillow's name of the file's format.
-        mode: Pillow's name of the kind of pixels in the file.
-        rotated: Whether its EXIF block had it turned or mirrored.
+        mode: Pillow's name of the file's pixel type.
+        rotated: Whether it was rotated or mirrored by its EXIF orientation.
     """
 
     image: Image.Image
@@ -91,7 +91,7 @@ class Picture(NamedTuple):
 
 
 class _Gray(NamedTuple):
-    """How gray values of more than 8 bits become 8: shifted down, then perhaps inverted."""
+    """Conversion of gray values of more than 8 bits to 8 bits: a right shift, then optionally inversion."""
 
     shift: int = 8
     inverted: bool = False
@@ -100,7 +100,7 @@ class _Gray(NamedTuple):
 def decode(file: BinaryIO, file_bytes: int) -> Picture:
     """Decodes an image file.
 
-    A JPEG or JPEG 2000 that would take too much memory is decoded at a half, a quarter or an eighth of its
+    A JPEG or JPEG 2000 that would need too much memory is decoded at a half, a quarter or an eighth of its
     width and height.
 
     Args:
@@ -108,23 +108,23 @@ def decode(file: BinaryIO, file_bytes: int) -> Picture:
         file_bytes: Its size.
 
     Raises:
-        BrokenImage: If it takes too much memory, or is in a form without a brightness scale of its own.
-        Exception: Whatever Pillow raises on a file that it cannot read.
+        BrokenImage: If it needs too much memory, or its pixels have no defined white.
+        Exception: Any exception of Pillow on a file that it cannot read.
     """
     file.seek(0)
     with Image.open(file, formats=FORMATS) as image:
         _refuse_raw(image)
-        # A PNG would be loaded to look for it behind the pixels.
-        turned = image.format != "PNG" and turn_upright(image) is not None
-        _fit(image, turned, file_bytes)
+        # A PNG may have its EXIF block after the pixels, and would be loaded to find it.
+        rotated = image.format != "PNG" and turn_upright(image) is not None
+        _fit(image, rotated, file_bytes)
         image.load()
         turn = turn_upright(image)
         pixels: Image.Image = image
         if turn is not None:
-            if not turned:
+            if not rotated:
                 _fit(image, True, file_bytes)
             pixels = image.transpose(turn)
-            # Its pixels are freed; `image.close()` would close the file as well.
+            # Frees the pixels; `image.close()` would close the file as well.
             Image.Image.close(image)
         rgb = _to_rgb(pixels, _gray(image))
         rgb.info.clear()
@@ -132,16 +132,16 @@ def decode(file: BinaryIO, file_bytes: int) -> Picture:
 
 
 def turn_upright(image: Image.Image) -> Image.Transpose | None:
-    """How an image is to be turned by its EXIF block, if at all."""
+    """The transposition that puts an image upright by its EXIF orientation; None if there is none."""
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # A garbled EXIF block can raise anything; the picture itself is fine, and has no known rotation.
+    # A malformed EXIF block can raise any exception; the image itself may be fine, with unknown rotation.
     except Exception:
         return None
 
 
 def _refuse_raw(image: ImageFile) -> None:
-    """Refuses cameras' raw files in the form of TIFF: Pillow would read the thumbnail in them."""
+    """Rejects camera raw files in TIFF format, of which Pillow would read the thumbnail."""
     if not isinstance(image, TiffImageFile):
         return
     tags = image.tag_v2
@@ -149,21 +149,21 @@ def _refuse_raw(image: ImageFile) -> None:
         raise BrokenImage("a camera's raw file, which is not read; convert it to JPEG or PNG")
 
 
-def _fit(image: ImageFile, turned: bool, file_bytes: int) -> None:
-    """Has an image decoded at a size that memory allows, if its format can do so.
+def _fit(image: ImageFile, rotated: bool, file_bytes: int) -> None:
+    """Reduces the size at which an image is decoded until it fits into memory, if its format allows that.
 
     Raises:
-        BrokenImage: If it takes too much memory.
+        BrokenImage: If it needs too much memory.
     """
     if max(image.size) > MAX_SIDE:
         raise BrokenImage(f"too large: {image.width}×{image.height} pixels, of at most {MAX_SIDE:,} a side")
     reducible = isinstance(image, JpegImageFile) or image.format == "JPEG2000"
     for halvings in range(4 if reducible else 1):
         pixels = image.width * image.height // 4**halvings
-        if pixels <= MAX_PIXELS and _bytes_taken(image, pixels, turned, file_bytes) <= MAX_BYTES:
+        if pixels <= MAX_PIXELS and _peak_bytes(image, pixels, rotated, file_bytes) <= MAX_BYTES:
             break
     else:
-        megabytes = _bytes_taken(image, image.width * image.height, turned, file_bytes) / 1e6
+        megabytes = _peak_bytes(image, image.width * image.height, rotated, file_bytes) / 1e6
         raise BrokenImage(
             f"too large: {image.width}×{image.height} pixels, {megabytes:.0f} MB to decode, of at most "
             f"{MAX_PIXELS / 1e6:.0f} megapixels and {MAX_BYTES / 1e6:.0f} MB"
@@ -174,18 +174,18 @@ def _fit(image: ImageFile, turned: bool, file_bytes: int) -> None:
         image.reduce = halvings  # type: ignore[method-assign, assignment]
 
 
-def _bytes_taken(image: ImageFile, pixels: int, turned: bool, file_bytes: int) -> int:
-    """The most memory that decoding to so many pixels takes, about."""
-    kept = _KEPT_BYTES.get(image.mode, 4)
-    as_it_is = image.mode == "RGB" and not image.has_transparency_data and not turned
+def _peak_bytes(image: ImageFile, pixels: int, rotated: bool, file_bytes: int) -> int:
+    """Estimated peak memory of decoding to this many pixels."""
+    kept = _BYTES_PER_PIXEL.get(image.mode, 4)
+    unchanged = image.mode == "RGB" and not image.has_transparency_data and not rotated
     decoding = kept * pixels + _decoder_bytes(image, pixels, file_bytes)
-    return max(decoding, (kept if as_it_is else kept + 4) * pixels)
+    return max(decoding, (kept if unchanged else kept + 4) * pixels)
 
 
 def _decoder_bytes(image: ImageFile, pixels: int, file_bytes: int) -> int:
-    """What the format's decoder takes besides the pixels that Pillow keeps, as measured."""
+    """Memory of the format's decoder, as measured, in addition to the pixels."""
     if isinstance(image, JpegImageFile):
-        return 0 if _is_decoded_in_order(image) else _coefficient_bytes(image)
+        return 0 if _is_sequential(image) else _coefficient_bytes(image)
     if isinstance(image, TiffImageFile):
         return _block_bytes(image)
     match image.format:
@@ -200,8 +200,8 @@ def _decoder_bytes(image: ImageFile, pixels: int, file_bytes: int) -> int:
     return 0
 
 
-def _is_decoded_in_order(image: JpegImageFile) -> bool:
-    """Whether one scan holds a JPEG's whole picture."""
+def _is_sequential(image: JpegImageFile) -> bool:
+    """Whether a JPEG consists of a single scan."""
     if "progressive" in image.info or image.fp is None:
         return False
     *_, (marker, body) = jpeg_segments(image.fp)
@@ -209,13 +209,13 @@ def _is_decoded_in_order(image: JpegImageFile) -> bool:
 
 
 def _coefficient_bytes(image: JpegImageFile) -> int:
-    """Two bytes for each sample of a JPEG of several scans, all of which are kept until the last one."""
+    """Two bytes for each coefficient of a JPEG of several scans, kept in memory until the last one."""
     areas = [horizontal * vertical for _, horizontal, vertical, _ in image.layer]
     return 2 * image.width * image.height * sum(areas) // max(areas)
 
 
 def _block_bytes(image: TiffImageFile) -> int:
-    """Two copies of a strip or tile, which may be the whole picture."""
+    """Two copies of a strip or tile, which may be the whole image."""
     if image.info.get("compression") == "raw":
         return 0
     tags = image.tag_v2
@@ -228,7 +228,7 @@ def _gray(image: ImageFile) -> _Gray:
     if not isinstance(image, TiffImageFile):
         return _Gray()
     white_is_zero = image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
-    # Pillow itself inverts what has up to 8 bits.
+    # Pillow itself inverts images of up to 8 bits.
     return _Gray(4 if image.tag_v2.get(BITSPERSAMPLE) == (12,) else 8, white_is_zero)
 
 
@@ -236,7 +236,7 @@ def _to_rgb(image: Image.Image, gray: _Gray) -> Image.Image:
     if image.mode == "F":
         raise BrokenImage("floating-point pixels, which have no agreed white")
     if image.mode == "RGB" and not image.has_transparency_data:
-        # Not a copy, which would double the memory.
+        # Shares the pixels: a copy would double the memory.
         return Image.Image()._new(image.im)
     rows = max(1, _BAND_PIXELS // image.width)
     if image.height <= rows:
@@ -258,8 +258,8 @@ def _band_to_rgb(image: Image.Image, gray: _Gray) -> Image.Image:
 
 
 def _gray_to_8_bits(image: Image.Image, gray: _Gray) -> Image.Image:
-    """Keeps the high byte, as Pillow does with 16-bit color; `convert` would clip at 255 instead."""
-    values = np.asarray(image)
+    """Keeps the high byte, as Pillow does for 16-bit color; `convert` would clip at 255."""
+    values = np.asarray(image)  # (height, width)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise BrokenImage("32-bit or negative pixels, which have no agreed white")
     scaled = (values >> gray.shift).astype(np.uint8)

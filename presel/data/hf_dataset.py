@@ -1,4 +1,4 @@
-"""Pools that are a dataset of Hugging Face `datasets` on disk."""
+"""Pools that are a Hugging Face dataset on disk."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,20 +7,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from presel.component import component
-from presel.data.archive import PackedImage
 from presel.data.checks import check_file, check_name, shown
 from presel.data.images import fingerprint
-from presel.data.packed_images import PackedImages
+from presel.data.packed_images import PackedImage, PackedImages
 from presel.errors import PreselError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Rows that are unpacked at once; fixed, since a part that an interrupted run left must hold the same rows.
+# Rows of a part; fixed, because the parts of an interrupted run must stay valid.
 _ROWS = 1000
 
-# How the files of the usual formats begin, and what their names end in.
-_BEGINNINGS = {
+# File name suffixes by the first bytes of a file.
+_SUFFIXES = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG": ".png",
     b"RIFF": ".webp",
@@ -40,7 +39,7 @@ class HfDataset(PackedImages):
         split: The split, if it has some.
         image_column: The column of the images.
         task_column: The column of the tasks (text, whole numbers or ClassLabel); None if there is none.
-        id_column: The column of the images' names; None to number them.
+        id_column: The column of the images' ids; None to number them.
     """
 
     path: Path
@@ -56,7 +55,7 @@ class HfDataset(PackedImages):
 
 @dataclass(frozen=True)
 class SavedDataset:
-    """The archive behind `HfDataset`, which tells what the fields are."""
+    """The archive of an `HfDataset`, which documents the fields."""
 
     path: Path
     split: str | None
@@ -68,7 +67,7 @@ class SavedDataset:
         """Names, sizes and dates of the files; split and columns."""
         if not self.path.is_dir():
             raise PreselError(f"{self.path}: there is no such folder; give one that save_to_disk wrote")
-        # What `datasets` will open.
+        # The files that `datasets` opens.
         for file in [*self.path.rglob("*.json"), *self.path.rglob("*.arrow")]:
             check_file(file)
         files = sorted(file for file in self.path.rglob("*") if file.is_file())
@@ -78,7 +77,7 @@ class SavedDataset:
         }
 
     def parts(self) -> list[Iterator[PackedImage]]:
-        """A thousand rows a part."""
+        """One part per thousand rows."""
         try:
             import datasets
         except ImportError:
@@ -95,11 +94,11 @@ class SavedDataset:
                 )
         if not isinstance(dataset.features[self.image], datasets.Image):
             raise self._error(f"its column '{self.image}' is not of type Image; set pool.image_column")
-        # Not decoded, so that the files come out as they went in.
+        # Not decoded, so that the files are unpacked unchanged.
         files = datasets.Image(decode=False)
         columns = dataset.with_format(None).select_columns(names)
         try:
-            # Arrow trusts what it reads: a damaged file could end the process.
+            # Arrow does not validate what it reads: a damaged file could crash the process.
             columns.data.validate(full=True)
         except ValueError as error:
             raise self._error(f"it is damaged ({shown(str(error))}); save the dataset again") from None
@@ -109,7 +108,7 @@ class SavedDataset:
     def _dataset(self, datasets: ModuleType) -> "Dataset":
         try:
             found = datasets.load_from_disk(str(self.path))
-        # Arrow's errors are among them; the others come from JSON files that hold something else.
+        # Arrow's errors, and those caused by malformed JSON files.
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise self._error(
                 f"no dataset can be read from it ({shown(str(error))}); give a folder that save_to_disk wrote"
@@ -134,24 +133,24 @@ class SavedDataset:
                     *self._file(fields[self.image]),
                 )
             except OverflowError:
-                raise self._error(f"row {number}: a date in it is no date; correct it") from None
+                raise self._error(f"row {number}: it contains an invalid date; correct it") from None
             except PreselError as error:
                 raise self._error(f"row {number}: {error}") from None
 
     def _task(self, dataset: "Dataset", value: object) -> str:
         labels = getattr(dataset.features[self.task], "names", None)
         if labels is not None and isinstance(value, int):
-            # -1 marks rows without a label.
+            # -1 marks a row without a label.
             value = labels[value] if value >= 0 else None
         return check_name(value, f"'{self.task}'", "name the image's task")
 
     def _file(self, image: dict[str, Any] | None) -> tuple[str, bytes]:
         if image is None or image["bytes"] is None:
             raise PreselError(
-                f"'{self.image}' holds no image file; save the dataset by save_to_disk, which takes files in"
+                f"'{self.image}' contains no image file; save the dataset by save_to_disk, which embeds files"
             )
         data: bytes = image["bytes"]
-        suffixes = [suffix for beginning, suffix in _BEGINNINGS.items() if data.startswith(beginning)]
+        suffixes = [suffix for beginning, suffix in _SUFFIXES.items() if data.startswith(beginning)]
         return "".join(suffixes), data
 
     def _error(self, message: str) -> PreselError:

@@ -1,21 +1,22 @@
-"""Pools that are a folder of images, a sub-folder for each task."""
+"""Pools that are a folder of images, with a sub-folder for each task."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from presel.component import component
 from presel.data.checks import check_path, check_text
-from presel.data.image_source import ImageFiles, ImageSource
+from presel.data.errors import OnError, refuse
 from presel.data.images import SUFFIXES, image_fingerprint
 from presel.data.listing import Item, Listing
+from presel.data.sources import ImageSource
 from presel.errors import PreselError
 from presel.storage.store import Store
 
-# Folders of thumbnails, of deleted files and of backups that systems put among a user's own; in lower case.
+# Folders that systems create for thumbnails, deleted files and backups; in lower case.
 _SYSTEM_FOLDERS = frozenset(
     {
         *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),
@@ -23,6 +24,22 @@ _SYSTEM_FOLDERS = frozenset(
         *("lost+found", "__macosx", "network trash folder", "temporary items"),
     }
 )
+
+
+class ImageFiles(NamedTuple):
+    """The images of a folder.
+
+    Attributes:
+        images: The folder.
+        contents: Its images and their tasks.
+    """
+
+    images: Path
+    contents: Listing
+
+    def listing(self, on_error: OnError = refuse) -> Listing:
+        """The `contents`, which have no errors: `list_folder` has checked them."""
+        return self.contents
 
 
 @component
@@ -36,11 +53,11 @@ class ImageFolder(ImageSource):
     images: Path
 
     def files(self, store: Store) -> ImageFiles:
-        """The folder as it is."""
+        """The folder's images."""
         return self._files
 
     def identity(self) -> dict[str, Any]:
-        """Names, sizes and dates of the images; the task of those in no sub-folder."""
+        """Names, sizes and dates of the images; the task of those outside a sub-folder."""
         return self._identity
 
     @cached_property
@@ -62,10 +79,10 @@ def list_folder(root: Path, task: str | None = None) -> Listing:
 
     Args:
         root: The folder.
-        task: The task of images that lie in no sub-folder.
+        task: The task of images outside a sub-folder.
 
     Raises:
-        PreselError: If there is no image, or one has a path that cannot be kept.
+        PreselError: If there is no image, or one has an invalid path.
     """
     if not root.is_dir():
         raise PreselError(f"{root}: there is no such folder; give one with a sub-folder of images a task")
@@ -85,7 +102,7 @@ def list_folder(root: Path, task: str | None = None) -> Listing:
         raise PreselError(f"{root}: {error}") from None
     listing = Listing(items, other_files=dict(others.most_common()))
     if not items:
-        found = listing.told_other_files() or "no file"
+        found = listing.describe_skipped() or "no file"
         raise PreselError(
             f"{root}: there is no image in it or its sub-folders ({found}); give a folder with files in "
             f"{', '.join(sorted(SUFFIXES))}"
@@ -94,12 +111,12 @@ def list_folder(root: Path, task: str | None = None) -> Listing:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is not the user's own, by its name."""
+    """Whether a file or folder is hidden, or belongs to the system, by its name."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
 def _files_in(root: Path) -> Iterator[str]:
-    """Paths of all files relative to `root`, and of hidden folders, which are not looked into."""
+    """Paths of all files relative to `root`, and of hidden folders, which are not searched."""
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -109,9 +126,9 @@ def _files_in(root: Path) -> Iterator[str]:
                 if is_hidden(entry.name) or not entry.is_dir():
                     yield path
                 elif entry.is_symlink():
-                    # Followed, it could lead out of the folder or round in circles.
+                    # It could lead out of the folder, or form a cycle.
                     raise PreselError(
-                        f"{root / path}: a symbolic link to a folder; put the folder itself in its place"
+                        f"{root / path}: a symbolic link to a folder; replace it by the folder itself"
                     )
                 else:
                     folders.append(path)

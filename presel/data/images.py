@@ -1,4 +1,4 @@
-"""Image files: opened into one form, checked before any work, and fingerprinted."""
+"""Image files: opened as upright 8-bit RGB, checked before any work, and fingerprinted."""
 
 import hashlib
 import multiprocessing
@@ -16,13 +16,13 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from presel.data.bare import without_metadata
 from presel.data.decoding import MAX_BYTES, BrokenImage, Picture, decode
 from presel.data.signatures import HEAD_BYTES, read_format, what_is
+from presel.data.strip_metadata import without_metadata
 from presel.errors import PreselError
 from presel.storage.files import sha256
 
-# What names of files in these formats end in, in lower case.
+# File name suffixes of the supported formats, in lower case.
 SUFFIXES = frozenset(
     [
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
@@ -32,16 +32,16 @@ SUFFIXES = frozenset(
 
 Found = TypeVar("Found")
 
-# Images a worker takes at once: long enough to hide the hand-over, short enough for smooth progress.
+# Images per work item: enough to hide the overhead, few enough for smooth progress.
 _CHUNK = 64
 
 
 class Checked(NamedTuple):
-    """What the check of an image file found.
+    """The result of checking an image file.
 
     Attributes:
         fault: Why it cannot be used, or None.
-        content: Digest of the file's bytes, the same for copies; None where there is a fault.
+        content: SHA-256 of the file's bytes, equal for copies; None if there is a fault.
     """
 
     fault: str | None
@@ -56,21 +56,21 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
 def open_picture(path: Path, content: bytes | None = None) -> Picture:
     """Opens an image as upright 8-bit RGB, fully decoded.
 
-    EXIF rotation is applied, transparency is laid on white, 16-bit gray is scaled to 8 bits, CMYK and
-    palettes are converted; of an animation the first frame is taken. Metadata never costs a picture.
+    EXIF rotation is applied, transparency is composited onto white, 16-bit gray is scaled to 8 bits, CMYK and
+    palettes are converted; of an animation the first frame is used. Damaged metadata is ignored.
 
     Args:
         path: The image file.
-        content: Its bytes, where they are read already.
+        content: Its bytes, if they are read already.
 
     Raises:
         BrokenImage: If the file is missing, empty, not an image, truncated, too large for the memory that
-            one image may take, or in a form without a brightness scale of its own.
+            one image may take, or has pixels without a defined white (floating point, 32-bit).
     """
     try:
         if content is None:
             _check_file(path)
-        # Pillow warns of odd metadata and of sizes that are limited here.
+        # Pillow warns about odd metadata, and about sizes that are limited here.
         with (
             path.open("rb") if content is None else BytesIO(content) as file,
             warnings.catch_warnings(action="ignore"),
@@ -84,7 +84,7 @@ def open_picture(path: Path, content: bytes | None = None) -> Picture:
         raise BrokenImage("missing", path) from None
     except MemoryError:
         raise
-    # Pillow's decoders raise whatever the broken bytes lead them to, not OSError alone.
+    # Pillow's decoders raise arbitrary exceptions on broken bytes, not only OSError.
     except Exception as error:
         raise BrokenImage(_short(error), path) from error
 
@@ -98,7 +98,7 @@ def open_usable(root: Path, image: str, min_side: int) -> tuple[Path, Picture]:
         min_side: Smallest width and height that is usable, in pixels.
 
     Returns:
-        Where the file really lies, and the picture.
+        The file's resolved path, and the picture.
 
     Raises:
         BrokenImage: If the image cannot be used.
@@ -119,7 +119,7 @@ def check_images(
     min_side: int = 2,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Checked]:
-    """Decodes every image, tells which cannot be used, and which are copies.
+    """Decodes every image, to find those that cannot be used and those that are copies.
 
     Args:
         root: The image folder.
@@ -129,7 +129,7 @@ def check_images(
         on_progress: See `map_images`.
 
     Returns:
-        What was found of each image.
+        The result for each image.
 
     Raises:
         PreselError: If there is no such folder, or a worker process dies.
@@ -140,21 +140,21 @@ def check_images(
 def map_images(
     root: Path,
     images: Sequence[str],
-    look: Callable[[Path, str], Found],
+    function: Callable[[Path, str], Found],
     workers: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Found]:
-    """Looks at every image of a pool.
+    """Applies a function to every image of a pool.
 
     Args:
         root: The image folder.
-        images: Paths relative to it; one that occurs several times is looked at once.
-        look: Takes the folder, all links resolved, and one path; picklable.
-        workers: Processes to share the work; 0 does it in this one. The result does not depend on it.
-        on_progress: Called with the number of `images` settled since the last call.
+        images: Paths relative to it; repeated ones are processed once.
+        function: Takes the folder, all links resolved, and one path; picklable.
+        workers: Number of worker processes; 0 uses this process. The result does not depend on it.
+        on_progress: Called with the number of `images` finished since the last call.
 
     Returns:
-        What was found of each image.
+        The function's result for each image.
 
     Raises:
         PreselError: If there is no such folder, or a worker process dies.
@@ -163,20 +163,20 @@ def map_images(
     times = Counter(images)
     distinct = list(times)
     chunks = [distinct[start : start + _CHUNK] for start in range(0, len(distinct), _CHUNK)]
-    look_at_chunk = partial(_look_at_chunk, look, Path(os.path.realpath(root)))
-    looked_at: dict[str, Found] = {}
-    for chunk, found in zip(chunks, _map(look_at_chunk, chunks, workers), strict=True):
-        looked_at.update(zip(chunk, found, strict=True))
+    apply = partial(_apply_to_chunk, function, Path(os.path.realpath(root)))
+    results: dict[str, Found] = {}
+    for chunk, found in zip(chunks, _map(apply, chunks, workers), strict=True):
+        results.update(zip(chunk, found, strict=True))
         if on_progress is not None:
             on_progress(sum(times[image] for image in chunk))
-    return [looked_at[image] for image in images]
+    return [results[image] for image in images]
 
 
 def image_fingerprint(root: Path, images: Sequence[str]) -> str:
-    """Sums up the files behind a pool without reading them.
+    """A digest of a pool's image files that does not read them.
 
     Args:
-        root: The image folder; where it lies does not matter.
+        root: The image folder; its location does not enter the digest.
         images: Paths relative to it, in any order.
 
     Returns:
@@ -193,7 +193,7 @@ def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
     """A digest of names, sizes and times of change.
 
     Args:
-        files: What each is called in the digest, and where it lies.
+        files: The name of each file in the digest, and its path.
 
     Returns:
         SHA-256, in hexadecimal, over each name with its file's size and time of change, or its absence.
@@ -214,7 +214,7 @@ def _state(file: Path) -> str:
 
 def _check_root(root: Path) -> None:
     if not root.is_dir():
-        raise PreselError(f"{root}: there is no such image folder; give the one 'image' paths start from")
+        raise PreselError(f"{root}: there is no such image folder; give the one that image paths start from")
 
 
 def _decode(file: BinaryIO) -> Picture:
@@ -225,16 +225,16 @@ def _decode(file: BinaryIO) -> Picture:
         except (BrokenImage, Image.DecompressionBombError, MemoryError):
             raise
         except Exception:
-            bare = without_metadata(file, size)
-            if bare is None:
+            stripped = without_metadata(file, size)
+            if stripped is None:
                 raise
-            return decode(bare, size)
+            return decode(stripped, size)
     except UnidentifiedImageError:
         raise BrokenImage(_unidentified(file)) from None
 
 
 def _unidentified(file: BinaryIO) -> str:
-    """What a file is that Pillow takes for none of the formats that are read."""
+    """Describes a file that Pillow recognizes as none of the supported formats."""
     file.seek(0)
     head = file.read(HEAD_BYTES)
     name = read_format(head)
@@ -244,7 +244,7 @@ def _unidentified(file: BinaryIO) -> str:
     open_format, _ = Image.OPEN[name]
     try:
         open_format(file, "")
-    # The error that Pillow passed over to try the next format.
+    # The error that Pillow ignored to try the next format.
     except Exception as error:
         why = str(error)
         return why if why.startswith("broken") else f"broken or unusual {name} ({why})"
@@ -255,7 +255,7 @@ def _check_file(path: Path) -> None:
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise BrokenImage("a folder, not a file")
-    # Opening a pipe would wait for ever.
+    # Opening a pipe would block.
     if not stat.S_ISREG(status.st_mode):
         raise BrokenImage("not an ordinary file")
     if not status.st_size:
@@ -273,25 +273,25 @@ def _short(error: Exception) -> str:
 
 
 def _map(
-    look_at_chunk: Callable[[list[str]], list[Found]], chunks: list[list[str]], workers: int
+    function: Callable[[list[str]], list[Found]], chunks: list[list[str]], workers: int
 ) -> Iterator[list[Found]]:
-    """Maps in order, in this process or in others."""
+    """Maps in order, in this process or in workers."""
     if workers == 0 or not chunks:
-        yield from map(look_at_chunk, chunks)
+        yield from map(function, chunks)
         return
-    # Spawned, because a fork of a process that runs threads (torch, a progress bar) can lock up.
+    # Spawned, because a fork of a process with threads (torch, a progress bar) can deadlock.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as executor:
         try:
-            yield from executor.map(look_at_chunk, chunks)
+            yield from executor.map(function, chunks)
         except BrokenProcessPool as error:
             raise PreselError(
                 "a worker process died while it checked images, perhaps for want of memory; use fewer workers"
             ) from error
 
 
-def _look_at_chunk(look: Callable[[Path, str], Found], root: Path, images: list[str]) -> list[Found]:
-    return [look(root, image) for image in images]
+def _apply_to_chunk(function: Callable[[Path, str], Found], root: Path, images: list[str]) -> list[Found]:
+    return [function(root, image) for image in images]
 
 
 def _check(root: Path, image: str, min_side: int) -> Checked:

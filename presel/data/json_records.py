@@ -1,4 +1,7 @@
-"""JSON lists and JSON Lines of any size, parsed element by element."""
+"""JSON lists and JSON Lines of any size, parsed element by element.
+
+Not `ijson`: errors name line and column, malformed JSON Lines are skipped, repeated keys are reported.
+"""
 
 import json
 import re
@@ -8,15 +11,15 @@ from pathlib import Path
 from typing import TextIO
 
 from presel.data.checks import check_file
-from presel.data.listing import OnError, RecordError, refuse
+from presel.data.errors import OnError, RecordError, refuse
 from presel.errors import PreselError
 
 
 class RepeatedKey(dict[str, object]):
-    """A JSON object in which a key stands more than once; its last value counts.
+    """A JSON object with a repeated key; the last value counts.
 
     Attributes:
-        key: That key.
+        key: The key.
     """
 
     key: str
@@ -37,9 +40,9 @@ _PAIRS_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _decode(text: str, at: int) -> tuple[object, int]:
-    """The value that begins there, and where it ends."""
+    """The value that begins at a position, and the position of its end."""
     value, end = _DECODER.raw_decode(text, at)
-    # To look at all pairs takes half as long again, so that is left to where a key may stand twice.
+    # Decoding pairs takes 50% longer, and is done only if a key may be repeated.
     if isinstance(value, dict) and (
         len(value) > _FEW_KEYS or any(text.count(f'"{key}"', at, end) > 1 for key in value)
     ):
@@ -48,64 +51,66 @@ def _decode(text: str, at: int) -> tuple[object, int]:
 
 
 def is_json_lines(path: Path) -> bool:
-    """Whether a file's name says that it is JSON Lines."""
+    """Whether a file's name ends in `.jsonl`."""
     return path.suffix.lower() == ".jsonl"
 
 
 def elements(annotations: Path, on_error: OnError = refuse) -> Iterator[object]:
-    """Yields what a file's list holds, one after another, so that memory never holds the whole text.
+    """Yields the elements of a file one by one; the whole text is never in memory.
 
     Args:
         annotations: A JSON list, or JSON Lines if the name ends in `.jsonl`; UTF-8.
-        on_error: Told where the file is malformed, line and column. Where it returns, JSON Lines go on with
-            the next line, and a list ends. A record with a key more than once is a `RepeatedKey`.
+        on_error: Receives the error, with line and column, if the file is malformed. If it returns, JSON
+            Lines continue with the next line, and a list ends.
+
+    Yields:
+        The elements; an object with a repeated key is a `RepeatedKey`.
 
     Raises:
         PreselError: If the file cannot be read.
     """
 
-    def tell(error: PreselError) -> None:
+    def report(error: PreselError) -> None:
         on_error(RecordError(str(error), "malformed JSON", str(annotations)))
 
     check_file(annotations)
     try:
         with annotations.open(encoding="utf-8-sig") as stream:
-            yield from _json_lines(stream, tell) if is_json_lines(annotations) else _json_list(stream, tell)
+            read = _json_lines if is_json_lines(annotations) else _json_list
+            yield from read(stream, report)
     except OSError as error:
         raise PreselError(f"{annotations}: the file cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
         raise PreselError(f"{annotations}: the file is not UTF-8; convert it") from None
 
 
-def _json_lines(stream: TextIO, tell: Callable[[PreselError], None]) -> Iterator[object]:
+def _json_lines(stream: TextIO, report: Callable[[PreselError], None]) -> Iterator[object]:
     for number, line in enumerate(map(str.strip, stream), start=1):
         if not line:
             continue
         if line.startswith("["):
-            tell(
-                PreselError(f"line {number} begins a JSON list; rename a file that holds one to end in .json")
-            )
+            report(PreselError(f"line {number} begins a JSON list; rename the file to end in .json"))
             return
         if line == "{":
-            tell(PreselError(f"line {number} holds only the beginning of a record; write each on one line"))
+            report(PreselError(f"line {number} is only the beginning of a record; write each on one line"))
             return
         try:
             value, end = _decode(line, 0)
             if end < len(line):
                 raise json.JSONDecodeError("Extra data", line, end)
         except json.JSONDecodeError as error:
-            tell(_malformed(number, error.colno, error.msg))
+            report(_malformed(number, error.colno, error.msg))
         except (RecursionError, ValueError) as error:
-            tell(_malformed(number, 1, _message(error)))
+            report(_malformed(number, 1, _message(error)))
         else:
             yield value
 
 
-def _json_list(stream: TextIO, tell: Callable[[PreselError], None]) -> Iterator[object]:
+def _json_list(stream: TextIO, report: Callable[[PreselError], None]) -> Iterator[object]:
     try:
         yield from _list_elements(stream)
     except PreselError as error:
-        tell(error)
+        report(error)
 
 
 def _list_elements(stream: TextIO) -> Iterator[object]:
@@ -130,33 +135,33 @@ def _list_elements(stream: TextIO) -> Iterator[object]:
 
 
 def _message(error: RecursionError | ValueError) -> str:
-    # The one value that Python's JSON refuses besides is a whole number of thousands of digits.
+    # Python's parser raises a plain ValueError only for integers of thousands of digits.
     return "nested too deeply" if isinstance(error, RecursionError) else "a number too long to be read"
 
 
 def _malformed(line: int, column: int, message: str) -> PreselError:
     return PreselError(
-        f"the JSON breaks off or is malformed at line {line} column {column} ({message}); "
-        "mend the file or export it again"
+        f"the JSON is truncated or malformed at line {line} column {column} ({message}); "
+        "correct the file or export it again"
     )
 
 
 class _Window:
-    """The part of a JSON text that is being parsed; it slides on as the parser asks for more."""
+    """A sliding window over a JSON text, which grows until the next value is complete."""
 
-    _CHUNK = 1 << 20  # Characters read at once; a record that is cut at the edge is parsed twice.
+    _CHUNK = 1 << 20  # Characters read at once; a record that crosses the edge is parsed twice.
     _NOT_SPACE = re.compile(r"[^ \t\n\r]")
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._text = ""
         self._at = 0
-        # Where the window begins: line breaks before it, and characters since the last of them.
+        # Position of the window's start: line breaks before it, and characters since the last of them.
         self._lines = 0
         self._columns = 0
 
     def peek(self) -> str:
-        """Goes on to the next character that is not white space; '' at the end of the file."""
+        """Skips white space and returns the next character; '' at the end of the file."""
         while True:
             found = self._NOT_SPACE.search(self._text, self._at)
             if found:
@@ -167,7 +172,7 @@ class _Window:
                 return ""
 
     def take(self) -> str:
-        """Goes past the character that was peeked at."""
+        """Consumes the peeked character."""
         self._at += 1
         return self._text[self._at - 1]
 
@@ -178,7 +183,7 @@ class _Window:
             try:
                 value, self._at = _decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                # The value may only be cut off by the window's edge: try again with more of it.
+                # The value may be truncated by the window's edge: try again with more text.
                 if not self._slide():
                     raise self.malformed(error.msg, error.pos) from None
             except (RecursionError, ValueError) as error:
@@ -187,14 +192,14 @@ class _Window:
                 return value
 
     def malformed(self, message: str, at: int | None = None) -> PreselError:
-        """The error for a place in the window, the present one by default."""
+        """The error for a position in the window, the current one by default."""
         line, column = self._place(self._at if at is None else at)
         return _malformed(line + 1, column + 1, message)
 
     def _slide(self) -> bool:
-        """Drops what was parsed and reads on; False at the end of the file."""
+        """Drops the parsed text and reads more; False at the end of the file."""
         rest = len(self._text) - self._at
-        # At least as much as is held, so that a long value is parsed anew only a few times.
+        # At least doubles the window, so that a long value is parsed again only a few times.
         more = self._stream.read(max(self._CHUNK, rest))
         if not more:
             return False

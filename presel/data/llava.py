@@ -1,4 +1,4 @@
-"""LLaVA-format annotation files: a JSON list (or JSON Lines) of records, read and written."""
+"""Reads and writes LLaVA-format annotation files: a JSON list (or JSON Lines) of records."""
 
 import json
 import re
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from presel.data.checks import check_name, check_path, check_text, is_text, kind_of, shown
+from presel.data.errors import OnError, RecordError, refuse
 from presel.data.json_records import RepeatedKey, elements, is_json_lines
-from presel.data.listing import OnError, RecordError, refuse
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.storage.files import atomic
 
-# What becomes of records without an image: see `read_contents`.
+# How records without an image are treated: see `read_contents`.
 TextOnly = Literal["refuse", "drop", "drop_all"]
 
-# The keys of other programs' files that hold what LLaVA's have under another, in any case.
+# Keys of other programs' formats (in lower case), and the LLaVA key in place of which they are used.
 _OTHER_KEYS = {
     **dict.fromkeys(("image", "images", "img", "video", "videos", "file_name", "filename"), "image"),
     **dict.fromkeys((f"image_{what}" for what in ("path", "paths", "file", "name", "url")), "image"),
     **dict.fromkeys(("conversations", "messages", "query", "instruction"), "conversations"),
 }
-# `<image>` and its kin, as in `<Image>`, `<image_1>` and `<|image|>`.
+# `<image>` and its variants, such as `<Image>`, `<image_1>` and `<|image|>`.
 _IMAGE_TOKENS = re.compile(r"<\|?image[ _]?\d*\|?>", re.IGNORECASE)
 
 
@@ -45,26 +45,26 @@ class Record:
 
 
 class TaskNamer(Protocol):
-    """Whoever tells the task of a record."""
+    """A rule that derives the task of a record."""
 
     def task_of(self, fields: Mapping[str, object], image: str) -> str:
-        """Tells a record's task.
+        """Returns a record's task.
 
         Args:
-            fields: The record as it stands in the file, not checked yet.
+            fields: The record in the file, unchecked.
             image: Its image path.
 
         Raises:
-            PreselError: If there is no telling.
+            PreselError: If it has none.
         """
 
 
 class Contents(NamedTuple):
-    """What an annotation file holds.
+    """The content of an annotation file.
 
     Attributes:
         records: The records with an image, in the file's order.
-        text_only: How many records without one were left out.
+        text_only: Number of records without one, which were skipped.
     """
 
     records: list[Record]
@@ -73,13 +73,12 @@ class Contents(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskRule:
-    """Where a record's task is found.
+    """Takes a record's task from a field, or derives it from the image path.
 
     Attributes:
-        field: The key that names the task; not read where `image_patterns` is given. None puts all records
-            into one task, `all`.
-        image_patterns: Regular expression searched for in the image path -> task; the first that is
-            found decides, so the order matters.
+        field: The key that names the task; not read if `image_patterns` is given. None puts all records into
+            one task, `all`.
+        image_patterns: Regular expression searched for in the image path -> task; the first match counts.
     """
 
     field: str | None = "task"
@@ -89,7 +88,7 @@ class TaskRule:
         """Checks the patterns before any file is read.
 
         Raises:
-            PreselError: If there is no pattern, or one is not a regular expression, or names no task.
+            PreselError: If there is no pattern, or one is not a regular expression, or has no task.
         """
         if self.image_patterns is None:
             return
@@ -100,15 +99,15 @@ class TaskRule:
                 re.compile(pattern)
             except re.error as error:
                 raise PreselError(
-                    f"task patterns: {pattern!r} is not a regular expression ({error}); mend it"
+                    f"task patterns: {pattern!r} is not a regular expression ({error}); correct it"
                 ) from None
             check_text(task, f"task patterns: the task of {pattern!r}", "name it")
 
     def task_of(self, fields: Mapping[str, object], image: str) -> str:
-        """Tells a record's task.
+        """Returns a record's task.
 
         Args:
-            fields: The record as it stands in the file.
+            fields: The record in the file.
             image: Its image path.
 
         Returns:
@@ -134,7 +133,7 @@ class TaskRule:
 
 
 def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
-    """The records of a LLaVA-format file of which every record has an image and an id of its own.
+    """The records of a LLaVA-format file in which every record has an image and a unique id.
 
     See `read_contents` for arguments and errors.
     """
@@ -152,18 +151,18 @@ def read_contents(
 ) -> Contents:
     """Reads a LLaVA-format file and checks every record.
 
-    The file is parsed record by record, so memory holds the records but never the whole text besides.
-    Keys that a `Record` does not have are dropped.
+    The file is parsed record by record, so that the whole text is never in memory. Keys that a `Record` does
+    not have are dropped.
 
     Args:
         annotations: A JSON list, or JSON Lines if the name ends in `.jsonl`; UTF-8.
-        rule: Where a record's task is found.
-        numbered: Name records by their position in the file, from 0, instead of their `id`.
-        text_only: What becomes of records without an image: `refuse` makes them a mistake; `drop` leaves them
-            out, if no question of theirs holds an image token; `drop_all` leaves out those as well.
-        group: The settings that errors name, `pool` or `evaluation`.
-        on_error: Told of each mistake in the file; where it returns, what is usable is read on. Records and
-            turns are counted from 0.
+        rule: Derives a record's task.
+        numbered: Use a record's position in the file, from 0, in place of its `id`.
+        text_only: How records without an image are treated: `refuse` makes them an error; `drop` skips them
+            if none of their questions contains an image token; `drop_all` skips those as well.
+        group: The config group that error messages name, `pool` or `evaluation`.
+        on_error: Receives each error; if it returns, the other records are read. Records and turns are
+            counted from 0.
 
     Raises:
         PreselError: If the file cannot be read.
@@ -194,13 +193,11 @@ def read_contents(
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Writes a LLaVA-format training file, under a temporary name until it is complete.
-
-    The folder is made if need be.
+    """Writes a LLaVA-format training file atomically, and its folder if it does not exist.
 
     Args:
         path: The file to write, JSON Lines if its name ends in `.jsonl`; replaced if it exists.
-        records: What to write, in this order.
+        records: The records, in this order.
 
     Raises:
         PreselError: If the file cannot be written.
@@ -228,7 +225,7 @@ def _as_json(record: Record) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-# Records. These checks tell what is wrong; `_placed` adds the file and the record.
+# Checks of records raise the reason; `_placed` adds the file and the record.
 
 
 def _placed(error: PreselError, annotations: Path, position: int, fields: object) -> RecordError:
@@ -241,21 +238,21 @@ def _check_first(record: Record, positions: dict[str, int], position: int, group
     first = positions.setdefault(record.id, position)
     if first != position:
         raise RecordError(
-            f"'id' is already that of record {first}; give every record an id of its own, or name them by "
-            f"position ({group}.ids=position)",
+            f"'id' is already that of record {first}; give every record an id of its own, or use their "
+            f"positions ({group}.ids=position)",
             "repeated id",
         )
 
 
 def _is_text_only(fields: object, text_only: TextOnly, group: str) -> bool:
-    """Whether a record has no image, and does not look as if it should have one."""
+    """Whether a record has no image, and no sign that it should have one."""
     if not isinstance(fields, dict) or not _is_blank(fields.get("image")):
         return False
     _check_keys(fields)
     if text_only == "drop" and (token := _token_in_questions(fields.get("conversations"))):
         raise RecordError(
-            f"a question holds {token}, and 'image' is missing; name the image there, or set "
-            f"{group}.text_only=drop_all where questions may hold such text",
+            f"a question contains {token}, and 'image' is missing; name the image there, or set "
+            f"{group}.text_only=drop_all if questions may contain such text",
             "no image",
         )
     return True
@@ -266,7 +263,7 @@ def _is_blank(value: object) -> bool:
 
 
 def _token_in_questions(conversations: object) -> str | None:
-    """The first image token in a question of a record that was not checked yet."""
+    """The first image token in a question of an unchecked record."""
     for turn in conversations if isinstance(conversations, list) else []:
         if isinstance(turn, dict) and turn.get("from") != "gpt" and isinstance(turn.get("value"), str):
             found = _IMAGE_TOKENS.search(turn["value"])
@@ -276,10 +273,10 @@ def _token_in_questions(conversations: object) -> str | None:
 
 
 def _check_keys(fields: Mapping[str, object]) -> None:
-    """Makes sure that every key stands once, and none in the place of LLaVA's."""
+    """Checks that no key is repeated, and none is another format's in place of LLaVA's."""
     if isinstance(fields, RepeatedKey):
         raise RecordError(f"the record has {shown(fields.key)} more than once; leave it once", "repeated key")
-    # There are millions of records that have both.
+    # The fast path: there are millions of records.
     if not (_is_blank(fields.get("image")) or _is_blank(fields.get("conversations"))):
         return
     others = [
@@ -289,9 +286,9 @@ def _check_keys(fields: Mapping[str, object]) -> None:
     ]
     if others:
         raise RecordError(
-            f"the record has {' and '.join(others)} (LLaMA-Factory's, ms-swift's or another program's form); "
+            f"the record has {' and '.join(others)} (LLaMA-Factory's, ms-swift's or another format); "
             "name the one image under 'image' and write the turns under 'conversations', as LLaVA does",
-            "form of another program",
+            "format of another program",
         )
 
 
@@ -304,7 +301,7 @@ def _record(fields: object, rule: TaskNamer, identifier: str | None, group: str)
     identifier = identifier or check_name(
         fields.get("id"), "'id'", "give every record an id of its own", "no id"
     )
-    remedy = f"name one image file, or leave text-only records out ({group}.text_only=drop)"
+    remedy = f"name one image file, or skip text-only records ({group}.text_only=drop)"
     image = check_path(check_text(fields.get("image"), "'image'", remedy, "no image"), "'image'")
     task = rule.task_of(fields, image)
     return Record(identifier, image, task, _conversations(fields.get("conversations")))
@@ -350,17 +347,17 @@ def _turn(position: int, fields: object) -> Turn:
     expected: Literal["human", "gpt"] = "gpt" if position % 2 else "human"
     if role != expected:
         raise RecordError(
-            f"'conversations' turn {position} is from {role!r}, where {expected!r} was due; "
-            "let the turns alternate, a human turn first",
+            f"'conversations' turn {position} is from {role!r} instead of {expected!r}; "
+            "alternate the turns, a human turn first",
             "turns out of order",
         )
     name = "question" if role == "human" else "answer"
     value = fields.get("value")
-    # Asked first, so that the message is only built where it is needed: there are millions of turns.
+    # Checked first, so that the message is built only if needed: there are millions of turns.
     if not is_text(value):
         where = f"'conversations' turn {position} 'value'"
         value = check_text(value, where, f"write the {name} there", f"no {name}")
-    # Literals, not the file's strings: millions of turns then share their keys and roles.
+    # Literals, not the file's strings, so that millions of turns share their keys and roles.
     return {"from": expected, "value": value}
 
 

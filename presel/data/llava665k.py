@@ -1,4 +1,4 @@
-"""The tasks of LLaVA-1.5's mixture of 665,298 records, which names none: by image folder and wording."""
+"""LLaVA-1.5's mixture of 665,298 records; their tasks are derived from image folder and wording."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _REGION = (
     "Please provide a short description for this region",
     "Please provide the bounding box coordinate of the region this sentence describes",
 )
-# What detail_23k asks, and the list printed in LLaVA's paper; compared without marks at the end.
+# The questions of detail_23k, and the list in LLaVA's paper; compared without final punctuation.
 _DETAIL = frozenset(
     {
         "analyze the image in a comprehensive and detailed manner",
@@ -68,19 +68,19 @@ _DETAIL = frozenset(
 
 @dataclass(frozen=True)
 class Llava665kTasks(TaskNamer):
-    """Tells the task of a record of the mixture.
+    """Derives the task of a record of the mixture.
 
     Attributes:
-        groups: Group of each task that is not to stand alone.
+        groups: The group of each task that is merged into one.
     """
 
     groups: Mapping[str, str] = field(default_factory=dict)
 
     def task_of(self, fields: Mapping[str, object], image: str) -> str:
-        """The record's task, or the group that it is in.
+        """The record's task, or the task's group.
 
         Raises:
-            PreselError: If the image lies in none of the mixture's folders, or there is no question.
+            PreselError: If the image is in none of the mixture's folders, or there is no question.
         """
         folder = image.split("/")[0]
         if folder == "coco":
@@ -98,7 +98,7 @@ class Llava665kTasks(TaskNamer):
 def _questions(fields: Mapping[str, object]) -> list[str]:
     turns = fields.get("conversations")
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise PreselError("'conversations' holds no turns; give the record a question and an answer")
+        raise PreselError("'conversations' has no turns; give the record a question and an answer")
     return [str(turn.get("value")) for turn in turns[::2]]
 
 
@@ -113,19 +113,19 @@ def _coco_task(questions: list[str]) -> str:
         return "refcoco"
     if len(questions) > 1:
         return "conversation"
-    asked = first.replace("<image>", "").strip().rstrip(".?'\"").lower()
-    return "detail" if asked in _DETAIL else "reasoning"
+    question = first.replace("<image>", "").strip().rstrip(".?'\"").lower()
+    return "detail" if question in _DETAIL else "reasoning"
 
 
 @component
 class Llava665k(LlavaJson):
     """LLaVA-1.5's visual instruction tuning data: `llava_v1_5_mix665k.json` and its image folders.
 
-    Its ids repeat, so records are named by their position; those without an image are left out, even where
-    a question holds `<image>`: they are chats, some of them about markup.
+    Its ids are not unique, so that positions are used instead. Records without an image are skipped even if a
+    question contains `<image>`: they are chats, some of them about markup.
 
     Attributes:
-        groups: The tasks that are one in the selection, by the group's name; the others stand alone.
+        groups: Tasks that are merged into one for the selection, by the group's name.
     """
 
     groups: dict[str, list[str]]

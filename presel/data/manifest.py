@@ -1,4 +1,4 @@
-"""Pools that are listed in a table: CSV, TSV or parquet."""
+"""Pools that are listed in a table (CSV, TSV or parquet)."""
 
 import csv
 import sys
@@ -12,9 +12,10 @@ import pyarrow.parquet
 
 from presel.component import component
 from presel.data.checks import check_file, check_name, check_path, check_text, shown
-from presel.data.image_source import ImageSource
+from presel.data.errors import OnError, RecordError, refuse
 from presel.data.images import image_fingerprint
-from presel.data.listing import Item, Listing, OnError, RecordError, refuse
+from presel.data.listing import Item, Listing
+from presel.data.sources import ImageSource
 from presel.errors import PreselError
 from presel.storage.files import sha256
 from presel.storage.store import Store
@@ -27,9 +28,9 @@ class Columns(NamedTuple):
     """The columns of a manifest.
 
     Attributes:
-        image: Names the image files.
-        task: Names their tasks; None where they have none.
-        id: Names the images; None where their paths do.
+        image: Paths of the images.
+        task: Their tasks; None if there is no such column.
+        id: Their ids; None to use their paths.
     """
 
     image: str
@@ -39,14 +40,14 @@ class Columns(NamedTuple):
 
 @component
 class Manifest(ImageSource):
-    """A table with a row an image.
+    """A table with a row per image.
 
     Attributes:
         manifest: The file; its name ends in `.csv`, `.tsv` or `.parquet`.
         images: Folder that the image paths are relative to.
         image_column: The column of the image paths.
         task_column: The column of the tasks; None if there is none.
-        id_column: The column of the images' names; None to name them by their paths.
+        id_column: The column of the images' ids; None to use their paths.
     """
 
     manifest: Path
@@ -60,7 +61,7 @@ class Manifest(ImageSource):
         return self._files
 
     def identity(self) -> dict[str, Any]:
-        """Content of the table; names, sizes and dates of the images; what the columns mean."""
+        """Content of the table; names, sizes and dates of the images; the columns."""
         return self._identity
 
     @property
@@ -90,7 +91,7 @@ class ManifestFiles(NamedTuple):
         images: The folder.
         manifest: The table.
         columns: Its columns.
-        task: The task of all images where there is no column for it.
+        task: The task of all images if there is no column for it.
     """
 
     images: Path
@@ -110,16 +111,16 @@ def read_manifest(
 
     Args:
         path: CSV or TSV with a header, in UTF-8, or parquet.
-        columns: Their names; further columns are not read.
-        task: The task of all images where there is no column for it.
-        on_error: Told of each row that is not usable; where it returns, the others are read. Rows are counted
-            from 1, the header not among them.
+        columns: The columns' names; further columns are not read.
+        task: The task of all images if there is no column for it.
+        on_error: Receives the error of each unusable row; if it returns, the others are read. Rows are
+            counted from 1, without the header.
 
     Returns:
         The images, in the order of the rows.
 
     Raises:
-        PreselError: If the file cannot be read, lacks a column or holds no row.
+        PreselError: If the file cannot be read, lacks a column or has no row.
     """
     items: list[Item] = []
     rows: dict[str, int] = {}
@@ -170,11 +171,11 @@ def _rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]]:
 
 
 def _text_rows(path: Path, delimiter: str, columns: Columns) -> Iterator[Mapping[str, object]]:
-    # Columns that are not read may hold texts or encoded images of any length.
+    # Columns that are not read may contain texts or encoded images of any length.
     csv.field_size_limit(sys.maxsize)
     number = 0
     try:
-        # A byte order mark, which spreadsheets write, is no part of the first column's name.
+        # utf-8-sig: spreadsheets write a byte order mark, which is not part of the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as stream:
             _check_delimiter(stream.readline(), delimiter)
             stream.seek(0)
@@ -185,7 +186,7 @@ def _text_rows(path: Path, delimiter: str, columns: Columns) -> Iterator[Mapping
                 if len(cells) != len(header):
                     raise PreselError(
                         f"row {number}: it has {len(cells)} cells where the header has {len(header)}; quote "
-                        "cells that hold the delimiter"
+                        "cells that contain the delimiter"
                     )
                 yield dict(zip(header, cells, strict=True))
     except UnicodeDecodeError:
@@ -213,7 +214,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]
                 yield from batch.to_pylist()
     except UnicodeDecodeError:
         raise PreselError("a text in it is not UTF-8; convert it before the export") from None
-    # Not all values of Arrow, such as dates of the year 100,000, are values of Python.
+    # Some values of Arrow, such as dates in the year 100,000, cannot be converted to Python.
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise PreselError(
             f"no parquet can be read from it ({shown(str(error))}); export the file again"

@@ -1,25 +1,123 @@
-"""What sources of packed images share: they are unpacked once, into the store."""
+"""Base of sources whose images are packed in archives; a stage unpacks them once, into the store."""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+import pandas as pd
 import pyarrow.parquet
 
 from presel.component import component
-from presel.data.archive import Archive
-from presel.data.image_source import ImageSource
-from presel.data.listing import Item, Listing, OnError, refuse
-from presel.data.unpacked import UnpackedStage
+from presel.console import progress
+from presel.data.errors import OnError, refuse
+from presel.data.listing import Item, Listing
+from presel.data.sources import ImageSource
+from presel.errors import PreselError
+from presel.storage.files import read_table, sync_tree, write_table
+from presel.storage.stage import Stage
 from presel.storage.store import Store
 
 
+class PackedImage(NamedTuple):
+    """An image of an archive.
+
+    Attributes:
+        id: Unique within the archive.
+        task: Its task, or None.
+        suffix: File name suffix of the unpacked image, including the dot.
+        data: The bytes of the image file.
+    """
+
+    id: str
+    task: str | None
+    suffix: str
+    data: bytes
+
+
+class Archive(Protocol):
+    """An archive of images."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the images: the archive's files and how they are read.
+
+        Raises:
+            PreselError: If a file is missing.
+        """
+
+    def parts(self) -> Sequence[Iterable[PackedImage]]:
+        """The images in parts, the same at every call; a part is read while it is iterated over.
+
+        Raises:
+            PreselError: If the archive is malformed, here or while a part is read.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpackedStage(Stage[Path]):
+    """Stage `unpacked`: the folder `images`, bytes unchanged, and `listing.parquet` (id, image, task).
+
+    Files are numbered by their position: no name from the archive becomes a path.
+
+    Attributes:
+        archive: The archive.
+    """
+
+    name: ClassVar[str] = "unpacked"
+    version: ClassVar[int] = 2
+
+    archive: Archive
+
+    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Unpacks the parts that an interrupted run has not finished.
+
+        Raises:
+            PreselError: If there is no image, or two have the same id.
+        """
+        parts = self.archive.parts()
+        tables = []
+        with progress("unpacking images", len(parts)) as advance:
+            for number, part in enumerate(parts):
+                file = folder / "parts" / f"part-{number:05}.parquet"
+                if not file.exists():
+                    write_table(file, _unpack(part, folder / "images", f"{number:05}"))
+                tables.append(read_table(file))
+                advance(1)
+        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"id": []})
+        if not len(table):
+            raise PreselError("the pool's files contain no image; give some with at least one")
+        repeated = table["id"][table["id"].duplicated()]
+        if len(repeated):
+            raise PreselError(
+                f"two images of the pool are named '{repeated.iloc[0]}'; give each a name of its own"
+            )
+        write_table(folder / "listing.parquet", table)
+        return {"images": len(table)}
+
+    def load(self, folder: Path) -> Path:
+        """The folder itself."""
+        return folder
+
+
+def _unpack(part: Iterable[PackedImage], images: Path, name: str) -> pd.DataFrame:
+    (images / name).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for position, packed in enumerate(part):
+        image = f"{name}/{position:06}{packed.suffix}"
+        (images / image).write_bytes(packed.data)
+        rows.append((packed.id, image, packed.task))
+    # The images must be on disk before the table that lists them.
+    sync_tree(images / name)
+    return pd.DataFrame(rows, columns=["id", "image", "task"])
+
+
 class UnpackedFiles(NamedTuple):
-    """Images that were unpacked.
+    """Unpacked images.
 
     Attributes:
         folder: The result of `UnpackedStage`.
-        task: The task of images that came without one.
+        task: The task of images for which the archive names none.
     """
 
     folder: Path
@@ -38,7 +136,7 @@ class UnpackedFiles(NamedTuple):
 
 @component
 class PackedImages(ImageSource):
-    """Base of sources whose images are packed in an archive."""
+    """Base class of sources whose images are packed in an archive."""
 
     def open(self) -> Archive:
         """The archive."""
@@ -54,7 +152,7 @@ class PackedImages(ImageSource):
         return UnpackedFiles(store.verified(self._unpacked), self.task)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the unpacked images; the task of those without one."""
+        """The unpacked images; the task of those without one."""
         return {
             "unpacked": self._unpacked.key,
             "task": self.task,

@@ -1,4 +1,4 @@
-"""Conversations as prompt text, with the responses marked for the loss."""
+"""Chat templates: conversations as prompt text, with the responses marked for the loss."""
 
 import json
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ Turn = TypedDict("Turn", {"from": Literal["human", "gpt"], "value": str})
 
 @dataclass(frozen=True)
 class Template:
-    """How a chat model writes a conversation down.
+    """The prompt format of a chat model.
 
     Attributes:
         system: Text before the first turn.
-        user: Opens a question.
-        assistant: Opens a response; the model generates from here, so it carries no trailing space.
-        end: Closes a response, and is supervised with it; the model's end of sequence.
-        gap: Stands before a response. Generation starts before it, so a token that holds the gap alone is
-            supervised too (`presel.models.conversations`).
-        image: What stands for the image.
+        user: Text before a question.
+        assistant: Text before a response; generation starts after it, so that it has no trailing space.
+        end: Text after a response, supervised with it; the model's end-of-sequence token.
+        gap: Text between `assistant` and a response. Generation starts before it, so that a token of the gap
+            alone is supervised too (`presel.models.conversations`).
+        image: Placeholder of the image.
     """
 
     system: str
@@ -34,17 +34,17 @@ class Template:
     image: str = IMAGE_TOKEN
 
     def render(self, conversations: Sequence[Turn], question: bool = True) -> list[tuple[str, bool]]:
-        """Writes a conversation down in this template; see the function `render`."""
+        """Renders a conversation with this template; see the function `render`."""
         if not question:
             conversations = _without_question(conversations)
         pieces = [(self.system, False)] if self.system else []
         for position, turn in enumerate(conversations):
             expected = "gpt" if position % 2 else "human"
             if turn["from"] != expected:
-                raise ValueError(f"turn {position} is from {turn['from']!r}, where {expected!r} was due")
+                raise ValueError(f"turn {position} is from {turn['from']!r} instead of {expected!r}")
             if expected == "human":
-                asked = image_first(turn["value"], self.image)
-                pieces.append((f"{self.user}{asked}{self.assistant}", False))
+                text = image_first(turn["value"], self.image)
+                pieces.append((f"{self.user}{text}{self.assistant}", False))
             else:
                 pieces += [(self.gap, False)] if self.gap else []
                 pieces.append((f"{turn['value']}{self.end}", True))
@@ -63,7 +63,7 @@ TEMPLATES = {
         assistant=" ASSISTANT:",
         end="</s>",
     ),
-    # For models too small to make use of a system prompt.
+    # For models too small to use a system prompt.
     "plain": Template(system="", user="USER: ", assistant=" ASSISTANT:", end="</s>"),
     # Llama 3's own chat format, with LLaVA's system prompt.
     "llama_3": Template(
@@ -76,7 +76,7 @@ TEMPLATES = {
 }
 
 
-# Texts stand in it as JSON strings, which Jinja reads alike.
+# The template's texts are inserted as JSON strings, which are valid Jinja literals.
 _JINJA = """\
 {{%- macro written(content) -%}}
   {{%- if content is string -%}}
@@ -106,27 +106,25 @@ _JINJA = """\
 def render(
     conversations: Sequence[Turn], template: str = "vicuna_v1", question: bool = True
 ) -> list[tuple[str, bool]]:
-    """Writes a conversation down as LLaVA does.
+    """Renders a conversation as prompt text, as LLaVA does.
 
-    The image token moves to the front of its question, on a line of its own. A conversation that
-    ends with a question yields the prompt to generate the next response from.
+    The image token moves to the front of its question, on its own line. A conversation that ends with a
+    question yields the prompt from which the next response is generated.
 
     Args:
         conversations: LLaVA-format turns, `{"from": "human" | "gpt", "value": text}`, alternating,
             a human turn first.
         template: A key of `TEMPLATES`.
-        question: False drops every question, keeps the image token, and joins all responses by one
-            space into one: the text behind the loss without the question (eq. 2; the joining is the
-            released code's).
+        question: False drops every question, keeps the image token, and joins all responses with spaces into
+            one: the text for the loss without the question (eq. 2; the joining follows the released code).
 
     Returns:
-        Pieces `(text, supervised)`; the texts joined are the whole prompt, and `supervised` marks the
-        responses, each with the end-of-sequence token that closes it. The gap before a response is a piece
-        of its own.
+        Pieces `(text, supervised)`; the joined texts are the whole prompt, and `supervised` marks the
+        responses, each with its end-of-sequence token. The gap before a response is a separate piece.
 
     Raises:
-        ValueError: If the template is unknown, the turns do not alternate, or `question=False` is
-            asked of a conversation without an image.
+        ValueError: If the template is unknown, the turns do not alternate, or `question=False` is used for a
+            conversation without an image.
     """
     if template not in TEMPLATES:
         raise ValueError(f"unknown prompt template {template!r}; choose one of {', '.join(TEMPLATES)}")
@@ -134,9 +132,9 @@ def render(
 
 
 def chat_template(template: str) -> str:
-    """The same for other programs: a Jinja template, as transformers keeps it beside a model.
+    """The template in Jinja, in which transformers stores it with a model.
 
-    Images come first in their question, each on a line of its own.
+    Images come first in their question, each on its own line.
 
     Args:
         template: A key of `TEMPLATES`.
@@ -146,11 +144,11 @@ def chat_template(template: str) -> str:
 
 
 def image_first(text: str, image: str = IMAGE_TOKEN) -> str:
-    """Moves the image token to the front of its question, on a line of its own, as LLaVA does.
+    """Moves the image token to the front of its question, on its own line, as LLaVA does.
 
     Args:
         text: The question.
-        image: What to write in the token's place.
+        image: Replacement of the token.
     """
     if IMAGE_TOKEN not in text:
         return text
@@ -159,7 +157,7 @@ def image_first(text: str, image: str = IMAGE_TOKEN) -> str:
 
 def _without_question(conversations: Sequence[Turn]) -> list[Turn]:
     if not any(IMAGE_TOKEN in turn["value"] for turn in conversations if turn["from"] == "human"):
-        raise ValueError("a conversation without an image has nothing left once its questions are dropped")
+        raise ValueError("a conversation without an image is empty once its questions are dropped")
     responses = [turn["value"] for turn in conversations if turn["from"] == "gpt"]
     prompt: Turn = {"from": "human", "value": IMAGE_TOKEN}
     return [prompt, {"from": "gpt", "value": " ".join(responses)}] if responses else [prompt]

@@ -1,19 +1,19 @@
-"""What a file is by its first bytes, to tell the user where it is not what its name says."""
+"""File types by their first bytes, for messages about files that are not what their names say."""
 
 import codecs
 from typing import NamedTuple
 
-# How many of a file's first bytes are looked at.
+# Number of a file's first bytes that are examined.
 HEAD_BYTES = 2048
 
 
 class Kind(NamedTuple):
-    """What a file is.
+    """The type of a file.
 
     Attributes:
-        name: As in `a web page`.
-        why: Why it is no image that can be read; '' for what only stands in the place of a file.
-        remedy: What makes an image of it.
+        name: Such as `a web page`.
+        why: Why it cannot be read as an image; '' if it only stands for another file.
+        remedy: How to get a readable image.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Kind(NamedTuple):
         return f"{', '.join(filter(None, (self.name, self.why)))}; {self.remedy}"
 
 
-# Where a signature stands, the signature, and what it tells.
+# Offset of a signature, the signature, and the name of the file type.
 _Signatures = list[tuple[int, bytes, str]]
 
 _UNREAD = ("which is not read", "convert it to JPEG or PNG")
@@ -44,7 +44,7 @@ _READ: _Signatures = [
     (4, b"ftypavi", "AVIF"),
 ]
 
-# Everything else, by what is said of all files of the kind; the more specific signature first.
+# All other types, by reason and remedy; the more specific signature first.
 _OTHERS: dict[tuple[str, str], _Signatures] = {
     _UNREAD: [
         *((4, b"ftyp" + brand, "HEIC") for brand in (b"hei", b"hev", b"mif1", b"msf1")),
@@ -94,7 +94,7 @@ _OTHERS: dict[tuple[str, str], _Signatures] = {
     ],
 }
 
-# How documents begin, in lower case, after a byte order mark and blanks.
+# Beginnings of text documents, in lower case, after a byte order mark and white space.
 _TEXTS = {
     b"<!doctype html": "a web page",
     b"<html": "a web page",
@@ -104,23 +104,41 @@ _TEXTS = {
 }
 
 
+# Beginnings of files that are given in place of JSON, CSV and other data, with the remedy.
+_NOT_DATA = {
+    b"\x1f\x8b": "packed by gzip; unpack it",
+    b"PK\x03\x04": "packed by zip, as Excel's files are; unpack it or export it as text",
+    b"BZh": "packed by bzip2; unpack it",
+    b"\xfd7zXZ\0": "packed by xz; unpack it",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it",
+    b"7z\xbc\xaf\x27\x1c": "packed by 7-Zip; unpack it",
+    b"<": "a web page or XML; download the file itself",
+    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself by git lfs pull",
+}
+
+
+def what_is_not_data(head: bytes) -> str | None:
+    """Type and remedy of a file that is given in place of a data file; None if it may be one."""
+    return next((what for beginning, what in _NOT_DATA.items() if head.startswith(beginning)), None)
+
+
 def read_format(head: bytes) -> str | None:
-    """Pillow's name of the format that a file is in, if it is one of those that are read."""
+    """Pillow's name of the format of a file, if it is one of those that are read."""
     return next((name for offset, beginning, name in _READ if head.startswith(beginning, offset)), None)
 
 
 def what_is(head: bytes) -> Kind | None:
-    """Says what a file is that cannot be read as what it is said to be.
+    """The type of a file that cannot be read as an image.
 
     Args:
         head: Its first `HEAD_BYTES` bytes.
 
     Returns:
-        None where the bytes do not tell.
+        None if it is unknown.
     """
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if (image := read_format(head)) is not None:
-        return Kind(image, "an image", "name the file so")
+        return Kind(image, "an image", "rename the file accordingly")
     if (late := read_format(text)) is not None:
         return Kind(
             f"{late} after {len(head) - len(text)} bytes that do not belong to it", "", "remove these"
@@ -142,7 +160,7 @@ def what_is(head: bytes) -> Kind | None:
 
 def _is_text(head: bytes) -> bool:
     try:
-        # Incremental, because the last character may be cut.
+        # Incremental, because the last character may be truncated.
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False

@@ -1,4 +1,4 @@
-"""Sources: where the records of a pool or a benchmark set come from."""
+"""Sources: where the images of a pool or of benchmarks come from."""
 
 from dataclasses import fields
 from functools import cached_property
@@ -9,8 +9,9 @@ from pydantic import Field
 
 from presel.component import component
 from presel.data.digits.stage import DigitSplit, ScenesStage
+from presel.data.errors import OnError, refuse
 from presel.data.images import image_fingerprint
-from presel.data.listing import Item, Listing, OnError, PoolFiles, refuse
+from presel.data.listing import Item, Listing, PoolFiles
 from presel.data.llava import Contents, Record, TaskNamer, TaskRule, TextOnly, read_contents
 from presel.errors import PreselError
 from presel.storage.files import sha256
@@ -31,8 +32,8 @@ class LlavaFiles(NamedTuple):
         images: The folder.
         tasks: The rule for tasks.
         numbered: Whether records are named by their position.
-        text_only: What becomes of records without an image, see `read_contents`.
-        group: The settings that errors name.
+        text_only: How records without an image are treated, see `read_contents`.
+        group: The config group that error messages name.
     """
 
     annotations: Path
@@ -43,7 +44,7 @@ class LlavaFiles(NamedTuple):
     group: str = "pool"
 
     def contents(self, on_error: OnError = refuse) -> Contents:
-        """Every record with an image, and how many were left out.
+        """Every record with an image, and the number of those skipped.
 
         Args:
             on_error: See `read_contents`.
@@ -71,10 +72,10 @@ class LlavaFiles(NamedTuple):
 
 
 def annotated(files: PoolFiles) -> LlavaFiles:
-    """The files, which must hold instructions.
+    """The files, if they include instructions.
 
     Raises:
-        PreselError: If they hold images alone.
+        PreselError: If they are images only.
     """
     if not isinstance(files, LlavaFiles):
         raise PreselError(f"{files.images}: {NO_INSTRUCTIONS}")
@@ -83,13 +84,13 @@ def annotated(files: PoolFiles) -> LlavaFiles:
 
 @component
 class Source:
-    """Base of all sources.
+    """Base class of sources.
 
     Attributes:
-        max_rejected_share: Largest share of unusable images that is put up with; above it the run stops.
+        max_rejected_share: Maximum share of unusable images; the run stops above it.
         min_side: Images with a side shorter than this, in pixels, are unusable.
-        instructed: Whether there are instructions too.
-        group: The settings that make it.
+        instructed: Whether the source has instructions too.
+        group: The config group that error messages name.
     """
 
     instructed: ClassVar[bool] = True
@@ -103,22 +104,35 @@ class Source:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def identity(self) -> dict[str, Any]:
-        """What decides the usable images."""
+        """Everything that decides the usable images."""
         raise NotImplementedError
 
     @property
     def stages(self) -> tuple[Stage[Any], ...]:
-        """The stages that make the files, if they are made here."""
+        """The stages that produce the files, if any."""
         return ()
 
     def files(self, store: Store) -> PoolFiles:
-        """The files, made first if need be."""
+        """The files, which stages produce first if necessary."""
         raise NotImplementedError
 
 
 @component
+class ImageSource(Source):
+    """Base class of sources that have images and no instructions.
+
+    Attributes:
+        task: The task of images for which nothing else names one.
+    """
+
+    instructed: ClassVar[bool] = False
+
+    task: Annotated[str, Field(pattern=r"\S")] | None = None
+
+
+@component
 class LlavaJson(Source):
-    """A LLaVA-format annotation file and a folder of images that both exist already.
+    """An existing LLaVA-format annotation file and its folder of images.
 
     Attributes:
         annotations: JSON list of records, or JSON Lines if the name ends in `.jsonl`.
@@ -126,9 +140,9 @@ class LlavaJson(Source):
         task_field: The field of a record that names its task; None for one task, `all`.
         task_patterns: Used instead of the field if given: regular expression on the image path → task,
             the first match counts.
-        ids: Whether a record's name is its `id` (`field`) or its place in the file, from 0 (`position`).
-        text_only: Whether records without an image make the file unusable (`refuse`) or are left out and
-            counted: those whose questions hold no image token (`drop`), or all (`drop_all`).
+        ids: Whether a record's name is its `id` (`field`) or its position in the file, from 0 (`position`).
+        text_only: Whether records without an image are an error (`refuse`) or are skipped and counted: those
+            whose questions contain no image token (`drop`), or all (`drop_all`).
     """
 
     annotations: Path
@@ -150,7 +164,7 @@ class LlavaJson(Source):
     def identity(self) -> dict[str, Any]:
         """Content of the annotation file; names, sizes and dates of the images; the rules.
 
-        Not `max_rejected_share`, which decides whether a pool will do and not what it holds.
+        Not `max_rejected_share`, which decides whether a pool is accepted, not its content.
         """
         return self._identity
 
@@ -171,7 +185,7 @@ class LlavaJson(Source):
         return {
             "annotations": sha256(self.annotations),
             "images": image_fingerprint(self.images, [record.image for record in records]),
-            # The first matching pattern counts, so their order is part of the rule.
+            # The first matching pattern counts, so that their order is part of the rule.
             "tasks": [self.task_field, list((self.task_patterns or {}).items())],
             "records": [self.ids, self.text_only],
             "min_side": self.min_side,
@@ -195,7 +209,7 @@ class DigitScenes(Source):
     _tasks: ClassVar[TaskRule] = TaskRule()
 
     def identity(self) -> dict[str, Any]:
-        """What is drawn, and what is put up with."""
+        """The drawn scenes, and the minimum size."""
         return {
             "split": self.split,
             "size": self.size,

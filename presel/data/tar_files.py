@@ -1,4 +1,7 @@
-"""Tar files that are read from end to end, trusting nothing that their headers claim."""
+"""Tar files, read in bounded memory; a truncated or damaged file is an error.
+
+Python's `tarfile` alone allocates whatever headers claim, and takes damage for the end of the file.
+"""
 
 import bz2
 import gzip
@@ -16,13 +19,13 @@ from presel.data.checks import shown
 from presel.data.signatures import HEAD_BYTES, what_is
 from presel.errors import PreselError
 
-# Data is read piece by piece. A header whose names take more than that is damaged, or a decompression bomb.
+# Data is read in pieces. A header with longer names is damaged, or a decompression bomb.
 _PIECE_BYTES = 1 << 20
 
 _REFETCH = "fetch it again"
 
-# Zeros fill the last record up, which has 10 KB as a rule. More of them are left by a download that was
-# interrupted after it had allocated the whole file.
+# Zeros pad the last record, usually of 10 KB. More of them are left by an interrupted download that had
+# allocated the whole file.
 _MAX_PADDING = 2 << 20
 
 _OPENERS: dict[bytes, Callable[..., Any]] = {
@@ -32,7 +35,7 @@ _OPENERS: dict[bytes, Callable[..., Any]] = {
     b"\x5d\0\0": lzma.open,
 }
 
-# What damaged files lead the decompressors and `tarfile` to.
+# Exceptions of the decompressors and `tarfile` on damaged files.
 _DAMAGE = (
     *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError),
     *(ValueError, OverflowError, RecursionError),
@@ -40,7 +43,7 @@ _DAMAGE = (
 
 
 class _Pieces:
-    """A file of which only short pieces are read, since `tarfile` reads what headers claim in one."""
+    """A file that refuses long reads, since `tarfile` reads whatever size a header claims."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.seek = file.seek
@@ -54,13 +57,13 @@ class _Pieces:
 
 
 class _Header(tarfile.TarInfo):
-    """A header whose faults are errors: `tarfile` takes most of them for the end of the file."""
+    """A header whose damage is an error: `tarfile` takes most of it for the end of the file."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "_Header":
         try:
             return super().fromtarfile(archive)
-        # The end-of-archive block: `tarfile` is to see the error by which it knows it.
+        # The end-of-archive block, which `tarfile` detects by this error.
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
@@ -77,7 +80,7 @@ class WholeTar(tarfile.TarFile):
     def next(self) -> tarfile.TarInfo | None:
         """The next member."""
         info = super().next()
-        # Millions would pile up; none is asked for again.
+        # `tarfile` would keep millions of members in memory.
         self.members.clear()  # type: ignore[attr-defined]
         if info is None:
             self._check_end()
@@ -86,7 +89,7 @@ class WholeTar(tarfile.TarFile):
         return info
 
     def read(self, info: tarfile.TarInfo, max_bytes: int) -> bytes:
-        """The content of the member that came last.
+        """The content of the current member.
 
         Raises:
             PreselError: If it has more than `max_bytes`.
@@ -94,7 +97,7 @@ class WholeTar(tarfile.TarFile):
         if info.size > max_bytes:
             raise PreselError(
                 f"member {shown(info.name)} has {info.size:,} bytes, more than the {max_bytes:,} that are "
-                "read; take it out, or fetch the file again if it is damaged"
+                "read; remove it, or fetch the file again if it is damaged"
             )
         stream = self.extractfile(info)
         assert stream is not None, "an ordinary file"
@@ -118,7 +121,7 @@ def open_tar(path: Path) -> Iterator[WholeTar]:
     """Opens a tar file, compressed or not.
 
     Raises:
-        PreselError: If it cannot be read or is not whole, here or while it is read in the block.
+        PreselError: If it cannot be read or is incomplete, here or while it is read in the block.
     """
     try:
         with path.open("rb") as file:
@@ -133,19 +136,19 @@ def open_tar(path: Path) -> Iterator[WholeTar]:
                 if kind is None:
                     raise
                 remedy = _REFETCH if kind.why else kind.remedy
-                raise _not_whole(f"it is {kind.name}", remedy) from error
+                raise _incomplete(f"it is {kind.name}", remedy) from error
             with archive:
                 yield archive
     except OSError as error:
-        # Gzip's and bzip2's own errors have no number.
+        # Errors of gzip and bzip2 have no number.
         if error.errno is None:
-            raise _not_whole(error) from error
+            raise _incomplete(error) from error
         raise PreselError(
             f"it cannot be read ({error.strerror}); check the file and its permissions"
         ) from error
     except _DAMAGE as error:
-        raise _not_whole(error) from error
+        raise _incomplete(error) from error
 
 
-def _not_whole(why: object, remedy: str = _REFETCH) -> PreselError:
+def _incomplete(why: object, remedy: str = _REFETCH) -> PreselError:
     return PreselError(f"it is not a whole tar file ({why}); {remedy}")

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from presel.console import ConsoleReporter, progress
+from presel.data.errors import RecordError
 from presel.data.images import check_images, map_images
-from presel.data.listing import Listing, PoolFiles, RecordError
+from presel.data.listing import Listing, PoolFiles
 from presel.data.sources import LlavaFiles, Source
 from presel.doctor import findings
 from presel.doctor.examine import examine

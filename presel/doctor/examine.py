@@ -95,7 +95,7 @@ def _has_frames(path: Path) -> bool:
     with warnings.catch_warnings(action="ignore"):
         try:
             image = Image.open(path, formats=(*FORMATS, "MPO"))
-        # Its metadata may be broken; see `presel.data.bare`.
+        # Its metadata may be broken; see `presel.data.strip_metadata`.
         except Exception:
             return False
         with image:

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from presel.data.errors import RecordError
 from presel.data.image_folder import is_hidden
-from presel.data.listing import Item, RecordError
+from presel.data.listing import Item
 from presel.data.llava import Record
 from presel.doctor.examine import NEARLY_BLACK, THUMBNAIL, Examined
 from presel.doctor.near_duplicates import group_near_duplicates

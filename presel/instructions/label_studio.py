@@ -10,8 +10,9 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 from urllib.parse import quote
 
 from presel.component import component
+from presel.data.errors import RecordError
 from presel.data.json_records import elements
-from presel.data.listing import PoolFiles, RecordError
+from presel.data.listing import PoolFiles
 from presel.data.llava import Record
 from presel.data.prompts import Turn
 from presel.errors import Paused, PreselError

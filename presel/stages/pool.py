@@ -114,7 +114,7 @@ class PoolStage(Pool):
         if listing.text_only:
             _log.info(f"  records left out, since they have no image: {listing.text_only:,}")
         if listing.other_files:
-            left_out = listing.told_other_files()
+            left_out = listing.describe_skipped()
             _log.info(f"  files left out, since they are no images: {left_out}")
         with progress(f"checking {len(items):,} images", len(items)) as advance:
             images = [item.image for item in items]

@@ -104,7 +104,7 @@ def test_pictures_without_a_file_are_those_that_datasets_made(tmp_path: Path, st
                 {"image": [None]}, features=datasets.Features({"image": datasets.Image()})
             ),
             {"task_column": None},
-            "row 0: 'image' holds no image file; ",
+            "row 0: 'image' contains no image file; ",
         ),
     ],
 )
@@ -160,7 +160,7 @@ def test_an_image_more_is_another_pool(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "told"),
     [
-        (pyarrow.array([1 << 62], pyarrow.timestamp("ms")), "row 0: a date in it is no date; "),
+        (pyarrow.array([1 << 62], pyarrow.timestamp("ms")), "row 0: it contains an invalid date; "),
         (pyarrow.array([b"caf\xe9"]).view(pyarrow.string()), r"it is damaged .*UTF8 sequence"),
     ],
 )

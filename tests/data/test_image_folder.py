@@ -53,7 +53,7 @@ def test_what_is_no_image_is_left_out_and_counted(tmp_path: Path) -> None:
     listing = list_folder(touch(tmp_path, *images, *others, *folders))
     assert [item.image for item in listing.items] == images
     assert listing.other_files == {"hidden": 12, ".heic": 2, "without a suffix": 1, ".db": 1}
-    assert listing.told_other_files() == "12 hidden, 2 .heic, 1 .db, 1 without a suffix"
+    assert listing.describe_skipped() == "12 hidden, 2 .heic, 1 .db, 1 without a suffix"
     assert set(image_files(tmp_path)) == set(images)
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from presel.data.listing import RecordError
+from presel.data.errors import RecordError
 from presel.data.llava import Record, TaskRule, TextOnly, read_contents, read_records, write_records
 from presel.data.prompts import Turn
 from presel.data.sources import LlavaJson
@@ -186,12 +186,12 @@ def test_packed_files_are_named(tmp_path: Path, name: str, content: bytes, said:
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_list_in_json_lines_is_named(tmp_path: Path, indent: int | None) -> None:
     path = written(tmp_path, json.dumps([fields(), fields(id="b")], indent=indent), "pool.jsonl")
-    assert failure(path) == "line 1 begins a JSON list; rename a file that holds one to end in .json"
+    assert failure(path) == "line 1 begins a JSON list; rename the file to end in .json"
     found: list[RecordError] = []
     read_contents(path, FIELD, on_error=found.append)
     assert len(found) == 2, "one for the list, one for a file without records"
     path = written(tmp_path, json.dumps(fields(), indent=1), "pretty.jsonl")
-    assert failure(path).startswith("line 1 holds only the beginning of a record; ")
+    assert failure(path).startswith("line 1 is only the beginning of a record; ")
 
 
 @pytest.mark.parametrize("name", ["pool.json", "pool.jsonl"])
@@ -220,7 +220,7 @@ GOOD = json.dumps(fields())
     ],
 )
 def test_json_that_breaks_off(tmp_path: Path, text: str, place: str) -> None:
-    assert f"the JSON breaks off or is malformed at {place}" in failure(written(tmp_path, text))
+    assert f"the JSON is truncated or malformed at {place}" in failure(written(tmp_path, text))
 
 
 def test_json_that_breaks_off_far_into_the_file(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_a_question_about_an_image_is_no_text_alone(
     path = written(tmp_path, [fields(), fields(id="b", **changes, conversations=turns)])
     with pytest.raises(PreselError) as caught:
         read_contents(path, FIELD, text_only="drop", group="evaluation")
-    assert f"record 1 (id 'b'): a question holds {token}, and 'image' is missing; " in str(caught.value)
+    assert f"record 1 (id 'b'): a question contains {token}, and 'image' is missing; " in str(caught.value)
     assert "evaluation.text_only=drop_all" in str(caught.value)
     assert read_contents(path, FIELD, text_only="drop_all").text_only == 1
 
@@ -385,7 +385,7 @@ def test_an_image_in_the_place_of_its_path_is_not_carried_on(tmp_path: Path) -> 
 
 def test_the_remedy_is_a_setting_of_the_files_own_group(tmp_path: Path) -> None:
     path = written(tmp_path, [fields(), fields()])
-    with pytest.raises(PreselError, match=r"by position \(evaluation\.ids=position\)"):
+    with pytest.raises(PreselError, match=r"their positions \(evaluation\.ids=position\)"):
         LlavaBenchmarks(annotations=path, images=tmp_path).identity()
 
 
@@ -397,8 +397,8 @@ def in_second(changes: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"image": MISSING}, r"'image' is missing; .*leave text-only records out \(pool.text_only=drop\)"),
-        ({"image": None}, "'image' is missing; .*leave text-only records out"),
+        ({"image": MISSING}, r"'image' is missing; .*skip text-only records \(pool.text_only=drop\)"),
+        ({"image": None}, "'image' is missing; .*skip text-only records"),
         ({"image": ""}, "'image' is blank; "),
         ({"image": ["a.jpg", "b.jpg"]}, "'image' is a list, not text; name one image file"),
         ({"image": "/etc/passwd"}, "'image' is '/etc/passwd', an absolute path; "),
@@ -455,9 +455,9 @@ def turn(role: Any, value: Any) -> dict[str, Any]:
         ([turn([], "<image>"), ANSWER], r"turn 0 has the unknown role \[\]; "),
         ([turn("u" * 10_000, "<image>"), ANSWER], "turn 0 has the unknown role '.{1,120}'; "),
         ([turn(NESTED, "<image>"), ANSWER], "turn 0 has the unknown role .{1,120}; "),
-        ([ANSWER, QUESTION], "turn 0 is from 'gpt', where 'human' was due; "),
-        ([QUESTION, QUESTION], "turn 1 is from 'human', where 'gpt' was due; "),
-        ([QUESTION, ANSWER, ANSWER], "turn 2 is from 'gpt', where 'human' was due; "),
+        ([ANSWER, QUESTION], "turn 0 is from 'gpt' instead of 'human'; "),
+        ([QUESTION, QUESTION], "turn 1 is from 'human' instead of 'gpt'; "),
+        ([QUESTION, ANSWER, ANSWER], "turn 2 is from 'gpt' instead of 'human'; "),
         ([{"from": "human"}, ANSWER], "turn 0 'value' is missing; write the question there"),
         ([turn("human", ["<image>"]), ANSWER], "turn 0 'value' is a list, not text; "),
         ([turn("human", " "), ANSWER], "turn 0 'value' is blank; "),

@@ -73,9 +73,9 @@ def test_unknown_template_names_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("conversations", "message"),
     [
-        ([ANSWER, QUESTION], r"turn 0 is from 'gpt', where 'human' was due"),
-        ([QUESTION, QUESTION], r"turn 1 is from 'human', where 'gpt' was due"),
-        ([QUESTION, ANSWER, ANSWER], r"turn 2 is from 'gpt', where 'human' was due"),
+        ([ANSWER, QUESTION], r"turn 0 is from 'gpt' instead of 'human'"),
+        ([QUESTION, QUESTION], r"turn 1 is from 'human' instead of 'gpt'"),
+        ([QUESTION, ANSWER, ANSWER], r"turn 2 is from 'gpt' instead of 'human'"),
         ([{"from": "system", "value": "Be kind."}, QUESTION], r"turn 0 is from 'system'"),
     ],
 )

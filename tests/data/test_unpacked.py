@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from presel.data.archive import PackedImage
-from presel.data.unpacked import UnpackedStage
+from presel.data.packed_images import PackedImage, UnpackedStage
 from presel.storage.store import Store
 
 

@@ -1,1 +1,1 @@
-"""Digit scenes: the built-in pictures, questions and answers."""
+"""Digit scenes: the built-in pool of pictures, questions and answers."""

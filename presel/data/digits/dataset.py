@@ -1,4 +1,4 @@
-"""The built-in pool and benchmarks, written as LLaVA-format files with an image folder."""
+"""Writes the built-in pool and benchmarks as LLaVA-format files with an image folder."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -15,22 +15,22 @@ from presel.errors import PreselError
 from presel.storage.files import write_json
 
 _SKEW = 0.8
-# Evaluation chooses among this many times as many questions, so that no answer is common.
+# Benchmarks are chosen from this many times as many questions, so that no answer is common.
 _SPARE = 3
 
 
 def write_pool(
     folder: Path, size: int, seed: int, tasks: Mapping[str, Task] = TASKS, repeated: float = 1 / 3
 ) -> None:
-    """Writes a pool as skewed and repetitive as a crawled one.
+    """Writes a pool that is skewed and redundant, like web data.
 
-    Contents follow Zipf's law, and some of the pictures show an earlier scene again.
+    Contents follow Zipf's law, and a share of the pictures are near-duplicates.
 
     Args:
         folder: Receives `images/` and, last, `annotations.json`.
-        size: Pictures, over all tasks.
-        seed: Decides everything.
-        tasks: What is asked, and how often.
+        size: Number of pictures, over all tasks.
+        seed: Seed of all random choices.
+        tasks: The tasks and their shares.
         repeated: Share of each task's pictures that are near-duplicates, below 1.
 
     Raises:
@@ -54,12 +54,12 @@ def write_pool(
 
 
 def write_benchmarks(folder: Path, size: int, seed: int) -> None:
-    """Writes one benchmark a task: balanced, free of near-duplicates, by hands that the pool does not show.
+    """Writes one benchmark per task: balanced, without near-duplicates, in handwriting that the pool lacks.
 
     Args:
         folder: Receives `images/` and, last, `annotations.json`.
-        size: Pictures of each benchmark.
-        seed: Decides everything.
+        size: Number of pictures of each benchmark.
+        seed: Seed of all random choices.
     """
     generators = np.random.default_rng([seed, 1]).spawn(len(TASKS))
     records: list[dict[str, object]] = []
@@ -72,7 +72,7 @@ def write_benchmarks(folder: Path, size: int, seed: int) -> None:
 
 
 def _sizes(pool_size: int, tasks: Mapping[str, Task]) -> list[int]:
-    """Whole numbers in the tasks' proportions that add up to the pool's size."""
+    """Integers in proportion to the tasks' shares that add up to the pool's size."""
     ends = np.rint(np.cumsum([task.share for task in tasks.values()]) * pool_size).astype(int)
     sizes: list[int] = np.diff(ends, prepend=0).tolist()
     return sizes
@@ -81,10 +81,10 @@ def _sizes(pool_size: int, tasks: Mapping[str, Task]) -> list[int]:
 def answerable(
     rng: np.random.Generator, task: Task, size: int, contents: Contents, split: Split = "train"
 ) -> tuple[Scenes, list[Turns]]:
-    """Scenes that lend themselves to a task, each with a question.
+    """Samples scenes about which a task can ask a question.
 
     Returns:
-        `size` scenes, and for each its questions and answers.
+        `size` scenes, and the questions and answers of each.
     """
     contents = replace(contents, digit_share=task.digit_share)
     kept: list[Scenes] = []
@@ -103,14 +103,16 @@ def _pool_samples(
 ) -> tuple[Scenes, list[Turns]]:
     repeats = int(size * repeated)
     originals, turns = answerable(rng, task, size - repeats, contents)
-    again = near_duplicates(rng, originals.take(rng.integers(len(originals), size=repeats)))
-    # A scene photographed again is asked about again; it lends itself, so a question turns up.
-    turns += [_insist(rng, task.write, view) for view in again.views()]
+    duplicates = near_duplicates(rng, originals.take(rng.integers(len(originals), size=repeats)))
+    # Near-duplicates get new questions; one can always be asked, as about the original.
+    turns += [_write_until_possible(rng, task.write, view) for view in duplicates.views()]
     order = rng.permutation(size)
-    return Scenes.concatenate([originals, again]).take(order), [turns[row] for row in order]
+    return Scenes.concatenate([originals, duplicates]).take(order), [turns[row] for row in order]
 
 
-def _insist(rng: np.random.Generator, write: Callable[..., Turns | None], view: object) -> Turns:
+def _write_until_possible(
+    rng: np.random.Generator, write: Callable[..., Turns | None], view: object
+) -> Turns:
     while not (turns := write(rng, view)):
         pass
     return turns
@@ -119,7 +121,7 @@ def _insist(rng: np.random.Generator, write: Callable[..., Turns | None], view: 
 def _eval_samples(
     rng: np.random.Generator, task: Task, size: int, contents: Contents
 ) -> tuple[Scenes, list[Turns]]:
-    """Takes answers in turn from the rarest on, so that each is about equally frequent."""
+    """Takes one question of each answer in turn, so that answers are about equally frequent."""
     scenes, turns = answerable(rng, task, size * _SPARE, contents, "held_out")
     by_answer: dict[str, list[int]] = defaultdict(list)
     for row, one in enumerate(turns):
@@ -144,7 +146,7 @@ def _write_task(images: Path, task: str, scenes: Scenes, turns: list[Turns]) -> 
 
 
 def conversation(turns: Turns) -> list[dict[str, str]]:
-    """Turns in LLaVA's format; the picture belongs to the first question."""
+    """Turns in LLaVA's format; the image token is in the first question."""
     messages = []
     for number, (question, answer) in enumerate(turns):
         prefix = "" if number else "<image>\n"

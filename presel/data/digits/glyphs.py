@@ -1,4 +1,4 @@
-"""Stencils of the things a scene can show: handwritten digits and drawn shapes."""
+"""Stencils of the glyphs of a scene: handwritten digits and drawn shapes."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +11,7 @@ GLYPHS = (*"0123456789", *SHAPES)
 STENCIL = 16
 """Side of a stencil in pixels, and of a grid cell."""
 
-# Side in pixels and tilt in degrees of each way a glyph is drawn.
+# Side in pixels and tilt in degrees of each pose of a glyph.
 _POSES = ((12, -8), (13, 6), (13, -3), (14, 3), (14, -10), (15, 8))
 _SHARPEN = 1.3
 _INK = 0.35
@@ -20,13 +20,13 @@ _HELD_OUT_EVERY = 5
 
 @dataclass(frozen=True)
 class Stencils:
-    """Every stencil, and which of them draw a glyph.
+    """All stencils, and those of each glyph.
 
     Attributes:
         masks: Opacity in 0..1, shape (n, 16, 16), float32.
         boxes: First and one-past-last inked pixel as x1, y1, x2, y2, shape (n, 4).
-        train: For each glyph, the stencils that pools and pretraining may show.
-        held_out: For each glyph, the stencils kept for evaluation. Digits come from other handwriting
+        train: For each glyph, the rows of the stencils for pools and pretraining.
+        held_out: For each glyph, the rows of the stencils for evaluation. Digits are in other handwriting
             than in `train`; drawn shapes are the same in both.
     """
 

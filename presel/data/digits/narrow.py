@@ -1,4 +1,4 @@
-"""Many narrow tasks, as Vision-FLAN has them: the ten tasks, cut by a word of their text."""
+"""Many narrow tasks, as in Vision-FLAN: the ten tasks, split by a word of their text."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from presel.data.digits.glyphs import GLYPHS
 from presel.data.digits.scenes import CELLS, COLORS, TEXTURES, TINTS, Scene
 from presel.data.digits.tasks import TASKS, Task, Turns
 
-# The words that cut a task; those of an instruction are looked for in its questions.
+# The words by which a task is split; these are searched for in its questions.
 _IN_QUESTIONS: Mapping[str, Sequence[str]] = {
     "short": [*CELLS, *GLYPHS],
     "yesno": COLORS,
@@ -24,22 +24,24 @@ _IN_QUESTIONS: Mapping[str, Sequence[str]] = {
 _IN_ANSWERS: Mapping[str, Sequence[str]] = {"caption": TINTS, "describe": TEXTURES}
 
 
-def _cut(task: Task, word: str, place: int) -> Task:
-    """The part of a task whose questions (place 0) or answers (place 1) hold a word."""
+def _part_with(task: Task, word: str, index: int) -> Task:
+    """The part of a task whose questions (index 0) or answers (index 1) contain a word."""
     pattern = re.compile(rf"\b{word}\b", re.IGNORECASE)
 
     def write(rng: np.random.Generator, scene: Scene) -> Turns | None:
         turns = task.write(rng, scene)
-        return turns if turns and any(pattern.search(turn[place]) for turn in turns) else None
+        return turns if turns and any(pattern.search(turn[index]) for turn in turns) else None
 
     return replace(task, write=write)
 
 
-_CUT = {
-    f"{name}_{word}": _cut(TASKS[name], str(word), place)
-    for place, cuts in enumerate((_IN_QUESTIONS, _IN_ANSWERS))
-    for name, words in cuts.items()
+_PARTS = {
+    f"{name}_{word}": _part_with(TASKS[name], str(word), index)
+    for index, words_by_task in enumerate((_IN_QUESTIONS, _IN_ANSWERS))
+    for name, words in words_by_task.items()
     for word in words
 }
-# All of one size, where the ten tasks differ: the second pool is mixed differently too.
-NARROW_TASKS: Mapping[str, Task] = {name: replace(task, share=1 / len(_CUT)) for name, task in _CUT.items()}
+# All of the same size, unlike the ten tasks.
+NARROW_TASKS: Mapping[str, Task] = {
+    name: replace(task, share=1 / len(_PARTS)) for name, task in _PARTS.items()
+}

@@ -1,4 +1,4 @@
-"""Sampling and rendering of scenes: up to four glyphs in a jittered 3x3 grid on a background."""
+"""Samples and renders scenes: up to four glyphs in a jittered 3x3 grid on a background."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from presel.data.digits.glyphs import GLYPHS, SHAPES, STENCIL, stencils
 
-# One word each, as on a map: a small language model looks one word up much sooner than two.
+# One word each: a small language model learns one word much sooner than two.
 CELLS = (
     "northwest",
     "north",
@@ -42,15 +42,15 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Contents:
-    """How often a collection of scenes shows what.
+    """The distribution of what scenes show.
 
     Attributes:
         digits: Probability of each digit among digits, shape (10,).
-        shapes: Of each shape among shapes, shape (5,).
-        colors: Of each color, shape (6,).
-        tints: Of each background color, shape (5,).
-        textures: Of each background texture, shape (4,).
-        counts: Of one, two, three, four items, shape (4,).
+        shapes: Probability of each shape among shapes, shape (5,).
+        colors: Probability of each color, shape (6,).
+        tints: Probability of each background color, shape (5,).
+        textures: Probability of each background texture, shape (4,).
+        counts: Probability of one, two, three, four items, shape (4,).
         digit_share: Probability that an item is a digit.
     """
 
@@ -64,11 +64,11 @@ class Contents:
 
     @classmethod
     def zipf(cls, rng: np.random.Generator | None, exponent: float) -> Self:
-        """Contents whose frequencies fall with rank to the given power.
+        """Zipf's law: probability is proportional to rank to the power of minus `exponent`.
 
         Args:
-            rng: Shuffles which value gets which rank; None keeps the listed order.
-            exponent: 0 makes every value equally frequent.
+            rng: Assigns the ranks at random; None keeps the listed order.
+            exponent: 0 for a uniform distribution.
         """
 
         def falling(size: int) -> NDArray[np.float64]:
@@ -88,7 +88,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Item:
-    """One thing in a scene.
+    """One item of a scene.
 
     Attributes:
         glyph: Index in `GLYPHS`.
@@ -104,7 +104,7 @@ class Item:
 
     @property
     def is_digit(self) -> bool:
-        """Whether it is a digit; the other things are shapes."""
+        """Whether it is a digit; the other items are shapes."""
         return self.glyph < 10
 
     @property
@@ -119,18 +119,18 @@ class Item:
 
     @property
     def kind(self) -> str:
-        """What it is, without its color."""
+        """Its digit or shape, without its color."""
         return str(GLYPHS[self.glyph])
 
     @property
     def name(self) -> str:
-        """Its color and what it is."""
+        """Its color, and its digit or shape."""
         return f"{COLORS[self.color]} {GLYPHS[self.glyph]}"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; items are in reading order."""
+    """The content of a picture; items are in reading order."""
 
     items: tuple[Item, ...]
     tint: int
@@ -145,13 +145,13 @@ class Scenes:
         glyph: Shape (n, 4).
         color: Shape (n, 4).
         cell: Shape (n, 4), ascending over the filled slots.
-        stencil: Row in `glyphs.stencils()`, shape (n, 4).
+        stencil: Row of `glyphs.stencils()`, shape (n, 4).
         left: Column of the stencil's left edge, shape (n, 4).
         top: Row of its top edge, shape (n, 4).
         shade: Per-item shift of the RGB color, shape (n, 4, 3).
         tint: Shape (n,).
         texture: Shape (n,).
-        grain: Chooses noise, angles and phases, shape (n,).
+        grain: Seed of noise, angles and phases, shape (n,).
         brightness: Factor on all pixels, shape (n,).
         noise: Amplitude of the sensor noise, shape (n,).
     """
@@ -179,7 +179,7 @@ class Scenes:
 
     @classmethod
     def concatenate(cls, batches: list["Scenes"]) -> "Scenes":
-        """Batches one after another."""
+        """Concatenates batches."""
         return cls(**{f.name: np.concatenate([getattr(b, f.name) for b in batches]) for f in fields(cls)})
 
     @property
@@ -191,7 +191,7 @@ class Scenes:
         return shown
 
     def views(self) -> Iterator[Scene]:
-        """The scenes one by one, as the question writers read them."""
+        """The scenes one by one, as `Scene` objects."""
         rows = zip(
             self.glyph.tolist(),
             self.color.tolist(),
@@ -208,21 +208,21 @@ class Scenes:
 
 
 def sample(rng: np.random.Generator, size: int, contents: Contents, split: Split = "train") -> Scenes:
-    """Draws scenes.
+    """Samples scenes.
 
     Args:
-        rng: The only source of chance.
+        rng: Random generator.
         size: Number of scenes n.
-        contents: Frequencies of what they show.
-        split: Whose handwriting they may show.
+        contents: Distribution of what they show.
+        split: Split of the stencils, which decides the handwriting.
 
     Returns:
         n scenes.
     """
-    shape = (size, MAX_ITEMS)
+    shape = (size, MAX_ITEMS)  # (n, 4)
     count = 1 + rng.choice(MAX_ITEMS, size=size, p=contents.counts)
-    filled = np.arange(MAX_ITEMS) < count[:, None]
-    cell = np.argsort(rng.random((size, len(CELLS))), axis=1)[:, :MAX_ITEMS]
+    filled = np.arange(MAX_ITEMS) < count[:, None]  # (n, 4)
+    cell = np.argsort(rng.random((size, len(CELLS))), axis=1)[:, :MAX_ITEMS]  # (n, 4), without repetition
     cell = np.sort(np.where(filled, cell, len(CELLS)), axis=1)
     is_digit = rng.random(shape) < contents.digit_share
     digit = rng.choice(10, size=shape, p=contents.digits)
@@ -251,7 +251,7 @@ def sample(rng: np.random.Generator, size: int, contents: Contents, split: Split
 
 
 def near_duplicates(rng: np.random.Generator, scenes: Scenes) -> Scenes:
-    """The same scenes photographed again: shifted by a pixel, a little brighter or darker, other noise."""
+    """The same scenes, shifted by up to a pixel, slightly brighter or darker, with other noise."""
     shape = (len(scenes), 1)
     return replace(
         scenes,
@@ -263,13 +263,13 @@ def near_duplicates(rng: np.random.Generator, scenes: Scenes) -> Scenes:
 
 
 def render(scenes: Scenes) -> NDArray[np.uint8]:
-    """Draws scenes.
+    """Renders scenes.
 
     Returns:
         RGB pictures, shape (n, 48, 48, 3), uint8. Equal scenes give equal pixels.
     """
     pictures = np.empty((len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    for start in range(0, len(scenes), _CHUNK):  # small enough for the processor's cache
+    for start in range(0, len(scenes), _CHUNK):  # Chunks that fit into the CPU's cache.
         chunk = scenes.take(slice(start, start + _CHUNK))
         canvas = _background(chunk)
         _draw_items(canvas, chunk)
@@ -285,17 +285,17 @@ def _inside(edge: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=1)
 def _grain_fields() -> NDArray[np.float32]:
-    """Standard normal noise, (64, 48, 48, 3), clipped so that a single pixel never looks like a thing."""
+    """Standard normal noise, (64, 48, 48, 3), clipped so that no single pixel looks like an item."""
     fields_ = np.random.default_rng(0).standard_normal((_GRAINS, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.float32)
     return np.clip(fields_, -2.5, 2.5)
 
 
 def _background(chunk: Scenes) -> NDArray[np.float32]:
-    """Tint plus texture, (m, 48, 48, 3)."""
+    """Tint plus texture of m scenes, (m, 48, 48, 3)."""
     axis = np.linspace(-1, 1, IMAGE_SIZE, dtype=np.float32)
-    angle = (chunk.grain % 360 * np.pi / 180).astype(np.float32)[:, None, None]
+    angle = (chunk.grain % 360 * np.pi / 180).astype(np.float32)[:, None, None]  # (m, 1, 1)
     phase = (chunk.grain // 360 % 100 * np.pi / 50).astype(np.float32)[:, None, None]
-    across = np.cos(angle) * axis[None, None, :] + np.sin(angle) * axis[None, :, None]
+    across = np.cos(angle) * axis[None, None, :] + np.sin(angle) * axis[None, :, None]  # (m, 48, 48)
     texture = chunk.texture[:, None, None]
     stripes = 16 * np.sin(14 * across + phase)
     relief = np.where(texture == 1, 30 * across, 0) + np.where(texture == 3, stripes, 0)
@@ -310,12 +310,14 @@ def _draw_items(canvas: NDArray[np.float32], chunk: Scenes) -> None:
     span = np.arange(STENCIL)
     for slot in range(MAX_ITEMS):
         rows = np.flatnonzero(chunk.glyph[:, slot] != NO_GLYPH)
-        index = (
+        index = (  # Broadcasts to (r, 16, 16), for the r scenes with an item in this slot.
             rows[:, None, None],
             chunk.top[rows, slot][:, None, None] + span[None, :, None],
             chunk.left[rows, slot][:, None, None] + span[None, None, :],
         )
-        opacity = masks[chunk.stencil[rows, slot]][..., None]
-        paint = (_COLOR_RGB[chunk.color[rows, slot]] + chunk.shade[rows, slot])[:, None, None, :]
-        under = canvas[index]
+        opacity = masks[chunk.stencil[rows, slot]][..., None]  # (r, 16, 16, 1)
+        paint = (_COLOR_RGB[chunk.color[rows, slot]] + chunk.shade[rows, slot])[
+            :, None, None, :
+        ]  # (r, 1, 1, 3)
+        under = canvas[index]  # (r, 16, 16, 3)
         canvas[index] = under + opacity * (paint - under)

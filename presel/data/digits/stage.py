@@ -24,11 +24,11 @@ class ScenesStage(Stage[Path]):
 
     @property
     def label(self) -> str:
-        """Says what is drawn."""
+        """The stage and the split."""
         return f"{self.name} ({self.split})"
 
     def compute(self, store: Store, folder: Path) -> None:
-        """Draws the scenes; a second attempt writes the same files again."""
+        """Draws the scenes; deterministic, so that a repeated attempt overwrites the same files."""
         match self.split:
             case "pool":
                 write_pool(folder, self.size, self.seed)

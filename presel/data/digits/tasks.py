@@ -1,7 +1,7 @@
 """Ten tasks: questions about a scene and their answers.
 
-A task is a function of a generator and a scene that returns question and answer of each turn, or None
-where the scene does not lend itself. Questions refer only to what is unambiguous.
+A task is a function of a random generator and a scene that returns the question and answer of each turn, or
+None if the task has no question about the scene. Questions refer only to unambiguous items.
 """
 
 from collections import Counter
@@ -26,9 +26,9 @@ class Task:
     """A task of the pool, and the benchmark of the same name.
 
     Attributes:
-        write: Makes questions and answers.
-        share: Part of the pool.
-        digit_share: How often an item of its scenes is a digit.
+        write: Writes questions and answers.
+        share: Share of the pool.
+        digit_share: Probability that an item of its scenes is a digit.
     """
 
     write: Writer
@@ -37,7 +37,7 @@ class Task:
 
 
 def background(scene: Scene) -> str:
-    """Texture and colour of the background in words."""
+    """Texture and color of the background in words."""
     return f"{TEXTURES[scene.texture]} {TINTS[scene.tint]}"
 
 
@@ -106,7 +106,7 @@ def _yesno(rng: np.random.Generator, scene: Scene) -> Turns | None:
     item = _pick(rng, scene.items)
     if aspect < 0.4:
         name = item.name
-        if not truth:  # differs from a thing of the scene in one respect, so that both must be seen
+        if not truth:  # A wrong color or kind only, so that answering takes both.
             if rng.random() < 0.5:
                 name = f"{_pick(rng, COLORS)} {item.kind}"
             else:
@@ -128,7 +128,7 @@ def _yesno(rng: np.random.Generator, scene: Scene) -> Turns | None:
 
 
 def _relation(rng: np.random.Generator, scene: Scene, truth: bool) -> str:
-    """Asks whether one thing lies above or left of another; empty where that cannot be asked."""
+    """Asks whether one item is above or left of another; empty if that is ambiguous."""
     items = _unique_names(scene)
     if len(items) < 2:
         return ""
@@ -172,8 +172,8 @@ def _choice(rng: np.random.Generator, scene: Scene) -> Turns | None:
         return None
     options = [right, *wrong]
     order = rng.permutation(3)
-    # Letters after options, in the answer too: models as small as the built-in one find what follows a word,
-    # and cannot compare three options without naming one.
+    # Letters follow the options, in the answer too: a model as small as the built-in one finds what follows a
+    # word, but cannot compare three options without naming one.
     listed = [f"{options[i]}: {letter}" for letter, i in zip(_LETTERS, order, strict=True)]
     choices = "\n".join([question, *listed, "Answer with an option and its letter."])
     return [(choices, listed[int(np.argmin(order))])]
@@ -277,7 +277,7 @@ def _math(rng: np.random.Generator, scene: Scene) -> Turns | None:
     return [(_pick(rng, forms), str(answer))]
 
 
-# In the proportions of LLaVA-1.5's mixture: much short and conversational, little captioning.
+# Shares as in LLaVA-1.5's mixture: many short answers and conversations, few captions.
 TASKS: Mapping[str, Task] = {
     "short": Task(_short, 0.19),
     "yesno": Task(_yesno, 0.14),
