@@ -35,7 +35,7 @@ _OUTPUTS = {
 }
 # Roles that prepare data, or that tune and evaluate what was chosen; all others are part of choosing.
 _NOT_SELECTING = ("images", "benchmarks", "instructions", "model", "merged", "evaluation")
-# Settings that do not distinguish two results, beside the seed.
+# What runs of one setting may differ in: the seed, and what leaves the result unchanged.
 NO_SETTINGS = ("seed", "until", "paths", "logger", "executor")
 _REMEDY = "run the same command again, which reuses stored results"
 
@@ -138,7 +138,7 @@ class RunRecord:
     def paths(self) -> dict[str, Path]:
         """What the run made, by role: selection table, training file, adapter, merged model, predictions."""
         stages = {role: self.stages[role] for role in TARGETS if role in self.stages}
-        return {role: stage.folder / _OUTPUTS[stage.name] for role, stage in stages.items()}
+        return {role: stage.folder / _OUTPUTS.get(stage.name, "") for role, stage in stages.items()}
 
     @cached_property
     def config(self) -> DictConfig:

@@ -251,7 +251,7 @@ def test_the_paper_is_cited_at_its_own_budget(tmp_path: Path) -> None:
 def test_jobs_of_a_sweep_come_in_their_order(tmp_path: Path) -> None:
     for number in range(12):
         recorded(tmp_path / str(number), "random", number, {"vqa": 0.5}).write()
-    assert [run.seed for run in evaluated(find_runs([tmp_path]))] == list(range(12))
+    assert [run.seed for run in find_runs([tmp_path])] == list(range(12))
 
 
 @pytest.mark.parametrize(
@@ -272,6 +272,9 @@ def test_a_damaged_run_is_named(text: str, reason: str, tmp_path: Path) -> None:
 def test_runs_without_scores_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(PreselError, match=r"none of these runs was evaluated; name folders .*until="):
         evaluated([recorded(tmp_path, "random")])
+    foreign = recorded(tmp_path, "random", scores={"vqa": 0.5})
+    with pytest.raises(PreselError, match=r"this run has no (images|selection|evaluation); run the same"):
+        evaluated([foreign])
 
 
 def test_tables_that_belong_to_no_run_are_told(tmp_path: Path) -> None:

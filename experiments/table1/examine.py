@@ -24,7 +24,7 @@ def examine(presel: list[RunRecord], random: list[RunRecord], full: list[RunReco
         Images in the pool (share), IRS, share of the budget of both strategies, scores, PreSel's score minus
         random's, and what all instructions add to random's score (the headroom).
     """
-    tables = [run.relevance.merge(run.selection[["id", "task"]], on="id") for run in presel]  # type: ignore[union-attr]
+    tables = [run.relevance for run in presel if run.relevance is not None]
     irs = pd.concat(
         table.assign(irs=relevance_scores(table["loss_with_question"], table["loss_without_question"]))
         .groupby("task")["irs"]

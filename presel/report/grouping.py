@@ -7,8 +7,8 @@ from typing import Any
 from presel.errors import PreselError
 from presel.runs import FILE, NO_SETTINGS, RunRecord, load_run
 
-# Roles whose files a report reads; of the others it reads manifests only.
-_READ = ("images", "selection", "relevance", "evaluation")
+# Roles whose files every report reads; of the others, but for `relevance`, it reads manifests only.
+_READ = {"images", "selection", "evaluation"}
 # Overrides that need not name a setting: the strategy does so anyway, and an experiment is a set of settings.
 _NOT_NAMED = ("strategy", "experiment", *NO_SETTINGS)
 _WHAT_TO_NAME = "name folders of runs or sweeps that ended with until=evaluation"
@@ -42,7 +42,7 @@ def evaluated(runs: Sequence[RunRecord]) -> list[RunRecord]:
         raise PreselError(f"none of these runs was evaluated; {_WHAT_TO_NAME}")
     for run in found:
         run.check()
-        for role in run.stages.keys() & set(_READ):
+        for role in _READ | (run.stages.keys() & {"relevance"}):
             run.result(role)
     return found
 
