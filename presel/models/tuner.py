@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
-from presel.console import console, progress
+from presel.console import progress
 from presel.data.llava import Record
 from presel.errors import PreselError
 from presel.models.batching import BatchPlan, MicroBatch, deal, plan_epoch
@@ -96,7 +97,7 @@ class Tuner(pl.LightningModule):
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches and not self.trainer.is_last_batch:
             return
         loss = self.trainer.strategy.reduce(torch.stack(self._losses).sum(), reduce_op="mean")
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         self._losses = []
 
     def weighted(self, losses: Tensor, rows: Tensor) -> Tensor:
@@ -269,6 +270,7 @@ def tune(
     accumulate = micro_batches // processes
     batches = _Batches(encoder, examples)
     checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
+    step_counter = _StepCounter()
     trainer = pl.Trainer(
         # Lightning's `auto` would take devices that `device_for` does not, such as Apple's.
         accelerator=device_for(hardware.accelerator).type,
@@ -293,19 +295,19 @@ def tune(
             ),
             throughput,
             MemoryTrial(lambda: batches[largest]),
-            *([RichProgressBar(leave=False)] if console.is_terminal else []),
+            step_counter,
         ],
-        enable_progress_bar=console.is_terminal,
+        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
     if hardware.strategy != "single":
         epochs = [deal(steps, trainer.global_rank, processes, micro_batches) for steps in epochs]
-    last, step = last_checkpoint(checkpoints) or (None, 0)
+    last, steps_done = last_checkpoint(checkpoints) or (None, 0)
     # PyTorch does not look at the checksums in it. DeepSpeed's is a folder, which it writes itself.
     if last is not None and last.is_file():
         checked(last)
-    epoch, step = divmod(step, steps_an_epoch)
+    epoch, step = divmod(steps_done, steps_an_epoch)
     micro_batches_an_epoch = sum(len(step) for step in epochs[0])
     loader = DataLoader(
         batches,
@@ -314,7 +316,8 @@ def tune(
         num_workers=workers,
     )
     tuner = make_tuner(model, settings, steps, seed)
-    trainer.fit(tuner, loader, ckpt_path=last, weights_only=True)
+    with progress("optimizer steps", steps - steps_done) as step_counter.advance:
+        _fit(trainer, tuner, loader, last)
     tuner.save_result(folder)
     if trainer.is_global_zero:
         shutil.rmtree(checkpoints.parent, ignore_errors=True)
@@ -325,6 +328,32 @@ def tune(
         "truncated": measured.truncated,
         "loss": float(loss) if loss is not None else None,
     } | throughput.measured(trainer)
+
+
+def _fit(trainer: pl.Trainer, tuner: Tuner, loader: DataLoader[Batch], checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(tuner, loader, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:
+        # At Ctrl-C, Lightning exits with 1 and ignores any further one.
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
+
+
+class _StepCounter(Callback):
+    """Advances a progress bar at every optimizer step."""
+
+    advance: Callable[[int], None]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts from the checkpoint that the trainer resumed from."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Micro-batches inside a step advance by 0."""
+        self.advance(trainer.global_step - self._step)
+        self._step = trainer.global_step
 
 
 class _Checkpoints(TorchCheckpointIO):
