@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import InvalidStateError
 from difflib import get_close_matches
 from pkgutil import resolve_name
 from types import TracebackType
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, see `presel --help`.
     """
     sys.excepthook = _print_traceback
+    threading.excepthook = _print_thread_traceback
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -102,9 +104,17 @@ def run_reporting_errors(command: str, arguments: Sequence[str]) -> int:
 def _terminate(*_: object) -> None:
     """Exits at SIGTERM, after open files are closed; a second one ends the process at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Libraries would report that their worker processes ended, which may have received the signal too.
+    sys.unraisablehook = lambda _: None
     # Not by `print`, which the signal may have interrupted.
     os.write(sys.stderr.fileno(), b"presel: terminated; the same command continues where it stopped\n")
     sys.exit(128 + signal.SIGTERM)
+
+
+def _print_thread_traceback(error: threading.ExceptHookArgs) -> None:
+    # Raised inside `concurrent.futures` where Ctrl-C or SIGTERM ended the worker processes first.
+    if not issubclass(error.exc_type, InvalidStateError) and error.exc_value is not None:
+        _print_traceback(error.exc_type, error.exc_value, error.exc_traceback)
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

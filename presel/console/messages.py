@@ -98,15 +98,11 @@ def run_log(folder: Path) -> Iterator[None]:
             yield
     except BaseException as error:
         # The terminal is told by whoever catches it.
-        ending = logging.makeLogRecord(
-            {
-                "name": "presel",
-                "levelno": logging.ERROR,
-                "levelname": "ERROR",
-                "msg": f"{type(error).__name__}: {error}",
-                "exc_info": (type(error), error, error.__traceback__),
-            }
+        ending = _log.makeRecord(
+            _log.name, logging.ERROR, "", 0, f"{type(error).__name__}: {error}", (), exc_info=None
         )
+        if isinstance(error, Exception):
+            ending.exc_info = (type(error), error, error.__traceback__)
         file.handle(ending)
         raise
     finally:

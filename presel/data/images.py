@@ -3,12 +3,15 @@
 import hashlib
 import multiprocessing
 import os
+import signal
 import stat
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -283,11 +286,26 @@ def _map(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as executor:
         try:
-            yield from executor.map(function, chunks)
+            with _ignoring_interrupts():
+                found = executor.map(function, chunks)
+            yield from found
         except BrokenProcessPool as error:
             raise PreselError(
                 "a worker process died while it checked images, perhaps for want of memory; use fewer workers"
             ) from error
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Starts processes that ignore Ctrl-C, which a terminal sends to them too; this process stops them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _apply_to_chunk(function: Callable[[Path, str], Found], root: Path, images: list[str]) -> list[Found]:
