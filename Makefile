@@ -7,16 +7,25 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --require-hashes --no-build-isolation --requirement
 LOCKS := requirements-torch.lock requirements-torch-cpu.lock requirements.lock
 
-.PHONY: run install test check format lock clean
+# Side by side, a thread each: most tests keep one core busy.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+.PHONY: run install test test-all coverage check format lock clean
 
 run: .venv/installed
 	$(BIN)/presel run experiment=quickstart
 
 install: .venv/installed
 
-# Side by side, a thread each: most tests keep one core busy.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+# With what is marked slow, and more examples for each property.
+test-all: check
+	$(PYTEST) --hypothesis-profile thorough
+
+coverage: .venv/installed-dev
+	$(PYTEST) --hypothesis-profile thorough --cov --cov-report term
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

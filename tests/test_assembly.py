@@ -13,17 +13,18 @@ from presel.errors import PreselError
 from presel.models.assembly import assemble
 from presel.models.conversations import ConversationEncoder, Example
 from presel.models.lvlm import Lvlm
-from tests.conftest import Program
+from tests.helpers import Program
 from tests.public import projector
 
 
 @torch.no_grad()
-def test_the_parts_compute_what_they_computed_apart(public: Path, tmp_path: Path, program: Program) -> None:
-    made = program(
+def test_the_parts_compute_what_they_computed_apart(
+    public: Path, tmp_path: Path, in_process: Program
+) -> None:
+    in_process.succeeds(
         *("assemble", "--language", str(public / "vicuna"), "--vision", str(public / "clip")),
         *("--projector", str(public / "mm_projector.bin"), "--out", "base", "--dtype", "float32"),
     )
-    assert made.returncode == 0, made.stderr
     assert (tmp_path / "base" / "model.safetensors").exists()
     lvlm = Lvlm(path=str(tmp_path / "base"), template="vicuna_v1")
     encoder, model = ConversationEncoder(lvlm), lvlm.load_model()

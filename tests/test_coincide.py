@@ -40,8 +40,7 @@ from presel.strategies.coincide import (
     text_half,
     transferabilities,
 )
-from tests.conftest import TINY, Program, record
-from tests.test_pipeline import only
+from tests.helpers import TINY, Program, record, stage_files
 
 LVLM = Lvlm(path="builtin:digit_llava", template="plain", max_length=160)
 CPU = Hardware(accelerator="cpu")
@@ -355,16 +354,16 @@ def test_every_instruction_is_requested(store: Store, features_stage: Multimodal
     assert len(requested_ids(store, selection)) == 60
 
 
-def test_the_command_line_selects_and_shares_features_between_seeds(program: Program, tmp_path: Path) -> None:
+def test_the_command_line_selects_and_shares_features_between_seeds(
+    in_process: Program, tmp_path: Path
+) -> None:
     overrides = ["strategy=coincide", "until=selection", *TINY]
-    result = program("run", "-m", *overrides, "seed=0,1")
-    assert result.returncode == 0, result.stderr
-    assert len(only(tmp_path, "multimodal_features", "features.npy")) == 1
-    assert not only(tmp_path, "model", "manifest.json")
-    selections = [pd.read_parquet(file) for file in only(tmp_path, "selection", "selection.parquet")]
-    assert [table["selected"].sum() for table in selections] == [60, 60]
-    (ledger,) = only(tmp_path, "instructions", "ledger.parquet")
+    in_process.succeeds("run", "-m", *overrides, "seed=0,1")
+    assert len(stage_files(tmp_path, "multimodal_features", "features.npy")) == 1
+    assert not stage_files(tmp_path, "model", "manifest.json")
+    selections = [pd.read_parquet(file) for file in stage_files(tmp_path, "selection", "selection.parquet")]
+    assert [table["selected"].sum() for table in selections] == [30, 30]
+    (ledger,) = stage_files(tmp_path, "instructions", "ledger.parquet")
     assert set(pd.read_parquet(ledger)["id"]) == set(selections[0]["id"])
-    refused = program("run", *overrides, "lvlm.path=./nowhere")
-    assert refused.returncode == 2
-    assert "lvlm.path: no model in nowhere" in refused.stderr
+    refused = in_process.refuses("run", *overrides, "lvlm.path=./nowhere")
+    assert "lvlm.path: no model in nowhere" in refused

@@ -7,7 +7,7 @@ import pytest
 
 from presel.commands.diff import by_task, joined, read_selection
 from presel.errors import PreselError
-from tests.conftest import TINY, Program
+from tests.helpers import TINY, Program
 
 
 def selection(*chosen: str, tasks: str = "aaabb") -> pd.DataFrame:
@@ -39,7 +39,7 @@ def test_ids_that_do_not_tell_images_apart_are_refused(tmp_path: Path, ids: list
 
 
 def test_two_runs(in_process: Program, tmp_path: Path) -> None:
-    assert in_process("run", "-m", "strategy=random", "seed=0,1", "until=selection", *TINY).returncode == 0
+    in_process.succeeds("run", "-m", "strategy=random", "seed=0,1", "until=selection", *TINY)
     folders = sorted(file.parent for file in tmp_path.glob("outputs/runs/*/*/*/run.json"))
     differs = in_process("diff", *map(str, folders), "--out", "apart.csv")
     assert differs.returncode == 1, differs.stderr
@@ -47,12 +47,11 @@ def test_two_runs(in_process: Program, tmp_path: Path) -> None:
     first, second = (set(table["id"][table["selected"]]) for table in map(read_selection, folders))
     assert set(apart["id"]) == first ^ second
     assert f"{len(apart)} images are in one selection only" in differs.stdout
-    assert in_process("diff", str(folders[0]), str(folders[0])).returncode == 0
+    in_process.succeeds("diff", str(folders[0]), str(folders[0]))
 
 
 def test_a_file_that_is_no_selection_is_named(in_process: Program, tmp_path: Path) -> None:
     (tmp_path / "selection.parquet").write_text("no")
     for path in (tmp_path, tmp_path / "selection.parquet", tmp_path / "none"):
-        result = in_process("diff", str(path), str(path))
-        assert result.returncode == 2
-        assert "no selection can be read from it" in result.stderr
+        result = in_process.refuses("diff", str(path), str(path))
+        assert "no selection can be read from it" in result

@@ -19,7 +19,7 @@ from presel.runs import RunRecord, load_run
 from presel.settings.errors import explain
 from presel.storage.integrity import read_manifest, write_manifest
 from presel.storage.provenance import versions
-from tests.conftest import TINY, Program, program_in, record
+from tests.helpers import OWN_STORE, TINY, InSubprocess, Program, last_run, record
 
 # A provider of one's own that leaves the first image unanswered.
 SHY = """
@@ -33,23 +33,20 @@ class Shy(Annotations):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+def run(tmp_path_factory: pytest.TempPathFactory, shared_store: Path) -> RunRecord:
     """A run of PreSel that bought its instructions."""
     folder = tmp_path_factory.mktemp("run")
-    result = program_in(folder)("run", "seed=3", "until=instructions", *TINY)
-    assert result.returncode == 0, result.stderr
-    (file,) = folder.glob("outputs/runs/*/*/run.json")
-    return load_run(file.parent)
+    InSubprocess(folder, shared_store).succeeds("run", "seed=3", "until=instructions", *TINY)
+    return last_run(folder)
 
 
 def run_on(in_process: Program, folder: Path, *overrides: str) -> RunRecord:
     """A quick run at random on the pool of `pool_folder`, or whatever pool the overrides name."""
     before = set(folder.glob("outputs/runs/*/*/run.json"))
     pool = (f"pool.annotations={folder}/pool.json", f"pool.images={folder}/images")
-    result = in_process(
+    in_process.succeeds(
         "run", "strategy=random", "budget=12", "pool=llava_json", *pool, "executor.workers=0", *overrides
     )
-    assert result.returncode == 0, result.stderr
     (file,) = set(folder.glob("outputs/runs/*/*/run.json")) - before
     return load_run(file.parent)
 
@@ -59,8 +56,7 @@ def bought(run: RunRecord) -> list[Record]:
 
 
 def test_the_manifest_tells_what_and_why(run: RunRecord, in_process: Program, tmp_path: Path) -> None:
-    result = in_process("export", str(run.folder), "--format", "manifest", "--out", "out")
-    assert result.returncode == 0, result.stderr
+    in_process.succeeds("export", str(run.folder), "--format", "manifest", "--out", "out")
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [HEAD, TABLE]
 
     table = pd.read_parquet(tmp_path / "out" / TABLE)
@@ -74,7 +70,7 @@ def test_the_manifest_tells_what_and_why(run: RunRecord, in_process: Program, tm
 
     head = json.loads((tmp_path / "out" / HEAD).read_text())
     assert (head["strategy"], head["seed"], head["budget"], head["format"]) == ("presel", 3, 0.15, "manifest")
-    assert (head["budget_images"], head["chosen_images"], head["pool_images"]) == (60, len(table), 400)
+    assert (head["budget_images"], head["chosen_images"], head["pool_images"]) == (30, len(table), 200)
     assert head["image_folder"] == str(run.image_folder)
     assert head["versions"] == versions()
     assert "until=instructions" in head["overrides"]
@@ -85,8 +81,7 @@ def test_the_manifest_tells_what_and_why(run: RunRecord, in_process: Program, tm
 
 
 def test_a_llava_export_is_a_pool_again(run: RunRecord, in_process: Program, tmp_path: Path) -> None:
-    result = in_process("export", str(run.folder), "--format", "llava", "--out", "out", "--images", "link")
-    assert result.returncode == 0, result.stderr
+    in_process.succeeds("export", str(run.folder), "--format", "llava", "--out", "out", "--images", "link")
     out = tmp_path / "out"
     records = read_records(out / "train.json", TaskRule())
     assert records == bought(run)
@@ -129,8 +124,7 @@ def test_hugging_face_loads_a_dataset_with_its_images(
     run: RunRecord, in_process: Program, tmp_path: Path
 ) -> None:
     datasets = pytest.importorskip("datasets")
-    result = in_process("export", str(run.folder), "--format", "hf", "--out", "out")
-    assert result.returncode == 0, result.stderr
+    in_process.succeeds("export", str(run.folder), "--format", "hf", "--out", "out")
     dataset = datasets.load_from_disk(tmp_path / "out")
     assert isinstance(dataset.features["image"], datasets.Image)
     assert dataset[0]["image"].size == open_image(run.image_folder / bought(run)[0].image).size
@@ -143,17 +137,17 @@ def test_hugging_face_loads_a_dataset_with_its_images(
         "latin1"
     )
 
-    refused = in_process("export", str(run.folder), "--format", "hf", "--out", "o", "--images", "copy")
-    assert refused.returncode == 2
-    assert "--images copy: --format hf holds the images itself" in refused.stderr
+    refused = in_process.refuses(
+        "export", str(run.folder), "--format", "hf", "--out", "o", "--images", "copy"
+    )
+    assert "--images copy: --format hf holds the images itself" in refused
 
 
 def test_without_datasets_the_remedy_is_named(run: RunRecord, program: Program, tmp_path: Path) -> None:
     # The working directory comes first where modules are looked for.
     (tmp_path / "datasets.py").write_text("raise ImportError('not here')")
-    result = program("export", str(run.folder), "--format", "hf", "--out", "out")
-    assert result.returncode == 2
-    assert "pip install 'presel[sources]'" in result.stderr
+    result = program.refuses("export", str(run.folder), "--format", "hf", "--out", "out")
+    assert "pip install 'presel[sources]'" in result
     assert [file.name for file in tmp_path.iterdir() if "__" not in file.name] == ["datasets.py"]
 
 
@@ -163,16 +157,14 @@ def test_a_selection_without_instructions_can_only_be_listed(in_process: Program
         result = in_process("export", str(run.folder), "--format", form, "--out", "out")
         assert result.returncode == 2
         assert "run the same command again with until=instructions" in result.stderr
-    result = in_process("export", str(run.folder), "--format", "manifest", "--out", "out", "--images", "copy")
-    assert result.returncode == 0, result.stderr
+    in_process.succeeds("export", str(run.folder), "--format", "manifest", "--out", "out", "--images", "copy")
     table = pd.read_parquet(pool_folder / "out" / TABLE)
     assert list(table.columns) == ["id", "image", "task"]
     assert sorted(file.name for file in pool_folder.glob("out/images/*")) == sorted(table["image"])
     # The copies serve as well when the pool is elsewhere.
     shutil.rmtree(pool_folder / "images")
-    gone = in_process("export", str(run.folder), "--format", "manifest", "--out", "other")
-    assert gone.returncode == 2
-    assert "the file no longer exists (12 of 12 selected images are missing)" in gone.stderr
+    gone = in_process.refuses("export", str(run.folder), "--format", "manifest", "--out", "other")
+    assert "the file no longer exists (12 of 12 selected images are missing)" in gone
 
 
 def test_images_that_got_no_instruction_are_told_apart(in_process: Program, pool_folder: Path) -> None:
@@ -209,9 +201,10 @@ def test_an_export_is_not_replaced_by_one_of_its_own_images(in_process: Program,
     export(first, "llava", pool_folder / "out", "copy")
     pool = ("pool.annotations=out/train.json", "pool.images=out/images", "budget=3")
     second = run_on(in_process, pool_folder, *pool, "until=selection")
-    result = in_process("export", str(second.folder), "--format", "manifest", "--out", "out", "--force")
-    assert result.returncode == 2
-    assert "which the export reads" in result.stderr
+    result = in_process.refuses(
+        "export", str(second.folder), "--format", "manifest", "--out", "out", "--force"
+    )
+    assert "which the export reads" in result
     assert len(list(pool_folder.glob("out/images/*"))) == 12
 
 
@@ -226,9 +219,8 @@ def test_an_export_that_fails_leaves_nothing_and_the_earlier_one_as_it_was(
     before = sorted(pool_folder.iterdir())
     arguments = ("export", str(run.folder), "--format", "llama_factory", "--images", "copy", "--force")
     for where in ("out", "other"):
-        result = in_process(*arguments, "--out", where)
-        assert result.returncode == 2
-        assert "record '0059': its text has <video>" in result.stderr
+        result = in_process.refuses(*arguments, "--out", where)
+        assert "record '0059': its text has <video>" in result
         assert sorted(pool_folder.iterdir()) == before
     assert len(read_records(pool_folder / "out/train.json", TaskRule())) == 60
 
@@ -300,14 +292,12 @@ def test_a_damaged_run_is_told(tmp_path: Path, text: str) -> None:
 
 
 def test_a_folder_that_is_no_run_and_a_result_that_is_gone(in_process: Program, pool_folder: Path) -> None:
-    result = in_process("export", "images", "--format", "llava", "--out", "out")
-    assert result.returncode == 2
-    assert "images/run.json: there is no such file; name the folder of one run" in result.stderr
-    run = run_on(in_process, pool_folder, "until=instructions")
+    result = in_process.refuses("export", "images", "--format", "llava", "--out", "out")
+    assert "images/run.json: there is no such file; name the folder of one run" in result
+    run = run_on(in_process, pool_folder, "until=instructions", OWN_STORE)
     shutil.rmtree(run.result("instructions"))
-    result = in_process("export", str(run.folder), "--format", "llava", "--out", "out")
-    assert result.returncode == 2
-    assert "the result of stage 'instructions (selection)' is gone" in result.stderr
+    result = in_process.refuses("export", str(run.folder), "--format", "llava", "--out", "out")
+    assert "the result of stage 'instructions (selection)' is gone" in result
     # The remedy that the message names.
-    again = run_on(in_process, pool_folder, "until=instructions")
+    again = run_on(in_process, pool_folder, "until=instructions", OWN_STORE)
     export(again, "llava", pool_folder / "out")

@@ -18,7 +18,7 @@ from presel.errors import PreselError
 from presel.evaluation.lmms_eval import LmmsColumn, LmmsEval
 from presel.evaluation.vlmevalkit import VlmEvalColumn, VlmEvalKit
 from presel.settings.paths import config_folder
-from tests.conftest import TINY, Program, stage_lines
+from tests.helpers import OWN_STORE, TINY, Program, last_run, stage_lines
 
 # What lmms-eval 0.7.3 left of a tiny model on copies of its nine tasks that read made-up data; the copies'
 # names are the tasks' own here. MMBench writes submissions/ beside it.
@@ -210,42 +210,40 @@ printf '\\033[1mError CUDA out of memory in generating\\033[0m\\n'
         own.run(tmp_path / "model", tmp_path / "results", log)
 
 
-def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(program: Program, tmp_path: Path) -> None:
+def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(
+    in_process: Program, tmp_path: Path
+) -> None:
     broken = stand_in(tmp_path, "echo out of memory; exit 3")
     python = f"evaluation.python={broken}"
-    failed = program("run", "strategy=random", python, *OVERRIDES)
-    assert failed.returncode == 2
-    assert "lmms-eval ended with exit status 3 (out of memory)" in failed.stderr
+    failed = in_process.refuses("run", "strategy=random", python, *OVERRIDES)
+    assert "lmms-eval ended with exit status 3 (out of memory)" in failed
 
     stand_in(tmp_path, "exit 0")
-    silent = program("run", "strategy=random", python, *OVERRIDES)
-    assert silent.returncode == 2
-    assert "external_evaluation (random): the program left no results under" in silent.stderr
+    silent = in_process.refuses("run", "strategy=random", python, *OVERRIDES)
+    assert "external_evaluation (random): the program left no results under" in silent
 
     # The last argument is the folder for results.
     script = f'echo "$@" > {tmp_path}/called; for out; do :; done; cp -r {LEFT}/* $out/'
     stand_in(tmp_path, script)
-    done = program("run", "strategy=random", python, *OVERRIDES)
-    assert done.returncode == 0, done.stderr
+    done = in_process.succeeds("run", "strategy=random", python, *OVERRIDES)
     assert {label for label, how in stage_lines(done.stdout).items() if how == "computed"} == {
         "external_evaluation (random)"
     }
-    (model,) = tmp_path.glob("outputs/store/merged/*/model")
+    model = last_run(tmp_path).stages["merged"].folder / "model"
     called = (tmp_path / "called").read_text()
     assert (
         f"--model llava_hf --model_args pretrained={model},device=cuda,device_map=auto --tasks vqav2_val,mme"
         in called
     )
     assert "--verbosity DEBUG" in called
-    assert f"results                       {tmp_path}/outputs/store/external_evaluation/" in done.stdout
+    results = last_run(tmp_path).stages["evaluation"].folder / "results"
+    assert f"results                       {results}" in done.stdout
     (summary,) = tmp_path.glob("outputs/runs/*/*/summary.csv")
     table = pd.read_csv(summary).set_index("strategy")
     assert table.loc["random", ["VQAv2", "MME", "requested"]].tolist() == [0.375, pytest.approx(0.625), 0.15]
 
-    full = program("run", "strategy=full", python, *OVERRIDES)
-    assert full.returncode == 0, full.stderr
-    reported = program("report", "outputs/runs")
-    assert reported.returncode == 0, reported.stderr
+    in_process.succeeds("run", "strategy=full", python, *OVERRIDES)
+    in_process.succeeds("report", "outputs/runs")
     report = pd.read_csv(tmp_path / "outputs" / "report" / "table.csv").set_index("setting")
     assert report.loc["random", "relative"] == 1
     assert report.loc["full", "difference"] == 0
@@ -253,16 +251,14 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(program: Prog
     assert report.loc["full", ["low", "high"]].isna().all()
 
 
-def test_where_lmms_eval_is_elsewhere_its_files_are_taken_in(program: Program, tmp_path: Path) -> None:
-    overrides = ("run", "strategy=random", "evaluation.python=null", *OVERRIDES)
-    asked = program(*overrides)
-    assert asked.returncode == 2
-    assert "run `python -m lmms_eval --model llava_hf" in asked.stderr
+def test_where_lmms_eval_is_elsewhere_its_files_are_taken_in(in_process: Program, tmp_path: Path) -> None:
+    overrides = ("run", "strategy=random", "evaluation.python=null", *OVERRIDES, OWN_STORE)
+    asked = in_process.refuses(*overrides)
+    assert "run `python -m lmms_eval --model llava_hf" in asked
     (results,) = tmp_path.glob("outputs/store/external_evaluation/*/results")
-    assert str(results) in asked.stderr
+    assert str(results) in asked
     shutil.copytree(LEFT, results, dirs_exist_ok=True)
-    done = program(*overrides)
-    assert done.returncode == 0, done.stderr
+    done = in_process.succeeds(*overrides)
     assert "62.5" in done.stdout
 
 

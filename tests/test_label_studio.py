@@ -16,7 +16,7 @@ from presel.errors import Paused, PreselError
 from presel.instructions.label_studio import LabelStudio
 from presel.instructions.provider import InstructionRequest
 from presel.storage.files import read_json, sha256, write_json
-from tests.conftest import Program, on_folder, stage_lines
+from tests.helpers import OWN_STORE, Program, on_folder, stage_lines
 from tests.waiting import orders, paused, wanted
 
 Task = dict[str, Any]
@@ -415,15 +415,14 @@ def test_a_broken_order_is_named(people: LabelStudio, files: LlavaFiles, answers
         people.reveal(wanted(files, 0), files)
 
 
-@pytest.mark.slow
-def test_a_run_pauses_twice_and_ends(program: Program, pool_folder: Path) -> None:
-    command = ["run", *on_folder(pool_folder), "instructions=label_studio", "until=instructions"]
+def test_a_run_pauses_twice_and_ends(in_process: Program, pool_folder: Path) -> None:
+    command = ["run", *on_folder(pool_folder), "instructions=label_studio", "until=instructions", OWN_STORE]
     answers = pool_folder / "outputs" / "answers"
     asked: list[set[str]] = []
     for _ in range(2):
         for _ in range(2):
             # Asking again before the people are done changes nothing.
-            result = program(*command)
+            result = in_process(*command)
             assert result.returncode == 3, result.stderr
             assert "images wait for annotators in " in result.stderr.splitlines()[-1]
         order = orders(answers)[-1]
@@ -431,8 +430,7 @@ def test_a_run_pauses_twice_and_ends(program: Program, pool_folder: Path) -> Non
     reference, selection = asked
     assert (len(reference), len(selection)) == (3, 6)
     assert not reference & selection
-    result = program(*command)
-    assert result.returncode == 0, result.stderr
+    result = in_process.succeeds(*command)
     assert stage_lines(result.stdout)["model (reference)"] == "reused"
     (train,) = [Path(line.split()[-1]) for line in result.stdout.splitlines() if "training file" in line]
     records = {record["id"]: record["conversations"][1]["value"] for record in read_json(train)}

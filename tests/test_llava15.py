@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from presel.data.llava665k import EXPECTED
-from tests.conftest import Program, stage_lines
 from tests.data.test_llava665k import MIXTURE
+from tests.helpers import Program, last_run, stage_lines
 
 EACH = 8
 
@@ -35,22 +35,11 @@ def mixture(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def labeled(folder: Path, label: str) -> Path:
-    """The result of the stage of that name."""
-    (found,) = (
-        file.parent
-        for file in folder.glob("outputs/store/*/*/manifest.json")
-        if json.loads(file.read_text())["label"] == label
-    )
-    return found
-
-
-def test_from_public_parts_to_scores(program: Program, public: Path, mixture: Path) -> None:
-    assembled = program(
+def test_from_public_parts_to_scores(in_process: Program, public: Path, mixture: Path) -> None:
+    in_process.succeeds(
         *("assemble", "--language", str(public / "vicuna"), "--vision", str(public / "clip")),
         *("--projector", str(public / "mm_projector.bin"), "--out", "outputs/models/llava15_7b"),
     )
-    assert assembled.returncode == 0, assembled.stderr
     overrides = (
         *("lvlm=llava15_7b", "tune=llava15", "encoder=dinov2_base", f"encoder.path={public / 'dinov2'}"),
         *("pool=llava665k", "pool.annotations=mix.json", "pool.images=images", "executor.workers=0"),
@@ -63,20 +52,18 @@ def test_from_public_parts_to_scores(program: Program, public: Path, mixture: Pa
         "evaluation.annotations=held_out.json",
         "evaluation.max_new_tokens=4",
     )
-    result = program("run", *overrides, *held_out)
-    assert result.returncode == 0, result.stderr
-    pool = pd.read_parquet(labeled(mixture, "pool") / "pool.parquet")
+    in_process.succeeds("run", *overrides, *held_out)
+    pool = pd.read_parquet(last_run(mixture).stages["images"].folder / "pool.parquet")
     assert pool["task"].value_counts().to_dict() == {
         name: EACH * (2 if name == "knowledge_vqa" else 1)
         for name in EXPECTED.keys() - {"ok_vqa", "a_okvqa"} | {"knowledge_vqa"}
     }
-    manifest = json.loads((labeled(mixture, "pool") / "manifest.json").read_text())
+    manifest = json.loads((last_run(mixture).stages["images"].folder / "manifest.json").read_text())
     assert manifest["measured"]["text_only_left_out"] == 3
-    trained = json.loads((labeled(mixture, "instructions (selection)") / "train.json").read_text())
+    trained = json.loads((last_run(mixture).stages["instructions"].folder / "train.json").read_text())
     assert len(trained) == len(MIXTURE) * EACH / 2
 
-    merged = program("run", *overrides, "until=merged")
-    assert merged.returncode == 0, merged.stderr
+    merged = in_process.succeeds("run", *overrides, "until=merged")
     assert {label for label, how in stage_lines(merged.stdout).items() if how == "computed"} == {"merged"}
-    model = AutoModelForImageTextToText.from_pretrained(labeled(mixture, "merged") / "model")
+    model = AutoModelForImageTextToText.from_pretrained(last_run(mixture).stages["merged"].folder / "model")
     assert model.config.image_seq_length == 4

@@ -29,7 +29,7 @@ from presel.instructions.prompts import Prompt, Prompts
 from presel.instructions.provider import InstructionRequest, ProviderResult
 from presel.storage.files import sha256
 from presel.storage.stage import identity
-from tests.conftest import Program, command, environment, on_folder
+from tests.helpers import Program, command, environment, on_folder
 
 # Roles by name, an image's token where the image is.
 TEMPLATE = (
@@ -238,11 +238,11 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     killed_once_it_has_answers(command(*arguments), pool_folder, answers)
     before = lines(answers)
     assert 0 < len(before) < 24
-    assert program(*arguments).returncode == 0
+    program.succeeds(*arguments)
     assert lines(answers)[: len(before)] == before
     (train,) = pool_folder.glob("outputs/store/instructions/*/train.json")
     resumed = train.read_text()
-    assert program(*arguments, "paths.store=s", "paths.answers=a").returncode == 0
+    program.succeeds(*arguments, "paths.store=s", "paths.answers=a")
     (train,) = pool_folder.glob("s/instructions/*/train.json")
     assert train.read_text() == resumed
     assert len(lines(answers)) == len(lines(pool_folder / "a" / "answers.jsonl"))

@@ -14,8 +14,8 @@ from presel.instructions.client import parse_retry_after
 from presel.instructions.ledger import request
 from presel.instructions.provider import InstructionRequest
 from presel.storage.stage import identity
-from tests.conftest import Program, on_folder
 from tests.generation_server import Plan, Running, running
+from tests.helpers import OWN_STORE, Program, on_folder
 from tests.seer import files, images, kept, prompts, provider, reveal
 
 KEY = "sk-very/secret-0123456789"
@@ -339,10 +339,15 @@ def test_what_decides_an_answer_and_what_does_not(tmp_path: Path) -> None:
         assert replace(base, **{key: value}).request_digest(image) != base.request_digest(image)
 
 
-def test_the_key_is_written_nowhere(program: Program, pool_folder: Path) -> None:
+def test_the_key_is_written_nowhere(in_process: Program, pool_folder: Path) -> None:
     """The server repeats the key in a 401, in 400s, and in answers that are used."""
     overrides = [*on_folder(pool_folder), "strategy=random", "budget=20", "until=instructions"]
-    overrides += ["instructions=openai", "instructions.model=seer", "instructions.key_variable=SEER_KEY"]
+    overrides += [
+        "instructions=openai",
+        "instructions.model=seer",
+        "instructions.key_variable=SEER_KEY",
+        OWN_STORE,
+    ]
     told = ""
     with running(pool_folder, Plan(script=["400", "echo"], key=KEY)) as server:
         for key, sentence in [
@@ -350,14 +355,13 @@ def test_the_key_is_written_nowhere(program: Program, pool_folder: Path) -> None
             (KEY, "20 of 20 images have no instruction, more than instructions.max_unanswered_share=0.05"),
             (KEY, "20 images answered; 2,200 tokens in this run"),
         ]:
-            result = program("run", *overrides, f"instructions.base_url={server.url}", SEER_KEY=key)
+            result = in_process("run", *overrides, f"instructions.base_url={server.url}", SEER_KEY=key)
             assert sentence in result.stdout + result.stderr
             told += result.stdout + result.stderr
         assert result.returncode == 0, result.stderr
         assert len(server.seen()) == 40
     # What is bought needs no server and no key.
-    result = program("run", *overrides, f"instructions.base_url={server.url}")
-    assert result.returncode == 0, result.stderr
+    in_process.succeeds("run", *overrides, f"instructions.base_url={server.url}")
     (train,) = (pool_folder / "outputs/store/instructions").glob("*/train.json")
     assert train.read_text().count("[key] does.") == 20
     written = [file for file in (pool_folder / "outputs").rglob("*") if file.is_file()]

@@ -21,7 +21,7 @@ from presel.instructions.batch_api import OpenAiBatch, in_files
 from presel.instructions.chat_api import OpenAI
 from presel.instructions.prompts import Prompt, Prompts
 from presel.storage.files import read_json
-from tests.conftest import Program, on_folder, stage_lines
+from tests.helpers import OWN_STORE, Program, on_folder, stage_lines
 from tests.waiting import orders, paused, wanted
 
 Line = dict[str, Any]
@@ -478,8 +478,7 @@ def test_no_image_is_asked_about_while_another_selection_waits_for_it(
     assert list(texts(service.reveal(wanted(files, 2, 3), files).records)) == ["0002", "0003"]
 
 
-@pytest.mark.slow
-def test_a_run_pauses_twice_and_ends(program: Program, pool_folder: Path) -> None:
+def test_a_run_pauses_twice_and_ends(in_process: Program, pool_folder: Path) -> None:
     command = [
         "run",
         *on_folder(pool_folder),
@@ -487,11 +486,12 @@ def test_a_run_pauses_twice_and_ends(program: Program, pool_folder: Path) -> Non
         "instructions.model=gpt",
         "instructions.prompts.default=detail",
         "until=instructions",
+        OWN_STORE,
     ]
     answers = pool_folder / "outputs" / "answers"
     asked: list[set[str]] = []
     for _ in range(2):
-        result = program(*command)
+        result = in_process(*command)
         assert result.returncode == 3, result.stderr
         assert result.stderr.splitlines()[-1].startswith("presel: paused: the requests for ")
         order = orders(answers)[-1]
@@ -501,8 +501,7 @@ def test_a_run_pauses_twice_and_ends(program: Program, pool_folder: Path) -> Non
     assert len(reference) == 3
     assert len(selection) == 6
     assert not reference & selection
-    result = program(*command)
-    assert result.returncode == 0, result.stderr
+    result = in_process.succeeds(*command)
     assert stage_lines(result.stdout)["model (reference)"] == "reused"
     (train,) = [Path(line.split()[-1]) for line in result.stdout.splitlines() if "training file" in line]
     records = read_json(train)

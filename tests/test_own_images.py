@@ -12,18 +12,10 @@ import pytest
 from PIL import Image
 
 from presel.report.gallery import gallery
-from presel.runs import RunRecord, load_run
-from tests.conftest import Program, on_folder, stage_lines
+from tests.helpers import OWN_STORE, Program, last_run, on_folder, refused, stage_lines
 from tests.pictures import picture, two_kinds
-from tests.test_bad_input import refused
 
 SELECT = ("until=selection", "strategy=random", "budget=10", "executor.workers=0")
-
-
-def last_run(folder: Path) -> RunRecord:
-    """The run that ended last."""
-    files = folder.glob("outputs/runs/*/*/run.json")
-    return load_run(max(files, key=lambda file: file.stat().st_mtime).parent)
 
 
 def selection(folder: Path) -> pd.DataFrame:
@@ -70,14 +62,12 @@ def test_every_source_is_selected_from(
     make: Callable[[Path], list[str]], in_process: Program, tmp_path: Path
 ) -> None:
     pool = make(tmp_path)
-    first = in_process("run", *pool, *SELECT)
-    assert first.returncode == 0, first.stderr
+    first = in_process.succeeds("run", *pool, *SELECT)
     assert ("files left out, since they are no images: 1 .heic" in first.stdout) == (make is as_folder)
     table = selection(tmp_path)
     assert table["task"].value_counts().to_dict() == {"cats": 20, "dogs": 20}
     assert table["selected"].sum() == 10
-    second = in_process("run", *pool, *SELECT, "strategy=typiclust")
-    assert second.returncode == 0, second.stderr
+    second = in_process.succeeds("run", *pool, *SELECT, "strategy=typiclust")
     assert stage_lines(second.stdout)["pool"] == "reused"
     assert selection(tmp_path)["selected"].sum() > 0
 
@@ -87,8 +77,7 @@ def test_discovered_tasks(in_process: Program, tmp_path: Path) -> None:
         picture(tmp_path / "flat" / f"{number:03}.png", number, light=number >= 25)
     pool = ["pool=image_folder", "pool.images=flat"]
     discovered = ["tasks=discovered", "tasks.n_tasks=2"]
-    first = in_process("run", *pool, *discovered, *SELECT)
-    assert first.returncode == 0, first.stderr
+    first = in_process.succeeds("run", *pool, *discovered, *SELECT)
     assert "tasks were discovered by clustering: 2 tasks of 15 to 25 images" in first.stdout
     table = selection(tmp_path)
     tasks = table["task"].where(table["id"] < "025.png")
@@ -107,13 +96,12 @@ def test_discovered_tasks(in_process: Program, tmp_path: Path) -> None:
 
 
 def test_presel_clusters_the_discovered_tasks_and_names_them_in_the_training_file(
-    program: Program, pool_folder: Path
+    in_process: Program, pool_folder: Path
 ) -> None:
     for number in range(20):
         Image.new("RGB", (24, 24), "white").save(pool_folder / "images" / f"{number:04}.png")
     overrides = [*on_folder(pool_folder), "tasks=discovered", "tasks.n_tasks=2", "until=instructions"]
-    result = program("run", *overrides, "budget=0.5", "strategy.weighting=size")
-    assert result.returncode == 0, result.stderr
+    result = in_process.succeeds("run", *overrides, "budget=0.5", "strategy.weighting=size", OWN_STORE)
     table = selection(pool_folder).set_index("id")
     assert table["task"].value_counts().to_dict().keys() == {"task_00", "task_01"}
     records = json.loads(last_run(pool_folder).paths["instructions"].read_text())
@@ -131,5 +119,5 @@ def test_who_writes_the_instructions_of_mere_images_must_be_told(in_process: Pro
 def test_a_task_of_one_image_can_be_chosen_from(in_process: Program, tmp_path: Path) -> None:
     pool = as_folder(tmp_path)
     picture(tmp_path / "images" / "lonely" / "1.png", 99)
-    assert in_process("run", *pool, *SELECT).returncode == 0
+    in_process.succeeds("run", *pool, *SELECT)
     assert selection(tmp_path)["task"].nunique() == 3

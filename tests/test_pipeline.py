@@ -18,7 +18,18 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from presel.data.llava import TaskRule, read_records
 from presel.models.lvlm import Lvlm
 from presel.storage.integrity import MANIFEST
-from tests.conftest import TINY, Program, command, environment, on_folder, stage_lines
+from tests.helpers import (
+    OWN_STORE,
+    TINY,
+    Program,
+    command,
+    environment,
+    last_run,
+    on_folder,
+    stage_files,
+    stage_lines,
+    summary,
+)
 
 STAGES = [
     "scenes",
@@ -35,21 +46,10 @@ STAGES = [
 ]
 
 
-def summary(folder: Path) -> pd.DataFrame:
-    """The scores of the last run or sweep."""
-    file = max(folder.glob("outputs/runs/*/*/summary.csv"), key=lambda path: path.stat().st_mtime)
-    return pd.read_csv(file).set_index("strategy")
-
-
-def only(folder: Path, stage: str, name: str) -> list[Path]:
-    return sorted(folder.glob(f"outputs/store/{stage}/*/{name}"))
-
-
 def test_the_quickstart_compares_strategies_and_then_reuses_everything(
-    program: Program, tmp_path: Path
+    program: Program, in_process: Program, tmp_path: Path
 ) -> None:
-    first = program("run", "experiment=quickstart", *TINY)
-    assert first.returncode == 0, first.stderr
+    first = program.succeeds("run", "experiment=quickstart", *TINY, OWN_STORE)
     table = summary(tmp_path)
     assert list(table.index) == ["base", "most frequent", "random", "presel", "full"]
     assert table.loc[["random", "presel", "full"], "requested"].tolist() == [0.15, 0.15, 1.0]
@@ -58,15 +58,13 @@ def test_the_quickstart_compares_strategies_and_then_reuses_everything(
     assert "requested %" in first.stdout
     assert "summary.csv" in first.stdout
 
-    second = program("run", "experiment=quickstart", *TINY)
-    assert second.returncode == 0
+    second = in_process.succeeds("run", "experiment=quickstart", *TINY, OWN_STORE)
     assert set(stage_lines(second.stdout).values()) == {"reused"}
     pd.testing.assert_frame_equal(summary(tmp_path), table)
 
     # What is left out of a store is computed again, also where only its time is asked for.
     shutil.rmtree(tmp_path / "outputs/store/reference")
-    other_tau = program("run", "tau.value=0.01", *TINY)
-    assert other_tau.returncode == 0, other_tau.stderr
+    other_tau = in_process.succeeds("run", "tau.value=0.01", *TINY, OWN_STORE)
     computed = {label for label, how in stage_lines(other_tau.stdout).items() if how == "computed"}
     assert computed == {
         "reference",
@@ -77,9 +75,8 @@ def test_the_quickstart_compares_strategies_and_then_reuses_everything(
     }
 
 
-def test_a_sweep_shares_stages_and_ends_with_one_table(program: Program, tmp_path: Path) -> None:
-    result = program("run", "-m", "strategy=presel,random", "seed=1,2", *TINY)
-    assert result.returncode == 0, result.stderr
+def test_a_sweep_shares_stages_and_ends_with_one_table(in_process: Program, tmp_path: Path) -> None:
+    result = in_process.succeeds("run", "-m", "strategy=presel,random", "seed=1,2", *TINY, OWN_STORE)
     assert list(summary(tmp_path).index)[2:] == [
         "presel seed=1",
         "presel seed=2",
@@ -93,33 +90,30 @@ def test_a_sweep_shares_stages_and_ends_with_one_table(program: Program, tmp_pat
         "relevance": 2,
         "selection": 4,
     }.items():
-        assert len(only(tmp_path, stage, MANIFEST)) == times
+        assert len(list(tmp_path.glob(f"outputs/store/{stage}/*/{MANIFEST}"))) == times
     assert result.stdout.count("Scores (%)") == 1
 
 
-def test_neither_workers_nor_a_fresh_store_change_the_selection(program: Program, tmp_path: Path) -> None:
-    for name, workers in (("a", 0), ("b", 2)):
-        result = program(
-            "run", *TINY, "until=selection", f"executor.workers={workers}", f"paths.store={tmp_path}/{name}"
-        )
-        assert result.returncode == 0, result.stderr
-    (one,), (other,) = (list(tmp_path.glob(f"{name}/selection/*/selection.parquet")) for name in "ab")
-    assert one.parent.name == other.parent.name
-    pd.testing.assert_frame_equal(pd.read_parquet(one), pd.read_parquet(other))
+def test_neither_workers_nor_a_fresh_store_change_the_selection(in_process: Program, tmp_path: Path) -> None:
+    results = []
+    for changes in ([], ["executor.workers=2", OWN_STORE]):
+        in_process.succeeds("run", *TINY, "until=selection", *changes)
+        results.append(last_run(tmp_path).stages["selection"].folder)
+    assert results[0].name == results[1].name
+    assert results[0] != results[1]
+    pd.testing.assert_frame_equal(*(pd.read_parquet(one / "selection.parquet") for one in results))
 
 
-def test_a_pool_of_ones_own_ends_with_a_training_file_and_scores(program: Program, pool_folder: Path) -> None:
-    result = program("run", *on_folder(pool_folder), "budget=12")
-    assert result.returncode == 0, result.stderr
-    training_file = max(
-        only(pool_folder, "instructions", "train.json"), key=lambda path: path.stat().st_mtime
-    )
+def test_a_pool_of_ones_own_ends_with_a_training_file_and_scores(
+    in_process: Program, pool_folder: Path
+) -> None:
+    in_process.succeeds("run", *on_folder(pool_folder), "budget=12")
+    training_file = last_run(pool_folder).stages["instructions"].folder / "train.json"
     records = read_records(training_file, TaskRule())
     originals = {record.id: record for record in read_records(pool_folder / "pool.json", TaskRule())}
     assert len(records) == 12
     assert all(originals[record.id] == record for record in records)
-    (selection,) = only(pool_folder, "selection", "selection.parquet")
-    table = pd.read_parquet(selection)
+    table = pd.read_parquet(last_run(pool_folder).stages["selection"].folder / "selection.parquet")
     assert len(table) == 60
     assert set(table.loc[table["selected"], "id"]) == {record.id for record in records}
     assert table.loc[table["selected"], "why"].value_counts().to_dict() == {"central": 9, "reference": 3}
@@ -134,17 +128,16 @@ def test_broken_images_are_listed_and_put_up_with_up_to_a_share(
 ) -> None:
     (pool_folder / "images" / "0007.png").write_bytes(b"no image")
     overrides = [*on_folder(pool_folder), "strategy=random"]
-    refused = in_process("run", *overrides, "until=selection")
-    assert refused.returncode == 2
-    assert "1 of 60 images are unusable, more than max_rejected_share=0.01 allows" in refused.stderr
-    assert "0007.png" in refused.stderr
-    accepted = in_process("run", *overrides, "until=selection", "pool.max_rejected_share=0.1")
-    assert accepted.returncode == 0, accepted.stderr
+    refused = in_process.refuses("run", *overrides, "until=selection")
+    assert "1 of 60 images are unusable, more than max_rejected_share=0.01 allows" in refused
+    assert "0007.png" in refused
+    in_process.succeeds("run", *overrides, "until=selection", "pool.max_rejected_share=0.1")
     # The benchmarks hold the same image, and a benchmark with holes is another benchmark.
-    refused = in_process("run", *overrides, "pool.max_rejected_share=0.1")
-    assert refused.returncode == 2
-    assert "evaluation.max_rejected_share" in refused.stderr
-    rejected = pd.concat(pd.read_parquet(file) for file in only(pool_folder, "pool", "rejected.parquet"))
+    refused = in_process.refuses("run", *overrides, "pool.max_rejected_share=0.1")
+    assert "evaluation.max_rejected_share" in refused
+    rejected = pd.concat(
+        pd.read_parquet(file) for file in stage_files(pool_folder, "pool", "rejected.parquet")
+    )
     assert set(rejected["id"]) == {"0007"}
 
 
@@ -154,9 +147,8 @@ def test_copies_are_encoded_once_and_a_strategy_of_all_ignores_the_budget(
     for number in (11, 12):
         shutil.copy(pool_folder / "images" / "0010.png", pool_folder / "images" / f"00{number}.png")
     for budget in (6, 12):
-        result = in_process("run", *on_folder(pool_folder), "until=selection", f"budget={budget}")
-        assert result.returncode == 0, result.stderr
-    (folder,) = {path.parent for path in only(pool_folder, "features", MANIFEST)}
+        in_process.succeeds("run", *on_folder(pool_folder), "until=selection", f"budget={budget}")
+    (folder,) = {path.parent for path in stage_files(pool_folder, "features", MANIFEST)}
     assert json.loads((folder / MANIFEST).read_text())["measured"]["different_images"] == 58
     features = dict(
         zip(pd.read_parquet(folder / "ids.parquet")["id"], np.load(folder / "features.npy"), strict=True)
@@ -166,21 +158,20 @@ def test_copies_are_encoded_once_and_a_strategy_of_all_ignores_the_budget(
     assert not (features["0010"] == features["0013"]).all()
     for budget in (6, 12):
         arguments = (*on_folder(pool_folder), "until=selection", "strategy=full", f"budget={budget}")
-        result = in_process("run", *arguments)
+        result = in_process("run", *arguments, OWN_STORE)
         assert stage_lines(result.stdout)["selection (full)"] == ("computed" if budget == 6 else "reused")
 
 
 @torch.no_grad()
-def test_the_merged_model_is_the_base_with_its_adapter(program: Program, tmp_path: Path) -> None:
-    result = program("run", "strategy=random", "until=merged", *TINY)
-    assert result.returncode == 0, result.stderr
-    (folder,) = tmp_path.glob("outputs/store/merged/*/model")
+def test_the_merged_model_is_the_base_with_its_adapter(in_process: Program, tmp_path: Path) -> None:
+    result = in_process.succeeds("run", "strategy=random", "until=merged", *TINY)
+    folder = last_run(tmp_path).stages["merged"].folder / "model"
     assert str(folder) in result.stdout
-    (adapter,) = tmp_path.glob("outputs/store/model/*/adapter")
+    adapter = last_run(tmp_path).stages["model"].folder / "adapter"
     plain = AutoModelForImageTextToText.from_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
     assert plain.generation_config.eos_token_id == processor.tokenizer.eos_token_id
-    picture = next(tmp_path.glob("outputs/store/scenes/*/images/count/**/*.png"))
+    picture = next(last_run(tmp_path).stages["images.scenes"].folder.glob("images/count/**/*.png"))
     inputs = processor(
         images=Image.open(picture), text="USER: <image>\nHow many? ASSISTANT:", return_tensors="pt"
     )
@@ -190,10 +181,10 @@ def test_the_merged_model_is_the_base_with_its_adapter(program: Program, tmp_pat
     assert not torch.allclose(lvlm.load_model()(**inputs).logits, ours, atol=1e-2)
 
 
-def test_another_metric_is_another_evaluation(program: Program, pool_folder: Path) -> None:
+def test_another_metric_is_another_evaluation(in_process: Program, pool_folder: Path) -> None:
     for metric in ("exact_match", "cider"):
-        result = program("run", *on_folder(pool_folder), "strategy=random", f"evaluation.metric={metric}")
-        assert result.returncode == 0, result.stderr
+        own = (*on_folder(pool_folder), "strategy=random", f"evaluation.metric={metric}", OWN_STORE)
+        result = in_process.succeeds("run", *own)
         lines = stage_lines(result.stdout)
         assert lines["evaluation (random)"] == lines["most_frequent"] == "computed"
     assert lines["benchmarks"] == lines["model (selection)"] == "reused"
@@ -226,7 +217,7 @@ def test_kill_9_in_every_stage_changes_nothing(tmp_path: Path) -> None:
         ("features", "features.npy"),
         ("model", "adapter/adapter_model.safetensors"),
     ):
-        ours, theirs = only(cut, stage, name), only(whole, stage, name)
+        ours, theirs = stage_files(cut, stage, name), stage_files(whole, stage, name)
         assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
 
 
@@ -274,13 +265,13 @@ def _changed_since(moment: float, path: Path) -> bool:
 def test_kill_9_between_two_shards_loses_no_shard(program: Program, tmp_path: Path) -> None:
     """Scores and features go on at the next shard, and come out as without the kill."""
     # More than a shard of reference samples, and of different images.
-    overrides = [*TINY, "pool.size=1100", "reference.share=0.6", "budget=0.7", "until=selection"]
-    assert program("run", *overrides).returncode == 0
+    overrides = [*TINY, "pool.size=1100", "reference.share=0.6", "budget=0.7", "until=selection", OWN_STORE]
+    program.succeeds("run", *overrides)
     for stage, part, whole, resting in (
         ("relevance", "part-{:05}.parquet", "relevance.parquet", ["selection"]),
         ("features", "part-{:05}.npy", "features.npy", ["clusters", "centrality", "selection"]),
     ):
-        (file,) = only(tmp_path, stage, whole)
+        (file,) = stage_files(tmp_path, stage, whole)
         undisturbed = file.read_bytes()
         # With what rests on it, without which nobody would ask for it.
         for gone in [stage, *resting]:
@@ -296,17 +287,16 @@ def test_kill_9_between_two_shards_loses_no_shard(program: Program, tmp_path: Pa
         run.wait()
         assert not second.exists()
         kept = first.stat().st_mtime_ns
-        assert program("run", *overrides).returncode == 0
+        program.succeeds("run", *overrides)
         assert second.stat().st_mtime_ns > first.stat().st_mtime_ns == kept
         assert file.read_bytes() == undisturbed
 
 
 def test_presel_spends_the_budget_exactly(in_process: Program, tmp_path: Path) -> None:
     # All three share the reference model and the features.
-    result = in_process("run", "-m", *TINY, "until=selection", "budget=0.05,0.15,40")
-    assert result.returncode == 0, result.stderr
-    tables = [pd.read_parquet(file) for file in only(tmp_path, "selection", "selection.parquet")]
-    assert sorted(table["selected"].sum() for table in tables) == [20, 40, 60]
+    in_process.succeeds("run", "-m", *TINY, "until=selection", "budget=0.1,0.15,40")
+    tables = [pd.read_parquet(file) for file in stage_files(tmp_path, "selection", "selection.parquet")]
+    assert sorted(table["selected"].sum() for table in tables) == [20, 30, 40]
     for table in tables:
         # In each cluster the chosen ones are the most central.
         for _, cluster in table[table["why"] != "reference"].groupby(["task", "cluster"]):

@@ -29,8 +29,7 @@ from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.tuning import TuningStage
-from tests.conftest import TINY, Program, command, environment, on_folder
-from tests.test_pipeline import only
+from tests.helpers import OWN_STORE, TINY, Program, command, environment, on_folder, stage_files
 
 TWO = ("trainer.devices=2", "trainer.accelerator=cpu")
 # 15 micro batches, one of them a single sample, 4 a step: 4 steps an epoch, the last one of 3.
@@ -133,9 +132,8 @@ def workers_of(folder: Path) -> dict[int, int]:
 @pytest.mark.slow
 def test_two_processes_train_as_one_also_in_a_sweep(program: Program, pool_folder: Path) -> None:
     recipe = (*on_folder(pool_folder), *RECIPE)
-    one = program("run", *recipe, "trainer=cpu", "paths.store=one")
-    assert one.returncode == 0, one.stderr
-    two = program(
+    program.succeeds("run", *recipe, "trainer=cpu", "paths.store=one")
+    program.succeeds(
         "run",
         "-m",
         *recipe,
@@ -143,7 +141,6 @@ def test_two_processes_train_as_one_also_in_a_sweep(program: Program, pool_folde
         *TWO,
         "paths.store=${hydra:runtime.choices.trainer}",
     )
-    assert two.returncode == 0, two.stderr
     for strategy in ("ddp", "fsdp"):
         assert_same_training(pool_folder / strategy, pool_folder / "one")
         assert len(losses(pool_folder / strategy)) == 12
@@ -156,8 +153,7 @@ def test_a_killed_process_ends_the_run_which_then_resumes(
     program: Program, pool_folder: Path, strategy: str
 ) -> None:
     recipe = (*on_folder(pool_folder), *RECIPE)
-    one = program("run", *recipe, "trainer=cpu", "paths.store=one")
-    assert one.returncode == 0, one.stderr
+    program.succeeds("run", *recipe, "trainer=cpu", "paths.store=one")
 
     cut = ("run", *recipe, f"trainer={strategy}", *TWO, "paths.store=cut")
     with (pool_folder / "stderr").open("w") as errors:
@@ -179,8 +175,7 @@ def test_a_killed_process_ends_the_run_which_then_resumes(
     assert not workers_of(pool_folder)
     assert not list(pool_folder.glob("cut/model/*/adapter"))
 
-    resumed = program(*cut)
-    assert resumed.returncode == 0, resumed.stderr
+    program.succeeds(*cut)
     assert_same_training(pool_folder / "cut", pool_folder / "one")
     # It went on, instead of starting again.
     (second,) = pool_folder.glob("cut/model/*/metrics/version_1/metrics.csv")
@@ -212,14 +207,20 @@ def test_no_process_outlives_the_run(pool_folder: Path, ending: signal.Signals) 
 @pytest.mark.slow
 def test_two_processes_score_and_encode_as_one(program: Program, tmp_path: Path) -> None:
     # More than a shard of reference samples, of different images, and of questions.
-    overrides = [*TINY, "pool.size=1100", "reference.share=0.6", "budget=0.7", "evaluation.size=60"]
+    overrides = [
+        *TINY,
+        "pool.size=1100",
+        "reference.share=0.6",
+        "budget=0.7",
+        "evaluation.size=60",
+        OWN_STORE,
+    ]
     overrides += ["tune.micro_batch_size=16"]
-    one = program("run", *overrides, "trainer=cpu")
-    assert one.returncode == 0, one.stderr
+    program.succeeds("run", *overrides, "trainer=cpu")
     files = [
-        *only(tmp_path, "relevance", "relevance.parquet"),
-        *only(tmp_path, "features", "features.npy"),
-        *only(tmp_path, "evaluation", "predictions.parquet"),
+        *stage_files(tmp_path, "relevance", "relevance.parquet"),
+        *stage_files(tmp_path, "features", "features.npy"),
+        *stage_files(tmp_path, "evaluation", "predictions.parquet"),
     ]
     before = {file: file.read_bytes() for file in files}
     for file in files:
@@ -228,8 +229,7 @@ def test_two_processes_score_and_encode_as_one(program: Program, tmp_path: Path)
         shutil.rmtree(tmp_path / "outputs" / "store" / stage)
     # The model is kept, so that only who asks for the selection computes what that rests on.
     for until in ("selection", "evaluation"):
-        two = program("run", *overrides, "trainer=ddp", *TWO, f"until={until}")
-        assert two.returncode == 0, two.stderr
+        program.succeeds("run", *overrides, "trainer=ddp", *TWO, f"until={until}")
     assert {file: file.read_bytes() for file in files} == before
     for file in files:
         assert len(list((file.parent / "processes").glob("rank-*.log"))) == 2
@@ -253,12 +253,10 @@ def test_two_nodes_of_a_slurm_job_train_as_one_process(program: Program, pool_fo
     job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "PATH": f"{pool_folder}:{os.environ['PATH']}"}
     (pool_folder / "hpc_ckpt_1.ckpt").write_text("of another program")
     recipe = (*on_folder(pool_folder), *RECIPE, "trainer.accelerator=cpu")
-    one = program("run", *recipe, "trainer=cpu", "paths.store=one", **job)
-    assert one.returncode == 0, one.stderr
-    two = program(
+    program.succeeds("run", *recipe, "trainer=cpu", "paths.store=one", **job)
+    program.succeeds(
         *("run", *recipe, "trainer=ddp", "trainer.devices=1", "trainer.nodes=2", "paths.store=two"), **job
     )
-    assert two.returncode == 0, two.stderr
     assert_same_training(pool_folder / "two", pool_folder / "one")
 
 
@@ -294,7 +292,8 @@ def test_the_process_that_failed_first_is_named_whatever_node_reports_first(tmp_
 def test_what_cannot_be_spread_is_refused_before_any_work(
     in_process: Program, pool_folder: Path, overrides: tuple[str, ...], told: str
 ) -> None:
-    result = in_process("run", *on_folder(pool_folder), *RECIPE, "trainer.accelerator=cpu", *overrides)
-    assert result.returncode == 2
-    assert told in result.stderr
+    result = in_process.refuses(
+        "run", *on_folder(pool_folder), *RECIPE, "trainer.accelerator=cpu", *overrides, OWN_STORE
+    )
+    assert told in result
     assert not (pool_folder / "outputs" / "store").exists()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tests.conftest import TINY, Program
 from tests.documents import blocks
+from tests.helpers import TINY, Program
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -15,14 +15,13 @@ def texts(language: str) -> list[str]:
     return [text for name, text in blocks(README) if name == language]
 
 
-def test_a_strategy_of_ones_own_gets_its_row(program: Program, tmp_path: Path) -> None:
+def test_a_strategy_of_ones_own_gets_its_row(in_process: Program, tmp_path: Path) -> None:
     for text in texts("python") + texts("yaml"):
         name = text.splitlines()[0].removeprefix("# ")
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     (line,) = [text for text in texts("") if "--config-dir" in text]
-    result = program(*shlex.split(line)[1:], *TINY)
-    assert result.returncode == 0, result.stderr
+    in_process.succeeds(*shlex.split(line)[1:], *TINY)
     (file,) = tmp_path.glob("outputs/runs/*/*/summary.csv")
     table = pd.read_csv(file).set_index("strategy")
     assert table.loc[["typical", "random"], "requested"].tolist() == [0.15, 0.15]

@@ -29,7 +29,7 @@ from presel.stages.relevance import RelevanceStage
 from presel.stages.tuning import TuningStage
 from presel.storage.shards import table_shards
 from presel.storage.store import Store
-from tests.test_tuning import CPU, settings
+from tests.training import CPU, settings
 
 LVLM = Lvlm(path="builtin:digit_llava", template="plain", max_length=160)
 

@@ -23,7 +23,7 @@ from presel.report.statistics import compare, holm, paired_t
 from presel.report.tables import PUBLISHED, latex, markdown, published_relative, results
 from presel.runs import RunRecord, StageRecord, load_run
 from presel.storage.integrity import write_manifest
-from tests.conftest import TINY, Program
+from tests.helpers import TINY, Program
 
 
 def run(folder: Path, strategy: str, seed: int, answers: dict[str, list[float]]) -> RunRecord:
@@ -358,14 +358,12 @@ def test_figures_draw_names_as_they_are(tmp_path: Path) -> None:
         assert [name for name in names if f"<!-- {visible(name)} -->" not in svg] == []
 
 
-def test_the_report_of_a_sweep(program: Program, tmp_path: Path) -> None:
-    swept = program("run", "-m", *TINY, "strategy=random,presel", "seed=0,1")
-    assert swept.returncode == 0, swept.stderr
-    assert program("run", *TINY, "strategy=full").returncode == 0
-    assert program("run", *TINY, "until=selection").returncode == 0
-    assert program("run", *TINY, "budget=0.0001").returncode == 2
-    reported = program("report", "outputs/runs", "--title", "A <small> sweep")
-    assert reported.returncode == 0, reported.stderr
+def test_the_report_of_a_sweep(program: Program, in_process: Program, tmp_path: Path) -> None:
+    in_process.succeeds("run", "-m", *TINY, "strategy=random,presel", "seed=0,1")
+    in_process.succeeds("run", *TINY, "strategy=full")
+    in_process.succeeds("run", *TINY, "until=selection")
+    in_process.refuses("run", *TINY, "budget=0.0001")
+    program.succeeds("report", "outputs/runs", "--title", "A <small> sweep")
     folder = tmp_path / "outputs" / "report"
     table = pd.read_csv(folder / "table.csv").set_index("setting")
     assert set(table.index) == {"random", "presel", "full"}
@@ -390,7 +388,7 @@ def test_the_report_of_a_sweep(program: Program, tmp_path: Path) -> None:
     assert re.search(r"Left out: 1 that ended before the evaluation, such as outputs/runs/.*\.\n", shown)
     costs = (folder / "costs.md").read_text().splitlines()
     assert costs[0].startswith("| setting | instructions | requested | selection | tuning | together |")
-    assert sum("| 60 | 15.0 |" in line for line in costs[2:]) == 2
+    assert sum("| 30 | 15.0 |" in line for line in costs[2:]) == 2
     assert costs[0].count("of the full pool's") == 1
     page = (folder / "report.html").read_text()
     assert "A &lt;small&gt; sweep" in page
@@ -401,9 +399,8 @@ def test_the_report_of_a_sweep(program: Program, tmp_path: Path) -> None:
 
 
 def test_reporting_on_nothing_says_what_to_do(in_process: Program) -> None:
-    result = in_process("report", "outputs/runs")
-    assert result.returncode == 2
-    assert "until=evaluation" in result.stderr
+    result = in_process.refuses("report", "outputs/runs")
+    assert "until=evaluation" in result
 
 
 def test_a_sweep_over_models_shows_the_base_of_each(tmp_path: Path) -> None:

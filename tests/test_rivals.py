@@ -18,9 +18,8 @@ from presel.strategies.ifd import Ifd
 from presel.strategies.perplexity import Perplexity
 from presel.strategies.ranking import ranked_slice
 from presel.strategies.typiclust import TypiClust, most_typical, round_robin
-from tests.conftest import Program, on_folder
+from tests.helpers import Program, on_folder, stage_files
 from tests.selection.mixtures import mixture
-from tests.test_pipeline import only
 
 SCORES = pd.DataFrame(
     {
@@ -146,11 +145,10 @@ def test_typiclust_says_where_all_clusters_are_too_small() -> None:
 def test_the_ledger_tells_what_a_strategy_takes(
     strategy: str, requested: int, in_process: Program, pool_folder: Path
 ) -> None:
-    result = in_process(
+    in_process.succeeds(
         "run", *on_folder(pool_folder), f"strategy={strategy}", "until=instructions", "budget=0.2"
     )
-    assert result.returncode == 0, result.stderr
-    ledgers = [pd.read_parquet(file) for file in only(pool_folder, "instructions", LEDGER)]
+    ledgers = [pd.read_parquet(file) for file in stage_files(pool_folder, "instructions", LEDGER)]
     assert pd.concat(ledgers)["id"].nunique() == requested
-    (chosen,) = only(pool_folder, "selection", "selection.parquet")
+    (chosen,) = stage_files(pool_folder, "selection", "selection.parquet")
     assert 1 <= pd.read_parquet(chosen)["selected"].sum() <= 12

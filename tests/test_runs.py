@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 import presel
 from presel.evaluation.scores import ModelScores
 from presel.runs import RunRecord, StageRecord
-from tests.conftest import TINY, Program, stage_lines
 from tests.documents import blocks
+from tests.helpers import OWN_STORE, TINY, Program, stage_lines
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
-SELECT = [*TINY, "pool.size=200", "strategy=random", "until=selection"]
+SELECT = [*TINY, OWN_STORE, "strategy=random", "until=selection"]
 
 text = st.text(min_size=1)
 # Names of files that are not UTF-8 hold lone surrogates.
@@ -82,7 +82,7 @@ def test_runs_in_one_process_share_the_store_with_the_command_line(
     assert first.stages == second.stages
     assert list(first.stages) == ["images.scenes", "images", "selection"]
 
-    assert in_process("run", *SELECT).returncode == 0
+    in_process.succeeds("run", *SELECT)
     (file,) = set(tmp_path.glob("outputs/runs/*/*/run.json")) - {
         run.folder / "run.json" for run in (first, second)
     }

@@ -25,10 +25,9 @@ from presel.storage.integrity import MANIFEST
 from presel.strategies import self_filter
 from presel.strategies.base import SelectionContext
 from presel.strategies.self_filter import SelfFilter, pick_difficult
-from tests.conftest import Program, on_folder
+from tests.helpers import Program, on_folder, stage_files
 from tests.selection.mixtures import mixture
-from tests.test_pipeline import only
-from tests.test_tuning import CPU, LVLM, PowerCut, settings
+from tests.training import CPU, LVLM, PowerCut, settings
 
 SCORES = np.random.default_rng(0).uniform(-1, 1, (24, 3))
 
@@ -181,22 +180,23 @@ def test_neither_the_order_of_rows_nor_of_scores_matters() -> None:
     assert chosen(np.random.default_rng(1).permutation(300)) == first
 
 
-def test_the_command_line_trains_the_net_and_requests_everything(program: Program, pool_folder: Path) -> None:
+def test_the_command_line_trains_the_net_and_requests_everything(
+    in_process: Program, pool_folder: Path
+) -> None:
     run = ("run", *on_folder(pool_folder), "strategy=self_filter", "until=selection", "budget=0.2")
-    result = program(*run)
-    assert result.returncode == 0, result.stderr
-    (file,) = only(pool_folder, "selection", "selection.parquet")
+    in_process.succeeds(*run)
+    (file,) = stage_files(pool_folder, "selection", "selection.parquet")
     assert pd.read_parquet(file)["selected"].sum() == 12
-    ledgers = pd.concat(pd.read_parquet(file) for file in only(pool_folder, "instructions", LEDGER))
+    ledgers = pd.concat(pd.read_parquet(file) for file in stage_files(pool_folder, "instructions", LEDGER))
     assert ledgers["id"].nunique() == 60
 
-    (file,) = only(pool_folder, "self_filter", "self_filter.parquet")
+    (file,) = stage_files(pool_folder, "self_filter", "self_filter.parquet")
     assert not (file.parent / "adapter").exists()
     measured = read_json(file.parent / MANIFEST)["measured"]
     # 60 samples are two batches an epoch, and there are three epochs.
     assert measured["steps"] == 6
     relevance = max(
-        map(pd.read_parquet, only(pool_folder, "relevance", "relevance.parquet")), key=len
+        map(pd.read_parquet, stage_files(pool_folder, "relevance", "relevance.parquet")), key=len
     ).set_index("id")
     relevance["irs"] = instruction_relevance(
         relevance["loss_with_question"], relevance["loss_without_question"]
@@ -209,8 +209,7 @@ def test_the_command_line_trains_the_net_and_requests_everything(program: Progra
     assert table["score"].tolist() == pytest.approx(expected.tolist())
     assert table["score"].std() > 0
 
-    again = program(*run, "score_net=one_epoch")
-    assert again.returncode == 0, again.stderr
-    folders = [file.parent for file in only(pool_folder, "self_filter", "self_filter.parquet")]
+    in_process.succeeds(*run, "score_net=one_epoch")
+    folders = [file.parent for file in stage_files(pool_folder, "self_filter", "self_filter.parquet")]
     steps = {read_json(folder / MANIFEST)["measured"]["steps"] for folder in folders}
     assert steps == {2, 6}

@@ -24,7 +24,7 @@ from presel.storage.files import atomic, checked, map_array, read_json, read_tab
 from presel.storage.integrity import MANIFEST, DamagedResult, check_result, result_files
 from presel.storage.stage import Stage, fields_identity, upstream
 from presel.storage.store import Store
-from tests.conftest import SilentReporter
+from tests.helpers import SilentReporter
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import Logger
 from safetensors.torch import load_file
 
 from presel.data.llava import Record, TaskRule, read_records
@@ -28,17 +28,9 @@ from presel.models.hardware import Hardware
 from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial, try_micro_batch
-from presel.models.tune import Tune
 from presel.models.tuner import Tuner, add_lora, cosine_with_warmup, tune
 from tests.gradients import first_gradients
-
-LVLM = Lvlm(path="builtin:digit_llava", template="plain", max_length=256)
-CPU = Hardware(accelerator="cpu")
-
-
-def settings(**changes: object) -> Tune:
-    plain = {"lr": 1e-3, "projector_lr": 1e-4, "batch_size": 4, "micro_batch_size": 2, "lora_rank": 4}
-    return Tune(**(plain | {"lora_alpha": 8, "checkpoint_steps": 2} | changes))
+from tests.training import CPU, LVLM, PowerCut, settings
 
 
 @pytest.fixture(scope="module")
@@ -268,19 +260,6 @@ def test_every_step_of_our_own_recipe_trains(steps: int) -> None:
         schedules[0]["scheduler"].step()
     assert min(min(rates)) > 0
     assert max(rates) == [1e-3, 1e-4]
-
-
-class PowerCut(CSVLogger):
-    """A logger that fails at a step, as a disk or a machine may."""
-
-    def __init__(self, folder: Path, step: int, error: type[BaseException] = ConnectionError) -> None:
-        super().__init__(folder, name="", version="")
-        self._last = step
-        self._error = error
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # type: ignore[override]
-        if step is not None and step >= self._last:
-            raise self._error
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import environment
 from tests.documents import blocks
 from tests.generation_server import Plan, running
+from tests.helpers import environment
 
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
 KEY = "sk-of-the-tutorial"
