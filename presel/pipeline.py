@@ -19,7 +19,7 @@ from presel.instructions.provider import InstructionProvider
 from presel.models.clip import Clip
 from presel.models.encoder import Encoder
 from presel.models.lvlm import Lvlm
-from presel.models.tune import ScoreNet, Tune
+from presel.models.tune import Tune
 from presel.stages.centrality import CentralityStage, Neighbors
 from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage
 from presel.stages.clusters import Clustering, ClustersStage, DiscoveredClustersStage
@@ -33,7 +33,7 @@ from presel.stages.pool import Pool, PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.relevance import RelevanceStage
 from presel.stages.selection import SelectionStage
-from presel.stages.self_filter import SelfFilterStage
+from presel.stages.self_filter import ScoreNet, SelfFilterStage
 from presel.stages.tasks import DiscoveredTasksStage, Tasks
 from presel.stages.tuning import TuningStage
 from presel.storage.stage import Stage, upstream

@@ -8,11 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from presel.data.llava import TaskRule, read_records
+from presel.models.fine_tune import fine_tune
 from presel.models.hardware import Hardware
 from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
-from presel.models.tuner import Tuner, tune
+from presel.models.tuner import Tuner
 
 
 class GradientTuner(Tuner):
@@ -43,13 +44,13 @@ def first_gradients(folder: Path, pool_folder: Path, micro_batch_size: int, hard
         lora_alpha=8,
         lora_dropout=0.0,
     )
-    tune(
+    fine_tune(
         Lvlm(path="builtin:digit_llava", template="plain", max_length=256),
         recipe,
         hardware,
         read_records(pool_folder / "pool.json", TaskRule())[:40],
         pool_folder / "images",
-        folder,
+        folder=folder,
         seed=3,
         workers=0,
         logger=TrainingLogger().create(folder, "gradients"),

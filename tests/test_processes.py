@@ -21,7 +21,7 @@ from presel.distributed.launch import failure_message
 from presel.distributed.runtime import Runtime
 from presel.distributed.stage import read_task, write_task
 from presel.instructions.annotations import Annotations
-from presel.models.batching import deal, plan_epoch
+from presel.models.batching import plan_epoch, split_across_ranks
 from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
@@ -53,7 +53,7 @@ def test_all_processes_together_take_the_steps_of_one(
     ids, lengths = list(map(str, range(count))), [1] * count
     a_step = processes * accumulate
     steps = plan_epoch(ids, lengths, lengths, a_step * micro, micro, seed=0)
-    shares = [deal(steps, rank, processes, a_step) for rank in range(processes)]
+    shares = [split_across_ranks(steps, rank, processes, a_step) for rank in range(processes)]
     for number, step in enumerate(steps):
         taken = [share[number] for share in shares]
         assert {len(batches) for batches in taken} == {accumulate}

@@ -14,9 +14,10 @@ from presel.data.llava import TaskRule, read_records
 from presel.importance import instruction_relevance
 from presel.instructions.ledger import LEDGER
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
+from presel.models.fine_tune import fine_tune
 from presel.models.loggers import TrainingLogger
 from presel.models.score_net import SCORE_NET, ScoreNetTuner
-from presel.models.tuner import Tuner, add_lora, tune
+from presel.models.tuner import Tuner, add_lora
 from presel.selection import FeatureRows
 from presel.selection.feature_rows import Features
 from presel.stages.self_filter import min_max_scaled
@@ -98,7 +99,18 @@ def test_an_interrupted_training_ends_with_the_same_net(pool_folder: Path) -> No
     def run(name: str, logger: Logger) -> list[float]:
         folder = pool_folder / name
         make_tuner = partial(ScoreNetTuner, scores=SCORES, lr=0.01)
-        tune(LVLM, recipe, CPU, records, pool_folder / "images", folder, 3, 0, logger, make_tuner)
+        fine_tune(
+            LVLM,
+            recipe,
+            CPU,
+            records,
+            pool_folder / "images",
+            folder=folder,
+            seed=3,
+            workers=0,
+            logger=logger,
+            make_tuner=make_tuner,
+        )
         assert not (folder / "adapter").exists()
         weights: list[float] = np.load(folder / SCORE_NET).tolist()
         return weights

@@ -24,11 +24,12 @@ from presel.errors import PreselError
 from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.decoding import generate_answers, prompt_batch
+from presel.models.fine_tune import fine_tune
 from presel.models.hardware import Hardware
 from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial, try_micro_batch
-from presel.models.tuner import Tuner, add_lora, cosine_with_warmup, tune
+from presel.models.tuner import Tuner, add_lora, cosine_with_warmup
 from tests.gradients import first_gradients
 from tests.training import CPU, LVLM, PowerCut, settings
 
@@ -145,16 +146,16 @@ def test_the_loss_of_a_step_is_the_mean_over_its_response_tokens(
 ) -> None:
     folder = pool_folder / "mean"
     recipe = settings(batch_size=24, micro_batch_size=3, lora_dropout=0.0)
-    tune(
+    fine_tune(
         LVLM,
         recipe,
         CPU,
         records,
         pool_folder / "images",
-        folder,
-        3,
-        0,
-        TrainingLogger().create(folder, "mean"),
+        folder=folder,
+        seed=3,
+        workers=0,
+        logger=TrainingLogger().create(folder, "mean"),
     )
     (logged,) = pd.read_csv(folder / "metrics" / "version_0" / "metrics.csv")["train/loss"]
     batch = encoder.batch(examples(records, pool_folder))
@@ -190,7 +191,17 @@ def test_training_on_a_gpu_ends_the_same_with_a_memory_trial(
         folder = pool_folder / name
         gpu, logger = Hardware(accelerator="gpu"), TrainingLogger().create(folder, name)
         recipe = settings(lora_dropout=0.1)
-        tune(LVLM, recipe, gpu, records, pool_folder / "images", folder, 3, 0, logger)
+        fine_tune(
+            LVLM,
+            recipe,
+            gpu,
+            records,
+            pool_folder / "images",
+            folder=folder,
+            seed=3,
+            workers=0,
+            logger=logger,
+        )
         return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
     tried = run("tried")
@@ -272,7 +283,17 @@ def test_an_interrupted_tuning_ends_like_an_uninterrupted_one(
 
     def run(name: str, logger: Logger) -> bytes:
         folder = pool_folder / name
-        tune(LVLM, recipe, CPU, records, pool_folder / "images", folder, 3, workers, logger)
+        fine_tune(
+            LVLM,
+            recipe,
+            CPU,
+            records,
+            pool_folder / "images",
+            folder=folder,
+            seed=3,
+            workers=workers,
+            logger=logger,
+        )
         return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
     whole = run("whole", TrainingLogger().create(pool_folder / "whole", "whole"))
@@ -298,7 +319,17 @@ def test_a_damaged_checkpoint_is_named(
     folder = pool_folder / "damaged"
 
     def run(logger: Logger) -> None:
-        tune(LVLM, settings(), CPU, records, pool_folder / "images", folder, 3, 0, logger)
+        fine_tune(
+            LVLM,
+            settings(),
+            CPU,
+            records,
+            pool_folder / "images",
+            folder=folder,
+            seed=3,
+            workers=0,
+            logger=logger,
+        )
 
     with pytest.raises(ConnectionError):
         run(PowerCut(folder, 4))
@@ -316,7 +347,17 @@ def test_a_tuning_cut_off_after_its_last_step_goes_on(
     def run(name: str) -> bytes:
         folder = pool_folder / name
         logger = TrainingLogger().create(folder, name)
-        tune(LVLM, settings(epochs=2), CPU, records, pool_folder / "images", folder, 3, 0, logger)
+        fine_tune(
+            LVLM,
+            settings(epochs=2),
+            CPU,
+            records,
+            pool_folder / "images",
+            folder=folder,
+            seed=3,
+            workers=0,
+            logger=logger,
+        )
         return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
     whole = run("whole")
@@ -341,7 +382,17 @@ def test_a_single_step_trains_and_half_precision_weights_do_too(
 ) -> None:
     lvlm, folder = replace(LVLM, dtype="bfloat16"), pool_folder / "short"
     logger = TrainingLogger().create(folder, "short")
-    tune(lvlm, settings(), CPU, records[:4], pool_folder / "images", folder, 0, 0, logger)
+    fine_tune(
+        lvlm,
+        settings(),
+        CPU,
+        records[:4],
+        pool_folder / "images",
+        folder=folder,
+        seed=0,
+        workers=0,
+        logger=logger,
+    )
     base, tuned = lvlm.load_model(), dict(lvlm.load_model(folder / "adapter").named_parameters())
     assert any(not torch.equal(weight, tuned[name]) for name, weight in base.named_parameters())
 
@@ -349,17 +400,37 @@ def test_a_single_step_trains_and_half_precision_weights_do_too(
 def test_throughput_is_measured(records: list[Record], pool_folder: Path) -> None:
     folder = pool_folder / "measured"
     logger = TrainingLogger().create(folder, "measured")
-    measured = tune(LVLM, settings(), CPU, records, pool_folder / "images", folder, 0, 0, logger)
+    measured = fine_tune(
+        LVLM,
+        settings(),
+        CPU,
+        records,
+        pool_folder / "images",
+        folder=folder,
+        seed=0,
+        workers=0,
+        logger=logger,
+    )
     assert measured["samples_per_second"] > 0
     assert measured["response_tokens_per_second"] > measured["samples_per_second"]
-    assert measured["utilisation"] is None
+    assert measured["utilization"] is None
     assert len(pd.read_csv(folder / "metrics" / "version_0" / "metrics.csv")) >= 1
 
 
 def test_a_tuned_adapter_changes_the_model_and_loads_merged(records: list[Record], pool_folder: Path) -> None:
     folder = pool_folder / "tuned"
     logger = TrainingLogger().create(folder, "tuned")
-    measured = tune(LVLM, settings(), CPU, records, pool_folder / "images", folder, 0, 0, logger)
+    measured = fine_tune(
+        LVLM,
+        settings(),
+        CPU,
+        records,
+        pool_folder / "images",
+        folder=folder,
+        seed=0,
+        workers=0,
+        logger=logger,
+    )
     assert measured["steps"] == 6
     assert not (folder / "checkpoints").exists()
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
@@ -380,16 +451,16 @@ def test_answers_that_are_cut_are_counted(
         records[0], conversations=[records[0].conversations[0], {"from": "gpt", "value": "no " * 300}]
     )
     folder = pool_folder / "cut"
-    measured = tune(
+    measured = fine_tune(
         LVLM,
         settings(),
         CPU,
         [long, *records[1:4]],
         pool_folder / "images",
-        folder,
-        0,
-        0,
-        TrainingLogger().create(folder, "cut"),
+        folder=folder,
+        seed=0,
+        workers=0,
+        logger=TrainingLogger().create(folder, "cut"),
     )
     assert measured["truncated"] == 1
     assert "1 of 4 samples are longer than lvlm.max_length=256 tokens" in capsys.readouterr().out
@@ -401,4 +472,14 @@ def test_a_response_beyond_the_maximal_length_is_named(records: list[Record], po
     with pytest.raises(
         PreselError, match="record '0000': none of its responses lies within the first 30 tokens"
     ):
-        tune(short, settings(), CPU, records, pool_folder / "images", pool_folder / "x", 0, 0, logger)
+        fine_tune(
+            short,
+            settings(),
+            CPU,
+            records,
+            pool_folder / "images",
+            folder=pool_folder / "x",
+            seed=0,
+            workers=0,
+            logger=logger,
+        )

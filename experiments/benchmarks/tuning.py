@@ -26,12 +26,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from presel.data.llava import Record
 from presel.models.batching import plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
+from presel.models.fine_tune import fine_tune
 from presel.models.hardware import Hardware, device_for
-from presel.models.loggers import Csv
+from presel.models.loggers import TrainingLogger
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
-from presel.models.tuner import add_lora, tune
+from presel.models.tuner import add_lora
 
 
 def main() -> None:
@@ -64,16 +65,16 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         gradient_checkpointing=options.shape == "7b",
     )
     plain = plain_samples_per_second(lvlm, records, folder, settings, options.workers)
-    ours = tune(
+    ours = fine_tune(
         lvlm,
         settings,
         Hardware(),
         records,
         folder / "images",
-        folder / "ours",
-        0,
-        options.workers,
-        Csv().create(folder / "ours", "ours"),
+        folder=folder / "ours",
+        seed=0,
+        workers=options.workers,
+        logger=TrainingLogger().create(folder / "ours", "ours"),
     )
     bare, difference = bare_samples_per_second(lvlm, records, folder, settings)
     ratio, bound = ours["samples_per_second"] / plain, bare / plain
@@ -83,7 +84,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
             "what": "presel's tuner",
             "samples/s": ours["samples_per_second"],
             "response tokens/s": ours["response_tokens_per_second"],
-            "utilisation": ours["utilisation"],
+            "utilization": ours["utilization"],
             "ours is faster by": ratio,
         },
         {"what": "bare steps, ready batches", "samples/s": bare},

@@ -1,4 +1,4 @@
-"""The order of training samples: every optimizer step is a random sample, cut into micro-batches."""
+"""Plans the batches: random optimizer steps, split into micro-batches, and batches of bounded size."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -11,8 +11,8 @@ class MicroBatch(NamedTuple):
     """The samples of one forward pass.
 
     Attributes:
-        rows: Their row numbers in the training set; empty where it only keeps a process in step.
-        step_tokens: Response tokens of the whole optimizer step, which its loss is divided by.
+        rows: Their row numbers in the training set; empty if it only keeps a process in step with others.
+        step_tokens: Response tokens of the whole optimizer step, by which its loss is divided.
     """
 
     rows: list[int]
@@ -31,24 +31,24 @@ def plan_epoch(
     seed: int,
     by_length: bool = True,
 ) -> list[Step]:
-    """Draws the optimizer steps of an epoch, uniformly at random, and cuts each into micro-batches.
+    """Draws the optimizer steps of an epoch uniformly at random, and splits each into micro-batches.
 
-    As in LLaVA's training, lengths play a part only inside a step: a step made of samples of one length
-    would be a step on one or two tasks.
+    As in LLaVA's training, samples are grouped by length only inside a step: a step of samples of similar
+    length would contain only one or two tasks.
 
     Args:
-        ids: Ids of the samples, (n,), all different. They decide the order together with the seed, so that
-            the order of the rows does not.
+        ids: Ids of the samples, (n,), all different. Together with the seed they decide the order, which
+            therefore does not depend on the order of the rows.
         lengths: Tokens of each sample, (n,).
         response_tokens: Supervised tokens of each sample, (n,).
-        batch_size: Samples a step; the last one may hold fewer.
-        micro_batch_size: Samples a micro-batch; the last one of a step may hold fewer.
-        seed: Decides the order.
-        by_length: Whether micro-batches hold samples of like length, the longest first, which saves
+        batch_size: Samples per step; the last step may have fewer.
+        micro_batch_size: Samples per micro-batch; the last one of a step may have fewer.
+        seed: Seeds the order.
+        by_length: Whether micro-batches group samples of similar length, the longest first, which saves
             padding; otherwise they are random too.
 
     Returns:
-        The steps, each sample once.
+        The steps; each sample occurs once.
     """
     by_id = np.array(sorted(range(len(ids)), key=lambda row: ids[row]), dtype=np.int64)
     order = by_id[np.random.default_rng(seed).permutation(len(ids))].tolist()
@@ -64,32 +64,32 @@ def _chunks(values: list[int], size: int) -> list[list[int]]:
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 
-def deal(steps: Sequence[Step], rank: int, processes: int, micro_batches: int) -> list[Step]:
-    """One process's share of the steps, so that all together take each step as one process would.
+def split_across_ranks(steps: Sequence[Step], rank: int, processes: int, micro_batches: int) -> list[Step]:
+    """One process's share of the steps; together the processes compute the same steps as a single one.
 
     Args:
         steps: All steps.
-        rank: Number of the process.
-        processes: How many there are.
-        micro_batches: Micro-batches of a full step; `processes` divides it.
+        rank: Rank of the process.
+        processes: Number of processes.
+        micro_batches: Micro-batches of a full step, a multiple of `processes`.
 
     Returns:
-        Of each step, every `processes`-th micro-batch: neighbors are of like length, so that no process
-        waits long. Where a step is short of micro-batches, empty ones make it up.
+        Every `processes`-th micro-batch of each step: consecutive ones have similar lengths, so that no
+        process waits long for another. A step with too few micro-batches is padded with empty ones.
     """
     shares = []
     for step in steps:
-        idle = MicroBatch([], step[0].step_tokens)
-        shares.append([*step, *([idle] * (micro_batches - len(step)))][rank::processes])
+        empty = MicroBatch([], step[0].step_tokens)
+        shares.append([*step, *([empty] * (micro_batches - len(step)))][rank::processes])
     return shares
 
 
 def fill_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Fills batches up to a number of tokens, padding counted.
+    """Fills batches up to a number of tokens, padding included.
 
     Args:
         lengths: Length of each sample in tokens, (n,), longest first.
-        tokens: Tokens a batch; a longer sample gets a batch of its own.
+        tokens: Maximum tokens per batch; a longer sample gets a batch of its own.
 
     Returns:
         Row numbers, batch by batch, in order.
@@ -104,14 +104,14 @@ def fill_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 class BatchPlan(Sampler[MicroBatch]):
-    """The planned micro-batches of every epoch, going on after those that are done.
+    """Yields the planned micro-batches of every epoch, after those that are done.
 
-    The length stays that of a whole epoch: Lightning counts batches from the start of the epoch also
-    when it resumes in the middle.
+    The length is that of a whole epoch: Lightning counts batches from the start of the epoch even when it
+    resumes in the middle.
     """
 
     def __init__(self, epochs: Sequence[Sequence[Step]], done: int = 0) -> None:
-        """Takes the steps of each epoch, and how many micro-batches were done in all."""
+        """Takes the steps of each epoch, and the total number of micro-batches done."""
         self._epochs = [[batch for step in steps for batch in step] for steps in epochs]
         self._resumed_epoch, self._resumed_batch = divmod(done, len(self._epochs[0]))
         self._epoch = self._resumed_epoch
@@ -121,12 +121,12 @@ class BatchPlan(Sampler[MicroBatch]):
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        """Those still to come in this epoch; none, where only the end of the last one was missed."""
+        """The remaining micro-batches of this epoch; none if only the end of the last was not recorded."""
         if self._epoch == len(self._epochs):
             return iter(())
         first = self._resumed_batch if self._epoch == self._resumed_epoch else 0
         return iter(self._epochs[self._epoch][first:])
 
     def __len__(self) -> int:
-        """The number of micro-batches in an epoch."""
+        """Number of micro-batches in an epoch."""
         return len(self._epochs[0])

@@ -1,4 +1,4 @@
-"""A trial of the largest micro-batch before training, so that a lack of GPU memory shows at once."""
+"""Tries the largest micro-batch before training, so that a lack of GPU memory shows at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,18 +11,18 @@ from presel.errors import PreselError
 
 
 class MemoryTrial(pl.Callback):
-    """Passes one micro-batch forward and backward on a GPU; weights, optimizer and random state stay as is.
+    """Runs one forward and backward pass on a GPU; weights, optimizer and random state do not change.
 
-    The optimizer's own state, which the first step makes, is not part of the trial. Under DeepSpeed, which
-    takes no backward pass but its own, there is no trial.
+    The optimizer's state, allocated at the first step, is not part of the trial. DeepSpeed, which allows no
+    backward pass but its own, is not tried.
     """
 
     def __init__(self, make_batch: Callable[[], dict[str, Tensor]]) -> None:
-        """Takes what encodes the micro-batch with the most tokens, padding counted."""
+        """Takes a function that encodes the micro-batch with the most tokens, padding included."""
         self._make_batch = make_batch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tries the micro-batch, in every process.
+        """Tries the micro-batch in every process.
 
         Raises:
             PreselError: If it does not fit.
@@ -33,7 +33,7 @@ class MemoryTrial(pl.Callback):
 
 
 def try_micro_batch(module: pl.LightningModule, batch: dict[str, Tensor], device: torch.device) -> None:
-    """Passes a micro-batch forward and backward, and forgets its gradients.
+    """Runs a forward and backward pass and discards the gradients.
 
     Raises:
         PreselError: If it does not fit into the device's memory.
@@ -49,7 +49,7 @@ def try_micro_batch(module: pl.LightningModule, batch: dict[str, Tensor], device
         except torch.OutOfMemoryError as error:
             raise PreselError(
                 f"a micro-batch of {rows} samples of up to {length} tokens does not fit into the device's "
-                "memory; lower tune.micro_batch_size, set tune.gradient_checkpointing=true, or take more or "
+                "memory; lower tune.micro_batch_size, set tune.gradient_checkpointing=true, or use more or "
                 "larger devices"
             ) from error
     module.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Training by several processes: Lightning's strategies, and weights that are spread over all of them."""
+"""Training by several processes: Lightning's strategies, and weights sharded over processes."""
 
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,16 @@ from presel.models.hardware import Hardware
 
 
 class Fsdp(ModelParallelStrategy):
-    """FSDP2. Checkpoints are single files of the trained weights, as those of one process are."""
+    """FSDP2; checkpoints are single files of the trained weights, as with one process."""
 
     def __init__(self, processes: int) -> None:
-        """Takes how many processes share the weights."""
+        """Takes the number of processes that share the weights."""
         super().__init__(
             data_parallel_size=processes, tensor_parallel_size=1, save_distributed_checkpoint=False
         )
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Gathers the trained weights alone; the frozen ones are many times as large."""
+        """Gathers only the trained weights; the frozen ones are many times as large."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         assert self.model is not None
         return get_model_state_dict(self.model, options=options)
@@ -37,16 +37,16 @@ class DeepSpeedZero3(DeepSpeedStrategy):
     """DeepSpeed's ZeRO stage 3."""
 
     def __init__(self, micro_batch_size: int) -> None:
-        """Takes the samples a forward pass, which DeepSpeed reports."""
+        """Takes the samples per forward pass, which DeepSpeed reports."""
         super().__init__(stage=3, exclude_frozen_parameters=True, logging_batch_size_per_gpu=micro_batch_size)
 
     def backward(self, closure_loss: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Keeps DeepSpeed from dividing the loss by the accumulated batches once more: Lightning did."""
+        """Prevents DeepSpeed from dividing the loss by the accumulated batches, as Lightning already did."""
         return super().backward(closure_loss, *args, scale_wrt_gas=False, **kwargs)
 
 
 def lightning_strategy(hardware: Hardware, processes: int, micro_batch_size: int) -> Strategy | str:
-    """What `Trainer(strategy=…)` takes."""
+    """The `strategy` argument of Lightning's `Trainer`."""
     match hardware.strategy:
         case "ddp":
             return DDPStrategy()
@@ -59,20 +59,20 @@ def lightning_strategy(hardware: Hardware, processes: int, micro_batch_size: int
 
 
 def cluster_environment(hardware: Hardware) -> ClusterEnvironment:
-    """Says who numbers the processes; Lightning's guess in a Slurm job is Slurm, whose tasks are not ours."""
+    """Where ranks come from: torchrun's variables. In a Slurm job Lightning would pick `SLURMEnvironment`."""
     return LightningEnvironment() if hardware.strategy == "single" else TorchElasticEnvironment()
 
 
 def shard(model: torch.nn.Module, mesh: DeviceMesh) -> None:
-    """Spreads the weights over the processes, layer by layer."""
+    """Shards the weights over the processes, layer by layer."""
     for layers in reversed([module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]):
         for layer in layers:
             fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
 
-def gathered(weight: torch.nn.Parameter) -> Tensor:
-    """A weight in one piece, on the CPU; every process must ask for it."""
+def full_tensor(weight: torch.nn.Parameter) -> Tensor:
+    """A weight gathered from all processes, on the CPU; every process must call this."""
     if isinstance(weight, DTensor):
         return weight.full_tensor().detach().cpu()
     if hasattr(weight, "ds_id"):  # partitioned by DeepSpeed
@@ -86,7 +86,8 @@ def gathered(weight: torch.nn.Parameter) -> Tensor:
 def last_checkpoint(folder: Path) -> tuple[Path, int] | None:
     """The checkpoint of the latest step, and that step.
 
-    A checkpoint is a file that appears whole; DeepSpeed's is a folder, whose file `latest` is written last.
+    A checkpoint is a file that is written atomically; DeepSpeed's is a folder whose file `latest` is written
+    last.
     """
     found = [
         (path, int(path.stem.removeprefix("step=")))

@@ -1,4 +1,8 @@
-"""How fast a fine-tune goes: samples, response tokens, and the share of the device's arithmetic it uses."""
+"""Throughput of a fine-tune: samples and response tokens per second, and model-FLOPs utilization.
+
+Own code because Lightning's ThroughputMonitor counts whole batches, not response tokens, and its FLOPs are
+not those of a frozen model with LoRA.
+"""
 
 import time
 from typing import Any
@@ -13,40 +17,40 @@ _PRECISIONS = {"bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16, "32-tr
 
 
 class Throughput(pl.Callback):
-    """Counts from the end of the first batch on, so that starting up does not count.
+    """Counts from the end of the first batch on, so that the start-up time is excluded.
 
-    Model-FLOPs utilization reckons with 4 operations a token and weight of the language model (2 forward, 2
-    for the gradient of the activations; the weights are frozen) and 2 a token and weight of the vision tower,
-    without attention's products, padding, or what gradient checkpointing computes again. It is None where
-    Lightning knows no peak of the device, as on CPUs.
+    Model-FLOPs utilization assumes 4 FLOPs per token and parameter of the language model (2 forward, 2 for
+    the gradient of the activations; the weights are frozen) and 2 per image token and parameter of the vision
+    tower, without attention scores, padding, and the recomputation of gradient checkpointing. It is None if
+    Lightning does not know the device's peak, as on CPUs.
     """
 
     def __init__(self, model: torch.nn.Module, image_token: int) -> None:
-        """Takes the model before it gets an adapter, and the token that stands for a part of an image."""
-        sizes = {"language": 0, "vision": 0}
+        """Takes the model without adapter, and the id of the image token."""
+        parameters = {"language": 0, "vision": 0}
         for name, weight in model.named_parameters():
             if weight.ndim > 1 and "embed" not in name and "projector" not in name:
-                sizes["vision" if "vision" in name else "language"] += weight.numel()
-        self._sizes = sizes
+                parameters["vision" if "vision" in name else "language"] += weight.numel()
+        self._parameters = parameters
         self._image_token = image_token
         self._started = self._last = 0.0
         self._counts: torch.Tensor
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts at 0."""
+        """Resets the counts: samples, response tokens, tokens, image tokens."""
         self._counts = torch.zeros(4, dtype=torch.long, device=trainer.strategy.root_device)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds a batch."""
+        """Counts a batch."""
         if not len(batch["rows"]):
             return
         self._last = time.perf_counter()
         if not self._started:
             self._started = self._last
             return
-        # Kept on the device: reading a number would wait for the batch.
+        # Kept on the device: reading a value would wait for the batch.
         self._counts += torch.stack(
             [
                 batch["attention_mask"].new_tensor(len(batch["labels"])),
@@ -57,16 +61,16 @@ class Throughput(pl.Callback):
         )
 
     def measured(self, trainer: pl.Trainer) -> dict[str, float | None]:
-        """Samples and response tokens a second of all processes, and utilization; nothing after one batch."""
+        """Samples and response tokens per second, over all processes, and utilization; {} after one batch."""
         counts = trainer.strategy.reduce(self._counts, reduce_op="sum")
         samples, responses, tokens, image_tokens = counts.tolist()
         seconds = self._last - self._started
         if not seconds:
             return {}
-        flops = 4 * tokens * self._sizes["language"] + 2 * image_tokens * self._sizes["vision"]
+        flops = 4 * tokens * self._parameters["language"] + 2 * image_tokens * self._parameters["vision"]
         peak = get_available_flops(trainer.strategy.root_device, _PRECISIONS[trainer.precision])
         return {
             "samples_per_second": round(samples / seconds, 2),
             "response_tokens_per_second": round(responses / seconds, 1),
-            "utilisation": round(flops / seconds / peak / trainer.world_size, 4) if peak else None,
+            "utilization": round(flops / seconds / peak / trainer.world_size, 4) if peak else None,
         }

@@ -1,4 +1,4 @@
-"""The settings of a fine-tune and of the machine it runs on."""
+"""Settings of a fine-tune."""
 
 from dataclasses import field
 from typing import Annotated
@@ -13,25 +13,25 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 @component
 class Tune:
-    """A LoRA fine-tune of the language model, the projector trained in full beside it.
+    """A fine-tune: LoRA on the language model, the projector in full.
 
     Attributes:
         lr: Peak learning rate of the LoRA weights.
         projector_lr: Peak learning rate of the projector.
-        batch_size: Samples an optimizer step.
-        micro_batch_size: Samples a forward pass; gradients accumulate over `batch_size / micro_batch_size`.
-            It changes no gradient but by dropout's draws.
+        batch_size: Samples per optimizer step.
+        micro_batch_size: Samples per forward pass; gradients accumulate over `batch_size / micro_batch_size`.
+            It affects gradients only by the dropout masks drawn.
         epochs: Passes over the training set.
         lora_rank: Rank of the LoRA matrices.
         lora_alpha: LoRA's scale is `lora_alpha / lora_rank`.
-        lora_dropout: Dropout in front of the LoRA matrices.
+        lora_dropout: Dropout on the input of the LoRA matrices.
         weight_decay: AdamW's weight decay.
-        warmup_share: Share of the steps in which the rate rises linearly, before it falls as a cosine.
+        warmup_share: Share of the steps with linear warm-up, before the cosine decay.
         warmup_from_zero: Whether the first step has rate 0, as in transformers' schedule (and LLaVA's
             training); otherwise every step trains.
         max_grad_norm: Gradients are clipped to this norm; None for no clipping.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
-        compile: Compile the model first (torch.compile): minutes at the start, faster steps on a GPU.
+        compile: Compile the model (torch.compile): takes minutes at the start, faster steps on a GPU.
         checkpoint_steps: Optimizer steps between two checkpoints to resume from.
     """
 
@@ -52,22 +52,9 @@ class Tune:
     checkpoint_steps: Annotated[int, Field(gt=0)] = field(default=100, compare=False)
 
     def __post_init__(self) -> None:
-        """Checks what a single field cannot say."""
+        """Checks the batch sizes against each other."""
         if self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of micro_batch_size "
                 f"({self.micro_batch_size})"
             )
-
-
-@component
-class ScoreNet:
-    """How a net that weighs samples by their scores is trained beside the model (Self-Filter).
-
-    Attributes:
-        epochs: Passes over the whole pool, in place of the model's own.
-        lr: Peak learning rate of the net.
-    """
-
-    epochs: Annotated[int, Field(gt=0)] = 3
-    lr: Positive = 2e-5

@@ -29,7 +29,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "encoder": ("presel.models.encoder.Encoder",),
     "cluster": ("presel.stages.clusters.Clustering",),
     "clip": ("presel.models.clip.Clip",),
-    "score_net": ("presel.models.tune.ScoreNet",),
+    "score_net": ("presel.stages.self_filter.ScoreNet",),
     "neighbors": ("presel.stages.centrality.Neighbors",),
     "strategy": ("presel.strategies.base.Strategy",),
     "instructions": ("presel.instructions.provider.InstructionProvider",),

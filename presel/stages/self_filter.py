@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import Field
 
+from presel.component import component
 from presel.errors import PreselError
 from presel.importance import relevance_scores
 from presel.stages.relevance import RelevanceStage
@@ -20,6 +22,19 @@ if TYPE_CHECKING:
     from presel.models.tuner import MakeTuner
 
 FloatMatrix = npt.NDArray[np.float64]
+
+
+@component
+class ScoreNet:
+    """The net that weights samples by their scores (Self-Filter).
+
+    Attributes:
+        epochs: Passes over the whole pool, in place of the model's own.
+        lr: Peak learning rate of the net.
+    """
+
+    epochs: Annotated[int, Field(gt=0)] = 3
+    lr: Annotated[float, Field(gt=0)] = 2e-5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,21 +79,21 @@ class FineTuneStage(ParallelStage[T_co]):
 
     def work(self, store: Store, folder: Path, rank: int = 0, processes: int = 1) -> dict[str, Any]:
         """Tunes the model, together with the other processes if there are several."""
-        from presel.models.tuner import tune
+        from presel.models.fine_tune import fine_tune
 
         try:
-            return tune(
+            return fine_tune(
                 self.lvlm,
                 self.tune,
                 self.runtime.hardware,
                 store.load(self.instructions),
                 self.instructions.pool.files(store).images,
-                folder,
-                self.seed,
-                self.runtime.workers,
-                self.runtime.logger.create(folder, f"{self.label} {self.key}"),
-                self.make_tuner(store),
-                self.by_length,
+                folder=folder,
+                seed=self.seed,
+                workers=self.runtime.workers,
+                logger=self.runtime.logger.create(folder, f"{self.label} {self.key}"),
+                make_tuner=self.make_tuner(store),
+                by_length=self.by_length,
             )
         finally:
             self.runtime.logger.close()

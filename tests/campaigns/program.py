@@ -129,7 +129,7 @@ def preload() -> None:
 
     import presel.commands.doctor
     import presel.commands.run
-    import presel.models.tuner
+    import presel.models.fine_tune
 
     del faiss, matplotlib, peft, pytorch_lightning, sklearn, transformers, presel
 

@@ -1,0 +1,275 @@
+"""A fine-tune from start to end: measures and plans the batches, prepares the model, trains, resumes."""
+
+import logging
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from peft import PeftModel
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
+
+from presel.console import progress
+from presel.data.llava import Record
+from presel.errors import PreselError
+from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch, split_across_ranks
+from presel.models.conversations import IGNORED, ConversationEncoder, Example
+from presel.models.hardware import Hardware, device_for, precision_for, processes_in_all, processes_on_node
+from presel.models.lvlm import Lvlm
+from presel.models.memory_trial import MemoryTrial
+from presel.models.sharding import cluster_environment, last_checkpoint, lightning_strategy
+from presel.models.throughput import Throughput
+from presel.models.tune import Tune
+from presel.models.tuner import Batch, MakeTuner, Tuner, add_lora
+from presel.storage.files import atomic, checked
+
+_log = logging.getLogger(__name__)
+
+# Importing Lightning sets this level to INFO, on which it advertises.
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+def fine_tune(
+    lvlm: Lvlm,
+    settings: Tune,
+    hardware: Hardware,
+    records: Sequence[Record],
+    images: Path,
+    *,
+    folder: Path,
+    seed: int,
+    workers: int,
+    logger: Logger,
+    make_tuner: MakeTuner = Tuner,
+    by_length: bool = True,
+) -> dict[str, Any]:
+    """Fine-tunes a model and saves the result, resuming from the last checkpoint in `folder`.
+
+    Args:
+        lvlm: The base model.
+        settings: Settings of the fine-tune.
+        hardware: Devices and processes.
+        records: The training set.
+        images: Folder of its images.
+        folder: Folder for the result (`adapter/` by default) and, during training, the checkpoints.
+        seed: Seeds initial weights, batches and dropout.
+        workers: Worker processes that prepare batches; the result does not depend on it.
+        logger: Lightning logger.
+        make_tuner: Makes the Lightning module from model, settings, number of optimizer steps, and seed.
+        by_length: Whether the micro-batches of a step group samples of similar length.
+
+    Returns:
+        Number of optimizer steps, of samples, and of samples truncated to the model's maximum length; last
+        training loss; throughput.
+
+    Raises:
+        PreselError: If a record has no response within the model's maximum length, a micro-batch does not
+            fit into the GPU's memory, or the last checkpoint is damaged.
+    """
+    pl.seed_everything(seed, verbose=False)
+    encoder = ConversationEncoder(lvlm)
+    measured = _measured(encoder, records, lvlm.max_length)
+    ids = [record.id for record in records]
+    epochs = [
+        plan_epoch(
+            ids,
+            measured.lengths,
+            measured.response_tokens,
+            settings.batch_size,
+            settings.micro_batch_size,
+            seed + epoch,
+            by_length,
+        )
+        for epoch in range(settings.epochs)
+    ]
+    steps_per_epoch = len(epochs[0])
+    base = lvlm.load_model()
+    throughput, step_counter = Throughput(base, encoder.image_token), _StepCounter()
+    model = _prepared(base, lvlm, settings)
+
+    batches = _Batches(encoder, [Example(images / record.image, record.conversations) for record in records])
+    largest = _largest(epochs, measured.lengths)
+    processes = processes_in_all(hardware)
+    checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
+    callbacks = [throughput, MemoryTrial(lambda: batches[largest]), step_counter]
+    trainer = _trainer(lvlm, settings, hardware, checkpoints, logger, callbacks)
+    if hardware.strategy != "single":
+        micro_batches = settings.batch_size // settings.micro_batch_size
+        epochs = [
+            split_across_ranks(steps, trainer.global_rank, processes, micro_batches) for steps in epochs
+        ]
+    checkpoint, steps_done = last_checkpoint(checkpoints) or (None, 0)
+    # PyTorch does not verify the checksums in a checkpoint. DeepSpeed's checkpoint is a folder of its own
+    # making.
+    if checkpoint is not None and checkpoint.is_file():
+        checked(checkpoint)
+    epoch, step = divmod(steps_done, steps_per_epoch)
+    batches_per_epoch = sum(len(micro_batches) for micro_batches in epochs[0])
+    batches_done = epoch * batches_per_epoch + step * trainer.accumulate_grad_batches
+    loader = DataLoader(
+        batches,
+        sampler=BatchPlan(epochs, batches_done),
+        batch_size=None,  # the sampler draws whole batches
+        num_workers=workers,
+    )
+    steps = settings.epochs * steps_per_epoch
+    tuner = make_tuner(model, settings, steps, seed)
+    with progress("optimizer steps", steps - steps_done) as step_counter.advance:
+        _fit(trainer, tuner, loader, checkpoint)
+    tuner.save_result(folder)
+    if trainer.is_global_zero:
+        shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    loss = trainer.callback_metrics.get("train/loss")
+    return {
+        "steps": trainer.global_step,
+        "samples": len(records),
+        "truncated": measured.truncated,
+        "loss": float(loss) if loss is not None else None,
+    } | throughput.measured(trainer)
+
+
+def _prepared(base: PreTrainedModel, lvlm: Lvlm, settings: Tune) -> PeftModel:
+    """The model with LoRA, compiled and with gradient checkpointing if set."""
+    model = add_lora(base, lvlm, settings)
+    if settings.compile:
+        model.compile(dynamic=True)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    return model
+
+
+def _trainer(
+    lvlm: Lvlm,
+    settings: Tune,
+    hardware: Hardware,
+    checkpoints: Path,
+    logger: Logger,
+    callbacks: Iterable[Callback],
+) -> pl.Trainer:
+    processes = processes_in_all(hardware)
+    checkpoint = ModelCheckpoint(
+        dirpath=checkpoints,
+        filename="{step}",
+        every_n_train_steps=settings.checkpoint_steps,
+        enable_version_counter=False,
+    )
+    return pl.Trainer(
+        # Lightning's `auto` would use devices that `device_for` does not, such as Apple's.
+        accelerator=device_for(hardware.accelerator).type,
+        strategy=lightning_strategy(hardware, processes, settings.micro_batch_size),
+        devices=processes_on_node(hardware),
+        num_nodes=hardware.nodes,
+        precision=precision_for(hardware, lvlm.dtype),
+        # In a Slurm job, Lightning would resume from any `hpc_ckpt_*.ckpt` in the working directory.
+        default_root_dir=checkpoints.parents[1],
+        max_epochs=settings.epochs,
+        accumulate_grad_batches=settings.batch_size // settings.micro_batch_size // processes,
+        gradient_clip_val=settings.max_grad_norm,
+        logger=logger,
+        log_every_n_steps=1,
+        plugins=[_Checkpoints(), cluster_environment(hardware)],
+        callbacks=[checkpoint, *callbacks],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _fit(trainer: pl.Trainer, tuner: Tuner, loader: DataLoader[Batch], checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(tuner, loader, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:
+        # At Ctrl-C, Lightning exits with 1 and ignores any further one.
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
+
+
+class _StepCounter(Callback):
+    """Advances a progress bar at every optimizer step."""
+
+    advance: Callable[[int], None]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Counts from the checkpoint that the trainer resumed from."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Micro-batches inside a step advance by 0."""
+        self.advance(trainer.global_step - self._step)
+        self._step = trainer.global_step
+
+
+class _Checkpoints(TorchCheckpointIO):
+    """Writes checkpoints atomically, also if the folder for temporary files is on another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes to a file beside it, then renames."""
+        with atomic(Path(path), with_digest=True) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class _Batches(Dataset[Batch]):
+    """Encoded micro-batches, with their rows and the response tokens of their step.
+
+    An empty micro-batch, which only keeps a process in step with the others, encodes the first sample.
+    """
+
+    def __init__(self, encoder: ConversationEncoder, examples: Sequence[Example]) -> None:
+        self._encoder = encoder
+        self._examples = examples
+
+    def __getitem__(self, planned: MicroBatch) -> Batch:
+        batch = self._encoder.batch([self._examples[row] for row in planned.rows or [0]])
+        return batch | {
+            "rows": torch.tensor(planned.rows, dtype=torch.long),
+            "step_tokens": torch.tensor(planned.step_tokens),
+        }
+
+
+class _Measured(NamedTuple):
+    """Tokens and response tokens of each sample, (n,) each, and the number of truncated samples."""
+
+    lengths: list[int]
+    response_tokens: list[int]
+    truncated: int
+
+
+def _measured(encoder: ConversationEncoder, records: Sequence[Record], max_length: int) -> _Measured:
+    lengths, response_tokens, truncated = [], [], 0
+    with progress("measuring the training set", len(records)) as advance:
+        for record in records:
+            prompt = encoder.tokens(record.conversations)
+            supervised = sum(label != IGNORED for label in prompt.labels)
+            if not supervised:
+                raise PreselError(
+                    f"record '{record.id}': none of its responses lies within the first {len(prompt.ids)} "
+                    "tokens; shorten the question or raise lvlm.max_length"
+                )
+            lengths.append(len(prompt.ids))
+            response_tokens.append(supervised)
+            truncated += prompt.truncated
+            advance(1)
+    if truncated:
+        _log.info(
+            f"  {truncated} of {len(records)} samples are longer than lvlm.max_length={max_length} tokens; "
+            "the ends of their answers are cut off"
+        )
+    return _Measured(lengths, response_tokens, truncated)
+
+
+def _largest(epochs: Sequence[Sequence[Step]], lengths: Sequence[int]) -> MicroBatch:
+    """The micro-batch with the most tokens, padding included."""
+    return max(
+        (batch for steps in epochs for step in steps for batch in step),
+        key=lambda batch: len(batch.rows) * max(lengths[row] for row in batch.rows),
+    )
