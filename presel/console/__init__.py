@@ -1,7 +1,7 @@
 """What the user sees: results, messages, progress and errors."""
 
 from presel.console.arguments import ArgumentParser
-from presel.console.messages import run_log, show_messages
+from presel.console.messages import log_to, run_log, show_messages
 from presel.console.progress import progress
 from presel.console.reporter import ConsoleReporter
 from presel.console.terminal import console, print_error
@@ -10,6 +10,7 @@ __all__ = [
     "ArgumentParser",
     "ConsoleReporter",
     "console",
+    "log_to",
     "print_error",
     "progress",
     "run_log",

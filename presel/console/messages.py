@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.text import Text
@@ -35,6 +35,17 @@ class _TerminalHandler(logging.Handler):
         parts = getattr(record, "styled", (record.getMessage(),))
         mark = (Text("…", "yellow"),) if record.levelno >= logging.WARNING else ()
         console.show(*mark, *parts)
+
+
+class _FileHandler(logging.FileHandler):
+    """Drops what a full disk has no room for, which ends the run by other files' errors."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class _FileFormatter(logging.Formatter):
@@ -74,6 +85,13 @@ def shows_progress() -> bool:
     return _terminal.level <= logging.INFO
 
 
+def log_to(handler: logging.Handler) -> None:
+    """Sends all messages to a handler as well, with time and level."""
+    handler.setFormatter(_FileFormatter())
+    logging.getLogger().addHandler(handler)
+    _log.setLevel(logging.DEBUG)
+
+
 @contextmanager
 def run_log(folder: Path) -> Iterator[None]:
     """Writes all messages to `run.log` in a run's folder while the block runs, and what ended it.
@@ -85,12 +103,8 @@ def run_log(folder: Path) -> Iterator[None]:
         folder: The run's folder; an earlier log there is continued.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
-    file.setFormatter(_FileFormatter())
-    root = logging.getLogger()
-    root.addHandler(file)
-    level = _log.level
-    _log.setLevel(logging.DEBUG)
+    level, handler = _log.level, _FileHandler(folder / LOG_FILE, encoding="utf-8")
+    log_to(handler)
     try:
         with warnings.catch_warnings():
             log_warnings()
@@ -98,14 +112,11 @@ def run_log(folder: Path) -> Iterator[None]:
             yield
     except BaseException as error:
         # The terminal is told by whoever catches it.
-        ending = _log.makeRecord(
-            _log.name, logging.ERROR, "", 0, f"{type(error).__name__}: {error}", (), exc_info=None
-        )
-        if isinstance(error, Exception):
-            ending.exc_info = (type(error), error, error.__traceback__)
-        file.handle(ending)
+        trace = (type(error), error, error.__traceback__) if isinstance(error, Exception) else None
+        text = f"{type(error).__name__}: {error}"
+        handler.handle(_log.makeRecord(_log.name, logging.ERROR, "", 0, text, (), trace))
         raise
     finally:
-        root.removeHandler(file)
         _log.setLevel(level)
-        file.close()
+        logging.getLogger().removeHandler(handler)
+        handler.close()

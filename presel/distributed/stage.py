@@ -1,5 +1,6 @@
 """Stages that several processes may compute together."""
 
+import logging
 import math
 import pickle
 from abc import abstractmethod
@@ -14,6 +15,8 @@ from presel.storage.files import atomic, read_json, write_json
 from presel.storage.shards import Shards
 from presel.storage.stage import Stage, T_co
 from presel.storage.store import Store
+
+_log = logging.getLogger(__name__)
 
 _TASK, _RESULT = "task.pickle", "result.json"
 
@@ -60,6 +63,7 @@ class ParallelStage(Stage[T_co]):
             # All processes use the kind of device that is part of the stage's key.
             runtime = replace(self.runtime, workers=workers, hardware=resolved(hardware))
             write_task(task, replace(self, runtime=runtime), store.root, folder)
+            _log.debug(f"{self.label}: its processes write to {task}/rank-*.log")
             try:
                 torchrun("presel.distributed.worker", task, hardware)
             except PreselError as error:

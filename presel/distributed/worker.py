@@ -1,11 +1,13 @@
 """One of several processes that compute a stage: `torchrun … -m presel.distributed.worker FOLDER`."""
 
+import logging
 import os
 import stat
 import sys
 import threading
 from pathlib import Path
 
+from presel.console import console, log_to, show_messages
 from presel.console.quiet import silence_libraries
 
 
@@ -17,11 +19,14 @@ def main() -> int:
     """
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if rank == 0:
+        # Its messages and progress are shown where the run's are.
+        console.file = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+        show_messages()
     with (folder / f"rank-{rank}.log").open("w") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
-        # Rank 0 shows its progress, if on a terminal.
-        if rank or not sys.stdout.isatty():
-            os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stdout.fileno())
+    log_to(logging.StreamHandler())
     silence_libraries()
     # Imported once the log is open: they take seconds, and may fail.
     from presel.console.escaping import visible
