@@ -14,6 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 -
 
 run: .venv/installed
 	$(BIN)/presel run experiment=quickstart
+	@echo 'presel is in $(BIN); to have it on the PATH: source $(BIN)/activate'
 
 install: .venv/installed
 

@@ -14,7 +14,7 @@ from presel.console import progress, run_log, show_messages
 from presel.console.arguments import ArgumentParser
 from presel.console.messages import LOG_FILE
 from presel.console.progress import progress_line
-from tests.conftest import Program, on_folder
+from tests.helpers import Program, on_folder
 
 LOG = logging.getLogger("presel.any")
 
@@ -116,12 +116,11 @@ def test_lines_come_while_a_unit_takes_long(capsys: pytest.CaptureFixture[str]) 
 def test_a_run_logs_to_its_folder_and_takes_an_option(
     in_process: Program, pool_folder: Path, tmp_path: Path
 ) -> None:
-    result = in_process("run", "-q", *on_folder(pool_folder), "until=selection", "strategy=random")
-    assert result.returncode == 0, result.stderr
+    result = in_process.succeeds("run", "-q", *on_folder(pool_folder), "until=selection", "strategy=random")
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["selection", "run,"]
     (log,) = tmp_path.glob("outputs/runs/*/*/run.log")
     for said in (
-        "INFO    presel.console.reporter: … pool",
+        "INFO    presel.console.reporter: ✓ pool ",
         f"presel.results: {result.stdout.splitlines()[0]}",
     ):
         assert said in log.read_text()
@@ -143,13 +142,9 @@ def test_every_job_of_a_sweep_has_its_log_and_reports_its_failure(
 
 def test_help_and_mistyped_commands(in_process: Program) -> None:
     for arguments in (("--help",), ()):
-        helped = in_process(*arguments)
-        assert helped.returncode == 0
-        assert "exit codes:" in helped.stdout
-    assert in_process("--version").stdout == "presel 0.1.0\n"
-    mistyped = in_process("rnu")
-    assert mistyped.returncode == 2
-    assert "no command 'rnu' (did you mean 'run'?)" in mistyped.stderr
+        assert "exit codes:" in in_process.succeeds(*arguments).stdout
+    assert in_process.succeeds("--version").stdout == "presel 0.1.0\n"
+    assert "no command 'rnu' (did you mean 'run'?)" in in_process.refuses("rnu")
 
 
 # Names and types are refused before what takes seconds to import.
