@@ -1,21 +1,38 @@
 """What decides a result is in its key: also the code of classes from outside the package."""
 
+import ast
 import importlib
 import json
 import sys
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+import presel
 from presel.data.image_folder import ImageFolder
-from presel.data.sources import DigitScenes
+from presel.data.llava import image_paths
+from presel.data.sources import DigitScenes, LlavaJson
+from presel.errors import PreselError
+from presel.evaluation.benchmarks import DigitBenchmarks, LlavaBenchmarks
+from presel.evaluation.vlmevalkit import VlmEvalColumn, VlmEvalKit
+from presel.instructions.annotations import Annotations
 from presel.instructions.local_model import LocalModel
 from presel.instructions.prompts import Prompt, Prompts
 from presel.models.clip import Clip
 from presel.models.encoder import Encoder
+from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
-from presel.storage.stage import identity
+from presel.models.tune import Tune
+from presel.stages.clusters import Clustering
+from presel.stages.pool import PoolStage
+from presel.stages.reference import ReferenceStage
+from presel.storage.stage import Stage, identity
+from presel.strategies.presel import PreSel
+from presel.strategies.random import Random
 
 
 def test_a_class_from_elsewhere_counts_with_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,49 +49,116 @@ def test_a_class_from_elsewhere_counts_with_its_text(tmp_path: Path, monkeypatch
     assert len(keys) == 3
 
 
+POOL = PoolStage(source=DigitScenes(split="pool", size=4), workers=0)
 PROMPTS = Prompts(kinds={"any": Prompt(request="Ask.")}, default="any")
 SUBCLASS = """
+from dataclasses import dataclass
 from presel.component import component
-from {module} import {base}
+from {module} import {base} as Base
 
-@component
-class Mine({base}):
-    crop: int = 1
-{text}
+{decorator}
+class {name}(Base):
+{body}
 """
+# One class of every kind that a key may hold, with arguments.
+KINDS: list[tuple[type, dict[str, Any]]] = [
+    (Encoder, {"path": "builtin:digit_dinov2"}),
+    (Clip, {"path": "builtin:digit_clip"}),
+    (Lvlm, {"path": "builtin:digit_llava"}),
+    (Hardware, {"accelerator": "cpu"}),
+    (
+        Tune,
+        {
+            "lr": 1e-3,
+            "projector_lr": 1e-4,
+            "batch_size": 4,
+            "micro_batch_size": 4,
+            "lora_rank": 4,
+            "lora_alpha": 8,
+        },
+    ),
+    (Clustering, {}),
+    (DigitScenes, {"split": "pool", "size": 4}),
+    (ImageFolder, {"images": "images"}),
+    (LlavaJson, {"annotations": "pool.json", "images": "images"}),
+    (DigitBenchmarks, {"split": "benchmarks", "size": 4}),
+    (LlavaBenchmarks, {"annotations": "pool.json", "images": "images"}),
+    (VlmEvalKit, {"columns": {"a": VlmEvalColumn(file="a.csv", column="b")}}),
+    (Annotations, {}),
+    (LocalModel, {"model": "builtin:digit_llava", "prompts": PROMPTS, "answers": "answers"}),
+    (Random, {}),
+    (PreSel, {}),
+    (ReferenceStage, {"pool": POOL, "share": 0.1, "seed": 0}),
+    (PoolStage, {"source": POOL.source, "workers": 0}),
+]
 
 
-@pytest.mark.parametrize(
-    ("base", "settings"),
-    [
-        (Encoder, {"path": "builtin:digit_dinov2"}),
-        (Clip, {"path": "builtin:digit_clip"}),
-        (Lvlm, {"path": "builtin:digit_llava"}),
-        (DigitScenes, {"split": "pool", "size": 4}),
-        (ImageFolder, {"images": "images"}),
-        (
-            LocalModel,
-            {
-                "model": "builtin:digit_llava",
-                "prompts": PROMPTS,
-                "answers": "answers",
-            },
-        ),
-    ],
-)
-def test_a_users_subclass_never_has_the_key_of_its_base(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: type, settings: dict[str, Any]
-) -> None:
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a pool, which modules are imported from."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "one.png").touch()
+    (tmp_path / "pool.json").write_text('[{"image": "one.png"}]')
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("base", "settings"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("name", ["Mine", "of the base"])
+def test_a_users_subclass_never_has_the_key_of_its_base(
+    outside: Path, base: type, settings: dict[str, Any], name: str
+) -> None:
+    name = base.__name__ if name == "of the base" else name
+    decorator = "@dataclass(frozen=True, kw_only=True)" if issubclass(base, Stage) else "@component"
     found = [identity(base(**settings))]
-    for text in ("", "    # Another text.\n"):
-        source = SUBCLASS.format(module=base.__module__, base=base.__name__, text=text)
-        (tmp_path / "mine.py").write_text(source)
+    for body, more in (
+        ("    def helper(self): return 1", {}),
+        ("    def helper(self): return 2", {}),
+        ("    crop: int = 1", {"crop": 1}),
+        ("    crop: int = 1", {"crop": 2}),
+    ):
+        text = SUBCLASS.format(
+            module=base.__module__, base=base.__name__, decorator=decorator, name=name, body=body
+        )
+        (outside / "mine.py").write_text(text)
         sys.modules.pop("mine", None)
         importlib.invalidate_caches()
-        mine = importlib.import_module("mine").Mine
-        found += [identity(mine(**settings)), identity(mine(**settings, crop=2))]
+        found.append(identity(getattr(importlib.import_module("mine"), name)(**settings, **more)))
     assert len({json.dumps(one, sort_keys=True) for one in found}) == 5
+
+
+def test_a_class_without_a_file_has_no_key() -> None:
+    module: dict[str, Any] = {"__name__": "nowhere", "dataclass": dataclass}
+    sys.modules["nowhere"] = ModuleType("nowhere")
+    exec("@dataclass\nclass Mine:\n    size: int = 1", module)
+    with pytest.raises(PreselError, match=r"class Mine was defined in no file, .*; put it into a module"):
+        identity(module["Mine"]())
+
+
+def test_no_two_classes_that_a_key_may_hold_have_one_name() -> None:
+    """Keys hold the names of classes, and not where they are defined."""
+    names: dict[str, list[str]] = defaultdict(list)
+    stages: dict[str, list[str]] = defaultdict(list)
+    for file in Path(presel.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ClassDef):
+                continue
+            if any(ast.unparse(one).startswith(("component", "dataclass")) for one in node.decorator_list):
+                names[node.name].append(file.name)
+            for line in map(ast.unparse, node.body):
+                if node.name.endswith("Stage") and line.startswith("name: ClassVar[str] ="):
+                    stages[line].append(node.name)
+    assert len(names) > 60
+    assert len(stages) > 15
+    assert not {name: files for name, files in (names | stages).items() if len(files) > 1}
+
+
+def test_an_image_that_changes_changes_the_pool_without_a_look_at_the_records(outside: Path) -> None:
+    source = {"annotations": Path("pool.json"), "images": Path("images")}
+    (outside / "pool.json").write_text('[{"image" : "one.png", "text": "\\"image\\": \\"x\\""}, "broken"]')
+    assert image_paths(outside / "pool.json") == ["one.png"]
+    first = identity(LlavaJson(**source))
+    assert identity(LlavaJson(**source, max_rejected_share=0.5)) == first
+    (outside / "images" / "one.png").write_text("longer")
+    assert identity(LlavaJson(**source)) != first

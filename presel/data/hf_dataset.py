@@ -11,6 +11,7 @@ from presel.data.checks import check_file, check_name, shown
 from presel.data.images import fingerprint
 from presel.data.packed_images import PackedImage, PackedImages
 from presel.errors import PreselError
+from presel.storage.stage import fields_identity
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,6 +49,10 @@ class HfDataset(PackedImages):
     task_column: str | None = "task"
     id_column: str | None = None
 
+    def identity(self) -> dict[str, Any]:
+        """The fields, with the dataset's content in place of its folder."""
+        return fields_identity(self) | {"path": self.unpacked.key}
+
     def open(self) -> "SavedDataset":
         """The dataset's files."""
         return SavedDataset(self.path, self.split, self.image_column, self.task_column, self.id_column)
@@ -64,17 +69,15 @@ class SavedDataset:
     id: str | None
 
     def identity(self) -> dict[str, Any]:
-        """Names, sizes and dates of the files; split and columns."""
+        """The fields, with names, sizes and dates of the files in place of their folder."""
         if not self.path.is_dir():
             raise PreselError(f"{self.path}: there is no such folder; give one that save_to_disk wrote")
         # The files that `datasets` opens.
         for file in [*self.path.rglob("*.json"), *self.path.rglob("*.arrow")]:
             check_file(file)
         files = sorted(file for file in self.path.rglob("*") if file.is_file())
-        return {
-            "files": fingerprint((file.relative_to(self.path).as_posix(), file) for file in files),
-            "read": [self.split, self.image, self.task, self.id],
-        }
+        content = fingerprint((file.relative_to(self.path).as_posix(), file) for file in files)
+        return fields_identity(self) | {"path": content}
 
     def parts(self) -> list[Iterator[PackedImage]]:
         """One part per thousand rows."""

@@ -14,6 +14,7 @@ from presel.data.images import SUFFIXES, image_fingerprint
 from presel.data.listing import Item, Listing
 from presel.data.sources import ImageSource
 from presel.errors import PreselError
+from presel.storage.stage import fields_identity
 from presel.storage.store import Store
 
 # Folders that systems create for thumbnails, deleted files and backups; in lower case.
@@ -57,21 +58,16 @@ class ImageFolder(ImageSource):
         return self._files
 
     def identity(self) -> dict[str, Any]:
-        """Names, sizes and dates of the images; the task of those outside a sub-folder."""
-        return self._identity
+        """The fields, with names, sizes and dates of the images in place of their folder."""
+        return fields_identity(self) | {"images": self._fingerprint}
 
     @cached_property
     def _files(self) -> ImageFiles:
         return ImageFiles(self.images.absolute(), list_folder(self.images, self.task))
 
     @cached_property
-    def _identity(self) -> dict[str, Any]:
-        images = [item.image for item in self._files.contents.items]
-        return {
-            "images": image_fingerprint(self.images, images),
-            "task": self.task,
-            "min_side": self.min_side,
-        }
+    def _fingerprint(self) -> str:
+        return image_fingerprint(self.images, [item.image for item in self._files.contents.items])
 
 
 def list_folder(root: Path, task: str | None = None) -> Listing:

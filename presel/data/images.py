@@ -203,14 +203,14 @@ def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
     """
     digest = hashlib.sha256()
     for name, file in files:
-        digest.update(f"{name}\0{_state(file)}\n".encode())
+        digest.update(f"{name}\0{_state(file)}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
 def _state(file: Path) -> str:
     try:
         status = file.stat()
-    except OSError:
+    except (OSError, ValueError):
         return "absent"
     return f"{status.st_size} {status.st_mtime_ns}"
 

@@ -1,8 +1,10 @@
 """Reads and writes LLaVA-format annotation files: a JSON list (or JSON Lines) of records."""
 
 import json
+import mmap
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -190,6 +192,27 @@ def read_contents(
         )
         on_error(RecordError(reason, "no records", str(annotations)))
     return Contents(records, dropped)
+
+
+# The value of a key "image"; inside a text the quotes would be escaped.
+_IMAGE_PATH = re.compile(rb'"image"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+def image_paths(annotations: Path) -> list[str]:
+    """The image paths in an annotation file, found by a search, which is faster than parsing.
+
+    They tell whether an image changed; no error is raised for what `read_contents` will refuse.
+    """
+    with annotations.open("rb") as file:
+        if not annotations.stat().st_size:
+            return []
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = {match[1] for match in _IMAGE_PATH.finditer(content)}
+    paths = []
+    for text in found:
+        with suppress(ValueError):
+            paths.append(json.loads(text))
+    return paths
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

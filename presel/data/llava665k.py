@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from presel.component import component
 from presel.data.checks import shown
@@ -146,7 +146,3 @@ class Llava665k(LlavaJson):
     def tasks(self) -> TaskNamer:
         """Folder and wording."""
         return Llava665kTasks({task: group for group, tasks in self.groups.items() for task in tasks})
-
-    def identity(self) -> dict[str, Any]:
-        """Like `LlavaJson.identity`, with the groups."""
-        return super().identity() | {"groups": self.groups}

@@ -18,6 +18,7 @@ from presel.data.listing import Item, Listing
 from presel.data.sources import ImageSource
 from presel.errors import PreselError
 from presel.storage.files import sha256
+from presel.storage.stage import fields_identity
 from presel.storage.store import Store
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -61,8 +62,8 @@ class Manifest(ImageSource):
         return self._files
 
     def identity(self) -> dict[str, Any]:
-        """Content of the table; names, sizes and dates of the images; the columns."""
-        return self._identity
+        """The fields, with the table's content and the images' names, sizes and dates in place of paths."""
+        return fields_identity(self) | self._content
 
     @property
     def _columns(self) -> Columns:
@@ -73,15 +74,9 @@ class Manifest(ImageSource):
         return ManifestFiles(self.images.absolute(), self.manifest.absolute(), self._columns, self.task)
 
     @cached_property
-    def _identity(self) -> dict[str, Any]:
+    def _content(self) -> dict[str, str]:
         images = [item.image for item in self._files.listing().items]
-        return {
-            "manifest": sha256(self.manifest),
-            "images": image_fingerprint(self.images, images),
-            "columns": list(self._columns),
-            "task": self.task,
-            "min_side": self.min_side,
-        }
+        return {"manifest": sha256(self.manifest), "images": image_fingerprint(self.images, images)}
 
 
 class ManifestFiles(NamedTuple):

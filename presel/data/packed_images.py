@@ -145,20 +145,13 @@ class PackedImages(ImageSource):
     @property
     def stages(self) -> tuple[UnpackedStage, ...]:
         """The stage that unpacks the images."""
-        return (self._unpacked,)
+        return (self.unpacked,)
 
     def files(self, store: Store) -> UnpackedFiles:
         """The unpacked images."""
-        return UnpackedFiles(store.verified(self._unpacked), self.task)
-
-    def identity(self) -> dict[str, Any]:
-        """The unpacked images; the task of those without one."""
-        return {
-            "unpacked": self._unpacked.key,
-            "task": self.task,
-            "min_side": self.min_side,
-        }
+        return UnpackedFiles(store.verified(self.unpacked), self.task)
 
     @cached_property
-    def _unpacked(self) -> UnpackedStage:
+    def unpacked(self) -> UnpackedStage:
+        """The stage that unpacks the images; its key stands for the archive's content."""
         return UnpackedStage(archive=self.open())

@@ -1,6 +1,6 @@
 """Sources: where the images of a pool or of benchmarks come from."""
 
-from dataclasses import fields
+from dataclasses import field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -8,14 +8,15 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from presel.component import component
+from presel.data.checks import check_file
 from presel.data.digits.stage import DigitSplit, ScenesStage
 from presel.data.errors import OnError, refuse
 from presel.data.images import image_fingerprint
 from presel.data.listing import Item, Listing, PoolFiles
-from presel.data.llava import Contents, Record, TaskNamer, TaskRule, TextOnly, read_contents
+from presel.data.llava import Contents, Record, TaskNamer, TaskRule, TextOnly, image_paths, read_contents
 from presel.errors import PreselError
 from presel.storage.files import sha256
-from presel.storage.stage import Stage
+from presel.storage.stage import Stage, fields_identity
 from presel.storage.store import Store
 
 NO_INSTRUCTIONS = (
@@ -96,7 +97,8 @@ class Source:
     instructed: ClassVar[bool] = True
     group: ClassVar[str] = "pool"
 
-    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    # A limit, which does not change what the pool holds.
+    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.01, compare=False)
     min_side: Annotated[int, Field(ge=1)] = 2
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,7 +106,7 @@ class Source:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the usable images."""
+        """What decides the usable images: the fields, with the content of files in place of their paths."""
         raise NotImplementedError
 
     @property
@@ -162,11 +164,8 @@ class LlavaJson(Source):
         return self._files
 
     def identity(self) -> dict[str, Any]:
-        """Content of the annotation file; names, sizes and dates of the images; the rules.
-
-        Not `max_rejected_share`, which decides whether a pool is accepted, not its content.
-        """
-        return self._identity
+        """The fields, with the file's content and the images' names, sizes and dates in place of paths."""
+        return fields_identity(self) | self._content
 
     @cached_property
     def _files(self) -> LlavaFiles:
@@ -180,15 +179,13 @@ class LlavaJson(Source):
         )
 
     @cached_property
-    def _identity(self) -> dict[str, Any]:
-        records = self._files.records()
+    def _content(self) -> dict[str, Any]:
+        check_file(self.annotations)
         return {
             "annotations": sha256(self.annotations),
-            "images": image_fingerprint(self.images, [record.image for record in records]),
-            # The first matching pattern counts, so that their order is part of the rule.
-            "tasks": [self.task_field, list((self.task_patterns or {}).items())],
-            "records": [self.ids, self.text_only],
-            "min_side": self.min_side,
+            "images": image_fingerprint(self.images, image_paths(self.annotations)),
+            # The first matching pattern decides, so their order counts.
+            "task_patterns": list((self.task_patterns or {}).items()),
         }
 
 
@@ -209,13 +206,8 @@ class DigitScenes(Source):
     _tasks: ClassVar[TaskRule] = TaskRule()
 
     def identity(self) -> dict[str, Any]:
-        """The drawn scenes, and the minimum size."""
-        return {
-            "split": self.split,
-            "size": self.size,
-            "seed": self.seed,
-            "min_side": self.min_side,
-        }
+        """The fields, and the key of the stage that draws the scenes."""
+        return fields_identity(self) | {"scenes": self.stages[0].key}
 
     @property
     def stages(self) -> tuple[Stage[Any], ...]:

@@ -19,6 +19,7 @@ from presel.data.images import SUFFIXES, fingerprint
 from presel.data.packed_images import PackedImage, PackedImages
 from presel.data.tar_files import WholeTar, open_tar
 from presel.errors import PreselError
+from presel.storage.stage import fields_identity
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 # Larger files could not be decoded or parsed within the memory allowed for one image.
@@ -53,6 +54,10 @@ class WebDataset(PackedImages):
             re.compile(self.task_pattern or "")
         except re.error as error:
             raise ValueError(f"task_pattern is not a regular expression ({error})") from None
+
+    def identity(self) -> dict[str, Any]:
+        """The fields, with the shards' content in place of their path."""
+        return fields_identity(self) | {"shards": self.unpacked.key}
 
     def open(self) -> "TarShards":
         """The shards, which must exist."""
@@ -111,11 +116,8 @@ class TarShards:
     task_pattern: str | None
 
     def identity(self) -> dict[str, Any]:
-        """Names, sizes and dates of the shards; how images and tasks are found."""
-        return {
-            "shards": fingerprint((shard.name, shard) for shard in self.shards),
-            "read": [self.image_key, self.task_key, self.task_field, self.task_pattern],
-        }
+        """The fields, with names, sizes and dates of the shards in place of their paths."""
+        return fields_identity(self) | {"shards": fingerprint((shard.name, shard) for shard in self.shards)}
 
     def parts(self) -> list[Iterator[PackedImage]]:
         """A part for each shard."""

@@ -38,13 +38,14 @@ class Benchmarks(Source):
 
     group: ClassVar[str] = "evaluation"
 
-    metric: str = "exact_match"
-    metrics: dict[str, str] | None = None
-    max_new_tokens: Annotated[int, Field(gt=0)] = 64
-    # Part of the key: padding changes the last bits of the logits, and thereby some answers.
-    batch_size: Annotated[int, Field(gt=0)] = 64
+    # Not part of the images' key, but, as `scoring`, of the evaluation's: also the batch size, since padding
+    # changes the last bits of the logits, and thereby some answers.
+    metric: str = field(default="exact_match", compare=False)
+    metrics: dict[str, str] | None = field(default=None, compare=False)
+    max_new_tokens: Annotated[int, Field(gt=0)] = field(default=64, compare=False)
+    batch_size: Annotated[int, Field(gt=0)] = field(default=64, compare=False)
     # Without some of its images a benchmark would not be comparable.
-    max_rejected_share: float = 0.0
+    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         """Checks the names of the metrics."""
@@ -68,6 +69,7 @@ class DigitBenchmarks(Benchmarks, DigitScenes):
     """The built-in benchmarks."""
 
     metrics: dict[str, str] | None = field(
-        default_factory=lambda: {"box": "box_accuracy", "caption": "cider", "describe": "cider"}
+        default_factory=lambda: {"box": "box_accuracy", "caption": "cider", "describe": "cider"},
+        compare=False,
     )
-    max_new_tokens: Annotated[int, Field(gt=0)] = 96
+    max_new_tokens: Annotated[int, Field(gt=0)] = field(default=96, compare=False)

@@ -1,6 +1,7 @@
 """CLIP models: embeddings of images and conversations, and how well one fits the other."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.models.model_files import check_model, locate, model_fingerprint
 from presel.models.pretrained import load_pretrained, load_weights, told
+from presel.storage.stage import fields_identity
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, CLIPProcessor
@@ -35,7 +37,7 @@ class Clip:
     """
 
     path: str
-    batch_size: Annotated[int, Field(gt=0)] = 64
+    batch_size: Annotated[int, Field(gt=0)] = field(default=64, compare=False)
     revision: str | None = None
 
     def check(self) -> None:
@@ -54,8 +56,8 @@ class Clip:
             raise PreselError(f"clip.path: '{self.path}' is a model of type '{kind}'; name a CLIP")
 
     def identity(self) -> dict[str, Any]:
-        """The model's content."""
-        return {"model": model_fingerprint(self.path, self.revision)}
+        """The fields, with the model's content in place of its path."""
+        return fields_identity(self) | {"path": model_fingerprint(self.path, self.revision)}
 
     def embed(
         self, batches: Sequence[Sequence["Example"]], workers: int, accelerator: str = "auto"

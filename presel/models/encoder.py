@@ -1,6 +1,7 @@
 """Image encoders, DINOv2 above all: one feature vector an image."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from presel.errors import PreselError
 from presel.models.model_files import BUILTIN, check_model, locate, model_fingerprint
 from presel.models.pretrained import load_pretrained, load_weights, told
 from presel.storage.shards import chunks
+from presel.storage.stage import fields_identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +34,7 @@ class Encoder:
     """
 
     path: str
-    batch_size: Annotated[int, Field(gt=0)] = 64
+    batch_size: Annotated[int, Field(gt=0)] = field(default=64, compare=False)
     pooling: Literal["cls", "mean"] = "cls"
     revision: str | None = None
 
@@ -45,8 +47,8 @@ class Encoder:
         check_model(self.path, self.revision, "encoder.path")
 
     def identity(self) -> dict[str, Any]:
-        """The model's content and the kind of feature."""
-        return {"model": model_fingerprint(self.path, self.revision), "pooling": self.pooling}
+        """The fields, with the model's content in place of its path."""
+        return fields_identity(self) | {"path": model_fingerprint(self.path, self.revision)}
 
     def encode(
         self, batches: Sequence[Sequence[Path]], workers: int, accelerator: str = "auto"

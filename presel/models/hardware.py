@@ -8,6 +8,7 @@ from pydantic import Field
 
 from presel.component import component
 from presel.errors import PreselError
+from presel.storage.stage import fields_identity
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +31,8 @@ class Hardware:
         node_command: Command that starts the one after it once on each node; read where there are several.
     """
 
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Precision | Literal["auto"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = field(default="auto", compare=False)
+    precision: Precision | Literal["auto"] = field(default="auto", compare=False)
     strategy: Literal["single", "ddp", "fsdp", "deepspeed_zero3"] = field(default="single", compare=False)
     devices: Annotated[int, Field(gt=0)] | Literal["auto"] = field(default=1, compare=False)
     nodes: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
@@ -51,7 +52,7 @@ class Hardware:
 
         A stage that trains adds the precision, see `presel.models.hardware.precision_for`.
         """
-        return {"device": device_for(self.accelerator).type}
+        return fields_identity(self) | {"device": device_for(self.accelerator).type}
 
 
 def device_for(accelerator: str) -> "torch.device":

@@ -10,6 +10,7 @@ from presel.data.prompts import TEMPLATES, chat_template
 from presel.errors import PreselError
 from presel.models.model_files import check_model, locate, model_fingerprint
 from presel.models.pretrained import load_pretrained, load_weights
+from presel.storage.stage import fields_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -55,16 +56,8 @@ class Lvlm:
         check_model(self.path, self.revision, "lvlm.path")
 
     def identity(self) -> dict[str, Any]:
-        """The model's content and how it is used; not where it lies."""
-        return {
-            "model": model_fingerprint(self.path, self.revision),
-            "template": self.template,
-            "max_length": self.max_length,
-            "language_model": self.language_model,
-            "projector": self.projector,
-            "pad_to_square": self.pad_to_square,
-            "dtype": self.dtype,
-        }
+        """The fields, with the model's content in place of its path."""
+        return fields_identity(self) | {"path": model_fingerprint(self.path, self.revision)}
 
     def load_processor(self) -> "ProcessorMixin":
         """The model's processor: tokenizer and image processor.

@@ -2,14 +2,16 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from presel.errors import PreselError
 from presel.storage.files import sha256
 
 if TYPE_CHECKING:
@@ -20,24 +22,21 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 
-# Code that keys need not read: ours says itself when it gives other results.
+# Classes whose code is not part of a key: those of this package raise their `version` instead.
 _VERSIONED = {"presel", *sys.stdlib_module_names}
 
 
 def identity(value: Any) -> Any:
     """Reduces a stage, a component or a plain value to what decides its result, as JSON-ready data.
 
-    A stage stands for its key. A dataclass stands for its class and its fields, except the fields
-    declared with `compare=False`: those say how a result is computed, not what it is. An object with an
-    `identity()` method stands for its class and what that method says. A class from outside this package
-    counts with the text of its module, and with the fields that it adds to a class of this package.
+    A stage is reduced to its key, a dataclass to its class and its `identity()`, or to its fields if it has
+    no such method. A class from outside this package is identified by its module's text as well.
     """
     if isinstance(value, Stage):
         return {"stage": value.name, "key": value.key}
-    if hasattr(value, "identity"):
-        return _added_fields(value) | value.identity() | _code(type(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return fields_identity(value) | _code(type(value))
+        fields = value.identity() if hasattr(value, "identity") else fields_identity(value)
+        return {**fields, "class": _class_identity(type(value))}
     if isinstance(value, Mapping):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -49,41 +48,41 @@ def identity(value: Any) -> Any:
     raise TypeError(f"{type(value).__qualname__} cannot be part of a stage's key")
 
 
-def _code(kind: type) -> dict[str, Any]:
-    """What a class does: its name and version, and the text of whatever modules outside this package.
+def fields_identity(value: Any) -> dict[str, Any]:
+    """The identity of a dataclass's fields, without those with `compare=False`: they do not decide results.
 
-    No field can be named like the entry, a word of the language.
+    A component that reads files adds their content to it, as in
+    `fields_identity(self) | {"path": digest_of_the_file}`.
     """
-    modules = {base.__module__ for base in kind.__mro__}
-    files = {
-        name: getattr(sys.modules[name], "__file__", None)
-        for name in modules
-        if name.partition(".")[0] not in _VERSIONED
-    }
-    return {
-        "class": {
-            "name": kind.__qualname__,
-            "version": getattr(kind, "version", 1),
-            "source": {name: sha256(Path(file)) for name, file in files.items() if file},
-        }
-    }
-
-
-def _added_fields(value: Any) -> dict[str, Any]:
-    """The fields that a user's class adds to one of ours, which an inherited `identity()` does not know."""
-    ours = next((kind for kind in type(value).__mro__ if kind.__module__.startswith("presel.")), None)
-    if not dataclasses.is_dataclass(ours):
-        return {}
-    return fields_identity(value, known={field.name for field in dataclasses.fields(ours)})
-
-
-def fields_identity(value: Any, known: Set[str] = frozenset()) -> dict[str, Any]:
-    """The identity of a dataclass's fields, without those in `known` and those with `compare=False`."""
     return {
         field.name: identity(getattr(value, field.name))
         for field in dataclasses.fields(value)
-        if field.compare and field.name not in known
+        if field.compare
     }
+
+
+def _class_identity(kind: type) -> dict[str, Any]:
+    """A class's name and version, and the text of all modules outside this package that define it."""
+    outside = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _VERSIONED]
+    return {
+        "name": kind.__qualname__,
+        "version": getattr(kind, "version", 1),
+        "source": {base.__module__: _module_digest(base) for base in outside},
+    }
+
+
+def _module_digest(kind: type) -> str:
+    """SHA-256 of the text of a class's module; of the class alone where it was defined in a notebook."""
+    file = getattr(sys.modules[kind.__module__], "__file__", None)
+    if file:
+        return sha256(Path(file))
+    try:
+        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
+    except (OSError, TypeError) as error:
+        raise PreselError(
+            f"class {kind.__qualname__} was defined in no file, so that a change of it would go unnoticed; "
+            "put it into a module"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,7 +147,7 @@ class Stage(ABC, Generic[T_co]):
     @cached_property
     def key(self) -> str:
         """Hash of the stage's name, its class and version, its settings and the keys of its inputs."""
-        text = json.dumps([self.name, _code(type(self)), self.settings()], sort_keys=True)
+        text = json.dumps([self.name, _class_identity(type(self)), self.settings()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

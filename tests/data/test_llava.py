@@ -386,7 +386,7 @@ def test_an_image_in_the_place_of_its_path_is_not_carried_on(tmp_path: Path) -> 
 def test_the_remedy_is_a_setting_of_the_files_own_group(tmp_path: Path) -> None:
     path = written(tmp_path, [fields(), fields()])
     with pytest.raises(PreselError, match=r"their positions \(evaluation\.ids=position\)"):
-        LlavaBenchmarks(annotations=path, images=tmp_path).identity()
+        LlavaBenchmarks(annotations=path, images=tmp_path)._files.records()
 
 
 def in_second(changes: dict[str, Any]) -> list[dict[str, Any]]:
