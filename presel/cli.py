@@ -82,7 +82,9 @@ def run_reporting_errors(command: str, arguments: Sequence[str]) -> int:
     silence_libraries()
     try:
         # Imported when it is called, since pandas, Hydra and others take a second.
-        module = "hydra_app" if command == "run" else command
+        module = command
+        if command == "run":
+            module = "hydra_app" if {"-h", "--help"}.isdisjoint(arguments) else "run_help"
         code: int = resolve_name(f"presel.commands.{module}:main")(arguments)
         return code
     except Paused as pause:

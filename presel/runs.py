@@ -15,6 +15,7 @@ from presel.data.checks import check_file
 from presel.data.llava import Record, TaskRule, read_records
 from presel.errors import PreselError
 from presel.evaluation.scores import ModelScores, Scores, mean_score, relative_score
+from presel.settings.schema import TARGETS
 from presel.storage.files import read_json, read_table, write_json
 from presel.storage.integrity import MANIFEST, check_result, read_manifest
 
@@ -22,8 +23,6 @@ FILE = "run.json"
 CONFIG = ".hydra/config.yaml"
 # Raised when the meaning of `run.json` changes.
 VERSION = 1
-# The roles that a run can end with.
-TARGETS = ("selection", "instructions", "model", "merged", "evaluation")
 # What a user looks for in the result of each stage.
 _OUTPUTS = {
     "selection": "selection.parquet",
@@ -90,6 +89,7 @@ class RunRecord:
         strategy: Name of the selection strategy.
         seed: The run's seed.
         overrides: Settings given for this run.
+        unused_groups: Groups of settings that nothing in the run reads.
         image_folder: Folder that image paths of the pool are relative to.
         stages: Every stage behind the run's result by role, see `Pipeline.steps`; inputs come first.
         tuned: Scores of the tuned model; None for a run that ended before the evaluation.
@@ -104,6 +104,7 @@ class RunRecord:
     strategy: str
     seed: int
     overrides: list[str]
+    unused_groups: list[str]
     image_folder: _Path
     stages: dict[str, StageRecord]
     tuned: ModelScores | None = None
@@ -155,10 +156,11 @@ class RunRecord:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The configuration without the seed and what does not change the result."""
+        """The configuration without the seed, and without what does not change the result or is not read."""
         config = OmegaConf.to_container(self.config)
         assert isinstance(config, dict)
-        return {str(name): value for name, value in config.items() if name not in NO_SETTINGS}
+        ignored = {*NO_SETTINGS, *self.unused_groups}
+        return {str(name): value for name, value in config.items() if name not in ignored}
 
     @cached_property
     def pool(self) -> pd.DataFrame:

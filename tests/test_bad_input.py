@@ -68,16 +68,19 @@ def test_a_bad_annotation_file_is_refused(case: str, in_process: Program, pool_f
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["budget=0"], ["budget=0 buys no instruction"]),
+        (["budget=0"], ["budget is 0.0; it must be a share of the pool"]),
         (["budget=61"], ["budget=61 is above the pool's 60 images"]),
         (["budget=2"], ["fewer than the 3 of the reference set"]),
-        (["until=report"], ["until=report: no such step"]),
+        (["until=report"], ["until is report; it must be one of selection, instructions"]),
         (["pool.images=nowhere"], ["nowhere"]),
         (["paths.min_free_gb=1e9"], ["make room or set paths.store to another disk"]),
         (["budgett=1"], ["did you mean 'budget'?"]),
         (["tau=none"], ["choose one of auto, fixed"]),
         (["tune.lr=fast"], ["tune.lr"]),
-        (["budget=30.5"], ["budget=30.5 is neither a share of the pool nor a whole number"]),
+        (
+            ["budget=30.5"],
+            ["budget is 30.5; it must be a share of the pool, above 0 and up to 1 (0.15), or a whole"],
+        ),
         (["lvlm=hf", "lvlm.path=/nowhere"], ["no model in /nowhere: it has no config.json"]),
         (["encoder.path=models/dinoo"], ["'models/dinoo' is no folder, and the hub gives no model"]),
         (["evaluation.metrics={QA: cider}"], ["names 'QA', which is no benchmark; there are ocr, vqa"]),

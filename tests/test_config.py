@@ -1,8 +1,12 @@
 """The configuration: every option composes and builds; every mistake gets one clear sentence."""
 
+import ast
 import copy
 import dataclasses
+import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from importlib.util import find_spec
@@ -23,17 +27,21 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from presel.commands.run import made_for_digits
+from presel.commands.run_help import run_help
 from presel.data.image_folder import ImageFolder
 from presel.errors import PreselError
 from presel.instructions.label_studio import LabelStudio
 from presel.pipeline import Pipeline
 from presel.settings.errors import explain
-from presel.settings.overrides import check_overrides, quoted
+from presel.settings.options import SCHEMA, fields_of, options
+from presel.settings.overrides import check_overrides, quoted, spread_over_jobs
 from presel.settings.paths import config_folder
 from presel.settings.schema import build, register
+from presel.settings.usage import drop_foreign, unused_groups
 from presel.storage.stage import upstream
 from presel.strategies.base import RESULTS
 from presel.strategies.random import Random
+from tests.helpers import environment
 from tests.pictures import picture
 
 GROUPS = [
@@ -58,6 +66,8 @@ GROUPS = [
     "paths",
     "executor",
 ]
+# Groups that PreSel reads and rivals do not.
+PRESEL_ONLY = {"irs", "tau", "neighbors", "allocation", "reference"}
 OPENAI = ("instructions=openai", "instructions.model=any")
 # What an option leaves to the user.
 REQUIRED = {
@@ -163,7 +173,25 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
             "tau=fixd: there is no such option (did you mean 'fixed'?); choose one of auto, fixed",
         ),
         (["experiment=nope"], "experiment=nope: there is no such option; choose one of ablation_clusters, "),
-        (["budget=abc"], "budget: Value 'abc' of type 'str' could not be converted to Float"),
+        (
+            ["budget=abc"],
+            "budget: Value 'abc' of type 'str' could not be converted to Float; it must be a share of",
+        ),
+        (
+            ["budget=0"],
+            "budget is 0.0; it must be a share of the pool, above 0 and up to 1 (0.15), or a whole",
+        ),
+        (["budget=-3"], "budget is -3.0; it must be a share of the pool"),
+        (["budget=1.5"], "budget is 1.5; it must be a share of the pool"),
+        (
+            ["until=pool"],
+            "until is pool; it must be one of selection, instructions, model, merged, evaluation",
+        ),
+        (["executor.batch_tokens=0"], "executor.batch_tokens is 0; it must be at least 1"),
+        (["+foo=1"], "there is no setting 'foo' (did you mean 'pool'?); `presel run --help` lists them all"),
+        (["+bugdet=1"], "there is no setting 'bugdet' (did you mean 'budget'?); `presel run --help` lists"),
+        (["+irs.batch_tokens=1"], "there is no setting 'irs.batch_tokens'"),
+        (["evaluation=llava_json", "evaluation.annotations=a"], "evaluation.images has no value; set it"),
         (["neighbors.k=x"], "neighbors.k: input should be a valid integer"),
         (["tune.lr=abc"], "tune.lr: input should be a valid number"),
         (["tune.lr=-1"], "tune.lr: input should be greater than 0 (it is -1)"),
@@ -214,7 +242,10 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
         (["pool=image_folder", "pool.images=a", "pool.task=' '"], "pool.task: string should match pattern"),
         (["instructions=openai"], "instructions.model has no value"),
         ([*OPENAI, "instructions.base_url=localhost"], "instructions: base_url must be an address such as"),
-        ([*OPENAI, "instructions.base_url=http://me:word@host/v1"], "a key belongs in the environment"),
+        (
+            [*OPENAI, "instructions.base_url=http://me:word@host/v1"],
+            "put the key into the environment variable",
+        ),
         ([*OPENAI, "instructions.key_variable=sk-secret"], "name of an environment variable, never the key"),
         ([*OPENAI, "instructions.max_money=5"], "max_money=5 without prices would never be reached"),
         ([*OPENAI, "instructions.parameters={stream: true}"], "parameters may not contain 'stream'"),
@@ -312,6 +343,107 @@ def test_a_list_of_options_holds_names(options: str) -> None:
     with pytest.raises(PreselError, match="holds their names; write strategy=NAME"):
         check_overrides([f"strategy={options}"])
     check_overrides(["experiment=[table1,'quickstart']", "tune.betas=[1,2]"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["strategy.tau=0.5"], "strategy.tau takes its value from tau.value; set that"),
+        (["++strategy.score=difference"], "strategy.score takes its value from irs.score; set that"),
+        (["-m", "strategy=random,presel", "strategy.tau=1,2"], "strategy.tau takes its value from tau.value"),
+        (
+            ["instructions=label_studio", "instructions.answers=a"],
+            "takes its value from paths.answers; set that",
+        ),
+    ],
+)
+def test_one_setting_has_one_name(overrides: list[str], told: str) -> None:
+    with pytest.raises(PreselError, match=re.escape(told)):
+        check_overrides(overrides)
+    # COINCIDE has a temperature of its own, and a default may be replaced.
+    check_overrides(["strategy=coincide", "strategy.tau=0.5", "evaluation=llava_json", "evaluation.images=a"])
+
+
+def test_a_sweep_may_set_what_only_one_of_its_options_has(tmp_path: Path) -> None:
+    (tmp_path / "strategy").mkdir()
+    (tmp_path / "strategy/mine.yaml").write_text("_target_: mine.Mine\nsharpness: 1\n")
+    sweep = ["-m", "strategy=random,presel", "strategy.pick=random", "seed=0,1", "strategy.pikc=1"]
+    assert spread_over_jobs(sweep) == [*sweep[:2], "++strategy.pick=random", *sweep[3:]]
+    swept = ["-m", "experiment=quickstart", "strategy.pick=random"]
+    assert spread_over_jobs(swept) == [*swept[:2], "++strategy.pick=random"]
+    mine = ["-m", f"hydra.searchpath=[file://{tmp_path}]", "strategy=mine,random", "strategy.sharpness=1,2"]
+    assert spread_over_jobs(mine) == [*mine[:3], "++strategy.sharpness=1,2"]
+    for strict in (["strategy=random", "strategy.pick=random"], ["-m", "seed=1,2", "strategy.pick=random"]):
+        assert spread_over_jobs(strict) == strict
+
+    job = ["strategy=random", "++strategy.pick=random", "++seed=1"]
+    config = configured(*job)
+    assert drop_foreign(config, job) == ["strategy=random", "seed=1"]
+    assert build(config).strategy == Random()
+    job = ["strategy=presel", "++strategy.pick=random"]
+    config = configured(*job)
+    assert drop_foreign(config, job) == ["strategy=presel", "strategy.pick=random"]
+    assert config.strategy.pick == "random"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unused"),
+    [
+        ([], {"clip", "score_net"}),
+        (["strategy=clip_score"], {*PRESEL_ONLY, "score_net", "encoder", "cluster"}),
+        (["strategy=self_filter"], {*PRESEL_ONLY, "encoder", "cluster"} - {"reference"}),
+        (["strategy=random", "until=selection"], {*PRESEL_ONLY, "clip", "score_net", "encoder", "cluster"}),
+    ],
+)
+def test_what_a_run_does_not_read_is_known(overrides: list[str], unused: set[str]) -> None:
+    config = configured(*overrides)
+    assert set(unused_groups(config, build(config))) == unused
+
+
+def test_help_explains_every_option_and_every_setting() -> None:
+    overview = run_help(["--help"])
+    for group in [*GROUPS, "experiment"]:
+        explained = run_help(["--help", group])
+        for name, option in options(group).items():
+            assert option.meaning[-1] not in ":;,"
+            assert f" {name} " in overview and f"{group}={name}" in explained
+            if group != "experiment":
+                fields = fields_of(option.target)
+                for key in option.settings.keys() - {"_target_"}:
+                    assert fields[key].meaning, f"{group}={name}: {key}"
+                    assert f"{group}.{key}" in explained
+    assert all(f"  {key} " in overview for key in ("seed", "budget", "until"))
+    assert "One of ratio, difference" not in overview
+    with pytest.raises(PreselError, match=r"no group 'strategi' \(did you mean 'strategy'\?\)"):
+        run_help(["--help", "strategi"])
+
+
+def test_help_needs_neither_torch_nor_hydra() -> None:
+    program = (
+        "import sys, presel.commands.run_help as help; help.run_help([]);"
+        "sys.exit(bool({'torch', 'hydra', 'omegaconf', 'pandas', 'pydantic'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment(PYTHONPATH=str(Path.cwd())))
+
+
+def test_every_setting_that_a_message_names_exists() -> None:
+    groups = fields_of(f"{SCHEMA}.Config")
+    pattern = re.compile(rf"(?<![\w./]){'(' + '|'.join(groups) + ')'}\.([a-z_]+)(?![\w(/])")
+    valid = {f"{group}.{key}" for group in GROUPS for one in options(group).values() for key in one.settings}
+    files = {"json", "jsonl", "csv", "tsv", "parquet", "yaml", "npy", "png"}
+    for file in sorted((Path(__file__).parents[1] / "presel").rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        docstrings = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                for group, key in pattern.findall(node.value):
+                    assert key in files or f"{group}.{key}" in valid, f"{file}: {group}.{key}"
 
 
 def test_a_path_in_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

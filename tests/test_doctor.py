@@ -383,7 +383,7 @@ def test_limits_that_instructions_would_pass(in_process: Program, planted: Plant
         (["budgett=1"], "did you mean 'budget'?"),
         (["pool=llava_json", "pool.images=x"], "pool.annotations has no value"),
         (["pool=llava_json", "pool.annotations=nowhere.json", "pool.images=."], "there is no such file"),
-        (["until=report"], "until=report: no such step"),
+        (["until=report"], "until is report; it must be one of"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(in_process: Program, overrides: list[str], message: str) -> None:

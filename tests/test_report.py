@@ -75,6 +75,7 @@ def recorded(
         OmegaConf.from_dotlist([f"strategy={strategy}", *overrides]), folder / ".hydra/config.yaml"
     )
     return RunRecord(
+        unused_groups=[],
         folder=folder,
         strategy=strategy,
         seed=seed,

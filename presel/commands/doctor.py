@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 
 from omegaconf import DictConfig, OmegaConf
 
-from presel.commands.run import check_target
 from presel.console import ArgumentParser, ConsoleReporter, console
 from presel.doctor.diagnosis import Diagnosis, diagnose
 from presel.doctor.printing import as_json, print_diagnosis
@@ -112,7 +111,6 @@ def _composed(overrides: list[str], config_dir: Path | None) -> DictConfig:
     """The configuration that `presel run` would run on."""
     searched = [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.absolute()}]"]
     config = composed([*searched, *overrides])
-    check_target(config.until)
     # A pool can be checked before there are benchmarks.
     if config.until == "evaluation" and any(
         key.startswith("evaluation.") for key in OmegaConf.missing_keys(config)

@@ -18,7 +18,7 @@ from presel.console.arguments import VERBOSITY
 from presel.errors import PreselError
 from presel.instructions.secrets import refuse_keys
 from presel.settings.errors import MISTAKES, UNREADABLE, explain
-from presel.settings.overrides import check_overrides
+from presel.settings.overrides import check_overrides, spread_over_jobs
 from presel.settings.paths import config_folder
 from presel.settings.schema import register
 
@@ -60,10 +60,11 @@ def main(arguments: Sequence[str]) -> int:
     # A strategy of one's own may lie in the working directory, as with `python -m`.
     sys.path.append(str(Path.cwd()))
     # Hydra refuses overrides on both sides of a flag.
-    sys.argv = ["presel run", *sorted(overrides, key=lambda one: one not in ("-m", "--multirun"))]
+    flags_first = sorted(overrides, key=lambda one: one not in ("-m", "--multirun"))
     try:
         refuse_keys(overrides)
         check_overrides(overrides)
+        sys.argv = ["presel run", *spread_over_jobs(flags_first)]
         hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(run_job)()
     except MISTAKES as error:
         raise PreselError(explain(error, overrides)) from error

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from presel.console import ConsoleReporter, console
 from presel.data.sources import DigitScenes
@@ -21,9 +21,10 @@ from presel.instructions.secrets import check_environment
 from presel.models.model_files import BUILTIN
 from presel.pipeline import Pipeline
 from presel.report.summary import print_summary, write_summary
-from presel.runs import TARGETS, RunRecord, StageRecord, load_run
+from presel.runs import CONFIG, RunRecord, StageRecord, load_run
 from presel.settings.errors import MISTAKES, explain
-from presel.settings.schema import build
+from presel.settings.schema import TARGETS, build
+from presel.settings.usage import drop_foreign, group_of, unused_groups
 from presel.storage.provenance import git_commit, versions
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
@@ -51,6 +52,8 @@ def run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     sweeping = hydra.mode == RunMode.MULTIRUN
     task_overrides = list(hydra.overrides.task)
     if sweeping:
+        task_overrides = drop_foreign(config, task_overrides)
+        OmegaConf.save(config, Path(hydra.runtime.output_dir) / CONFIG)
         console.print()
         console.print(" ".join(task_overrides), style="bold")
     record = execute(config, Path(hydra.runtime.output_dir), task_overrides, overrides)
@@ -79,7 +82,6 @@ def execute(
         Paused: If instructions are awaited from people or a batch service.
     """
     typed = overrides if typed is None else typed
-    check_target(config.until)
     try:
         pipeline = build(config)
     except MISTAKES as error:
@@ -94,6 +96,9 @@ def execute(
             f"made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
             "others, as in encoder=dinov2_base lvlm=llava15_7b evaluation=llava_json"
         )
+    unused = unused_groups(config, pipeline)
+    if ignored := [override for override in overrides if group_of(override) in unused]:
+        _log.warning(f"nothing in this run reads {', '.join(ignored)}")
     store.ensure(target)
     stages = pipeline.steps(target)
     for role in stages.keys() & set(TARGETS):
@@ -104,6 +109,7 @@ def execute(
         strategy=pipeline.strategy.name,
         seed=config.seed,
         overrides=list(overrides),
+        unused_groups=unused,
         image_folder=pipeline.source.files(store).images,
         stages={role: _recorded(store, step) for role, step in stages.items()},
         tuned=_tuned_scores(pipeline, store) if evaluated else None,
@@ -142,16 +148,6 @@ def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
     return [*groups, "evaluation"] if isinstance(pipeline.benchmark_source, DigitBenchmarks) else groups
 
 
-def check_target(until: str) -> None:
-    """Checks that a run can end with this step.
-
-    Raises:
-        PreselError: If there is no such step.
-    """
-    if until not in TARGETS:
-        raise PreselError(f"until={until}: no such step; choose one of {', '.join(TARGETS)}")
-
-
 class SweepSummary(Callback):
     """Hydra callback: one table over all jobs of a sweep, also written to `summary.csv` in its folder."""
 
@@ -180,7 +176,9 @@ def sweep_summary(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
             if model.scores not in others:
                 rows.append(row | {"strategy": f"{model.name} ({job})"} if others else row)
                 others.append(model.scores)
-        rows.append(tuned | {"strategy": job})
+        # Jobs that differ in what they do not read are one.
+        if (row := tuned | {"strategy": job}) not in rows:
+            rows.append(row)
     return rows
 
 
@@ -193,7 +191,9 @@ def _job_names(records: Sequence[RunRecord]) -> list[str]:
             + [
                 override
                 for override in record.overrides
-                if override not in common and not override.startswith("strategy=")
+                if override not in common
+                and not override.startswith("strategy=")
+                and group_of(override) not in record.unused_groups
             ]
         )
         for record in records

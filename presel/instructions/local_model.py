@@ -66,7 +66,7 @@ class LocalModel(Generator):
 
         load_processor(locate(self.model), self.revision)
         if self.accelerator == "gpu" and not torch.cuda.is_available():
-            raise PreselError("instructions.accelerator=gpu: there is no GPU; set it to cpu or auto")
+            raise PreselError("trainer.accelerator=gpu: there is no GPU; set it to cpu or auto")
 
     def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
         """Generates the answers that are not kept yet."""

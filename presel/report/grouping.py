@@ -90,7 +90,7 @@ def _named_settings(run: RunRecord) -> frozenset[str]:
     return frozenset(
         override
         for override, key in keys.items()
-        if key not in _NOT_NAMED and key.partition(".")[0] not in NO_SETTINGS
+        if key not in _NOT_NAMED and key.partition(".")[0] not in {*NO_SETTINGS, *run.unused_groups}
     )
 
 

@@ -43,5 +43,4 @@ def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
         with isolated_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
             return compose("config", list(overrides), return_hydra_config=with_hydra)
     except (*MISTAKES, *UNREADABLE) as error:
-        with isolated_hydra():
-            raise PreselError(explain(error, overrides)) from error
+        raise PreselError(explain(error, overrides)) from error

@@ -1,19 +1,14 @@
-"""Errors of the configuration, told in one sentence with the nearest valid name."""
+"""Errors of the configuration, each explained in one sentence with the nearest valid name."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import (
     HydraException,
     InstantiationException,
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -26,53 +21,59 @@ from pydantic import ValidationError as ArgumentError
 from yaml import YAMLError
 
 from presel.data.checks import shown
-from presel.settings.overrides import is_sweep, not_text, quoted, unreadable
-from presel.settings.paths import config_folder
+from presel.settings.options import nearest
+from presel.settings.overrides import is_sweep, not_text, quoted, unknown_key, unreadable
+from presel.settings.schema import RANGES
 
-# What is raised for a mistake in the configuration.
+# Raised for an invalid configuration.
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError)
-# What else Hydra fails with while it reads configuration files.
+# Raised besides by Hydra for configuration files that it cannot read.
 UNREADABLE = (OSError, ValueError, RecursionError)
 
 
 def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
-    """Says what is wrong with the configuration, and the remedy, in one sentence.
+    """Says in one sentence what is wrong with the configuration, and how to correct it.
 
     Args:
-        error: What Hydra, OmegaConf, YAML or a component raised; any other error speaks for itself.
+        error: Raised by Hydra, OmegaConf, YAML or a component; any other error speaks for itself.
         overrides: The command line's, flags among them.
     """
     chain = list(_chain(error))
+    key = _full_key(chain)
     for link in chain:
-        if isinstance(link, ArgumentError):
-            return _argument(link, _full_key(chain), overrides)
-        if isinstance(link, YAMLError):
-            return _yaml(link)
-        if isinstance(link, MissingConfigException):
-            return _option(link)
-        if isinstance(link, ConfigAttributeError | ConfigKeyError):
-            return _key(_full_key(chain), overrides)
-        if isinstance(link, ValidationError):
-            return f"{_full_key(chain)}: {_first_line(link)}"
-        if isinstance(link, OverrideParseException):
-            return unreadable(str(link.override), is_sweep(overrides))
+        match link:
+            case ArgumentError():
+                return _argument(link, key, overrides)
+            case YAMLError():
+                return _yaml(link)
+            case MissingConfigException():
+                return _option(link)
+            case ConfigAttributeError() | ConfigKeyError():
+                return unknown_key(key, overrides)
+            case ValidationError():
+                return f"{key}: {_first_line(link)}" + (
+                    f"; it must be {RANGES[key][0]}" if key in RANGES else ""
+                )
+            case OverrideParseException():
+                return unreadable(str(link.override), is_sweep(overrides))
         if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", str(link)):
             return (
                 f"{several[1]} stands for several values; add -m to sweep over them, bracket a list, or "
                 f"quote a name: write {quoted(several[1])}"
             )
         if isinstance(link, InterpolationResolutionError | GrammarParseError):
-            return f"{_full_key(chain)}: {_first_line(link)}; names of files may not have ${{ in them"
+            return f"{key}: {_first_line(link)}; names of files may not have ${{ in them"
     if isinstance(error, InstantiationException):
-        return f"{_full_key(chain)}: {_first_line(chain[-1])}"
+        return f"{key}: {_first_line(chain[-1])}"
     if isinstance(error, OmegaConfBaseException):
-        return f"{_full_key(chain)}: {_first_line(error)}"
+        return f"{key}: {_first_line(error)}"
     if isinstance(error, UNREADABLE):
         return f"the configuration cannot be read ({_first_line(error)}); YAML files hold settings, in UTF-8"
     return " ".join(str(error).split())
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -90,14 +91,15 @@ def _yaml(error: YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}: line {mark.line + 1}" if mark else "the configuration"
     reason = getattr(error, "problem", None) or _first_line(error)
-    return f"{where}: the YAML cannot be read ({shown(reason)}); mend it"
+    return f"{where}: the YAML cannot be read ({shown(reason)}); correct it"
 
 
 def _argument(error: ArgumentError, group: str, overrides: Sequence[str]) -> str:
+    """Explains an argument that a component refuses."""
     first = error.errors()[0]
     key = ".".join([group, *map(str, first["loc"])])
     if first["type"] == "unexpected_keyword_argument":
-        return _key(key, overrides)
+        return unknown_key(key, overrides)
     value = first["input"]
     if first["type"] in ("path_type", "string_type"):
         return not_text(key, value, overrides)
@@ -110,37 +112,9 @@ def _argument(error: ArgumentError, group: str, overrides: Sequence[str]) -> str
 def _option(error: MissingConfigException) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     options = [str(option) for option in error.options or []]
-    hint = _nearest(name, options)
-    return f"{group}={name}: there is no such option{hint}; choose one of {', '.join(options)}"
-
-
-def _key(key: str, overrides: Sequence[str]) -> str:
-    hint = _nearest(key, _settings(overrides))
-    return f"there is no setting '{key}'{hint}; `presel run --help` lists them all"
-
-
-def _settings(overrides: Sequence[str]) -> list[str]:
-    """All settings there are where the command line's options of groups are chosen."""
-    options = [one for one in overrides if (config_folder() / f"{one.replace('=', '/', 1)}.yaml").is_file()]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return list(_leaves(OmegaConf.to_container(compose("config", options))))
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[str]:
-    if not isinstance(node, dict):
-        yield path
-        return
-    if path:
-        yield path
-    for key, value in node.items():
-        if key not in ("_target_", "hydra"):
-            yield from _leaves(value, f"{path}.{key}" if path else key)
-
-
-def _nearest(name: str, valid: list[str]) -> str:
-    found = get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f" (did you mean '{found[0]}'?)" if found else ""
+    return (
+        f"{group}={name}: there is no such option{nearest(name, options)}; choose one of {', '.join(options)}"
+    )
 
 
 def _first_line(error: BaseException) -> str:

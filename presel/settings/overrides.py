@@ -3,14 +3,17 @@
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import HydraException
 
 from presel.data.checks import kind_of
 from presel.errors import PreselError
+from presel.settings.options import SCHEMA, Option, config_folders, defaults, fields_of, nearest, options
 from presel.settings.paths import config_folder
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -80,10 +83,12 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
     Raises:
         PreselError: If Hydra takes an option or a path of group `paths` for a number or the like, or drops
-            the blanks around the name of a file or folder; if a folder has no name; or if there is a control
-            character, which Hydra's own messages would print to the terminal.
+            the blanks around the name of a file or folder; if a folder has no name; if a setting takes its
+            value from another one; or if there is a control character, which Hydra's own messages would print
+            to the terminal.
     """
     parser = OverridesParser.create()
+    chosen = chosen_options(overrides)
     for override in overrides:
         if _CONTROL.search(override):
             raise PreselError(f"the argument {override!r} holds a control character; write it without")
@@ -92,18 +97,103 @@ def check_overrides(overrides: Sequence[str]) -> None:
         except HydraException:
             continue
         key, value, typed = parsed.key_or_group, parsed.value(), override.partition("=")[2]
+        group, _, name = key.partition(".")
+        for option in chosen.get(group, []):
+            if reference := option.reference(name):
+                raise PreselError(f"{key} takes its value from {reference}; set that")
         if key in _FOLDERS and value == "":
             raise PreselError(f"{key} is empty; name a folder, . for the working directory")
-        for one in value.list if isinstance(value, ChoiceSweep) else [value]:
+        for one in _values(value):
             is_number = isinstance(one, bool | int | float)
             if (key in _PATHS and (is_number or one is None)) or (is_number and _is_group(key)):
                 raise PreselError(not_text(key, one, overrides))
             if isinstance(one, list) and _is_group(key) and not all(isinstance(name, str) for name in one):
                 raise PreselError(f"{override}: a list of options holds their names; write {key}=NAME")
-        name = typed.strip()
-        if value == name != typed and os.access(typed, os.F_OK) and not os.access(name, os.F_OK):
-            raise PreselError(f"{key}: Hydra drops the blanks around '{name}'; write {quoted(override)}")
+        path = typed.strip()
+        if value == path != typed and os.access(typed, os.F_OK) and not os.access(path, os.F_OK):
+            raise PreselError(f"{key}: Hydra drops the blanks around '{path}'; write {quoted(override)}")
+
+
+def chosen_options(overrides: Sequence[str]) -> dict[str, list[Option]]:
+    """The options that a run or sweep takes of each group: several where it sweeps over them.
+
+    Args:
+        overrides: The command line's, flags among them; what cannot be read is passed over.
+    """
+    folders = config_folders(overrides)
+    names: dict[str, list[str]] = {group: [option] for group, option in defaults().items()}
+    given = _parsed(overrides)
+    for name in [name for key, _, value in given if key == "experiment" for name in map(str, _values(value))]:
+        if name in (experiments := options("experiment", folders)):
+            names |= experiments[name].choices
+    names |= {key: list(map(str, _values(value))) for key, _, value in given if key in names}
+    found: dict[str, list[Option]] = {}
+    for group, wanted in names.items():
+        known = options(group, folders)
+        found[group] = [known[name] for name in wanted if name in known]
+    return found
+
+
+def spread_over_jobs(overrides: Sequence[str]) -> list[str]:
+    """Lets a sweep over options of a group set what only some have: `strategy=random,presel strategy.pick=…`.
+
+    Such a setting becomes an addition (`++`), which Hydra makes to every job; `drop_foreign` removes it from
+    those whose option lacks it. A setting that no option has is left for Hydra to refuse.
+    """
+    if not is_sweep(overrides):
+        return list(overrides)
+    chosen = chosen_options(overrides)
+    changed = {}
+    for key, override, _ in _parsed(overrides):
+        group, _, name = key.partition(".")
+        has = [name.partition(".")[0] in option.settings for option in chosen.get(group, [])]
+        if any(has) and not all(has):
+            changed[override] = f"++{override.lstrip('+')}"
+    return [changed.get(override, override) for override in overrides]
+
+
+def _parsed(overrides: Sequence[str]) -> list[tuple[str, str, Any]]:
+    """The key of every override that can be read, the override, and its value."""
+    parser = OverridesParser.create()
+    found = []
+    for override in overrides:
+        with suppress(HydraException):
+            parsed = parser.parse_override(override)
+            found.append((parsed.key_or_group, override, parsed.value()))
+    return found
+
+
+def _values(value: Any) -> list[Any]:
+    """The values of a sweep over some, or the one value."""
+    if isinstance(value, ChoiceSweep):
+        return [one.text if isinstance(one, QuotedString) else one for one in value.list]
+    return [value]
 
 
 def _is_group(key: str) -> bool:
     return (config_folder() / key).is_dir()
+
+
+def unknown_key(key: str, overrides: Sequence[str] = ()) -> str:
+    """Says that there is no such setting, and which one is nearest.
+
+    Args:
+        key: Its full name.
+        overrides: The command line's, which choose the options whose settings are valid.
+    """
+    valid = list(fields_of(f"{SCHEMA}.Config"))
+    chosen = chosen_options(overrides)
+    for group, several in chosen.items():
+        for option in several:
+            valid += _keys(option.settings, f"{group}.")
+    group, dot, _ = key.partition(".")
+    command = f"presel run --help {group}" if dot and group in chosen else "presel run --help"
+    return f"there is no setting '{key}'{nearest(key, valid)}; `{command}` lists them all"
+
+
+def _keys(settings: dict[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in settings.items():
+        if key != "_target_":
+            yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")

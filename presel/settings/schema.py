@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
@@ -15,9 +15,13 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from presel.data.checks import shown
 from presel.errors import PreselError
+from presel.settings.overrides import unknown_key
 
 if TYPE_CHECKING:
     from presel.pipeline import Pipeline
+
+# The steps that a run can end with.
+TARGETS = ("selection", "instructions", "model", "merged", "evaluation")
 
 # What `_target_` may name: a subclass of one of these. Nothing else in a configuration makes objects. The
 # classes are imported when they are needed, so that a mistake in a name is refused at once.
@@ -45,28 +49,46 @@ BASES: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class Reference:
-    """Group `reference`: the images instructed before selection."""
+    """Group `reference`.
+
+    Attributes:
+        share: Share of each task, above 0 and below 1.
+    """
 
     share: float = MISSING
 
 
 @dataclass
 class Irs:
-    """Group `irs`: the instruction relevance score."""
+    """Group `irs`.
+
+    Attributes:
+        score: What the losses with and without the question are made into: ratio (eq. 3), difference,
+            perplexity_ratio or response_loss.
+    """
 
     score: str = MISSING
 
 
 @dataclass
 class Tau:
-    """Group `tau`: temperature of the task weights; None stands for 1/sqrt(M)."""
+    """Group `tau`.
+
+    Attributes:
+        value: The temperature, above 0; null for 1/sqrt(number of tasks).
+    """
 
     value: float | None = MISSING
 
 
 @dataclass
 class Allocation:
-    """Group `allocation`: how budgets are rounded."""
+    """Group `allocation`.
+
+    Attributes:
+        tasks: Over tasks: exact, paper, released_llava or released_vision_flan.
+        clusters: Over the clusters of a task: exact, paper or released.
+    """
 
     tasks: str = MISSING
     clusters: str = MISSING
@@ -74,7 +96,14 @@ class Allocation:
 
 @dataclass
 class Paths:
-    """Group `paths`: where results go."""
+    """Group `paths`.
+
+    Attributes:
+        store: Results of all stages; runs that share it compute each only once.
+        runs: A folder for each run.
+        answers: Instructions that were paid for; deleting the store leaves them alone.
+        min_free_gb: A run stops where less than this is free on the store's disk, in GB.
+    """
 
     store: str = MISSING
     runs: str = MISSING
@@ -84,7 +113,13 @@ class Paths:
 
 @dataclass
 class Executor:
-    """Group `executor`: processes that decode images and prepare batches; None takes one a core."""
+    """Group `executor`.
+
+    Attributes:
+        workers: Processes that decode images and prepare batches; null for one a core, 0 for none.
+        batch_tokens: Tokens of a forward pass that scores samples, padding included; halved where memory runs
+            out.
+    """
 
     workers: int | None = MISSING
     batch_tokens: int = MISSING
@@ -92,7 +127,34 @@ class Executor:
 
 @dataclass
 class Config:
-    """Every key there is. Groups typed `Any` hold a component, which checks its own arguments."""
+    """Every key there is. Groups typed `Any` hold a component, which checks its own arguments.
+
+    Attributes:
+        seed: Decides the reference set, the selection and the tuning: a whole number of at least 0.
+        budget: Images to instruct, the reference set included: up to 1 a share of the pool, as in 0.15; above
+            1 a number of images, as in 5400.
+        until: The last step to run: selection, instructions, model, merged or evaluation.
+        pool: The images to choose from.
+        tasks: How the pool is divided into tasks.
+        reference: The images instructed before the selection, to measure the relevance of instructions.
+        lvlm: The vision-language model that is tuned.
+        tune: How it is tuned.
+        irs: The instruction relevance score of a sample (eq. 3), which weighs tasks.
+        tau: Temperature of the task weights (eq. 5).
+        encoder: The image encoder behind clusters and centrality.
+        cluster: How the images of a task are clustered.
+        clip: The model of image and text behind strategy=clip_score.
+        score_net: Training of the net behind strategy=self_filter.
+        neighbors: The neighbors of an image that its centrality is measured by (eq. 7).
+        allocation: How budgets are rounded to whole numbers of images (eq. 6).
+        strategy: Who chooses the images.
+        instructions: Where the instructions of chosen images come from.
+        evaluation: The benchmarks that the tuned model is scored on.
+        trainer: Where models run: devices, precision, processes.
+        logger: Where training metrics go.
+        paths: Where results are kept.
+        executor: Worker processes, and the memory that scoring takes.
+    """
 
     seed: int = MISSING
     budget: float = MISSING
@@ -136,6 +198,8 @@ def build(config: DictConfig) -> "Pipeline":
     Raises:
         PreselError: If a required setting has no value, or one is out of range.
     """
+    for key in _unknown(config):
+        raise PreselError(unknown_key(key))
     evaluated = config.until == "evaluation"
     settings = OmegaConf.to_container(config, resolve=False)
     assert isinstance(settings, dict)
@@ -148,12 +212,15 @@ def build(config: DictConfig) -> "Pipeline":
 
     def make(group: str) -> Any:
         settings = _with_home(OmegaConf.to_container(config[group], resolve=True))
+        # What takes a setting's value where it has one.
+        for key in _missing(settings, f"{group}."):
+            raise PreselError(f"{key} has no value; set it, as in {key}=…")
         _check_targets(settings, group)
         # Inside its group again, which errors name.
         made = instantiate(OmegaConf.create({group: settings})[group], _convert_="all")
-        if not isinstance(made, _bases(group)):
-            bases = " or ".join(BASES[group])
-            raise PreselError(f"{group} makes no {bases}; leave out keys such as _partial_")
+        if not isinstance(made, bases(group)):
+            kinds = " or ".join(BASES[group])
+            raise PreselError(f"{group} makes no {kinds}; leave out keys such as _partial_")
         return made
 
     groups = [group for group in BASES if "." not in group and (evaluated or group != "evaluation")]
@@ -189,12 +256,16 @@ def build(config: DictConfig) -> "Pipeline":
     )
 
 
-# Ranges of the settings that belong to no component.
-_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+# What the settings that belong to no component may be.
+RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": ("a whole number of at least 0", lambda value: value >= 0),
-    "budget": ("a share up to 1, or a number of images", lambda value: 0 <= value < math.inf),
+    "budget": (
+        "a share of the pool, above 0 and up to 1 (0.15), or a whole number of images (5400)",
+        lambda value: 0 < value <= 1 or (1 < value < math.inf and value == int(value)),
+    ),
+    "until": (f"one of {', '.join(TARGETS)}", lambda value: value in TARGETS),
     "reference.share": ("above 0 and below 1", lambda value: 0 < value < 1),
-    # Named here as well, because the strategy that reads it would be named instead.
+    # Here as well, because an error of the strategy that reads it would name the strategy's key.
     "tau.value": ("above 0, or null for 1/sqrt(M)", lambda value: value is None or value > 0),
     "executor.batch_tokens": ("at least 1", lambda value: value >= 1),
     "executor.workers": ("at least 0, or null for one a core", lambda value: value is None or value >= 0),
@@ -203,7 +274,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _check_ranges(config: DictConfig) -> None:
-    for key, (range_, holds) in _RANGES.items():
+    for key, (range_, holds) in RANGES.items():
         value = OmegaConf.select(config, key)
         if not holds(value):
             raise PreselError(f"{key} is {value}; it must be {range_}")
@@ -247,12 +318,24 @@ def _check_target(target: Any, place: str) -> None:
         raise PreselError(
             f"{place}._target_ is {shown(target)}, which cannot be imported ({shown(reason)}); {remedy}"
         ) from error
-    if not (isinstance(kind, type) and issubclass(kind, _bases(place))):
+    if not (isinstance(kind, type) and issubclass(kind, bases(place))):
         raise PreselError(f"{place}._target_ is {shown(target)}, which is no such class; {remedy}")
 
 
-def _bases(place: str) -> tuple[type, ...]:
+def bases(place: str) -> tuple[type, ...]:
+    """The classes of which a group's component is a subclass."""
     return tuple(map(resolve_name, BASES[place]))
+
+
+def _unknown(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Keys that `+` added where the schema has none; components refuse their own."""
+    kind = OmegaConf.get_type(config)
+    if is_dataclass(kind):
+        known = {field.name for field in fields(kind)} | {"hydra"}
+        yield from (f"{prefix}{key}" for key in map(str, config) if key not in known)
+        for key in known & set(config):
+            if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+                yield from _unknown(config[key], f"{prefix}{key}.")
 
 
 def _missing(settings: dict[Any, Any], prefix: str = "") -> Iterator[str]:

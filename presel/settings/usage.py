@@ -1,0 +1,62 @@
+"""What of its configuration a run reads."""
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from presel.pipeline import Pipeline
+from presel.settings.options import fields_of
+from presel.settings.schema import BASES, bases
+from presel.storage.stage import upstream
+
+# Groups that every run reads, and those that only say how or where it computes.
+_ALWAYS = {"pool", "tasks", "strategy", "evaluation", "trainer", "logger", "paths", "executor"}
+# Groups whose settings reach a stage as plain values: the stage's name.
+_BY_STAGE = {"reference": "reference", "score_net": "self_filter"}
+
+
+def unused_groups(config: DictConfig, pipeline: Pipeline) -> list[str]:
+    """The groups of which a run reads nothing, such as `tau` where the strategy is random.
+
+    A run that ends early counts as one that goes on to the final model.
+    """
+    stages = upstream(pipeline.model)
+    held = [value for stage in stages for value in vars(stage).values()]
+    used = _ALWAYS | {group for group, name in _BY_STAGE.items() if name in {stage.name for stage in stages}}
+    used |= {group for group in BASES if any(isinstance(value, bases(group)) for value in held)}
+    groups = [str(group) for group in config if OmegaConf.is_config(config[group])]
+    # Settings without a component are read where a component takes its value from them.
+    text = "".join(str(OmegaConf.to_container(config[group], resolve=False)) for group in used & set(groups))
+    return [group for group in groups if group not in used and f"${{{group}." not in text]
+
+
+def group_of(override: str) -> str:
+    """The group that an override chooses, or sets something of."""
+    return override.lstrip("+~").partition("=")[0].partition(".")[0]
+
+
+def drop_foreign(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Removes from a job what `spread_over_jobs` added for other options of a group.
+
+    Args:
+        config: The job's configuration, which is changed.
+        overrides: The job's.
+
+    Returns:
+        The overrides that are left.
+    """
+    kept = []
+    for override in overrides:
+        group = group_of(override)
+        name = override.partition("=")[0].partition(".")[2].partition(".")[0]
+        known = (
+            fields_of(str(config.get(group, {}).get("_target_")))
+            if override.startswith("++") and name
+            else {}
+        )
+        if known and name not in known:
+            with open_dict(config):
+                del config[group][name]
+        else:
+            kept.append(override.removeprefix("++"))
+    return kept
