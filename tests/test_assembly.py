@@ -72,7 +72,7 @@ def _without_second(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
         (projector(32, 40), "a language model of width 48 need"),
         (_without_second(projector(32, 48)), "no weights and biases of mm_projector.0 and mm_projector.2"),
         ([1, 2], "no weights and biases"),
-        (Evil(), "this is no file of weights alone"),
+        (Evil(), "this is no file of weights only"),
     ],
 )
 def test_a_projector_that_does_not_fit(

@@ -19,7 +19,7 @@ from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
 from presel.instructions.ledger import LEDGER, requested_ids
-from presel.models.clip import Clip, text_of
+from presel.models.clip import Clip, clip_text
 from presel.models.conversations import Example
 from presel.models.hardware import Hardware
 from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage
@@ -69,14 +69,14 @@ def examples(pool_folder: Path) -> list[Example]:
 
 
 def test_a_conversation_is_read_without_its_image_token(examples: list[Example]) -> None:
-    assert text_of(examples[4].conversations) == (
+    assert clip_text(examples[4].conversations) == (
         "USER: How many things are there? (4) ASSISTANT: There are 4. USER: Sure? ASSISTANT: Yes."
     )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_scores_are_the_cosines_of_transformers_own_embeddings(examples: list[Example], workers: int) -> None:
-    texts = [text_of(example.conversations) for example in examples]
+    texts = [clip_text(example.conversations) for example in examples]
     lengths = [len(ids) for ids in AutoTokenizer.from_pretrained(FOLDER)(texts)["input_ids"]]
     assert [length > MAX_TOKENS for length in lengths] == [False] * 5 + [True]
     expected = [score_by_hand(example, text) for example, text in zip(examples, texts, strict=True)]

@@ -72,7 +72,7 @@ def test_labels_token_by_token(base: str, row: dict[str, Any], limit: int, quest
 def test_another_program_prompts_and_pads_as_the_tuning_did(base: str, template: str, tmp_path: Path) -> None:
     path = save_processor(llama_3, tmp_path / "base") if template == "llama_3" else base
     lvlm = Lvlm(path=path, template=template)
-    lvlm.load_processor_for_others().save_pretrained(tmp_path)
+    lvlm.load_processor_for_export().save_pretrained(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     turns: list[Turn] = [

@@ -106,7 +106,7 @@ def test_a_damaged_configuration_is_named(content: str, copy: Callable[[str], Pa
         ("config.json", {"num_channels": "three"}, "cannot be loaded: .*num_channels"),
         ("config.json", {"num_attention_heads": 7}, "digit_dinov2 "),
         ("preprocessor_config.json", {"image_mean": ["a", "b", "c"]}, "fails on an image: .*float"),
-        ("preprocessor_config.json", {"image_std": [float("nan")] * 3}, "no finite numbers"),
+        ("preprocessor_config.json", {"image_std": [float("nan")] * 3}, "NaN or infinite"),
     ],
 )
 def test_settings_that_do_not_fit_are_told_before_an_image_is_read(

@@ -37,7 +37,7 @@ from experiments.pretraining.texts import scene_words
 from presel.data.digits.dataset import answerable, conversation
 from presel.data.digits.scenes import Contents, Scene, Scenes
 from presel.data.digits.tasks import TASKS
-from presel.models.clip import text_of
+from presel.models.clip import clip_text
 
 _LLAVA = files("presel") / "assets" / "digit_llava"
 # As in CLIP, a text ends with the token of the highest id, and shorter texts are padded with it.
@@ -130,7 +130,7 @@ def conversations_by_task(seed: int, size: int) -> Iterator[tuple[str, Scenes, l
     rng = np.random.default_rng(seed)
     for name, task in TASKS.items():
         scenes, turns = answerable(rng, task, size, Contents.zipf(None, 0.0), "held_out")
-        yield name, scenes, [text_of(conversation(one)) for one in turns]
+        yield name, scenes, [clip_text(conversation(one)) for one in turns]
 
 
 def pretrain(out: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from presel.errors import PreselError
-from presel.models.hardware import Hardware, processes_in_all, processes_on_node
+from presel.models.hardware import Hardware, processes_per_node, total_processes
 from presel.selection.threads import cpu_count
 
 # Exit status of a process for a mistake that the user can correct; the log's last line says how.
@@ -41,7 +41,7 @@ def torchrun(module: str, folder: Path, hardware: Hardware) -> None:
     Raises:
         PreselError: If one of them fails; the others are terminated.
     """
-    here = processes_on_node(hardware)
+    here = processes_per_node(hardware)
     run = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={here}"]
     if hardware.nodes == 1:
         run += ["--standalone", "--local-addr=127.0.0.1"]
@@ -69,7 +69,7 @@ def torchrun(module: str, folder: Path, hardware: Hardware) -> None:
         finally:
             child.terminate()
     if code:
-        raise PreselError(failure_message(log, code, folder, processes_in_all(hardware)))
+        raise PreselError(failure_message(log, code, folder, total_processes(hardware)))
 
 
 def failure_message(log: Path, code: int, folder: Path, processes: int) -> str:

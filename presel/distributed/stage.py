@@ -10,7 +10,7 @@ from typing import Any
 
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
-from presel.models.hardware import device_for, processes_on_node, resolved
+from presel.models.hardware import device_for, processes_per_node, resolved
 from presel.storage.files import atomic, read_json, write_json
 from presel.storage.shards import Shards
 from presel.storage.stage import Stage, T_co
@@ -59,7 +59,7 @@ class ParallelStage(Stage[T_co]):
         task, hardware = folder / "processes", self.runtime.hardware
         # There is a result if an earlier run was killed after its processes had finished.
         if not (task / _RESULT).exists():
-            workers = math.ceil(self.runtime.workers / processes_on_node(hardware))
+            workers = math.ceil(self.runtime.workers / processes_per_node(hardware))
             # All processes use the kind of device that is part of the stage's key.
             runtime = replace(self.runtime, workers=workers, hardware=resolved(hardware))
             write_task(task, replace(self, runtime=runtime), store.root, folder)

@@ -1,7 +1,7 @@
-"""`presel assemble`: the model before visual instruction tuning, from the parts that LLaVA publishes.
+"""Assembles the model before visual instruction tuning from the parts that LLaVA publishes.
 
-LLaVA-1.5 starts from a language model, a CLIP image tower, and a projector between them that was pretrained
-on captions (Liu et al., 2024). transformers loads the finished folder as `LlavaForConditionalGeneration`.
+LLaVA-1.5 starts from a language model, a CLIP image tower, and a projector pretrained on captions (Liu et
+al., 2024). transformers loads the resulting folder as `LlavaForConditionalGeneration`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 _PAD_TOKEN = "<pad>"
-# CLIP's last layer but one, as LLaVA reads it; the [CLS] token is dropped ("default").
+# CLIP's second to last layer, as in LLaVA, without the [CLS] token ("default").
 _FEATURE_LAYER = -2
 # LLaVA's names of the projector's two layers, and those of transformers.
 _LAYERS = {"0": "linear_1", "2": "linear_2"}
@@ -29,9 +29,9 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
 
     Args:
         language: Folder or hub name of a causal language model with its tokenizer.
-        vision: Folder or hub name of a CLIP, or of its image tower.
+        vision: Folder or hub name of a CLIP or its image tower.
         projector: LLaVA's `mm_projector.bin`: two layers with a GELU between, saved by PyTorch.
-        out: The folder to make.
+        out: The folder to create.
         dtype: Precision of the saved weights.
 
     Raises:
@@ -68,7 +68,7 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
         vision_feature_select_strategy="default",
         tie_word_embeddings=body.config.tie_word_embeddings,
     )
-    # Without memory of its own: the parts, which have theirs, take its place.
+    # Built without memory of its own; the loaded parts take its place.
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     model.model.vision_tower = tower
@@ -89,12 +89,12 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
 def llava_processor(
     image_processor: Any, tokenizer: "PreTrainedTokenizerBase", patch: int
 ) -> "ProcessorMixin":
-    """A LLaVA's processor, for a tower whose [CLS] token is dropped.
+    """The processor of a LLaVA whose tower drops the [CLS] token.
 
     Args:
-        image_processor: The tower's.
-        tokenizer: The language model's, with an image token.
-        patch: Side of a patch of the tower, in pixels.
+        image_processor: The tower's image processor.
+        tokenizer: The language model's tokenizer, with an image token.
+        patch: Side of the tower's patches in pixels.
     """
     from transformers import LlavaProcessor
 
@@ -110,7 +110,7 @@ def llava_processor(
 
 
 def _read_projector(file: Path) -> dict[str, "Tensor"]:
-    """The projector's weights by the names of transformers, read without running what a pickle may hold."""
+    """The projector's weights under transformers' names, read without running code in the pickle."""
     import torch
 
     try:
@@ -119,7 +119,7 @@ def _read_projector(file: Path) -> dict[str, "Tensor"]:
         raise PreselError(f"{file}: there is no such file; name LLaVA's mm_projector.bin") from None
     except (UnpicklingError, RuntimeError, EOFError) as error:
         raise PreselError(
-            f"{file}: this is no file of weights alone ({str(error).splitlines()[0]}); take LLaVA's own "
+            f"{file}: this is no file of weights only ({str(error).splitlines()[0]}); take LLaVA's own "
             "mm_projector.bin"
         ) from error
     found: dict[str, Tensor] = {}
@@ -147,7 +147,7 @@ def _check_shapes(file: Path, layers: Mapping[str, "Tensor"], vision: int, langu
 
 
 def _add_tokens(tokenizer: "PreTrainedTokenizerBase", body: "PreTrainedModel") -> None:
-    """Gives the tokenizer an image token, and one to pad with where it has none, and the model their rows."""
+    """Adds an image token and, if missing, a padding token to the tokenizer and the model's embeddings."""
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:
         # LLaVA pads Vicuna with its unknown token.

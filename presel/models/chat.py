@@ -1,4 +1,4 @@
-"""Vision-language models that answer chats by their own template, many at once."""
+"""Vision-language models that complete batches of chats in their own chat template."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,31 +10,31 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 from presel.errors import PreselError
 from presel.models.pretrained import load_pretrained, load_weights
 
-# Messages as chat templates take them, images among their parts.
+# Messages in the form that chat templates expect, with images among their parts.
 Chat = list[dict[str, Any]]
 
 
 def load_processor(name: str, revision: str | None) -> ProcessorMixin:
-    """A model's processor, which has to know how chats are written.
+    """A model's processor with a chat template.
 
     Raises:
-        PreselError: If there is none, or it does not.
+        PreselError: If there is none, or it has no chat template.
     """
     # Results must not depend on whether torchvision is installed.
     processor: ProcessorMixin = load_pretrained(AutoProcessor, name, revision=revision, backend="pil")
     if getattr(processor, "chat_template", None) is None:
         raise PreselError(
-            f"{name}: its processor has no chat template; name a model that is tuned for chats, or put a "
+            f"{name}: its processor has no chat template; name a model that is tuned for chat, or put a "
             "chat_template.jinja into its folder"
         )
     return processor
 
 
 class ChatModel:
-    """A model and its processor.
+    """A chat model and its processor.
 
     Attributes:
-        processor: Turns chats into tensors, and tokens into text.
+        processor: Converts chats to tensors, and tokens to text.
         model: The model, in eval mode.
     """
 
@@ -44,8 +44,8 @@ class ChatModel:
         Args:
             name: Folder or hub name.
             revision: Revision on the hub.
-            dtype: Precision of the weights; `auto` for the one that they are stored in.
-            device: Where the model runs.
+            dtype: Precision of the weights; `auto` for the stored one.
+            device: Device of the model.
         """
         self.processor = load_processor(name, revision)
         tokenizer = self.processor.tokenizer
@@ -60,16 +60,16 @@ class ChatModel:
     def complete(
         self, chats: Sequence[Chat], max_new_tokens: int, temperature: float, seeds: Sequence[int]
     ) -> list[dict[str, Any]]:
-        """Answers chats that end with the user.
+        """Completes chats that end with a message of the user.
 
         Args:
             chats: The chats.
-            max_new_tokens: Where answers are cut.
-            temperature: 0 for the most likely tokens.
-            seeds: Decide what is drawn, chat by chat, whatever else is in the batch.
+            max_new_tokens: Maximum length of an answer in tokens.
+            temperature: Sampling temperature; 0 for greedy decoding.
+            seeds: One per chat, so that an answer does not depend on the rest of the batch.
 
         Returns:
-            One answer a chat, in the form of an OpenAI-compatible server's.
+            One answer per chat, in the format of an OpenAI-compatible server.
         """
         inputs = self.processor.apply_chat_template(
             list(chats),
@@ -79,13 +79,13 @@ class ChatModel:
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": "left"},
         ).to(self.model.device, dtype=self.model.dtype)
-        draws = [_Draws(temperature, seeds, self.model.device)] if temperature else []
+        sampling = [_Sampling(temperature, seeds, self.model.device)] if temperature else []
         output = self.model.generate(
             **inputs,
             do_sample=False,
             num_beams=1,
             max_new_tokens=max_new_tokens,
-            logits_processor=draws,
+            logits_processor=sampling,
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )
         answers = output[:, inputs["input_ids"].shape[1] :].tolist()
@@ -112,11 +112,11 @@ class ChatModel:
         }
 
 
-class _Draws:
-    """Makes the most likely token one that is drawn at a temperature, with a generator for each chat.
+class _Sampling:
+    """Samples at a temperature with one random generator per chat, by the Gumbel-max trick.
 
-    The largest of the logits plus Gumbel noise is a draw from their softmax. Sampling by `generate` would
-    take one generator for the batch, so that an answer depended on what else is in it.
+    The argmax of logits plus Gumbel noise is a sample from their softmax. Sampling in `generate` would use
+    one generator for the batch, so that an answer would depend on the rest of the batch.
     """
 
     def __init__(self, temperature: float, seeds: Sequence[int], device: torch.device) -> None:

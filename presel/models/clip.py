@@ -1,4 +1,4 @@
-"""CLIP models: embeddings of images and conversations, and how well one fits the other."""
+"""CLIP models: embeddings of images and of conversations."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import field
@@ -15,7 +15,7 @@ from presel.data.images import open_image
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.models.model_files import check_model, locate, model_fingerprint
-from presel.models.pretrained import load_pretrained, load_weights, told
+from presel.models.pretrained import load_pretrained, load_weights, model_errors
 from presel.storage.stage import fields_identity
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _SPEAKERS = {"human": "USER", "gpt": "ASSISTANT"}
 
 @component
 class Clip:
-    """A CLIP of transformers.
+    """A CLIP model of transformers.
 
     Attributes:
         path: Folder, hub name, or `builtin:NAME`.
@@ -41,11 +41,11 @@ class Clip:
     revision: str | None = None
 
     def check(self) -> None:
-        """Makes sure that there is such a model, and that it is a CLIP.
+        """Checks that the model exists and is a CLIP.
 
         Raises:
-            PreselError: If `path` is neither a folder with a model nor a name known to the hub or its cache,
-                or the model is another.
+            PreselError: If `path` is neither a folder with a model nor the name of one on the hub or in its
+                cache, or the model is not a CLIP.
         """
         from transformers import CLIPConfig
 
@@ -65,18 +65,18 @@ class Clip:
         """Embeds samples batch by batch; worker processes decode and tokenize ahead of the model.
 
         Args:
-            batches: The samples of each batch; texts beyond the model's maximal length are cut at the end.
-            workers: Worker processes; 0 prepares in this one. The result does not depend on it.
+            batches: The samples of each batch; texts beyond the model's maximum length are truncated.
+            workers: Worker processes; 0 prepares in this process. The result does not depend on it.
             accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
 
         Yields:
-            Embeddings of length 1 of the next batch's images and of its texts, (n, d) each.
+            Embeddings of norm 1 of the next batch's images and texts, (n, d) each.
         """
         import torch
         from transformers import AutoProcessor, CLIPModel
 
         from presel.models.hardware import device_for
-        from presel.models.prefetch import prepared
+        from presel.models.prefetch import prefetched
 
         name = locate(self.path)
         device = device_for(accelerator)
@@ -85,20 +85,20 @@ class Clip:
         model = model.to(device).eval()
         prepare = partial(_inputs, processor, model.config.text_config.max_position_embeddings)
         with torch.inference_mode():
-            # Its settings may be of the right type and still fit neither its weights nor any image.
-            with told(f"{name} fails on an image and a text"):
+            # Its settings may have the right types and still not match its weights or any image.
+            with model_errors(f"{name} fails on an image and a text"):
                 model(
                     **processor(images=[Image.new("RGB", (64, 64))], text=["a"], return_tensors="pt").to(
                         device
                     )
                 )
-            for inputs in prepared(batches, prepare, workers):
+            for inputs in prefetched(batches, prepare, workers):
                 output = model(**inputs.to(device))
                 yield output.image_embeds.cpu().numpy(), output.text_embeds.cpu().numpy()
 
 
-def text_of(conversations: Sequence[Turn]) -> str:
-    """A conversation as CLIP reads it: `USER: … ASSISTANT: …`, without the image token."""
+def clip_text(conversations: Sequence[Turn]) -> str:
+    """A conversation as text for CLIP: `USER: … ASSISTANT: …`, without the image token."""
     return " ".join(
         f"{_SPEAKERS[turn['from']]}: {turn['value'].replace(IMAGE_TOKEN, '').strip()}"
         for turn in conversations
@@ -108,7 +108,7 @@ def text_of(conversations: Sequence[Turn]) -> str:
 def _inputs(processor: "CLIPProcessor", max_length: int, examples: Sequence["Example"]) -> "BatchFeature":
     return processor(
         images=[open_image(example.image) for example in examples],
-        text=[text_of(example.conversations) for example in examples],
+        text=[clip_text(example.conversations) for example in examples],
         padding=True,
         truncation=True,
         max_length=max_length,

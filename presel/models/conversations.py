@@ -1,4 +1,4 @@
-"""Conversations and images as the tensors a model reads, with labels on the responses alone."""
+"""Encodes conversations and images as tensors, with labels on the response tokens only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,19 +20,19 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Example:
-    """One image with (part of) its conversation."""
+    """An image with its conversation, or part of it."""
 
     image: Path
     conversations: Sequence[Turn]
 
 
 class Encoded(NamedTuple):
-    """A prompt as tokens; a label is `IGNORED` where no response stands.
+    """A tokenized prompt.
 
     Attributes:
         ids: Token ids.
-        labels: As many labels.
-        length: Number of tokens before the prompt was cut to the model's maximal length.
+        labels: Token ids of responses, `IGNORED` elsewhere; as many.
+        length: Number of tokens before the prompt was truncated to the model's maximum length.
     """
 
     ids: list[int]
@@ -48,11 +48,11 @@ class Encoded(NamedTuple):
 class ConversationEncoder:
     """Encodes examples for one model.
 
-    Images of all sizes must take the same number of tokens, as in LLaVA-1.5.
+    The number of image tokens must not depend on the image's size, as in LLaVA-1.5.
 
     Attributes:
-        tokenizer: The model's own.
-        image_token: Id of the token that stands for a part of the image.
+        tokenizer: The model's tokenizer.
+        image_token: Id of the image token.
     """
 
     def __init__(self, lvlm: Lvlm) -> None:
@@ -78,13 +78,13 @@ class ConversationEncoder:
         return int(sum(token == processor.image_token_id for token in probe["input_ids"][0]))
 
     def tokens(self, conversations: Sequence[Turn], question: bool = True) -> Encoded:
-        """Tokens of a conversation in the model's template, cut to the model's maximal length.
+        """Tokenizes a conversation in the model's template, truncated to the model's maximum length.
 
-        Supervised is whatever follows the prompt that a response is generated from, up to the response's end:
-        each token that begins there or later, even one that holds the gap alone (Vicuna's lone `▁` before a
-        digit), and one that begins earlier but reaches into the response. LLaVA masks the same
-        (`preprocess_v1` in its `train.py`), but tokenizes the text after `<image>` apart, which puts one more
-        `▁` there. Only the template writes special tokens: in the text of a turn, they are text.
+        Labels are on all tokens after the prompt from which a response is generated, up to the response's
+        end: tokens that begin there or later, even one of the gap only (Vicuna's lone `▁` before a digit),
+        and a token that begins earlier but extends into the response. LLaVA masks the same (`preprocess_v1`
+        in its `train.py`), but tokenizes the text after `<image>` separately, which adds a `▁` there. Special
+        tokens come from the template only; in the text of a turn they are read as text.
         """
         text, spans = "", []
         for piece, supervised in self._template.render(conversations, question):
@@ -125,13 +125,13 @@ class ConversationEncoder:
         """A padded batch: input_ids, attention_mask, labels (n, length) and pixel_values.
 
         Raises:
-            PreselError: If a prompt is longer than the model's maximal length, and not to be `cut`.
+            PreselError: If a prompt exceeds the model's maximum length and `cut` is False.
         """
         encoded = [self.tokens(example.conversations, question) for example in examples]
         for example, prompt in zip(examples, encoded, strict=True):
             if prompt.truncated and not cut:
                 raise PreselError(
-                    f"{example.image}: its prompt takes {prompt.length} tokens, so that its end would be cut "
+                    f"{example.image}: its prompt has {prompt.length} tokens, so that its end would be cut "
                     f"off; raise lvlm.max_length={self._lvlm.max_length}"
                 )
         length = max(len(prompt.ids) for prompt in encoded)

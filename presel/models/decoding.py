@@ -1,4 +1,4 @@
-"""Answers by greedy generation."""
+"""Greedy decoding of answers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +10,10 @@ from presel.models.conversations import ConversationEncoder, Example
 
 
 def prompt_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Conversations that end with a question, padded on the left, so that answers follow at once.
+    """Encodes conversations that end with a question, padded on the left for generation.
 
     Raises:
-        PreselError: If one is longer than the model's maximal length: its end is the question.
+        PreselError: If one exceeds the model's maximum length, since truncation would cut off the question.
     """
     batch = encoder.batch(examples, padding="left", cut=False)
     del batch["labels"]
@@ -30,10 +30,10 @@ def generate_answers(
         model: The model, in eval mode.
         encoder: Its encoder.
         batch: The result of `prompt_batch`.
-        max_new_tokens: Length at which an answer is cut.
+        max_new_tokens: Maximum length of an answer in tokens.
 
     Returns:
-        One text a conversation, without special tokens and surrounding space.
+        One text per conversation, without special tokens and surrounding white space.
     """
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)

@@ -1,4 +1,4 @@
-"""Image encoders, DINOv2 above all: one feature vector an image."""
+"""Image encoders such as DINOv2: one feature vector per image."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
@@ -14,7 +14,7 @@ from presel.component import component
 from presel.data.images import open_image
 from presel.errors import PreselError
 from presel.models.model_files import BUILTIN, check_model, locate, model_fingerprint
-from presel.models.pretrained import load_pretrained, load_weights, told
+from presel.models.pretrained import load_pretrained, load_weights, model_errors
 from presel.storage.shards import chunks
 from presel.storage.stage import fields_identity
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @component
 class Encoder:
-    """A vision model of transformers; its feature is the [CLS] token of the last hidden state.
+    """A vision model of transformers; features are taken from its last hidden state.
 
     Attributes:
         path: Folder, hub name, or `builtin:NAME`.
@@ -39,10 +39,11 @@ class Encoder:
     revision: str | None = None
 
     def check(self) -> None:
-        """Makes sure that there is such a model.
+        """Checks that the model exists.
 
         Raises:
-            PreselError: If `path` is neither a folder with a model nor a name known to the hub or its cache.
+            PreselError: If `path` is neither a folder with a model nor the name of one on the hub or in its
+                cache.
         """
         check_model(self.path, self.revision, "encoder.path")
 
@@ -57,7 +58,7 @@ class Encoder:
 
         Args:
             batches: Paths of the images of each batch.
-            workers: Worker processes; 0 decodes in this one. The result does not depend on it.
+            workers: Worker processes; 0 decodes in this process. The result does not depend on it.
             accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
 
         Yields:
@@ -67,7 +68,7 @@ class Encoder:
         from transformers import AutoImageProcessor, AutoModel
 
         from presel.models.hardware import device_for
-        from presel.models.prefetch import prepared
+        from presel.models.prefetch import prefetched
 
         name = locate(self.path)
         device = device_for(accelerator)
@@ -76,21 +77,21 @@ class Encoder:
         model = getattr(model, "vision_model", model).to(device).eval()
 
         def features(pixels: "Tensor") -> NDArray[np.float16]:
-            hidden: Tensor = model(pixels.to(device)).last_hidden_state
+            hidden: Tensor = model(pixels.to(device)).last_hidden_state  # (n, tokens, d)
             return (hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)).half().cpu().numpy()
 
         with torch.inference_mode():
-            # Its settings may be of the right type and still fit neither its weights nor any image.
-            with told(f"{name} fails on an image"):
+            # Its settings may have the right types and still not match its weights or any image.
+            with model_errors(f"{name} fails on an image"):
                 tried = features(_pixels(processor, [Image.new("RGB", (64, 64))]))
             if not np.isfinite(tried).all():
-                raise PreselError(f"{name}: its features are no finite numbers; copy the model again")
-            for pixels in prepared(batches, _Preprocess(processor), workers):
+                raise PreselError(f"{name}: its features are NaN or infinite; copy the model again")
+            for pixels in prefetched(batches, _Preprocess(processor), workers):
                 yield features(pixels)
 
 
 class _Preprocess:
-    """Decodes and resizes a batch, in a worker; a class, because workers may be spawned."""
+    """Decodes and preprocesses a batch in a worker; a class, since spawned workers pickle it."""
 
     def __init__(self, processor: Callable[..., Any]) -> None:
         self._processor = processor

@@ -21,7 +21,7 @@ from presel.data.llava import Record
 from presel.errors import PreselError
 from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch, split_across_ranks
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.hardware import Hardware, device_for, precision_for, processes_in_all, processes_on_node
+from presel.models.hardware import Hardware, device_for, precision_for, processes_per_node, total_processes
 from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial
 from presel.models.sharding import cluster_environment, last_checkpoint, lightning_strategy
@@ -96,7 +96,7 @@ def fine_tune(
 
     batches = _Batches(encoder, [Example(images / record.image, record.conversations) for record in records])
     largest = _largest(epochs, measured.lengths)
-    processes = processes_in_all(hardware)
+    processes = total_processes(hardware)
     checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
     callbacks = [throughput, MemoryTrial(lambda: batches[largest]), step_counter]
     trainer = _trainer(lvlm, settings, hardware, checkpoints, logger, callbacks)
@@ -154,7 +154,7 @@ def _trainer(
     logger: Logger,
     callbacks: Iterable[Callback],
 ) -> pl.Trainer:
-    processes = processes_in_all(hardware)
+    processes = total_processes(hardware)
     checkpoint = ModelCheckpoint(
         dirpath=checkpoints,
         filename="{step}",
@@ -165,7 +165,7 @@ def _trainer(
         # Lightning's `auto` would use devices that `device_for` does not, such as Apple's.
         accelerator=device_for(hardware.accelerator).type,
         strategy=lightning_strategy(hardware, processes, settings.micro_batch_size),
-        devices=processes_on_node(hardware),
+        devices=processes_per_node(hardware),
         num_nodes=hardware.nodes,
         precision=precision_for(hardware, lvlm.dtype),
         # In a Slurm job, Lightning would resume from any `hpc_ckpt_*.ckpt` in the working directory.

@@ -1,4 +1,4 @@
-"""Where models run: devices, precision, processes. PyTorch is imported when it is asked."""
+"""Devices, precision and processes. PyTorch is imported inside the functions that need it."""
 
 from dataclasses import field, replace
 from importlib.util import find_spec
@@ -18,17 +18,17 @@ Precision: TypeAlias = Literal["32-true", "bf16-mixed", "bf16-true"]
 
 @component
 class Hardware:
-    """Where models run.
+    """The devices and processes that models run on.
 
     Attributes:
         accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
-        precision: Lightning's name of the training precision, or `auto` for bf16 where the device
-            computes it natively, else float32.
-        strategy: How processes train together: `ddp` holds the model in each, `fsdp` and `deepspeed_zero3`
-            spread its weights over all; `single` is one process.
-        devices: Processes on each node, one a GPU; `auto` for all GPUs.
-        nodes: Machines, which share the store's disk.
-        node_command: Command that starts the one after it once on each node; read where there are several.
+        precision: Lightning's name of the training precision, or `auto` for bf16 if the device supports it
+            natively, else float32.
+        strategy: How processes train together: `ddp` replicates the model, `fsdp` and `deepspeed_zero3` shard
+            its weights; `single` is one process.
+        devices: Processes per node, one per GPU; `auto` for all GPUs.
+        nodes: Number of machines, which share the store's disk.
+        node_command: Command prefix that starts a command once on each node; needed for several nodes.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = field(default="auto", compare=False)
@@ -39,7 +39,7 @@ class Hardware:
     node_command: list[str] = field(default_factory=list, compare=False)
 
     def __post_init__(self) -> None:
-        """Checks what a single field cannot say."""
+        """Checks strategy, devices and nodes against each other."""
         if self.strategy == "single" and (self.devices, self.nodes) != (1, 1):
             raise ValueError(
                 "strategy 'single' is one process on one node; choose another one for more, as in trainer=ddp"
@@ -48,9 +48,9 @@ class Hardware:
             raise ValueError(f"nodes={self.nodes} needs a node_command that starts a command on each of them")
 
     def identity(self) -> dict[str, Any]:
-        """The kind of device, `cpu` or `cuda`, on which rounding depends; not which one, nor how many.
+        """The device type, `cpu` or `cuda`, which decides rounding; not the model or number of devices.
 
-        A stage that trains adds the precision, see `presel.models.hardware.precision_for`.
+        A training stage adds the precision, see `presel.models.hardware.precision_for`.
         """
         return fields_identity(self) | {"device": device_for(self.accelerator).type}
 
@@ -64,14 +64,14 @@ def device_for(accelerator: str) -> "torch.device":
 
 
 def precision_for(hardware: Hardware, dtype: str) -> Precision:
-    """The training precision; behind `auto`, bf16 where the device computes it natively.
+    """The training precision; `auto` is bf16 if the device supports it natively.
 
-    On a CPU it is float32, since most emulate bf16, and are slower by it; unless the frozen weights are in
-    half precision, which only autocasting brings together with trained weights in float32.
+    On a CPU `auto` is float32, since most CPUs emulate bf16 slowly; unless the frozen weights are in half
+    precision, which only autocasting can mix with trained weights in float32.
 
     Args:
-        hardware: Where the model is trained.
-        dtype: Precision its frozen weights are loaded in.
+        hardware: The hardware for training.
+        dtype: Precision of the frozen weights.
     """
     if hardware.precision != "auto":
         return hardware.precision
@@ -83,13 +83,13 @@ def precision_for(hardware: Hardware, dtype: str) -> Precision:
 
 
 def resolved(hardware: Hardware) -> Hardware:
-    """The hardware with the kind of device that `auto` stands for on this machine."""
+    """The hardware with `auto` replaced by the device type of this machine."""
     use_gpu = device_for(hardware.accelerator).type == "cuda"
     return replace(hardware, accelerator="gpu" if use_gpu else "cpu")
 
 
-def processes_on_node(hardware: Hardware) -> int:
-    """How many processes run on each node."""
+def processes_per_node(hardware: Hardware) -> int:
+    """Number of processes per node."""
     if hardware.devices != "auto":
         return hardware.devices
     import torch
@@ -97,27 +97,27 @@ def processes_on_node(hardware: Hardware) -> int:
     return torch.cuda.device_count() if device_for(hardware.accelerator).type == "cuda" else 1
 
 
-def processes_in_all(hardware: Hardware) -> int:
-    """How many processes run on all nodes together."""
-    return hardware.nodes * processes_on_node(hardware)
+def total_processes(hardware: Hardware) -> int:
+    """Number of processes on all nodes."""
+    return hardware.nodes * processes_per_node(hardware)
 
 
 def check_hardware(hardware: Hardware, batch_size: int, micro_batch_size: int) -> None:
-    """Makes sure that a fine-tune can be spread as asked.
+    """Checks that a fine-tune can be distributed as requested.
 
     Args:
-        hardware: What is asked for.
-        batch_size: Samples an optimizer step.
-        micro_batch_size: Samples a forward pass of one process.
+        hardware: The hardware.
+        batch_size: Samples per optimizer step.
+        micro_batch_size: Samples per forward pass of one process.
 
     Raises:
-        PreselError: If there are too few GPUs, if the batch does not divide among the processes, or if
+        PreselError: If there are too few GPUs, the batch size is not divisible by the number of processes, or
             DeepSpeed is missing.
     """
     import torch
 
     use_gpu = device_for(hardware.accelerator).type == "cuda"
-    here, processes = processes_on_node(hardware), processes_in_all(hardware)
+    here, processes = processes_per_node(hardware), total_processes(hardware)
     if use_gpu and here > torch.cuda.device_count():
         raise PreselError(
             f"trainer.devices={here}: this machine has {torch.cuda.device_count()} GPUs; ask for as many, or "

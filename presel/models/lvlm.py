@@ -1,4 +1,4 @@
-"""Large vision-language models of the LLaVA family: where one lies, how it is spoken to, loading it."""
+"""Large vision-language models of the LLaVA family: location, prompt template, loading."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,14 +22,14 @@ class Lvlm:
 
     Attributes:
         path: Folder, hub name, or `builtin:NAME`.
-        template: How it is spoken to, a key of `presel.data.prompts.TEMPLATES` that ends a response by the
-            tokenizer's end of sequence.
-        max_length: Longest prompt in tokens, image tokens included; longer ones are cut at the end,
-            and told of; questions of benchmarks are refused.
-        language_model: Part of the module names under which the language model lies.
+        template: Prompt template, a key of `presel.data.prompts.TEMPLATES`; it must end a response by the
+            tokenizer's end-of-sequence token.
+        max_length: Maximum prompt length in tokens, image tokens included; longer prompts are truncated and
+            reported, longer questions of benchmarks refused.
+        language_model: Name of the language model's module.
         projector: Name of the module between vision tower and language model.
-        pad_to_square: Pad images with the processor's mean color first, as LLaVA-1.5 does.
-        dtype: Precision the weights are loaded in.
+        pad_to_square: Pad images to squares with the processor's mean color, as LLaVA-1.5 does.
+        dtype: Precision of the loaded weights.
         revision: Revision on the hub.
     """
 
@@ -43,15 +43,16 @@ class Lvlm:
     revision: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks what its type cannot say."""
+        """Checks the template."""
         if self.template not in TEMPLATES:
             raise ValueError(f"unknown template {self.template!r}; choose one of {', '.join(TEMPLATES)}")
 
     def check(self) -> None:
-        """Makes sure that there is such a model.
+        """Checks that the model exists.
 
         Raises:
-            PreselError: If `path` is neither a folder with a model nor a name known to the hub or its cache.
+            PreselError: If `path` is neither a folder with a model nor the name of one on the hub or in its
+                cache.
         """
         check_model(self.path, self.revision, "lvlm.path")
 
@@ -63,8 +64,8 @@ class Lvlm:
         """The model's processor: tokenizer and image processor.
 
         Raises:
-            PreselError: If it cannot be loaded, takes no images, or ends a sequence, where generation stops,
-                otherwise than the template ends a response.
+            PreselError: If it cannot be loaded, takes no images, or its end-of-sequence token, at which
+                generation stops, is not the one by which the template ends a response.
         """
         from transformers import AutoProcessor
 
@@ -84,8 +85,8 @@ class Lvlm:
     def _check_tokenizer(self, tokenizer: Any) -> None:
         if not tokenizer.is_fast:
             raise PreselError(
-                f"lvlm.path: the tokenizer of {self.path} has no tokenizer.json, without which tokens cannot "
-                "be told from text; save it as a fast tokenizer of transformers"
+                f"lvlm.path: the tokenizer of {self.path} has no tokenizer.json, which is needed to tell "
+                "special tokens from text; save it as a fast tokenizer of transformers"
             )
         if tokenizer.encode("a")[-1] == tokenizer.eos_token_id:
             raise PreselError(
@@ -108,10 +109,10 @@ class Lvlm:
             f"ends a sequence by '{own}', so that answers would never stop; {remedy}"
         )
 
-    def load_processor_for_others(self) -> "ProcessorMixin":
-        """The same for programs that know nothing of these settings: they prompt and pad as it says.
+    def load_processor_for_export(self) -> "ProcessorMixin":
+        """A processor for other programs, with template and padding included in its configuration.
 
-        Only a CLIP tower's image processor can be told to pad; any other is left as it is.
+        Only a CLIP tower's image processor can include padding; any other is returned unchanged.
         """
         from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 

@@ -1,4 +1,4 @@
-"""Special tokens that only a template can write: in the text of a pool, `</s>` is four characters."""
+"""Makes special tokens unwritable in the text of a pool, where `</s>` must be four plain characters."""
 
 import json
 import re
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# How SentencePiece writes single bytes; some tokenizers list these pieces as special.
+# SentencePiece's notation of single bytes; some tokenizers list these pieces as special.
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> set[str]:
-    """The tokens that have a meaning of their own, as they are written."""
+    """The special tokens of a tokenizer, as text."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return {token for token in added.union(tokenizer.all_special_tokens) if not _BYTE.fullmatch(token)}
 
@@ -30,15 +30,15 @@ def with_secret_markers(
 ) -> tuple[Tokenizer, dict[str, str]]:
     """Copies a tokenizer and renames its special tokens, so that no text can contain one.
 
-    A text is cut into tokens exactly as before, since only the names differ; the pieces between two markers
-    are never tokenized apart from each other, which would change tokens at their borders.
+    Text is tokenized exactly as before, since only the names differ. Tokenizing the pieces between two
+    markers separately instead would change the tokens at their borders.
 
     Args:
         tokenizer: A fast tokenizer.
         markers: The tokens to rename.
 
     Returns:
-        The copy, and the random new name of each marker. Ids stay as they are.
+        The copy, and the random new name of each marker. Token ids do not change.
     """
     secret = secrets.token_hex(4)
     names = {marker: f"<{secret}-{number}>" for number, marker in enumerate(sorted(markers))}
@@ -56,7 +56,7 @@ def with_secret_markers(
 
 
 def with_names(template: Template, names: Mapping[str, str]) -> Template:
-    """Writes the markers in a template by their new names."""
+    """Replaces the markers in a template by their new names."""
     longest_first = sorted(names, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest_first)))
     texts = {

@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from presel.errors import PreselError
-from presel.models.pretrained import check_folder, load_pretrained, told
+from presel.models.pretrained import check_folder, load_pretrained, model_errors
 from presel.storage.files import sha256
 
 BUILTIN = "builtin:"
@@ -15,14 +15,14 @@ _HASHED_WHOLE_BELOW_BYTES = 64 * 2**20
 
 
 def locate(path: str) -> str:
-    """Turns `builtin:NAME` into the folder of a model that comes with the package, and `~` into home."""
+    """Resolves `builtin:NAME` to the folder of a model that comes with the package, and expands `~`."""
     if not path.startswith(BUILTIN):
         return str(Path(path).expanduser()) if path.startswith("~") else path
     return str(files("presel") / "assets" / path.removeprefix(BUILTIN))
 
 
 def check_model(path: str, revision: str | None, key: str) -> None:
-    """Makes sure that a model's configuration can be read.
+    """Checks that a model's configuration can be read.
 
     Raises:
         PreselError: If it cannot.
@@ -48,7 +48,7 @@ def _check_hub(name: str, revision: str | None) -> None:
 
     if not isinstance(try_to_load_from_cache(name, CONFIG, revision=revision), str):
         # A single request first: transformers retries for half a minute, for a mistyped folder as well.
-        with told(name):
+        with model_errors(name):
             get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision), timeout=_HUB_TIMEOUT_S)
     from transformers import AutoConfig
 
@@ -56,10 +56,10 @@ def _check_hub(name: str, revision: str | None) -> None:
 
 
 def model_fingerprint(path: str, revision: str | None) -> str:
-    """Names a model's content: a hub model by name and revision, a folder by its files.
+    """Identifies a model's content: a hub model by name and revision, a folder by a digest of its files.
 
-    Weight files above 64 MiB count by name, size and date, since reading them all would take longer
-    than some stages.
+    Files above 64 MiB are identified by name, size and modification time, since hashing them would take
+    longer than some stages.
     """
     folder = Path(locate(path))
     if not folder.is_dir():

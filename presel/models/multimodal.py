@@ -1,4 +1,4 @@
-"""Features of whole samples, image and text: what the attention of a vision-language model makes of them."""
+"""Features of image and text together, from the attention outputs of a vision-language model (COINCIDE)."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from presel.errors import PreselError
 
-# As many as Lee et al. use.
+# Number of layers that Lee et al. use.
 _LAYERS = 5
 
 
@@ -19,17 +19,17 @@ class MultimodalEncoder:
     """Encodes samples by a LLaVA-family model as COINCIDE does (Lee et al., EMNLP 2024, section 3.2).
 
     The outputs of `self_attn.o_proj` are averaged over the image tokens and over the text tokens of a prompt,
-    then pass through tanh and are divided by their length, layer by layer. All tokens but those of the image
-    are text; the authors' code leaves out those before it, which are nearly the same in every sample.
+    then pass through tanh and are divided by their norm, layer by layer. All tokens but the image's count as
+    text; the authors' code excludes those before the image, which are nearly the same in all samples.
     """
 
     def __init__(self, model: PreTrainedModel, language_model: str, image_token: int) -> None:
-        """Finds the layers to read.
+        """Finds the attention layers.
 
         Args:
             model: The model, in eval mode.
             language_model: Part of the module names under which the language model lies.
-            image_token: The token that stands for a part of the image.
+            image_token: Id of the image token.
 
         Raises:
             PreselError: If the language model's attention has no output projection of that name.
@@ -41,8 +41,8 @@ class MultimodalEncoder:
         ]
         if not projections:
             raise PreselError(
-                f"lvlm.language_model: '{language_model}' has no modules named self_attn.o_proj, of whose "
-                "outputs multimodal features are made; choose a model of the Llama kind"
+                f"lvlm.language_model: '{language_model}' has no modules named self_attn.o_proj, from "
+                "whose outputs multimodal features are computed; choose a model of the Llama family"
             )
         self._model = model
         self._image_token = image_token
@@ -56,18 +56,18 @@ class MultimodalEncoder:
             batch: `input_ids` and `attention_mask`, (n, length), and `pixel_values`.
 
         Returns:
-            Features of length 1, (n, 2 · layers · hidden size), float32: image tokens in the first half, text
-            tokens in the second. A part without tokens is 0.
+            Features of norm 1, (n, 2 · layers · hidden size), float32: image tokens in the first half, text
+            tokens in the second. A half without tokens is 0.
         """
         device = self._model.device
-        ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+        ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)  # (n, length) each
         image = ids == self._image_token
-        members = torch.stack([image, mask.bool() & ~image], dim=1).float()
+        members = torch.stack([image, mask.bool() & ~image], dim=1).float()  # (n, 2, length)
         weights = members / members.sum(dim=2, keepdim=True).clamp_min(1)
         means: list[Tensor] = []
 
         def average(_: torch.nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            means.append(weights @ output.float())
+            means.append(weights @ output.float())  # (n, 2, hidden size)
 
         with ExitStack() as hooks:
             for projection in self._projections:
@@ -78,15 +78,15 @@ class MultimodalEncoder:
                 pixel_values=batch["pixel_values"].to(device, self._model.dtype),
                 use_cache=False,
             )
-        parts = normalize(torch.stack(means, dim=2).tanh(), dim=3)
+        parts = normalize(torch.stack(means, dim=2).tanh(), dim=3)  # (n, 2, layers, hidden size)
         return parts.flatten(1) / math.sqrt(2 * len(means))
 
 
 def spread_layers(n_layers: int) -> list[int]:
-    """Chooses layers at equal distances, counted from 0: 3, 7, 11, 15 and 19 of 24, as released.
+    """Chooses equally spaced layers, counted from 0: 3, 7, 11, 15 and 19 of 24, as released.
 
     Args:
-        n_layers: Layers of the model; up to five are all chosen.
+        n_layers: Number of layers of the model; of five or fewer all are chosen.
     """
     if n_layers <= _LAYERS:
         return list(range(n_layers))

@@ -1,4 +1,4 @@
-"""Preparing batches in worker processes, ahead of the model."""
+"""Prepares batches in worker processes, ahead of the model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -9,15 +9,15 @@ Batch = TypeVar("Batch")
 Prepared = TypeVar("Prepared")
 
 
-def prepared(
+def prefetched(
     batches: Sequence[Batch], prepare: Callable[[Batch], Prepared], workers: int
 ) -> Iterator[Prepared]:
     """Prepares batches in order.
 
     Args:
-        batches: What is prepared.
-        prepare: Reads, decodes and encodes one batch; picklable, because workers may be spawned.
-        workers: Worker processes; 0 prepares in this one. The result does not depend on it.
+        batches: The batches.
+        prepare: Reads, decodes and encodes one batch; must be picklable, since workers may be spawned.
+        workers: Worker processes; 0 prepares in this process. The result does not depend on it.
     """
     loader: DataLoader[Any] = DataLoader(
         batches,  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Loading what transformers saved: settings and weights, never the code that may lie beside them."""
+"""Loads models saved by transformers, without running code that comes with them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from typing import Any
 from presel.errors import PreselError
 from presel.storage.files import read_json
 
-# The files that may name code of their own under `auto_map`, and what transformers reads each with.
+# Files that may refer to custom code under `auto_map`, and the class of transformers that reads each.
 _READERS = {
     "config.json": "AutoConfig",
     "processor_config.json": "AutoProcessor",
@@ -28,15 +28,15 @@ def load_pretrained(loader: Any, name: str, **settings: Any) -> Any:
         settings: Further arguments of `from_pretrained`.
 
     Raises:
-        PreselError: If the model needs code of its own, or a file of it is missing or damaged.
+        PreselError: If the model needs custom code, or one of its files is missing or damaged.
     """
-    with told(f"{name} cannot be loaded"):
+    with model_errors(f"{name} cannot be loaded"):
         return loader.from_pretrained(name, trust_remote_code=False, **settings)
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """Makes one sentence of an error in code that reads a model's files, which may raise anything.
+def model_errors(what: str) -> Iterator[None]:
+    """Converts any exception of code that reads a model's files to a `PreselError` of one sentence.
 
     Raises:
         PreselError: In place of any error.
@@ -48,16 +48,16 @@ def told(what: str) -> Iterator[None]:
 
 
 def load_weights(loader: Any, name: str, **settings: Any) -> Any:
-    """Loads a model; from `pytorch_model.bin` and the like, which are pickles, nothing but tensors.
+    """Loads a model; from pickles such as `pytorch_model.bin`, only tensors.
 
     Raises:
-        PreselError: As `load_pretrained` does.
+        PreselError: As in `load_pretrained`.
     """
     return load_pretrained(loader, name, weights_only=True, **settings)
 
 
 def check_folder(folder: Path) -> None:
-    """Makes sure that a folder's `config.json` tells a model, and that no code in the folder is needed.
+    """Checks that a folder's `config.json` describes a model that needs no custom code.
 
     Raises:
         PreselError: If not.

@@ -1,9 +1,9 @@
-"""Both prompts of a sample in one row, so that one forward pass gives both of its losses.
+"""Packs both prompts of a sample into one row, so that one forward pass gives both losses.
 
-The prompts with and without the question begin alike, with the system text and the image. So a row holds that
-prefix once and then both continuations, `[prefix | with question | without]`. The second one starts again at
-the position where the prefix ends, and an attention mask hides the first from it: each token sees what it
-would see in a prompt of its own.
+The prompts with and without the question share a prefix, the system text and the image. A row is `[prefix |
+with question | without]`: the prefix once, then both continuations. The positions of the second continuation
+start where the prefix ends, and an attention mask hides the first continuation from it, so that each token
+attends to the same tokens as in a separate prompt.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,15 +21,15 @@ PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PADDING = range(4)
 
 
 class Pair(NamedTuple):
-    """Both prompts of a sample in one row; all of the row's length.
+    """Both prompts of a sample in one row; lists of the row's length.
 
     Attributes:
         ids: Token ids.
         labels: Ids of response tokens, `IGNORED` elsewhere.
-        positions: Each token's position in its own prompt.
-        parts: What each token belongs to: `PREFIX`, `WITH_QUESTION` or `WITHOUT_QUESTION`.
-        shares_image: Whether the image lies in the prefix.
-        truncated: Whether a prompt was cut to the model's maximal length.
+        positions: Position of each token in its own prompt.
+        parts: Part of each token: `PREFIX`, `WITH_QUESTION` or `WITHOUT_QUESTION`.
+        shares_image: Whether the image is in the prefix.
+        truncated: Whether a prompt was truncated to the model's maximum length.
     """
 
     ids: list[int]
@@ -42,9 +42,10 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs padded to one length: tensors of shape (n, length), pixels (n, 3, height, width).
+    """Pairs padded to the same length: tensors of shape (n, length), pixels (n, 3, height, width).
 
-    `shares_image` says of which samples the image lies in the prefix, (n,): only these fit into one pass.
+    `shares_image`, (n,), is True for samples whose image is in the prefix; only these can be scored in one
+    pass.
     """
 
     ids: Tensor
@@ -55,15 +56,15 @@ class PairBatch:
     shares_image: Tensor
 
     def __len__(self) -> int:
-        """Counts the samples."""
+        """Number of samples."""
         return len(self.ids)
 
     def part(self, rows: slice | Tensor) -> "PairBatch":
-        """Some of the samples, in the order of `rows`."""
+        """A subset of the samples, in the order of `rows`."""
         return self._with(lambda tensor: tensor[rows])
 
     def to(self, model: PreTrainedModel) -> "PairBatch":
-        """The batch on the model's device, the pixels in its precision."""
+        """The batch on the model's device, pixels in the model's dtype."""
         moved = self._with(lambda tensor: tensor.to(model.device))
         return replace(moved, pixels=moved.pixels.to(model.dtype))
 
@@ -72,7 +73,7 @@ class PairBatch:
 
 
 def pair(encoder: ConversationEncoder, example: Example) -> Pair:
-    """Joins both prompts of a sample behind their common prefix."""
+    """Packs both prompts of a sample after their common prefix."""
     prompts = [encoder.tokens(example.conversations, question) for question in (True, False)]
     shared = _shared_length(prompts)
     ids, labels = prompts[0].ids[:shared], prompts[0].labels[:shared]
@@ -87,9 +88,9 @@ def pair(encoder: ConversationEncoder, example: Example) -> Pair:
 
 
 def _shared_length(prompts: Sequence[Encoded]) -> int:
-    """Length of the common prefix, ending before the token that the first response is predicted from.
+    """Length of the common prefix, which ends before the token from which the first response is predicted.
 
-    So every response token stands right behind the token it is predicted from.
+    So each response token directly follows the token from which it is predicted.
     """
     same = 0
     for first, second in zip(prompts[0].ids, prompts[1].ids, strict=False):
@@ -103,7 +104,7 @@ def _shared_length(prompts: Sequence[Encoded]) -> int:
 
 
 def pair_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> PairBatch:
-    """Encodes a batch, each image once."""
+    """Encodes a batch; each image is preprocessed once."""
     pairs = [pair(encoder, example) for example in examples]
     columns = zip(*(one[:4] for one in pairs), strict=True)
     fill = (encoder.tokenizer.pad_token_id, IGNORED, 0, PADDING)
@@ -119,12 +120,12 @@ def pair_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> Pai
 def attention_mask(parts: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive attention mask, (n, 1, length, length).
 
-    Additive, because eager attention adds whatever it is given, and a boolean mask would add 0 and 1.
+    Additive, because eager attention adds any mask to its scores; a boolean one would add 0 and 1.
     """
-    query, key = parts[:, :, None], parts[:, None, :]
-    place = torch.arange(parts.shape[1], device=parts.device)
-    # Padding sees itself, since a softmax over nothing is not a number.
-    seen = (key == PREFIX) | (key == query)
-    allowed = seen & (place[:, None] >= place)
+    query, key = parts[:, :, None], parts[:, None, :]  # (n, length, 1), (n, 1, length)
+    place = torch.arange(parts.shape[1], device=parts.device)  # (length,)
+    # Padding attends to itself, since a softmax over no token is NaN.
+    visible = (key == PREFIX) | (key == query)  # (n, length, length)
+    allowed = visible & (place[:, None] >= place)
     mask = torch.zeros(allowed.shape, dtype=dtype, device=parts.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]

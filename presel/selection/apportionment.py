@@ -29,7 +29,7 @@ def apportion(weights: FloatVector, caps: IntVector, budget: int) -> IntVector:
     - no claimant loses a unit when the budget grows, because a larger budget continues the same sequence;
     - no claimant gets more than its ideal share rounded up. With many claimants one can get a unit less than
       its ideal share rounded down (about 1 in 3,000 random cases, `experiments/LOG.md`);
-    - there is no bias towards large or small claimants, and most results equal those of largest remainder.
+    - there is no bias toward large or small claimants, and most results equal those of largest remainder.
 
     Ties go to the larger weight, then to the larger cap, then to the earlier position. Claimants of weight 0
     get units only once all others are full, then in proportion to their caps.

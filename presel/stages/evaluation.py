@@ -114,7 +114,7 @@ class EvaluationStage(ShardedStage[Scores]):
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.decoding import generate_answers, prompt_batch
         from presel.models.hardware import device_for
-        from presel.models.prefetch import prepared
+        from presel.models.prefetch import prefetched
 
         images = self.benchmarks.source.files(store).images
         encoder = ConversationEncoder(self.lvlm)
@@ -126,7 +126,7 @@ class EvaluationStage(ShardedStage[Scores]):
                 [Example(images / item.record.image, item.prompt) for item in batch] for batch in batches
             ]
             for asked, encoded in zip(
-                batches, prepared(chosen, partial(prompt_batch, encoder), self.runtime.workers), strict=True
+                batches, prefetched(chosen, partial(prompt_batch, encoder), self.runtime.workers), strict=True
             ):
                 columns = [(item.record.id, item.turn, item.benchmark, item.reference) for item in asked]
                 table = pd.DataFrame(columns, columns=["id", "turn", "benchmark", "reference"])

@@ -25,7 +25,7 @@ class MergedStage(Stage[Path]):
     def compute(self, store: Store, folder: Path) -> None:
         """Merges and saves; a repeated attempt writes the same files again."""
         lvlm = self.tuned.lvlm
-        processor: Any = lvlm.load_processor_for_others()
+        processor: Any = lvlm.load_processor_for_export()
         model = lvlm.load_model(store.load(self.tuned))
         # Other programs stop generating there; the base model's settings may name another token.
         model.generation_config.eos_token_id = processor.tokenizer.eos_token_id

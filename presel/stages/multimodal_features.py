@@ -45,7 +45,7 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
         from presel.models.multimodal import MultimodalEncoder
-        from presel.models.prefetch import prepared
+        from presel.models.prefetch import prefetched
 
         conversations = ConversationEncoder(self.lvlm)
         records = store.load(self.instructions)
@@ -59,7 +59,7 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
             model = self.lvlm.load_model().to(device_for(self.runtime.hardware.accelerator))
             encoder = MultimodalEncoder(model, self.lvlm.language_model, conversations.image_token)
             chosen = [[examples[row] for row in batch] for batch in batches]
-            for batch in prepared(chosen, conversations.batch, self.runtime.workers):
+            for batch in prefetched(chosen, conversations.batch, self.runtime.workers):
                 yield encoder.features(batch).half().cpu().numpy()
 
         return array_shards(

@@ -57,7 +57,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
         from presel.models.losses import Scorer
-        from presel.models.prefetch import prepared
+        from presel.models.prefetch import prefetched
         from presel.models.prompt_pairs import pair, pair_batch
 
         lvlm = self.model.lvlm
@@ -72,7 +72,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
             scorer = Scorer(model)
             chosen = [[examples[row] for row in batch] for batch in batches]
             for batch, encoded in zip(
-                batches, prepared(chosen, partial(pair_batch, encoder), self.runtime.workers), strict=True
+                batches, prefetched(chosen, partial(pair_batch, encoder), self.runtime.workers), strict=True
             ):
                 losses = scorer.losses(encoded)
                 yield pd.DataFrame(
@@ -99,7 +99,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
         """Joins the shards into one table.
 
         Raises:
-            PreselError: If a sample's responses lie beyond the model's maximal length, or its loss is not a
+            PreselError: If a sample's responses lie beyond the model's maximum length, or its loss is not a
                 number.
         """
         scored = joined_table(shards)
