@@ -112,7 +112,7 @@ def test_presel_clusters_the_discovered_tasks_and_names_them_in_the_training_fil
 def test_who_writes_the_instructions_of_mere_images_must_be_told(in_process: Program, tmp_path: Path) -> None:
     pool = as_folder(tmp_path)
     result = in_process("run", *pool, "until=instructions", "executor.workers=0")
-    refused(result, "this pool holds images and no instructions; choose who writes them")
+    refused(result, "this pool has images and no instructions; choose who writes them")
     assert "pool" not in result.stdout
 
 

@@ -71,7 +71,7 @@ def check_text(value: object, name: str, remedy: str, kind: str = "bad value") -
         raise RecordError(f"{name} is blank; {remedy}", kind)
     if not is_text(value):
         raise RecordError(
-            f"{name} has half of a surrogate pair, which is no character; {remedy}", "half a character"
+            f"{name} has half of a surrogate pair, which is not a character; {remedy}", "half a character"
         )
     if _CONTROL.search(value):
         raise RecordError(

@@ -81,7 +81,7 @@ def list_folder(root: Path, task: str | None = None) -> Listing:
         PreselError: If there is no image, or one has an invalid path.
     """
     if not root.is_dir():
-        raise PreselError(f"{root}: there is no such folder; give one with a sub-folder of images a task")
+        raise PreselError(f"{root}: there is no such folder; give one with a sub-folder of images per task")
     images: list[str] = []
     others: Counter[str] = Counter()
     for path in _files_in(root):

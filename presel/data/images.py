@@ -124,18 +124,7 @@ def check_images(
 ) -> list[Checked]:
     """Decodes every image, to find those that cannot be used and those that are copies.
 
-    Args:
-        root: The image folder.
-        images: Paths relative to it.
-        workers: See `map_images`.
-        min_side: Smallest width and height that is usable, in pixels.
-        on_progress: See `map_images`.
-
-    Returns:
-        The result for each image.
-
-    Raises:
-        PreselError: If there is no such folder, or a worker process dies.
+    `min_side` is the smallest usable width and height in pixels; see `map_images` for the other arguments.
     """
     return map_images(root, images, partial(_check, min_side=min_side), workers, on_progress)
 
@@ -193,14 +182,7 @@ def image_fingerprint(root: Path, images: Sequence[str]) -> str:
 
 
 def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
-    """A digest of names, sizes and times of change.
-
-    Args:
-        files: The name of each file in the digest, and its path.
-
-    Returns:
-        SHA-256, in hexadecimal, over each name with its file's size and time of change, or its absence.
-    """
+    """A digest as in `image_fingerprint`, from the name of each file in the digest, and its path."""
     digest = hashlib.sha256()
     for name, file in files:
         digest.update(f"{name}\0{_state(file)}\n".encode(errors="surrogatepass"))

@@ -76,8 +76,13 @@ def elements(annotations: Path, on_error: OnError = refuse) -> Iterator[object]:
     check_file(annotations)
     try:
         with annotations.open(encoding="utf-8-sig") as stream:
-            read = _json_lines if is_json_lines(annotations) else _json_list
-            yield from read(stream, report)
+            if is_json_lines(annotations):
+                yield from _json_lines(stream, report)
+                return
+            try:
+                yield from _json_list(stream)
+            except PreselError as error:
+                report(error)
     except OSError as error:
         raise PreselError(f"{annotations}: the file cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
@@ -106,14 +111,7 @@ def _json_lines(stream: TextIO, report: Callable[[PreselError], None]) -> Iterat
             yield value
 
 
-def _json_list(stream: TextIO, report: Callable[[PreselError], None]) -> Iterator[object]:
-    try:
-        yield from _list_elements(stream)
-    except PreselError as error:
-        report(error)
-
-
-def _list_elements(stream: TextIO) -> Iterator[object]:
+def _json_list(stream: TextIO) -> Iterator[object]:
     window = _Window(stream)
     opening = window.peek()
     if not opening:

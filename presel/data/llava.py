@@ -106,32 +106,18 @@ class TaskRule:
             check_text(task, f"task patterns: the task of {pattern!r}", "name it")
 
     def task_of(self, fields: Mapping[str, object], image: str) -> str:
-        """Returns a record's task.
-
-        Args:
-            fields: The record in the file.
-            image: Its image path.
-
-        Returns:
-            The task's name.
-
-        Raises:
-            PreselError: If the field is missing or blank, or no pattern matches.
-        """
+        """See `TaskNamer`; an error if the field is missing or blank, or no pattern matches."""
         if self.image_patterns is not None:
-            return self._by_pattern(image, self.image_patterns)
+            for pattern, task in self.image_patterns.items():
+                if re.search(pattern, image):
+                    return task
+            raise PreselError(
+                f"'image' is {shown(image)}, which none of the task patterns matches; add a pattern for it"
+            )
         if self.field is None:
             return "all"
         remedy = "name the record's task there, or give patterns that derive it from the image path"
         return check_text(fields.get(self.field), f"'{self.field}'", remedy, "no task")
-
-    def _by_pattern(self, image: str, patterns: Mapping[str, str]) -> str:
-        for pattern, task in patterns.items():
-            if re.search(pattern, image):
-                return task
-        raise PreselError(
-            f"'image' is {shown(image)}, which none of the task patterns matches; add a pattern for it"
-        )
 
 
 def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
@@ -186,9 +172,9 @@ def read_contents(
             records.append(record)
     if dropped == position + 1:
         reason = (
-            "the file holds no records with an image; give one with at least one"
+            "the file has no records with an image; give one with at least one"
             if dropped
-            else "the file holds no records; give one with at least one record"
+            else "the file has no records; give one with at least one record"
         )
         on_error(RecordError(reason, "no records", str(annotations)))
     return Contents(records, dropped)

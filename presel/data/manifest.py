@@ -162,7 +162,7 @@ def _rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]]:
         return _parquet_rows(path, columns)
     if suffix in _DELIMITERS:
         return _text_rows(path, _DELIMITERS[suffix], columns)
-    raise PreselError("the name does not tell the format; let it end in .csv, .tsv or .parquet")
+    raise PreselError("the format is unknown; let the name end in .csv, .tsv or .parquet")
 
 
 def _text_rows(path: Path, delimiter: str, columns: Columns) -> Iterator[Mapping[str, object]]:
@@ -219,7 +219,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Mapping[str, object]
 def _check_columns(header: Sequence[str], columns: Columns) -> None:
     for role, name in columns._asdict().items():
         if name is not None and header.count(name) != 1:
-            remedy = "" if role == "image" else f", or null where there is none (pool.{role}_column=null)"
+            remedy = "" if role == "image" else f", or null if there is none (pool.{role}_column=null)"
             raise PreselError(
                 f"it has {'no' if name not in header else 'more than one'} column '{name}' among "
                 f"{', '.join(map(shown, header)) or 'none'}; name the column by pool.{role}_column{remedy}"

@@ -20,7 +20,7 @@ from presel.storage.stage import Stage, fields_identity
 from presel.storage.store import Store
 
 NO_INSTRUCTIONS = (
-    "this pool holds images and no instructions; choose who writes them (instructions=openai, openai_batch, "
+    "this pool has images and no instructions; choose who writes them (instructions=openai, openai_batch, "
     "label_studio or transformers)"
 )
 

@@ -73,7 +73,7 @@ class _Header(tarfile.TarInfo):
 
 
 class WholeTar(tarfile.TarFile):
-    """A tar file that is iterated over once, and fails where it is damaged or does not end as it should."""
+    """A tar file that is iterated over once; damage, or a missing end-of-archive block, is an error."""
 
     tarinfo = _Header
 

@@ -165,7 +165,7 @@ class TarShards:
         if self.task_key is not None and task is None:
             raise PreselError(
                 f"sample {shown(name)} has no member that ends in .{self.task_key} ({_listed(names)}); set "
-                f"pool.task_key, to null where no member names the task{_hint_about_dots(names)}"
+                f"pool.task_key, to null if no member names the task{_hint_about_dots(names)}"
             )
         return PackedImage(name, task, *images[0])
 

@@ -1,4 +1,4 @@
-"""Instructions that the pool's annotation file holds already."""
+"""Instructions that the pool's annotation file contains already."""
 
 from collections.abc import Sequence
 from dataclasses import replace

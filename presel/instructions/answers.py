@@ -151,7 +151,7 @@ class Answers:
         Args:
             digest: Digest of the request.
             name: The image's id, for people who read the file.
-            raw: The answer as received; text, cut to its beginning, if it is no completion.
+            raw: The answer as received; text, truncated, if it is not a completion.
             cost: Its cost.
             kind: Its cost class: model and prompt.
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from presel.component import component
 from presel.instructions.answers import Answers, Completion, is_error
 from presel.instructions.generator import Generator
-from presel.instructions.pictures import data_url, read_requested, with_picture
+from presel.instructions.pictures import data_url, read_requested
 from presel.instructions.provider import Cost, InstructionRequest
 from presel.instructions.secrets import named_like_a_key
 
@@ -117,11 +117,12 @@ class ChatService(Generator):
             BrokenImage: If the image cannot be read, or changed since the pool was checked.
         """
         body = self.body(image)
-        url = data_url(read_requested(images, image), images / image.image, self.image_side)
-        messages = with_picture(body["messages"], url)
+        picture = {"url": data_url(read_requested(images, image), images / image.image, self.image_side)}
         if self.image_detail is not None:
-            messages[-1]["content"][0]["image_url"]["detail"] = self.image_detail
-        return body | {"messages": messages}
+            picture["detail"] = self.image_detail
+        *before, prompt = body["messages"]
+        parts = [{"type": "image_url", "image_url": picture}, {"type": "text", "text": prompt["content"]}]
+        return body | {"messages": [*before, {"role": prompt["role"], "content": parts}]}
 
     def cost(self, usage: Usage) -> Cost:
         """Cost of a request."""

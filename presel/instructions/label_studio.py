@@ -89,7 +89,7 @@ class LabelStudio(InstructionProvider):
     answers: Path = field(compare=False)
 
     def __post_init__(self) -> None:
-        """Checks that each image gets a URL of its own."""
+        """Checks that each image has another URL."""
         if self.image_url is not None and "{path}" not in self.image_url:
             raise ValueError("image_url lacks {path}, which stands for the image's path in the image folder")
 
@@ -117,7 +117,9 @@ class LabelStudio(InstructionProvider):
                     # Also if there are tasks already: `image_url` may have changed.
                     self._write_tasks(job, files.images)
         incomplete = {image.id: missing[digest] for digest, image in todo.items() if digest in missing}
-        raise Paused(_what_to_do(len(todo), waiting, incomplete, self._image_access(files.images)))
+        # Tasks that contain their images need no access.
+        access = f" and access to the images in {files.images}" if self.image_url is not None else ""
+        raise Paused(_what_to_do(len(todo), waiting, incomplete, access))
 
     @property
     def _root(self) -> Path:
@@ -146,10 +148,6 @@ class LabelStudio(InstructionProvider):
                 stream.write(",\n" if number else "[\n")
                 stream.write(json.dumps({"data": task}, ensure_ascii=False))
             stream.write("\n]\n")
-
-    def _image_access(self, images: Path) -> str:
-        """Part of the message: the access that a project needs, unless the tasks contain the images."""
-        return "" if self.image_url is None else f" and access to the images in {images}"
 
     def _url(self, request: JobRequest, images: Path) -> str:
         if self.image_url is not None:

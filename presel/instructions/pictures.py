@@ -7,7 +7,6 @@ import stat
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -93,18 +92,6 @@ def data_url(content: bytes, path: Path, side: int | None) -> str:
     encoded = BytesIO()
     picture.save(encoded, "JPEG", quality=95)
     return _url("image/jpeg", encoded.getvalue())
-
-
-def with_picture(messages: Sequence[dict[str, str]], url: str) -> list[dict[str, Any]]:
-    """Chat messages whose last one shows an image before its text.
-
-    Args:
-        messages: The messages, the last of them the user's.
-        url: The image's address or `data:` URL.
-    """
-    *before, request = messages
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": request["content"]}]
-    return [*before, {"role": request["role"], "content": parts}]
 
 
 def _media_type(content: bytes, side: int | None) -> str | None:

@@ -119,5 +119,5 @@ class InstructionProvider:
         raise NotImplementedError
 
     def how_to_ask_again(self, unanswered: Sequence[InstructionRequest]) -> str:
-        """What the user can do to have images asked about again, for the error message; '' if nothing."""
+        """The remedy in the error message that requests these images again; '' if there is none."""
         return ""

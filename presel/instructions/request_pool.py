@@ -1,6 +1,6 @@
 """Sends requests concurrently, within a concurrency limit and a budget cap.
 
-Not the retries of a client library: those happen inside one call, where no cap on cost is asked before each.
+Not the retries of a client library: those happen inside one call, without a check of the budget cap.
 """
 
 import logging

@@ -253,7 +253,7 @@ def test_empty_file(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(("text", "name"), [("[]", "p.json"), (" [\n] ", "p.json"), ("\n", "p.jsonl")])
 def test_no_records(tmp_path: Path, text: str, name: str) -> None:
-    assert failure(written(tmp_path, text, name)).startswith("the file holds no records; ")
+    assert failure(written(tmp_path, text, name)).startswith("the file has no records; ")
 
 
 # Records that cannot be used. The second is the bad one, so that the position is tested too.

@@ -84,5 +84,5 @@ def test_a_folder_that_is_not_the_mixtures_is_told() -> None:
 
 
 def test_a_mixture_without_images_is_no_pool(tmp_path: Path) -> None:
-    with pytest.raises(PreselError, match="the file holds no records with an image"):
+    with pytest.raises(PreselError, match="the file has no records with an image"):
         source(tmp_path, [record(None, "Write a poem.")])._files.contents()

@@ -135,7 +135,7 @@ def test_tables_that_cannot_be_read(tmp_path: Path, content: Any, said: str) -> 
 def test_files_that_are_no_table(tmp_path: Path) -> None:
     assert failure(tmp_path / "gone.csv").startswith("there is no such file; ")
     assert failure(written(tmp_path, "pool.parquet", "no")).startswith("no parquet can be read from it (")
-    assert failure(written(tmp_path, "pool.xlsx", "no")).startswith("the name does not tell the format; ")
+    assert failure(written(tmp_path, "pool.xlsx", "no")).startswith("the format is unknown; ")
 
 
 def test_a_cell_that_is_not_read_may_be_long(tmp_path: Path) -> None:

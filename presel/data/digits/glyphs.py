@@ -43,9 +43,9 @@ def stencils() -> Stencils:
 
     digits = load_digits()
     poses = len(_POSES)
-    handwritten = np.stack([_posed_digits(digits.images, *pose) for pose in _POSES], axis=1)
-    drawn = np.stack([_posed_shapes(*pose) for pose in _POSES], axis=1)
-    masks = np.concatenate([handwritten, drawn]).reshape(-1, STENCIL, STENCIL)
+    handwritten = np.stack([_posed_digits(digits.images, *pose) for pose in _POSES], axis=1)  # (1797, 6, …)
+    drawn = np.stack([_posed_shapes(*pose) for pose in _POSES], axis=1)  # (5, 6, …)
+    masks = np.concatenate([handwritten, drawn]).reshape(-1, STENCIL, STENCIL)  # (n, 16, 16)
     source = np.arange(len(masks)) // poses
     glyph = np.concatenate([digits.target, 10 + np.arange(len(SHAPES))])[source]
     is_digit = source < len(digits.target)
@@ -78,14 +78,14 @@ def _posed_digits(images: NDArray[np.float64], side: int, tilt: float) -> NDArra
     """Bilinear resampling of 8x8 digits, (n, 8, 8) in 0..16 -> (n, 16, 16) in 0..1."""
     size = images.shape[1]
     u, v = _grid(side, tilt)
-    padded = np.pad(images / 16.0, ((0, 0), (1, 2), (1, 2)))
+    padded = np.pad(images / 16.0, ((0, 0), (1, 2), (1, 2)))  # (n, 11, 11)
     column = np.clip((u + 1) * size / 2 - 0.5, -1, size) + 1
     row = np.clip((v + 1) * size / 2 - 0.5, -1, size) + 1
-    left, top = column.astype(int), row.astype(int)
+    left, top = column.astype(int), row.astype(int)  # (16, 16)
     right_share, bottom_share = column - left, row - top
     upper = padded[:, top, left] * (1 - right_share) + padded[:, top, left + 1] * right_share
     lower = padded[:, top + 1, left] * (1 - right_share) + padded[:, top + 1, left + 1] * right_share
-    mixed = upper * (1 - bottom_share) + lower * bottom_share
+    mixed = upper * (1 - bottom_share) + lower * bottom_share  # (n, 16, 16)
     posed: NDArray[np.float32] = np.clip(mixed * _SHARPEN, 0, 1).astype(np.float32)
     return posed
 
@@ -93,7 +93,7 @@ def _posed_digits(images: NDArray[np.float64], side: int, tilt: float) -> NDArra
 def _posed_shapes(side: int, tilt: float) -> NDArray[np.float32]:
     """The shapes in the order of `SHAPES`, antialiased, (5, 16, 16)."""
     oversample = 4
-    u, v = _grid(side, tilt, oversample)
+    u, v = _grid(side, tilt, oversample)  # (64, 64)
     radius = np.hypot(u, v)
     inside = np.stack(
         [
@@ -104,15 +104,15 @@ def _posed_shapes(side: int, tilt: float) -> NDArray[np.float32]:
             (radius < 0.95) & (radius > 0.55),
         ]
     )
-    blocks = inside.reshape(len(SHAPES), STENCIL, oversample, STENCIL, oversample)
+    blocks = inside.reshape(len(SHAPES), STENCIL, oversample, STENCIL, oversample)  # from (5, 64, 64)
     posed: NDArray[np.float32] = blocks.mean(axis=(2, 4)).astype(np.float32)
     return posed
 
 
 def _ink_boxes(masks: NDArray[np.float32]) -> NDArray[np.int64]:
     inked = masks > _INK
-    columns = np.any(inked, axis=1)
-    rows = np.any(inked, axis=2)
+    columns = np.any(inked, axis=1)  # (n, 16)
+    rows = np.any(inked, axis=2)  # (n, 16)
     return np.stack(
         [
             columns.argmax(axis=1),
