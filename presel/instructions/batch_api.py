@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeGuard
+from typing import Annotated, Any, TypeGuard
 
 from pydantic import Field
 
@@ -42,18 +42,6 @@ _RETRYABLE_CODES = {"batch_expired", "batch_cancelled"}
 _RETRYABLE_STATUSES = {401, 402, 408, 429}
 
 
-class _JobStatus(NamedTuple):
-    """What a job's answer files lack.
-
-    Attributes:
-        pending: Request files without any answer, by the digests of their requests.
-        failed: Why the service did not process a request, by image.
-    """
-
-    pending: dict[str, Path]
-    failed: dict[str, str]
-
-
 @component
 class OpenAiBatch(ChatService):
     """Writes request files for the user to upload, and reads the answer files that the user downloads.
@@ -79,9 +67,9 @@ class OpenAiBatch(ChatService):
             pending: dict[str, Path] = {}
             failed: dict[str, str] = {}
             for job in jobs:
-                status = self._read_answers(job, answers)
-                pending |= status.pending
-                failed |= status.failed
+                pending_files, why = self._read_answers(job, answers)
+                pending |= pending_files
+                failed |= why
             waiting = self.open_requests(requests, answers)
             due = [image for image in waiting if self.request_digest(image) not in pending]
             broken = broken_images(due, files.images)
@@ -146,8 +134,12 @@ class OpenAiBatch(ChatService):
             )
         return line
 
-    def _read_answers(self, job: BatchJob, answers: Answers) -> _JobStatus:
+    def _read_answers(self, job: BatchJob, answers: Answers) -> tuple[dict[str, Path], dict[str, str]]:
         """Stores the answers to a job that are not stored yet.
+
+        Returns:
+            The request files without any answer, by the digests of their requests; and why the service did
+            not process a request, by image.
 
         Raises:
             PreselError: If files are malformed, or a request file is answered in part only.
@@ -177,7 +169,7 @@ class OpenAiBatch(ChatService):
                 f"those about {listed([request.id for request in missing])}; add the rest of the output and "
                 "error files, or delete the job's folder to request them again: received answers are kept"
             )
-        return _JobStatus({request.digest: job.folder / request.file for request in pending}, failed)
+        return {request.digest: job.folder / request.file for request in pending}, failed
 
 
 def in_files(lines: Iterable[bytes], max_lines: int, max_bytes: int) -> Iterator[tuple[int, bytes]]:

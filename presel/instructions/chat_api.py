@@ -203,17 +203,13 @@ class _Handler:
     def exhausted_limit(self, image: InstructionRequest) -> str:
         """The limit that the next request may exceed, and how much of it is used."""
         expected = self._provider.cost(self._expected[image.task])
-        most = self._provider.max_tokens_total
-        if most is not None and self._with([image]).tokens > most:
-            key = f"max_tokens_total={most}"
+        limit = self._provider.exceeded(self._with([image]))[-1]
+        if "max_tokens_total" in limit:
             used, next_ = f"{self._answers.tokens} tokens", f"{expected.tokens}"
         else:
-            key = f"max_money={self._provider.max_money:g}"
             used, next_ = f"{self._answers.money:.4g}", f"{expected.money:.2g}"
-        return (
-            f"instructions.{key}: {used} spent on the answers in {self._answers.path.parent}, and the next "
-            f"may take {next_}"
-        )
+        folder = self._answers.path.parent
+        return f"{limit}: {used} spent on the answers in {folder}, and the next may take {next_}"
 
     def _with(self, images: Sequence[InstructionRequest]) -> Cost:
         """The cost so far, plus the expected cost of these images."""
