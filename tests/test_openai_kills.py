@@ -114,4 +114,4 @@ def test_runs_side_by_side_ask_once(tmp_path: Path, capfd: pytest.CaptureFixture
         assert len(reveal(server, tmp_path, wanted).records) == 40
         first.join()
         assert len(server.seen()) == 40
-    assert "waiting for another run that adds answers to" in capfd.readouterr().out
+    assert "waiting for another run that is adding answers to" in capfd.readouterr().out
