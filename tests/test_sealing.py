@@ -3,6 +3,7 @@
 import gc
 import types
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,9 +22,10 @@ from presel.models.encoder import Encoder
 from presel.models.hardware import Hardware
 from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
-from presel.stages.pool import PoolStage
+from presel.stages.pool import Pool, PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.selection import SelectionStage
+from presel.storage.stage import Stage
 from presel.storage.store import Store
 from presel.strategies.base import SelectionContext, Strategy
 from presel.strategies.full import Full
@@ -197,6 +199,55 @@ def test_a_reason_that_no_file_can_hold_is_listed_all_the_same(
     files = pool.source.files(store)
     request(wanted("0001", "0000"), Garbled(max_unanswered_share=0.5), files, tmp_path, "selection")
     assert pd.read_parquet(tmp_path / UNANSWERED).to_numpy().tolist() == [["0001", "not JSON: ?"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchingStage(Stage[pd.DataFrame]):
+    """A strategy's own stage, which searches every object within its reach for the text of an instruction."""
+
+    name: ClassVar[str] = "searching"
+
+    pool: Pool
+    features: FeaturesStage
+    reference: ReferenceStage
+
+    def compute(self, store: Store, folder: Path) -> None:
+        results = [store.load(self.pool), store.load(self.features), store.load(self.reference)]
+        assert not [text for text in _reachable_texts([self, store, results]) if SECRET in text]
+
+    def load(self, folder: Path) -> pd.DataFrame:
+        return pd.DataFrame()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingStage(SearchingStage):
+    """Reads instructions, by the only stage that has them."""
+
+    instructions: InstructionsStage
+
+    def compute(self, store: Store, folder: Path) -> None:
+        assert all(SECRET in str(record.conversations) for record in store.load(self.instructions))
+
+
+def test_a_stage_of_ones_own_gets_text_by_the_ledger_alone(store: Store, pool: PoolStage) -> None:
+    inputs = {
+        "pool": pool,
+        "features": FeaturesStage(pool=pool, encoder=ENCODER, runtime=CPU),
+        "reference": ReferenceStage(pool=pool, share=0.05, seed=0),
+    }
+    searching = SearchingStage(**inputs)
+    store.ensure(searching)
+    assert requested_ids(store, searching) == set()
+    bought = InstructionsStage(
+        pool=pool, chosen=inputs["reference"], provider=Annotations(), purpose="reference"
+    )
+    reading = ReadingStage(**inputs, instructions=bought)
+    store.ensure(reading)
+    assert requested_ids(store, reading) == set(store.load(inputs["reference"])["id"])
+    # What it read counts in the budget, which what it only might have read does not.
+    for stage, counted in ((searching, None), (reading, inputs["reference"])):
+        selection = SelectionStage(strategy=Random(), pool=pool, budget=0.5, seed=0, needed={"own": stage})
+        assert selection.reference == counted
 
 
 @component

@@ -1,0 +1,90 @@
+"""A strategy with a stage of its own, from outside the package, as docs/own_stage.md has it."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presel.component import component
+from presel.pipeline import Pipeline
+from presel.storage.stage import Stage
+from presel.strategies.random import Random
+from tests.documents import blocks
+from tests.helpers import OWN_STORE, Program, last_run, stage_lines
+
+PAGE = Path(__file__).parent.parent / "docs" / "own_stage.md"
+
+
+@pytest.fixture
+def run(in_process: Program, tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Runs the page's command on a small pool; gives the stage lines."""
+    texts = blocks(PAGE)
+    for language, text in texts:
+        if language:
+            file = tmp_path / text.splitlines()[0].removeprefix("# ")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    (command,) = [text for language, text in texts if not language]
+
+    def run(*overrides: str) -> dict[str, str]:
+        sys.modules.pop("sharpest", None)
+        small = ("pool.size=40", "executor.workers=0", OWN_STORE, *overrides)
+        return stage_lines(in_process.succeeds(*shlex.split(command)[1:], *small).stdout)
+
+    return run
+
+
+def test_its_stage_is_computed_once_and_again_when_its_text_changes(
+    run: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    assert run()["sharpness"] == "computed"
+    record = last_run(tmp_path)
+    assert list(record.stages) == ["images.scenes", "images", "sharpness", "selection"]
+    table = record.selection
+    chosen = table["selected"]
+    assert chosen.sum() == 6
+    assert table.loc[chosen, "sharpness"].min() >= table.loc[~chosen, "sharpness"].max()
+    assert not (tmp_path / "outputs" / "store" / "instructions").exists()
+    assert set(run().values()) == {"reused"}
+    other = run("strategy.side=32")
+    assert (other["pool"], other["sharpness"]) == ("reused", "computed")
+    module = tmp_path / "sharpest.py"
+    module.write_text(module.read_text().replace("np.square(", "np.abs("))
+    changed = run()
+    assert {label: changed[label] for label in ("pool", "sharpness", "selection (sharpest)")} == {
+        "pool": "reused",
+        "sharpness": "computed",
+        "selection (sharpest)": "computed",
+    }
+
+
+@component
+class Clashing(Random):
+    """Names its stage like one of the pipeline's."""
+
+    def stages(self, pipeline: Pipeline) -> dict[str, Stage[Any]]:
+        return {"features": pipeline.images}
+
+
+@component
+class Mistaken(Random):
+    """Needs what there is not."""
+
+    needs = ("feature",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Clashing", "Clashing.stages names 'features', which is a name of the pipeline; rename it"),
+        ("Mistaken", "Mistaken.needs names 'feature'; it may hold features, clusters, reference, relevance"),
+    ],
+)
+def test_a_wrong_name_is_refused(in_process: Program, name: str, message: str) -> None:
+    error = in_process.refuses(
+        "run", "strategy=random", f"strategy._target_=tests.test_own_stage.{name}", "until=selection"
+    )
+    assert message in error
