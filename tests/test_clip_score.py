@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from presel.data.digits.dataset import answerable, conversation
-from presel.data.digits.scenes import Contents, render
+from presel.data.digits.scenes import Contents, render_scenes
 from presel.data.digits.tasks import TASKS
 from presel.data.images import open_image
 from presel.data.sources import LlavaJson
@@ -93,7 +93,7 @@ def test_a_caption_fits_its_own_picture_better_than_another(tmp_path: Path) -> N
     contents = Contents.zipf(None, 0.0)
     scenes, turns = answerable(np.random.default_rng(7), TASKS["caption"], size, contents, "held_out")
     images = [tmp_path / f"{number}.png" for number in range(size)]
-    for image, picture in zip(images, render(scenes), strict=True):
+    for image, picture in zip(images, render_scenes(scenes), strict=True):
         Image.fromarray(picture).save(image)
     texts = [conversation(one) for one in turns]
     own = scores([Example(image, text) for image, text in zip(images, texts, strict=True)])

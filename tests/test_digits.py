@@ -15,7 +15,7 @@ from PIL import Image
 from presel.data.digits.dataset import write_benchmarks, write_pool
 from presel.data.digits.glyphs import GLYPHS, handwriting, stencils
 from presel.data.digits.narrow import NARROW_TASKS
-from presel.data.digits.scenes import COLORS, Contents, near_duplicates, render, sample
+from presel.data.digits.scenes import COLORS, Contents, render_scenes, sample, vary_scenes
 from presel.data.digits.tasks import TASKS
 from presel.errors import PreselError
 
@@ -157,7 +157,7 @@ def test_letters_name_the_right_option() -> None:
 
 def test_boxes_hold_the_ink() -> None:
     scenes = sample(np.random.default_rng(0), 50, Contents.zipf(None, 0.0))
-    plain = render(scenes).astype(int)
+    plain = render_scenes(scenes).astype(int)
     assert plain.shape == (50, 48, 48, 3)
     boxes = scenes.boxes[scenes.glyph >= 0]
     assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -168,7 +168,7 @@ def test_boxes_hold_the_ink() -> None:
 def test_near_duplicates_look_alike() -> None:
     rng = np.random.default_rng(0)
     scenes = sample(rng, 100, Contents.zipf(None, 0.0))
-    first, again = render(scenes).astype(int), render(near_duplicates(rng, scenes)).astype(int)
+    first, again = render_scenes(scenes).astype(int), render_scenes(vary_scenes(rng, scenes)).astype(int)
     twins = np.abs(first - again).mean(axis=(1, 2, 3))
     strangers = np.abs(first - again[::-1]).mean(axis=(1, 2, 3))
     assert (twins > 0).all()
@@ -185,7 +185,7 @@ def test_small_llava_loads_and_answers_a_padded_batch() -> None:
     folder = ASSETS / "digit_llava"
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    pictures = render(sample(np.random.default_rng(0), 2, Contents.zipf(None, 0.0)))
+    pictures = render_scenes(sample(np.random.default_rng(0), 2, Contents.zipf(None, 0.0)))
     images = [Image.fromarray(picture) for picture in pictures]
     texts = ["USER: <image> ASSISTANT:", "USER: <image>\nWhat is that? ASSISTANT:"]
 
@@ -224,7 +224,7 @@ def test_small_dinov2_loads_and_runs() -> None:
     folder = ASSETS / "digit_dinov2"
     model = AutoModel.from_pretrained(folder, dtype=torch.float32)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    pictures = render(sample(np.random.default_rng(0), 3, Contents.zipf(None, 0.0)))
+    pictures = render_scenes(sample(np.random.default_rng(0), 3, Contents.zipf(None, 0.0)))
     inputs = processor([Image.fromarray(picture) for picture in pictures], return_tensors="pt")
     with torch.inference_mode():
         features = model(**inputs).last_hidden_state[:, 0]

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from presel.data.digits.scenes import Contents, render, sample
-from presel.data.digits.scenes import near_duplicates as photographed_again
+from presel.data.digits.scenes import Contents, render_scenes, sample, vary_scenes
 from presel.doctor.findings import of_names
 from presel.doctor.near_duplicates import KEYS, MAX_BITS, candidates, group_near_duplicates
 from tests.generation_server import Plan, running
@@ -427,7 +426,7 @@ def thumbnails(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def test_scenes_photographed_again_are_found_among_others() -> None:
     random = np.random.default_rng(0)
     scenes = sample(random, 1000, Contents.zipf(random, 0.8))
-    pictures = [render(scenes), render(photographed_again(random, scenes))]
+    pictures = [render_scenes(scenes), render_scenes(vary_scenes(random, scenes))]
     first = group_near_duplicates(thumbnails(np.concatenate(pictures)))
     assert (first[1000:] == np.arange(1000)).mean() > 0.75
     assert (first[:1000] == np.arange(1000)).mean() > 0.99

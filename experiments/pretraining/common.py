@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil
 
-from presel.data.digits.scenes import IMAGE_SIZE, Contents, Scenes, render, sample
+from presel.data.digits.scenes import IMAGE_SIZE, Contents, Scenes, render_scenes, sample
 
 log = logging.getLogger("pretraining")
 
@@ -37,7 +37,7 @@ def scene_batches(seed: int, size: int, contents: Contents | None = None) -> Ite
 
 def pixel_values(scenes: Scenes) -> Tensor:
     """Rendered scenes as a model's input, (n, 3, 48, 48)."""
-    return normalize(render(scenes))
+    return normalize(render_scenes(scenes))
 
 
 def normalize(pictures: NDArray[np.uint8]) -> Tensor:

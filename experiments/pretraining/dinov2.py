@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from experiments.pretraining.common import PIXEL_MEAN, PIXEL_STD, log, log_to, normalize, scene_batches, train
-from presel.data.digits.scenes import IMAGE_SIZE, Contents, Scenes, near_duplicates, render
+from presel.data.digits.scenes import IMAGE_SIZE, Contents, Scenes, render_scenes, vary_scenes
 
 _TEMPERATURE = 0.15
 _SHIFT = 3
@@ -85,8 +85,8 @@ def neighbors(encoder: Dinov2Model, scenes: Scenes, seed: int) -> dict[str, floa
         The share of pictures whose near-duplicate is their nearest neighbor, and the share of
         neighbors among other scenes with the same background and of cells with the same content.
     """
-    again = near_duplicates(np.random.default_rng(seed), scenes)
-    features = [encoder(normalize(render(one))).last_hidden_state[:, 0] for one in (scenes, again)]
+    again = vary_scenes(np.random.default_rng(seed), scenes)
+    features = [encoder(normalize(render_scenes(one))).last_hidden_state[:, 0] for one in (scenes, again)]
     first, second = (F.normalize(feature, dim=-1) for feature in features)
     found = (first @ second.T).argmax(-1) == torch.arange(len(scenes))
     nearest = (first @ first.T).fill_diagonal_(-1).argmax(-1).numpy()
@@ -116,7 +116,7 @@ def pretrain(out: Path, steps: int, batch_size: int, learning_rate: float, seed:
     generator = torch.Generator().manual_seed(seed)
 
     def step_loss() -> Tensor:
-        pixels = normalize(render(next(batches)))
+        pixels = normalize(render_scenes(next(batches)))
         views = torch.cat([augment(pixels, generator), augment(pixels, generator)])
         return info_nce(*model(views).chunk(2))
 

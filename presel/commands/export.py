@@ -8,7 +8,7 @@ from presel.console import ArgumentParser, console
 from presel.data.llava import Record
 from presel.errors import PreselError
 from presel.export.hf import write_hf
-from presel.export.image_files import PLACING, check_images, place_images
+from presel.export.image_files import PLACING, check_exportable, place_images
 from presel.export.llama_factory import write_llama_factory
 from presel.export.llava import write_llava
 from presel.export.manifest import HEAD, write_manifest
@@ -113,7 +113,7 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
         records = run.records()
         chosen["instructed"] = chosen["id"].isin([record.id for record in records])
     files = chosen["image"].unique().tolist()
-    check_images(run.image_folder, [*files, *(record.image for record in records)])
+    check_exportable(run.image_folder, [*files, *(record.image for record in records)])
     image_folder = Path("images") if images in PLACING else run.image_folder
     try:
         with atomic_folder(out) as folder:

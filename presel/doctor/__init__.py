@@ -1,1 +1,1 @@
-"""`presel doctor`: what is wrong with a pool, and what a run on it would take and cost."""
+"""`presel doctor`: checks a pool, and estimates the time and cost of a run on it."""

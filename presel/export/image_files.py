@@ -9,7 +9,7 @@ from presel.data.checks import check_read_back
 from presel.errors import PreselError
 
 
-def check_images(source: Path, images: Sequence[str]) -> None:
+def check_exportable(source: Path, images: Sequence[str]) -> None:
     """Checks that the selected files still exist, inside the image folder.
 
     Args:
@@ -33,7 +33,7 @@ def place_images(source: Path, images: Sequence[str], target: Path, how: str) ->
 
     Args:
         source: Folder that the images' paths are relative to.
-        images: Those paths, checked by `check_images`.
+        images: Those paths, checked by `check_exportable`.
         target: Folder to place them in, under the same paths.
         how: A key of `PLACING`.
 

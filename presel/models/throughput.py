@@ -1,7 +1,6 @@
 """Throughput of a fine-tune: samples and response tokens per second, and model-FLOPs utilization.
 
-Own code because Lightning's ThroughputMonitor counts whole batches, not response tokens, and its FLOPs are
-not those of a frozen model with LoRA.
+Own code because Lightning's ThroughputMonitor cannot count response tokens and needs our FLOPs anyway.
 """
 
 import time

@@ -1,4 +1,7 @@
-"""Confidence intervals and tests for the difference between two strategies."""
+"""Confidence intervals and tests for the difference between two strategies.
+
+The bootstrap is written out because that of SciPy resamples one level only, not seeds and questions.
+"""
 
 import math
 from collections.abc import Sequence

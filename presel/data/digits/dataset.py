@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from presel.console import progress
-from presel.data.digits.scenes import Contents, Scenes, Split, near_duplicates, render, sample
+from presel.data.digits.scenes import Contents, Scenes, Split, render_scenes, sample, vary_scenes
 from presel.data.digits.tasks import TASKS, Task, Turns
 from presel.errors import PreselError
 from presel.storage.files import write_json
@@ -103,7 +103,7 @@ def _pool_samples(
 ) -> tuple[Scenes, list[Turns]]:
     repeats = int(size * repeated)
     originals, turns = answerable(rng, task, size - repeats, contents)
-    duplicates = near_duplicates(rng, originals.take(rng.integers(len(originals), size=repeats)))
+    duplicates = vary_scenes(rng, originals.take(rng.integers(len(originals), size=repeats)))
     # Near-duplicates get new questions; one can always be asked, as about the original.
     turns += [_write_until_possible(rng, task.write, view) for view in duplicates.views()]
     order = rng.permutation(size)
@@ -133,7 +133,7 @@ def _eval_samples(
 
 
 def _write_task(images: Path, task: str, scenes: Scenes, turns: list[Turns]) -> Iterator[dict[str, object]]:
-    for picture, (number, one) in zip(render(scenes), enumerate(turns), strict=True):
+    for picture, (number, one) in zip(render_scenes(scenes), enumerate(turns), strict=True):
         path = images / task / f"{number // 1000:03d}" / f"{number:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path, compress_level=1)

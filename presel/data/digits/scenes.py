@@ -250,7 +250,7 @@ def sample(rng: np.random.Generator, size: int, contents: Contents, split: Split
     )
 
 
-def near_duplicates(rng: np.random.Generator, scenes: Scenes) -> Scenes:
+def vary_scenes(rng: np.random.Generator, scenes: Scenes) -> Scenes:
     """The same scenes, shifted by up to a pixel, slightly brighter or darker, with other noise."""
     shape = (len(scenes), 1)
     return replace(
@@ -262,7 +262,7 @@ def near_duplicates(rng: np.random.Generator, scenes: Scenes) -> Scenes:
     )
 
 
-def render(scenes: Scenes) -> NDArray[np.uint8]:
+def render_scenes(scenes: Scenes) -> NDArray[np.uint8]:
     """Renders scenes.
 
     Returns:

@@ -1,8 +1,8 @@
 """K-means; the entry point is `presel.selection.cluster`.
 
-Own code because scikit-learn and faiss copy the features to float32 in memory, can leave clusters empty, and
-give other labels on another number of CPU cores; on two cores this is 17 to 20 times as fast as scikit-learn
-(`experiments/benchmarks`).
+Own code because the k-means of scikit-learn and faiss copy the features to float32 in memory. scikit-learn's
+also leaves clusters empty among equal vectors, may label otherwise on another number of CPU cores, and takes
+about 17 times as long on two cores (`experiments/benchmarks`).
 
 Modules, from the core outward:
     search: Nearest-centroid search, by NumPy or by faiss on GPUs: the part that takes the time.
