@@ -15,7 +15,7 @@ from presel.selection.kmeans.search import search_by
 
 ClusterBackend: TypeAlias = Literal["auto", "numpy", "faiss", "released"]
 
-# Above this number of clusters k-means is hierarchical; below, plain k-means is as fast.
+# Above this number of clusters `auto` is hierarchical; below, plain k-means is as fast.
 HIERARCHICAL_ABOVE = 1000
 
 # The paper's: C = |T| / 100.
@@ -55,12 +55,14 @@ def cluster(
     All backends but `released` run the same algorithm and guarantee the same: the result depends only on the
     vectors, their order and the seed; no cluster is empty; features are read in blocks and copied only if
     they take less than 32 MB in float32, so that a memory-mapped file stays on disk. Two backends agree up to
-    rounding. Above 1,000 clusters k-means is hierarchical (`kmeans.hierarchical`). Distances come from dot
-    products in float32: subtract an offset that is common to all vectors and large beside their differences.
+    rounding. Distances come from dot products in float32: subtract an offset that is common to all vectors
+    and large beside their differences.
 
     Backends:
-        auto: faiss if it sees a GPU, else numpy.
-        numpy, faiss: The library that searches the nearest centroids; faiss uses all GPUs that it sees.
+        auto: faiss if it sees a GPU, else numpy; above 1,000 clusters hierarchical (`kmeans.hierarchical`),
+        since
+            at C = |T| / 100 the cost of plain k-means is quadratic in the task's size.
+        numpy, faiss: Plain k-means, nearest centroids searched by that library; faiss uses all GPUs it sees.
         released: scikit-learn's labels, by the released code's call KMeans(n_clusters, random_state=seed),
             whose seed is 12345, with the other defaults of the installed version: one start since 1.4, ten in
             1.2.2, which the released code requires. Slow; needs a float32 copy of the features; equal vectors
@@ -105,7 +107,7 @@ def cluster(
         labels, centroids = _released(ordered, n_clusters, seed)
     else:
         settings = Settings(search_by(backend), np.random.default_rng(seed), max_iterations, tolerance)
-        method = hierarchical if n_clusters > HIERARCHICAL_ABOVE else plain
+        method = hierarchical if backend == "auto" and n_clusters > HIERARCHICAL_ABOVE else plain
         labels, centroids, _ = method(ordered, n_clusters, settings)
     if order is not None:
         labels[order] = labels.copy()
