@@ -27,7 +27,7 @@ from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.relevance import RelevanceStage
 from presel.stages.tuning import TuningStage
-from presel.storage.shards import table_shards
+from presel.storage.shards import TableShards
 from presel.storage.store import Store
 from tests.training import CPU, settings
 
@@ -206,7 +206,13 @@ def test_a_loss_of_zero_is_counted_and_one_that_is_no_number_refused(
 
     def joined(loss: float) -> dict[str, Any]:
         """What comes of it if the shards of an earlier attempt hold this loss of three samples."""
-        shards = table_shards(pool_folder, range(60), "", lambda rows: [rows], lambda _: iter([]))
+        shards = TableShards(
+            folder=pool_folder,
+            items=range(60),
+            label="",
+            to_batches=lambda rows: [rows],
+            compute_batches=lambda _: iter([]),
+        )
         scored.loc[:2, "loss_without_question"] = loss
         shards.write(shards.files[0], [scored])
         return stage.join(store, pool_folder, shards)

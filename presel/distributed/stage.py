@@ -122,8 +122,8 @@ class ShardedStage(ParallelStage[T_co]):
         """All shards of the result."""
 
     @abstractmethod
-    def join(self, store: Store, folder: Path, shards: Shards[Any, Any]) -> dict[str, Any]:
-        """Joins the shards into the stage's result; returns measurements."""
+    def join(self, store: Store, folder: Path, shards: Any) -> dict[str, Any]:
+        """Joins what `shards` returned, computed, into the stage's result; returns measurements."""
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Computes the missing shards and joins all of them."""

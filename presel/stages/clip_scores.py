@@ -16,7 +16,7 @@ from presel.selection.feature_rows import Features
 from presel.stages.features import load_features, write_features
 from presel.stages.instructions import InstructionsStage
 from presel.storage.files import write_table
-from presel.storage.shards import Batches, Shards, array_shards, chunks, joined_table, table_shards
+from presel.storage.shards import ArrayShards, Batches, TableShards, chunks
 from presel.storage.stage import T_co
 from presel.storage.store import Store
 
@@ -57,7 +57,7 @@ class ClipScoresStage(ClipStage[pd.DataFrame]):
 
     name: ClassVar[str] = "clip_scores"
 
-    def shards(self, store: Store, folder: Path) -> Shards[Record, pd.DataFrame]:
+    def shards(self, store: Store, folder: Path) -> TableShards[Record]:
         """The samples."""
 
         def score(batches: Batches[Record]) -> Iterator[pd.DataFrame]:
@@ -65,17 +65,17 @@ class ClipScoresStage(ClipStage[pd.DataFrame]):
                 cosines = np.einsum("ij,ij->i", images, texts)  # (n, d), (n, d) -> (n,)
                 yield pd.DataFrame({"id": [record.id for record in batch], "clip_score": cosines})
 
-        return table_shards(
-            folder / "shards",
-            store.load(self.instructions),
-            "scoring samples",
-            lambda shard: list(chunks(shard, self.clip.batch_size)),
-            score,
+        return TableShards(
+            folder=folder / "shards",
+            items=store.load(self.instructions),
+            label="scoring samples",
+            to_batches=lambda shard: list(chunks(shard, self.clip.batch_size)),
+            compute_batches=score,
         )
 
-    def join(self, store: Store, folder: Path, shards: Shards[Record, pd.DataFrame]) -> dict[str, Any]:
+    def join(self, store: Store, folder: Path, shards: TableShards[Record]) -> dict[str, Any]:
         """Joins the shards into one table."""
-        table = joined_table(shards)
+        table = shards.joined()
         write_table(folder / "clip_scores.parquet", table)
         return {"samples": len(table)}
 
@@ -93,22 +93,22 @@ class ClipFeaturesStage(ClipStage[Features]):
 
     name: ClassVar[str] = "clip_features"
 
-    def shards(self, store: Store, folder: Path) -> Shards[Record, NDArray[np.float16]]:
+    def shards(self, store: Store, folder: Path) -> ArrayShards[Record]:
         """The samples."""
 
-        def join(batches: Batches[Record]) -> Iterator[NDArray[np.float16]]:
+        def concatenate(batches: Batches[Record]) -> Iterator[NDArray[np.float16]]:
             for both in self.embedded(store, batches):
                 yield np.hstack(both).astype(np.float16)
 
-        return array_shards(
-            folder / "shards",
-            store.load(self.instructions),
-            "embedding samples",
-            lambda shard: list(chunks(shard, self.clip.batch_size)),
-            join,
+        return ArrayShards(
+            folder=folder / "shards",
+            items=store.load(self.instructions),
+            label="embedding samples",
+            to_batches=lambda shard: list(chunks(shard, self.clip.batch_size)),
+            compute_batches=concatenate,
         )
 
-    def join(self, store: Store, folder: Path, shards: Shards[Record, NDArray[np.float16]]) -> dict[str, Any]:
+    def join(self, store: Store, folder: Path, shards: ArrayShards[Record]) -> dict[str, Any]:
         """Joins the shards into one file."""
         ids = pd.Series([record.id for record in shards.items])
         dimensions = write_features(folder, ids, shards.files, np.arange(len(ids)))

@@ -22,7 +22,7 @@ from presel.models.lvlm import Lvlm
 from presel.stages.pool import PoolStage
 from presel.stages.tuning import TuningStage
 from presel.storage.files import read_json, write_json, write_table
-from presel.storage.shards import Batches, Shards, chunks, joined_table, table_shards
+from presel.storage.shards import Batches, TableShards, chunks
 from presel.storage.stage import Stage
 from presel.storage.store import Store
 
@@ -109,7 +109,7 @@ class EvaluationStage(ShardedStage[Scores]):
         if not store.has(self):
             check_prompts(store, self.benchmarks, self.lvlm)
 
-    def shards(self, store: Store, folder: Path) -> Shards[Question, pd.DataFrame]:
+    def shards(self, store: Store, folder: Path) -> TableShards[Question]:
         """The questions to answer."""
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.decoding import generate_answers, prompt_batch
@@ -134,17 +134,17 @@ class EvaluationStage(ShardedStage[Scores]):
                     answer=generate_answers(model, encoder, encoded, self.scoring.max_new_tokens)
                 )
 
-        return table_shards(
-            folder / "shards",
-            questions(store, self.benchmarks),
-            "answering",
-            lambda shard: list(chunks(shard, self.scoring.batch_size)),
-            answer,
+        return TableShards(
+            folder=folder / "shards",
+            items=questions(store, self.benchmarks),
+            label="answering",
+            to_batches=lambda shard: list(chunks(shard, self.scoring.batch_size)),
+            compute_batches=answer,
         )
 
-    def join(self, store: Store, folder: Path, shards: Shards[Question, pd.DataFrame]) -> dict[str, Any]:
+    def join(self, store: Store, folder: Path, shards: TableShards[Question]) -> dict[str, Any]:
         """Scores the answers."""
-        predictions = joined_table(shards)
+        predictions = shards.joined()
         scores, scored = score(predictions, self.scoring)
         write_table(folder / "predictions.parquet", scored)
         write_json(folder / "scores.json", scores)

@@ -13,7 +13,7 @@ from presel.models.encoder import Encoder
 from presel.selection.feature_rows import Features
 from presel.stages.pool import PoolStage
 from presel.storage.files import atomic, checked, map_array, write_table
-from presel.storage.shards import Shards, array_shards, chunks
+from presel.storage.shards import ArrayShards, chunks
 from presel.storage.store import Store
 
 
@@ -36,20 +36,20 @@ class FeaturesStage(ShardedStage[Features]):
         """Checks the model."""
         self.encoder.check()
 
-    def shards(self, store: Store, folder: Path) -> Shards[Path, NDArray[np.float16]]:
+    def shards(self, store: Store, folder: Path) -> ArrayShards[Path]:
         """The distinct images; copies are encoded once."""
         rows = self._rows(store)
-        return array_shards(
-            folder / "shards",
-            self.pool.image_paths(store, store.load(self.pool)["image"].groupby(rows).first()),
-            "encoding images",
-            lambda shard: list(chunks(shard, self.encoder.batch_size)),
-            lambda batches: self.encoder.encode(
+        return ArrayShards(
+            folder=folder / "shards",
+            items=self.pool.image_paths(store, store.load(self.pool)["image"].groupby(rows).first()),
+            label="encoding images",
+            to_batches=lambda shard: list(chunks(shard, self.encoder.batch_size)),
+            compute_batches=lambda batches: self.encoder.encode(
                 batches, self.runtime.workers, self.runtime.hardware.accelerator
             ),
         )
 
-    def join(self, store: Store, folder: Path, shards: Shards[Path, NDArray[np.float16]]) -> dict[str, Any]:
+    def join(self, store: Store, folder: Path, shards: ArrayShards[Path]) -> dict[str, Any]:
         """Joins the shards into one file."""
         ids = store.load(self.pool)["id"]
         dimensions = write_features(folder, ids, shards.files, self._rows(store))

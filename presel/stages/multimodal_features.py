@@ -16,7 +16,7 @@ from presel.selection.feature_rows import Features
 from presel.stages.features import load_features, write_features
 from presel.stages.instructions import InstructionsStage
 from presel.stages.token_batches import cut_by_tokens, longest_first, measure
-from presel.storage.shards import Batches, Shards, array_shards
+from presel.storage.shards import ArrayShards, Batches
 from presel.storage.store import Store
 
 
@@ -40,7 +40,7 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
         """Checks the model."""
         self.lvlm.check()
 
-    def shards(self, store: Store, folder: Path) -> Shards[int, NDArray[np.float16]]:
+    def shards(self, store: Store, folder: Path) -> ArrayShards[int]:
         """The samples, longest first."""
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.hardware import device_for
@@ -62,16 +62,16 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
             for batch in prefetched(chosen, conversations.batch, self.runtime.workers):
                 yield encoder.features(batch).half().cpu().numpy()
 
-        return array_shards(
-            folder / "shards",
-            longest_first(lengths),
-            "encoding samples",
-            partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
-            encode,
-            truncated=truncated,
+        return ArrayShards(
+            folder=folder / "shards",
+            items=longest_first(lengths),
+            label="encoding samples",
+            to_batches=partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
+            compute_batches=encode,
+            measured={"truncated": truncated},
         )
 
-    def join(self, store: Store, folder: Path, shards: Shards[int, NDArray[np.float16]]) -> dict[str, Any]:
+    def join(self, store: Store, folder: Path, shards: ArrayShards[int]) -> dict[str, Any]:
         """Joins the shards into one file."""
         ids = pd.Series([record.id for record in store.load(self.instructions)])
         dimensions = write_features(folder, ids, shards.files, np.argsort(shards.items))

@@ -16,7 +16,7 @@ from presel.stages.instructions import InstructionsStage
 from presel.stages.token_batches import cut_by_tokens, longest_first, measure
 from presel.stages.tuning import TuningStage
 from presel.storage.files import write_table
-from presel.storage.shards import Batches, Shards, joined_table, table_shards
+from presel.storage.shards import Batches, TableShards
 from presel.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
         """Says which samples are scored."""
         return f"{self.name} ({self.instructions.purpose})"
 
-    def shards(self, store: Store, folder: Path) -> Shards[int, pd.DataFrame]:
+    def shards(self, store: Store, folder: Path) -> TableShards[int]:
         """The samples, longest first, scored in one pass.
 
         Raises:
@@ -86,23 +86,23 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
                     }
                 )
 
-        return table_shards(
-            folder / "shards",
-            longest_first(lengths),
-            "scoring samples",
-            partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
-            score,
-            truncated=truncated,
+        return TableShards(
+            folder=folder / "shards",
+            items=longest_first(lengths),
+            label="scoring samples",
+            to_batches=partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
+            compute_batches=score,
+            measured={"truncated": truncated},
         )
 
-    def join(self, store: Store, folder: Path, shards: Shards[int, pd.DataFrame]) -> dict[str, Any]:
+    def join(self, store: Store, folder: Path, shards: TableShards[int]) -> dict[str, Any]:
         """Joins the shards into one table.
 
         Raises:
             PreselError: If a sample's responses lie beyond the model's maximum length, or its loss is not a
                 number.
         """
-        scored = joined_table(shards)
+        scored = shards.joined()
         scored = scored.sort_values("row", ignore_index=True)
         table = scored.drop(columns=["row", "passes"])
         table.insert(0, "id", [record.id for record in store.load(self.instructions)])

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one: a temporary name, then a rename."""
+"""Atomic writes: a file is written under a temporary name and renamed once it is complete."""
 
 import errno
 import hashlib
@@ -22,22 +22,22 @@ from presel.errors import PreselError
 
 @contextmanager
 def atomic(path: Path, *, private: bool = False, with_digest: bool = False) -> Iterator[Path]:
-    """Yields a temporary file beside `path` and renames it into place once the block ends well.
+    """Yields a temporary file next to `path` and renames it to `path` if the block raises no error.
 
     Args:
-        path: What is written, on the disk for good when this returns.
-        private: Whether nobody but the user may read the file.
-        with_digest: Whether its SHA-256 is put beside it, for `checked`: until there is a manifest, nothing
-            else tells whether the file is whole.
+        path: The file to write; it is synced to disk when this returns.
+        private: Whether only the user may read the file.
+        with_digest: Whether to write its SHA-256 to a second file, for `checked`: there is no manifest yet
+            that would tell whether the file is intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    # Fails where there is something of that name, so that no link is followed.
+    # Fails if the name exists, so that no link is followed.
     temporary.touch(mode=0o600 if private else 0o666, exist_ok=False)
     try:
         yield temporary
         if with_digest:
-            # First, so that there is no file without one.
+            # Before the file, so that no file is without one.
             with atomic(_digest_of(path)) as digest:
                 digest.write_text(sha256(temporary))
         sync(temporary)
@@ -48,10 +48,10 @@ def atomic(path: Path, *, private: bool = False, with_digest: bool = False) -> I
 
 
 def checked(path: Path) -> Path:
-    """The path of a file that was written `with_digest`, if it holds what was written.
+    """Checks a file that was written `with_digest` against its digest, and returns its path.
 
     Raises:
-        PreselError: If not.
+        PreselError: If it is damaged.
     """
     digest = _digest_of(path)
     if not digest.exists() or digest.read_bytes() != sha256(path).encode():
@@ -68,7 +68,7 @@ def _digest_of(path: Path) -> Path:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path` that replaces it, whole, once the block ends well."""
+    """Yields a temporary folder next to `path` that replaces `path` if the block raises no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     temporary.mkdir()
@@ -88,22 +88,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` that nobody can guess, and put a link at, beforehand."""
+    """An unpredictable name next to `path`, so that nobody can place a link there beforehand."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 def temporary_files(folder: Path) -> list[Path]:
-    """The files anywhere in a folder that `atomic` left when its process was killed."""
+    """Temporary files of `atomic`, anywhere in a folder, whose process was killed."""
     return [path for path in folder.rglob(".*.tmp") if path.is_file()]
 
 
 def sync(path: Path) -> None:
-    """Waits until a file or a folder's list of names is on the disk."""
+    """Syncs a file, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot do this for folders.
+        # Some network file systems do not support this for folders.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -111,9 +111,9 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Waits until everything in a folder is on the disk."""
+    """Syncs everything in a folder to disk."""
     paths = [path for path in folder.rglob("*") if path.is_dir() or path.is_file()]
-    # File systems write out together what is asked for together.
+    # Concurrently, because file systems batch such requests.
     with ThreadPoolExecutor(16) as pool:
         for _ in pool.map(sync, [*paths, folder]):
             pass
@@ -123,7 +123,7 @@ def write_json(path: Path, value: Any) -> None:
     """Writes `value` as readable UTF-8 JSON, atomically."""
     text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
     with atomic(path) as temporary:
-        # Names of files that are no UTF-8 hold lone surrogates, which JSON spells `\udcfc`, as this does.
+        # File names that are not UTF-8 contain lone surrogates, which JSON writes as `\udcfc`, as this does.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -139,10 +139,10 @@ def write_table(path: Path, table: pd.DataFrame, *, with_digest: bool = False) -
 
 
 def read_table(path: Path, *columns: str) -> pd.DataFrame:
-    """Reads a parquet table that nobody checked, such as one that an interrupted run left.
+    """Reads a parquet table that may be damaged, such as one of an interrupted run.
 
     Raises:
-        PreselError: If it cannot be read, or has not these columns.
+        PreselError: If it cannot be read, or lacks one of these columns.
     """
     try:
         table = pd.read_parquet(path)
@@ -162,11 +162,11 @@ def write_array(path: Path, array: NDArray[Any], *, with_digest: bool = False) -
 def map_array(path: Path) -> NDArray[Any]:
     """Maps an `.npy` file into memory, read-only.
 
-    Unlike `np.load(path, mmap_mode="r")`, the array does not carry the name of its file: whoever is handed
-    image features must not find the way to the instructions by it.
+    Unlike `np.load(path, mmap_mode="r")`, the array does not hold the name of its file, which would lead a
+    strategy from the image features to the instructions.
 
     Raises:
-        PreselError: If it holds no array.
+        PreselError: If the file is not a valid array.
     """
     try:
         with path.open("rb") as file:

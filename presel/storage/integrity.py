@@ -1,4 +1,4 @@
-"""Whether a stored result is whole: its manifest lists size and digest of every file."""
+"""Integrity of stored results: a manifest lists size and digest of every file."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ from presel.errors import PreselError
 from presel.storage.files import read_json, sha256, write_json
 
 MANIFEST = "manifest.json"
-# A run hashes what it reads up to this size, which takes seconds; `presel store verify` hashes everything.
+# Runs verify the digests of results up to this size, which takes seconds; `presel store verify` of all.
 HASHED_BYTES = 2 * 10**9
-# Logs and shards: nothing reads them once the result is there, and `wandb sync` still writes to its own.
+# Logs and shards, not part of the result: nothing reads them later, and `wandb sync` writes to its own.
 _WORKING_FILES = {"metrics", "parts", "processes", "shards", "wandb"}
 _DIGEST = "sha256"
 
 
 class DamagedResult(PreselError):
-    """A stored result that is not as it was written."""
+    """A stored result that differs from what was written."""
 
 
 class _File(BaseModel):
@@ -32,7 +32,7 @@ class _File(BaseModel):
 
 
 class _Manifest(BaseModel):
-    """What every manifest has."""
+    """The fields of every manifest."""
 
     model_config = ConfigDict(strict=True)
 
@@ -51,16 +51,16 @@ class _Manifest(BaseModel):
 
 
 def write_manifest(folder: Path, about: dict[str, Any]) -> None:
-    """Lists a folder's files in its manifest, which makes it a finished result.
+    """Writes a folder's manifest, which makes it a finished result.
 
     Args:
         folder: The folder.
-        about: What else stands in the manifest.
+        about: The manifest's fields besides the list of files.
     """
     listed = {
         name: {"size": path.stat().st_size, "sha256": sha256(path)} for name, path in result_files(folder)
     }
-    # As it will be read: JSON has no tuples, and no keys but strings.
+    # Normalized as it will be read: JSON has no tuples, and only strings as keys.
     manifest = json.loads(json.dumps(about | {"files": listed}))
     write_json(folder / MANIFEST, manifest | {_DIGEST: _digest(manifest)})
 
@@ -69,15 +69,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Reads the manifest of a finished result.
 
     Raises:
-        DamagedResult: If it is damaged, or of an earlier version, which listed no files.
+        DamagedResult: If it is damaged, or written by an earlier version, which listed no files.
     """
     file = folder / MANIFEST
     try:
-        # A pipe would be waited for.
+        # Opening a pipe would block.
         manifest: Any = read_json(file) if file.is_file() else None
         _Manifest.model_validate(manifest)
     except (ValueError, RecursionError):
-        # Without its cause, which would be taken for a mistake in the configuration.
+        # Without its cause, which would be reported as a configuration error.
         raise _damaged(folder, folder.parent.name, f"{file} is damaged, or of an earlier version") from None
     if manifest.pop(_DIGEST, None) != _digest(manifest):
         raise _damaged(folder, folder.parent.name, f"{file} was changed")
@@ -85,7 +85,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def result_files(folder: Path) -> list[tuple[str, Path]]:
-    """The files of a result by their names in its manifest, in the order of the names."""
+    """The files of a result with their names in the manifest, sorted by name."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     named = [(path.relative_to(folder), path) for path in files if path != folder / MANIFEST]
     return sorted((name.as_posix(), path) for name, path in named if name.parts[0] not in _WORKING_FILES)
@@ -94,12 +94,12 @@ def result_files(folder: Path) -> list[tuple[str, Path]]:
 def check_result(
     folder: Path, hashed_bytes: float = HASHED_BYTES, manifest: dict[str, Any] | None = None
 ) -> None:
-    """Makes sure that a finished result's files are there, have their sizes and, if it is small, digests.
+    """Checks that a finished result's files exist and have the right sizes and, if it is small, digests.
 
     Args:
         folder: The result.
-        hashed_bytes: Digests are left out of a result above this size in all.
-        manifest: Its manifest, if that was read before.
+        hashed_bytes: Digests are not checked of results above this total size.
+        manifest: Its manifest, if that was read already.
 
     Raises:
         DamagedResult: If not.
@@ -110,7 +110,7 @@ def check_result(
 
 
 def faults(folder: Path, manifest: dict[str, Any], hashed_bytes: float) -> Iterator[str]:
-    """Tells what is wrong with the files of a result; see `check_result`."""
+    """Yields a message for each damaged file of a result; see `check_result`."""
     hashes = sum(listed["size"] for listed in manifest["files"].values()) <= hashed_bytes
     for name, listed in manifest["files"].items():
         if fault := _fault(folder / name, listed["size"], listed["sha256"] if hashes else None):
@@ -136,7 +136,7 @@ def _fault(file: Path, size: int, digest: str | None) -> str | None:
 
 
 def remedy(folder: Path) -> str:
-    """What the user is told to do about a damaged result."""
+    """How the user can restore a damaged result."""
     return f"delete {folder}, then run the same command again"
 
 

@@ -1,4 +1,4 @@
-"""What a result was made with: versions of packages, commit of this code."""
+"""Provenance of a result: versions of packages, git commit of this code."""
 
 import platform
 import subprocess

@@ -1,10 +1,11 @@
-"""Long work in shards: each is a file, renamed into place, and never computed twice."""
+"""Long computations in shards: each shard is a file, renamed into place once complete, and computed once."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,60 +18,65 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Batches = list[Sequence[Item]]
 
-# Fixed, since a shard that an interrupted run left must hold the same items under other settings.
+# Fixed: shards of an interrupted run must stay valid when other settings change.
 SHARD_SIZE = 512
 
 
 def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Cuts a sequence into runs of `size`, the last one maybe shorter."""
+    """Splits a sequence into chunks of `size` items; the last one may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shards(Generic[Item, Result]):
-    """Work to be done in shards.
+class Shards(ABC, Generic[Item, Result]):
+    """A computation on many items, in shards.
 
     Attributes:
-        name: Names the file of a shard by its number.
-        items: What is computed on.
-        label: What the progress bar says.
-        cut: Cuts a shard's items into batches.
-        results: Gives one result a batch.
-        write: Writes the results of a shard's batches into its file.
-        measured: What was measured beforehand.
+        folder: The folder of the shards' files.
+        items: The items of all shards.
+        label: Label of the progress bar.
+        to_batches: Splits a shard's items into batches.
+        compute_batches: Yields one result per batch.
+        measured: Measurements that were made beforehand.
     """
 
-    name: Callable[[int], Path]
+    suffix: ClassVar[str]
+
+    folder: Path
     items: Sequence[Item]
     label: str
-    cut: Callable[[Sequence[Item]], Batches[Item]]
-    results: Callable[[Batches[Item]], Iterator[Result]]
-    write: Callable[[Path, list[Result]], None]
+    to_batches: Callable[[Sequence[Item]], Batches[Item]]
+    compute_batches: Callable[[Batches[Item]], Iterator[Result]]
     measured: Mapping[str, Any] = field(default_factory=dict)
+
+    @abstractmethod
+    def write(self, file: Path, results: list[Result]) -> None:
+        """Writes the results of a shard's batches."""
 
     @property
     def files(self) -> list[Path]:
         """The files of all shards, in the order of the items."""
-        return [self.name(number) for number in range(math.ceil(len(self.items) / SHARD_SIZE))]
+        count = math.ceil(len(self.items) / SHARD_SIZE)
+        return [self.folder / f"part-{number:05}{self.suffix}" for number in range(count)]
 
     def missing(self) -> list[Path]:
         """The files that do not exist yet."""
         return [file for file in self.files if not file.exists()]
 
     def compute(self, rank: int = 0, processes: int = 1) -> None:
-        """Computes shard after shard, leaving out those that exist already.
+        """Computes the missing shards.
 
-        The batches of all missing shards go through `results` as one stream, so that workers who prepare
-        batches ahead never pause between two shards.
+        The batches of all missing shards are computed as one stream, so that the worker processes that
+        prepare batches ahead do not pause between two shards.
 
         Args:
-            rank: Number of the process.
-            processes: Of how many; each computes every `processes`-th shard.
+            rank: Rank of the process.
+            processes: Number of processes; each computes every `processes`-th shard.
         """
         shards = list(zip(self.files, chunks(self.items, SHARD_SIZE), strict=True))[rank::processes]
-        missing = [(file, self.cut(shard)) for file, shard in shards if not file.exists()]
-        results = self.results([batch for _, batches in missing for batch in batches])
+        missing = [(file, self.to_batches(shard)) for file, shard in shards if not file.exists()]
+        results = self.compute_batches([batch for _, batches in missing for batch in batches])
         total = sum(len(shard) for _, shard in shards)
         with progress(self.label, total) as advance:
             advance(total - sum(len(batch) for _, batches in missing for batch in batches))
@@ -82,50 +88,29 @@ class Shards(Generic[Item, Result]):
                 self.write(file, found)
 
 
-def table_shards(
-    folder: Path,
-    items: Sequence[Item],
-    label: str,
-    cut: Callable[[Sequence[Item]], Batches[Item]],
-    results: Callable[[Batches[Item]], Iterator[pd.DataFrame]],
-    **measured: Any,
-) -> Shards[Item, pd.DataFrame]:
-    """Shards of a table, one parquet file each in `folder`; see `Shards`."""
-    return Shards(
-        name=lambda number: folder / f"part-{number:05}.parquet",
-        items=items,
-        label=label,
-        cut=cut,
-        results=results,
-        write=lambda file, tables: write_table(file, pd.concat(tables), with_digest=True),
-        measured=measured,
-    )
+class TableShards(Shards[Item, pd.DataFrame]):
+    """Shards of a table."""
+
+    suffix: ClassVar[str] = ".parquet"
+
+    def write(self, file: Path, results: list[pd.DataFrame]) -> None:
+        """Writes the concatenated tables."""
+        write_table(file, pd.concat(results), with_digest=True)
+
+    def joined(self) -> pd.DataFrame:
+        """All rows, in the order of the items.
+
+        Raises:
+            PreselError: If a shard is damaged.
+        """
+        return pd.concat([read_table(checked(file)) for file in self.files], ignore_index=True)
 
 
-def array_shards(
-    folder: Path,
-    items: Sequence[Item],
-    label: str,
-    cut: Callable[[Sequence[Item]], Batches[Item]],
-    results: Callable[[Batches[Item]], Iterator[NDArray[np.float16]]],
-    **measured: Any,
-) -> Shards[Item, NDArray[np.float16]]:
-    """Shards of an array, one `.npy` file each in `folder`; see `Shards`."""
-    return Shards(
-        name=lambda number: folder / f"part-{number:05}.npy",
-        items=items,
-        label=label,
-        cut=cut,
-        results=results,
-        write=lambda file, rows: write_array(file, np.concatenate(rows), with_digest=True),
-        measured=measured,
-    )
+class ArrayShards(Shards[Item, NDArray[np.float16]]):
+    """Shards of an array."""
 
+    suffix: ClassVar[str] = ".npy"
 
-def joined_table(shards: Shards[Item, pd.DataFrame]) -> pd.DataFrame:
-    """All rows of `table_shards`, in the order of the items.
-
-    Raises:
-        PreselError: If a shard is damaged.
-    """
-    return pd.concat([read_table(checked(file)) for file in shards.files], ignore_index=True)
+    def write(self, file: Path, results: list[NDArray[np.float16]]) -> None:
+        """Writes the concatenated rows."""
+        write_array(file, np.concatenate(results), with_digest=True)

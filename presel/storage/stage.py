@@ -1,4 +1,4 @@
-"""Stages: steps of the method whose results are addressed by what decides them."""
+"""Stages: steps of the method whose results are stored under a key of everything that decides them."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Content-addressed results: every stage computed once, found again by a key, safe to interrupt."""
+"""Store of results: each stage is computed once and found again by its key; interruptions are safe."""
 
 import errno
 import math
@@ -39,7 +39,7 @@ class Reporter(Protocol):
 
 
 class Store:
-    """The folder `<root>/<stage>/<key>/` of every result; one without a manifest is unfinished."""
+    """Holds every result in `<root>/<stage>/<key>/`; a folder without a manifest is unfinished."""
 
     def __init__(self, root: Path, reporter: Reporter | None = None, min_free_gb: float = 0.0) -> None:
         """Opens a store.
@@ -54,11 +54,11 @@ class Store:
         self._min_free_gb = min_free_gb
         self._reported: set[Path] = set()
         self._verified: set[Path] = set()
-        # With a million images, a manifest takes seconds to read.
+        # Cached: the manifest of a million images takes seconds to read.
         self._manifests: dict[Path, dict[str, Any]] = {}
 
     def folder(self, stage: Stage[Any]) -> Path:
-        """Where the stage's result lies, or would."""
+        """The folder of the stage's result, which need not exist."""
         return self.root / stage.name / stage.key
 
     def has(self, stage: Stage[Any]) -> bool:
@@ -66,7 +66,7 @@ class Store:
         return (self.folder(stage) / MANIFEST).exists()
 
     def load(self, stage: Stage[T_co]) -> T_co:
-        """The stage's result, computed now if need be.
+        """The stage's result, computed first if it is missing.
 
         Raises:
             PreselError: As `verified` does.
@@ -75,15 +75,15 @@ class Store:
         try:
             return stage.load(folder)
         except Exception:
-            # A result that is too large to be hashed at every run may be what the error comes from.
+            # The cause may be damage in a result that is too large to be hashed at every run.
             check_result(folder, math.inf)
             raise
 
     def verified(self, stage: Stage[Any]) -> Path:
-        """The stage's finished folder, computed now if need be, whose files are about to be read.
+        """The stage's finished folder for reading, computed first if it is missing.
 
         Raises:
-            PreselError: As `ensure` does; if the result is damaged, with the digests looked at.
+            PreselError: As `ensure` does; if the result is damaged, digests included.
         """
         folder = self.ensure(stage)
         if folder not in self._verified:
@@ -99,7 +99,7 @@ class Store:
         return self._manifests[folder]
 
     def ensure(self, stage: Stage[Any]) -> Path:
-        """Computes the stage, and first whatever it reads, unless its result is there already.
+        """Computes the stage, its inputs first, unless it is finished.
 
         Returns:
             The finished folder.
@@ -133,14 +133,14 @@ class Store:
         return folder
 
     def _cannot_be_written(self, error: Exception) -> bool:
-        """Whether an error comes from this store's disk, and not from a file that a stage reads."""
+        """Whether an error is about writing to the store, and not about a file that a stage reads."""
         code, file = getattr(error, "errno", None), getattr(error, "filename", None)
         inside = isinstance(file, str | Path) and Path(file).absolute().is_relative_to(self.root)
         if code in _NOT_WRITABLE:
             return inside
         if code in _DISK_FULL:
             return inside or file is None
-        # Not every library raises OSError for a full disk, so the disk itself is asked too.
+        # Not every library raises OSError for a full disk, so that free space is checked too.
         return _free_bytes(self.root) < _FULL_BELOW_BYTES
 
     def _compute(self, stage: Stage[Any], folder: Path) -> None:
@@ -152,7 +152,7 @@ class Store:
         seconds = time.time() - started
         for left_over in temporary_files(folder):
             left_over.unlink()
-        # Before there is a manifest that promises it, also what libraries wrote.
+        # Files that libraries wrote too, before the manifest declares them complete.
         sync_tree(folder)
         write_manifest(folder, _manifest(stage, seconds, measured))
         self._manifests.pop(folder, None)
