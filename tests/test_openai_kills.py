@@ -15,6 +15,8 @@ from presel.instructions.provider import InstructionRequest
 from tests.generation_server import Plan, Running, running
 from tests.seer import images, kept, provider, reveal
 
+pytestmark = pytest.mark.slow
+
 HARSH = {
     "answer": 50, "429": 8, "wait": 0.2, "500": 8, "400": 4, "garbage": 8, "empty": 5, "half": 5,
     "slow": 0.5, "broken": 5, "drop": 5, "refusal": 3, "chunked": 5, "surrogate": 2, "uncounted": 2,
@@ -40,7 +42,6 @@ def wait_for_answers(folder: Path, count: int, process: Any) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
 def test_two_thousand_requests_on_a_bad_day_and_five_kills(tmp_path: Path) -> None:
     wanted = images(tmp_path, 2000)
     changes = {"timeout_s": 0.5, "max_retries": 4, "attempts": 3}

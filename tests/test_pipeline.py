@@ -21,6 +21,7 @@ from presel.storage.integrity import MANIFEST
 from tests.helpers import (
     OWN_STORE,
     TINY,
+    InSubprocess,
     Program,
     command,
     environment,
@@ -191,23 +192,18 @@ def test_another_metric_is_another_evaluation(in_process: Program, pool_folder: 
 
 
 @pytest.mark.slow
-def test_kill_9_in_every_stage_changes_nothing(tmp_path: Path) -> None:
+def test_kill_9_in_every_stage_changes_nothing(
+    in_process: Program, tmp_path: Path, shared_store: Path
+) -> None:
     """Each attempt is killed once the next stage has begun; the last one ends like an undisturbed run."""
-    overrides = [*TINY, "tune.checkpoint_steps=1"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for folder in (whole, cut):
-        folder.mkdir()
-    done = subprocess.run(
-        command("run", *overrides), cwd=whole, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    whole, cut = tmp_path, tmp_path / "cut"
+    cut.mkdir()
+    in_process.succeeds("run", *TINY, "tune.checkpoint_steps=1")
+    overrides = [*TINY, "tune.checkpoint_steps=1", OWN_STORE]
     killed = [stage for stage in STAGES if _killed_in(stage, cut, overrides)]
     # A stage of milliseconds may be over before the signal arrives; the long ones must not be.
     assert {"model", "evaluation"} <= set(killed)
-    done = subprocess.run(
-        command("run", *overrides), cwd=cut, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    InSubprocess(cut, shared_store).succeeds("run", *overrides)
     pd.testing.assert_frame_equal(
         summary(cut).drop(columns="seconds"), summary(whole).drop(columns="seconds")
     )

@@ -121,6 +121,7 @@ def test_a_plan_goes_on_after_the_micro_batches_that_are_done() -> None:
     assert list(whole) == [c, a, b]
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_step_does_not_depend_on_its_micro_batches_or_processes(
     pool_folder: Path, tmp_path: Path
 ) -> None:
@@ -273,7 +274,7 @@ def test_every_step_of_our_own_recipe_trains(steps: int) -> None:
     assert max(rates) == [1e-3, 1e-4]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_interrupted_tuning_ends_like_an_uninterrupted_one(
     records: list[Record], pool_folder: Path, workers: int
 ) -> None:
