@@ -29,7 +29,7 @@ from presel.instructions.prompts import Prompt, Prompts
 from presel.instructions.provider import InstructionRequest, ProviderResult
 from presel.storage.files import sha256
 from presel.storage.stage import identity
-from tests.helpers import Program, command, environment, on_folder
+from tests.helpers import OWN_STORE, Program, command, environment, on_folder
 
 # Roles by name, an image's token where the image is.
 TEMPLATE = (
@@ -218,7 +218,7 @@ def killed_once_it_has_answers(arguments: Sequence[str], folder: Path, answers: 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_the_same(
-    program: Program, pool_folder: Path, chat_model: Path
+    in_process: Program, pool_folder: Path, chat_model: Path
 ) -> None:
     arguments = [
         "run",
@@ -235,14 +235,14 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         "instructions.max_unanswered_share=0.9",
     ]
     answers = pool_folder / "outputs" / "answers" / "answers.jsonl"
-    killed_once_it_has_answers(command(*arguments), pool_folder, answers)
+    killed_once_it_has_answers(command(*arguments, OWN_STORE), pool_folder, answers)
     before = lines(answers)
     assert 0 < len(before) < 24
-    program.succeeds(*arguments)
+    in_process.succeeds(*arguments, OWN_STORE)
     assert lines(answers)[: len(before)] == before
     (train,) = pool_folder.glob("outputs/store/instructions/*/train.json")
     resumed = train.read_text()
-    program.succeeds(*arguments, "paths.store=s", "paths.answers=a")
+    in_process.succeeds(*arguments, "paths.store=s", "paths.answers=a")
     (train,) = pool_folder.glob("s/instructions/*/train.json")
     assert train.read_text() == resumed
     assert len(lines(answers)) == len(lines(pool_folder / "a" / "answers.jsonl"))
