@@ -258,11 +258,11 @@ def _changed_since(moment: float, path: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_kill_9_between_two_shards_loses_no_shard(program: Program, tmp_path: Path) -> None:
+def test_kill_9_between_two_shards_loses_no_shard(in_process: Program, tmp_path: Path) -> None:
     """Scores and features go on at the next shard, and come out as without the kill."""
     # More than a shard of reference samples, and of different images.
     overrides = [*TINY, "pool.size=1100", "reference.share=0.6", "budget=0.7", "until=selection", OWN_STORE]
-    program.succeeds("run", *overrides)
+    in_process.succeeds("run", *overrides)
     for stage, part, whole, resting in (
         ("relevance", "part-{:05}.parquet", "relevance.parquet", ["selection"]),
         ("features", "part-{:05}.npy", "features.npy", ["clusters", "centrality", "selection"]),
@@ -283,7 +283,7 @@ def test_kill_9_between_two_shards_loses_no_shard(program: Program, tmp_path: Pa
         run.wait()
         assert not second.exists()
         kept = first.stat().st_mtime_ns
-        program.succeeds("run", *overrides)
+        in_process.succeeds("run", *overrides)
         assert second.stat().st_mtime_ns > first.stat().st_mtime_ns == kept
         assert file.read_bytes() == undisturbed
 

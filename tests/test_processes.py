@@ -90,6 +90,15 @@ def test_a_process_gets_the_stage_with_its_key(pool_folder: Path, tmp_path: Path
     assert again.key == stage.key
 
 
+@pytest.fixture
+def one(in_process: Program, pool_folder: Path, shared_store: Path) -> Path:
+    """A store with the training of `RECIPE` by one process alone, computed once for all tests."""
+    store = shared_store.with_name("one_process")
+    recipe = (*on_folder(pool_folder), *RECIPE)
+    in_process.succeeds("run", *recipe, "trainer=cpu", f"paths.store={store}")
+    return store
+
+
 def losses(store: Path) -> pd.Series:
     """The losses logged by the runs of the only fine-tune, by step."""
     files = sorted(store.glob("model/*/metrics/version_*/metrics.csv"))
@@ -130,9 +139,8 @@ def workers_of(folder: Path) -> dict[int, int]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_also_in_a_sweep(program: Program, pool_folder: Path) -> None:
+def test_two_processes_train_as_one_also_in_a_sweep(program: Program, pool_folder: Path, one: Path) -> None:
     recipe = (*on_folder(pool_folder), *RECIPE)
-    program.succeeds("run", *recipe, "trainer=cpu", "paths.store=one")
     program.succeeds(
         "run",
         "-m",
@@ -142,7 +150,7 @@ def test_two_processes_train_as_one_also_in_a_sweep(program: Program, pool_folde
         "paths.store=${hydra:runtime.choices.trainer}",
     )
     for strategy in ("ddp", "fsdp"):
-        assert_same_training(pool_folder / strategy, pool_folder / "one")
+        assert_same_training(pool_folder / strategy, one)
         assert len(losses(pool_folder / strategy)) == 12
     assert len(list(pool_folder.glob("outputs/runs/*/*/*/run.json"))) == 2
 
@@ -150,11 +158,9 @@ def test_two_processes_train_as_one_also_in_a_sweep(program: Program, pool_folde
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_killed_process_ends_the_run_which_then_resumes(
-    program: Program, pool_folder: Path, strategy: str
+    program: Program, pool_folder: Path, one: Path, strategy: str
 ) -> None:
     recipe = (*on_folder(pool_folder), *RECIPE)
-    program.succeeds("run", *recipe, "trainer=cpu", "paths.store=one")
-
     cut = ("run", *recipe, f"trainer={strategy}", *TWO, "paths.store=cut")
     with (pool_folder / "stderr").open("w") as errors:
         run = subprocess.Popen(
@@ -176,7 +182,7 @@ def test_a_killed_process_ends_the_run_which_then_resumes(
     assert not list(pool_folder.glob("cut/model/*/adapter"))
 
     program.succeeds(*cut)
-    assert_same_training(pool_folder / "cut", pool_folder / "one")
+    assert_same_training(pool_folder / "cut", one)
     # It went on, instead of starting again.
     (second,) = pool_folder.glob("cut/model/*/metrics/version_1/metrics.csv")
     assert pd.read_csv(second)["step"].min() >= 3
@@ -205,7 +211,7 @@ def test_no_process_outlives_the_run(pool_folder: Path, ending: signal.Signals) 
 
 
 @pytest.mark.slow
-def test_two_processes_score_and_encode_as_one(program: Program, tmp_path: Path) -> None:
+def test_two_processes_score_and_encode_as_one(program: Program, in_process: Program, tmp_path: Path) -> None:
     # More than a shard of reference samples, of different images, and of questions.
     overrides = [
         *TINY,
@@ -216,7 +222,7 @@ def test_two_processes_score_and_encode_as_one(program: Program, tmp_path: Path)
         OWN_STORE,
     ]
     overrides += ["tune.micro_batch_size=16"]
-    program.succeeds("run", *overrides, "trainer=cpu")
+    in_process.succeeds("run", *overrides, "trainer=cpu")
     files = [
         *stage_files(tmp_path, "relevance", "relevance.parquet"),
         *stage_files(tmp_path, "features", "features.npy"),
@@ -236,7 +242,9 @@ def test_two_processes_score_and_encode_as_one(program: Program, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_two_nodes_of_a_slurm_job_train_as_one_process(program: Program, pool_folder: Path) -> None:
+def test_two_nodes_of_a_slurm_job_train_as_one_process(
+    program: Program, in_process: Program, pool_folder: Path
+) -> None:
     """Both nodes are this machine: what stands for `srun` starts the command twice."""
     srun = pool_folder / "srun"
     srun.write_text(
@@ -253,7 +261,7 @@ def test_two_nodes_of_a_slurm_job_train_as_one_process(program: Program, pool_fo
     job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "PATH": f"{pool_folder}:{os.environ['PATH']}"}
     (pool_folder / "hpc_ckpt_1.ckpt").write_text("of another program")
     recipe = (*on_folder(pool_folder), *RECIPE, "trainer.accelerator=cpu")
-    program.succeeds("run", *recipe, "trainer=cpu", "paths.store=one", **job)
+    in_process.succeeds("run", *recipe, "trainer=cpu", "paths.store=one", **job)
     program.succeeds(
         *("run", *recipe, "trainer=ddp", "trainer.devices=1", "trainer.nodes=2", "paths.store=two"), **job
     )
