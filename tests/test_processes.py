@@ -177,7 +177,7 @@ def test_a_killed_process_ends_the_run_which_then_resumes(
     assert run.wait(timeout=60) == 2
     told = (pool_folder / "stderr").read_text()
     assert "presel: error: model (selection): process 1 of 2 was ended by signal 9" in told
-    assert "the same command goes on where it stopped" in told
+    assert "the same command continues where it stopped" in told
     assert not workers_of(pool_folder)
     assert not list(pool_folder.glob("cut/model/*/adapter"))
 

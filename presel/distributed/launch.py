@@ -81,7 +81,7 @@ def failure_message(log: Path, code: int, folder: Path, processes: int) -> str:
         folder: Holds the logs of the processes.
         processes: Number of processes.
     """
-    again = "the same command goes on where it stopped"
+    again = "the same command continues where it stopped"
     failures = [
         (time, int(code) == _EXCEPTION, int(rank), int(code))
         for time, rank, code in _FIRST_FAILURE.findall(log.read_text(errors="replace"))
