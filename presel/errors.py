@@ -1,16 +1,16 @@
-"""What goes wrong through no fault of the program."""
+"""Errors that are no fault of the program."""
 
 
 class PreselError(Exception):
-    """A mistake the user can mend.
+    """An error that the user can correct.
 
-    The message is one sentence that names the file, the record, the key and the remedy; the command
+    The message is one sentence that names the file, the record, the setting and the remedy; the command
     line prints it without a traceback and exits with 2.
     """
 
 
 class Paused(PreselError):
-    """A run that waits for somebody outside it; the message says whom, and how to go on.
+    """A run that cannot continue yet, because people or a service have to write instructions.
 
-    The command line prints it and exits with 3: nothing went wrong.
+    The message says what it waits for, and how to resume. The command line exits with 3: nothing went wrong.
     """

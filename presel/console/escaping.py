@@ -1,4 +1,4 @@
-"""Names and messages from outside, made harmless for what shows them to people."""
+"""Escaping of untrusted text for terminals, spreadsheets and Markdown."""
 
 import csv
 import html
@@ -9,19 +9,17 @@ from unicodedata import category
 if TYPE_CHECKING:
     import pandas as pd
 
-# Control characters, those that change the direction of text and the like, lone surrogates, and separators of
-# lines and paragraphs.
+# Unicode categories: control characters, format characters such as those that change the direction of text,
+# lone surrogates, line and paragraph separators.
 _NOT_SHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# What spreadsheets take for a formula (OWASP, CSV injection); tabs and line breaks are written out before.
+# First characters of a formula (OWASP, CSV injection); tabs and line breaks are escaped before.
 _FORMULA = tuple("=+-@＝＋－＠")
-# What is code, a link or the end of a cell in Markdown.
+# Characters of code, links and the end of a table cell.
 _MARKDOWN = re.compile(r"[\\`|]|(?<=])\(")
 
 
 def visible(text: str) -> str:
-    r"""Writes out every character that a terminal obeys instead of showing it, as in `\x1b` or `\u202e`.
-
-    Line breaks are among them, so the result is one line. All other text stays as it is.
+    r"""Escapes control characters, as `\x1b` or `\u202e`; the result is one line.
     """
     if text.isprintable():
         return text
@@ -32,10 +30,10 @@ def visible(text: str) -> str:
 
 
 def csv_text(table: "pd.DataFrame") -> str:
-    """Writes a table as CSV that a spreadsheet can open without running what a name holds.
+    """Writes a table as CSV without formulas, which a spreadsheet would run when it opens the file.
 
-    Text that reads as a formula begins with an apostrophe. All text is quoted, since a spreadsheet may take
-    another delimiter than the comma.
+    Text that looks like a formula gets a leading apostrophe. All text is quoted, since a spreadsheet may
+    expect another delimiter than the comma.
     """
     return table.rename(columns=_cell).map(_cell).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
 
@@ -48,5 +46,5 @@ def _cell(value: Any) -> Any:
 
 
 def markdown_text(text: str) -> str:
-    """Escapes what Markdown would take for HTML, code, a link or the end of a cell."""
+    """Escapes HTML, code, links and the end of a table cell."""
     return _MARKDOWN.sub(r"\\\g<0>", html.escape(visible(text), quote=False))
