@@ -19,8 +19,7 @@ _MARKDOWN = re.compile(r"[\\`|]|(?<=])\(")
 
 
 def visible(text: str) -> str:
-    r"""Escapes control characters, as `\x1b` or `\u202e`; the result is one line.
-    """
+    r"""Escapes control characters, as `\x1b` or `\u202e`; the result is one line."""
     if text.isprintable():
         return text
     return "".join(
