@@ -137,7 +137,7 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
     """
     from omegaconf import OmegaConf, open_dict
 
-    from presel.commands.run import execute
+    from presel.commands.execution import execute
     from presel.console import run_log, show_messages
     from presel.instructions.secrets import check_environment
     from presel.runs import CONFIG

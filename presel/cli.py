@@ -82,10 +82,7 @@ def run_reporting_errors(command: str, arguments: Sequence[str]) -> int:
     silence_libraries()
     try:
         # Imported when it is called, since pandas, Hydra and others take a second.
-        module = command
-        if command == "run":
-            module = "hydra_app" if {"-h", "--help"}.isdisjoint(arguments) else "run_help"
-        code: int = resolve_name(f"presel.commands.{module}:main")(arguments)
+        code: int = resolve_name(f"presel.commands.{command}:main")(arguments)
         return code
     except Paused as pause:
         print_error(f"paused: {pause}")

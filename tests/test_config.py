@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from presel.commands.run import made_for_digits
+from presel.commands.execution import made_for_digits
 from presel.commands.run_help import run_help
 from presel.data.image_folder import ImageFolder
 from presel.errors import PreselError

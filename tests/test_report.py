@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from scipy import stats
 
-from presel.commands.run import SweepSummary
+from presel.commands.sweep_summary import summarize
 from presel.console.escaping import visible
 from presel.errors import PreselError
 from presel.evaluation.scores import ModelScores, mean_score, relative_score
@@ -413,7 +413,7 @@ def test_a_sweep_over_models_shows_the_base_of_each(tmp_path: Path) -> None:
             baselines=[ModelScores("base", {"vqa": base})],
             overrides=[f"lvlm={model}", f"seed={job}"],
         ).write()
-    SweepSummary().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    summarize(tmp_path)
     assert pd.read_csv(tmp_path / "summary.csv").set_index("strategy")["mean"].to_dict() == pytest.approx(
         {
             "base": 0.1,

@@ -111,7 +111,7 @@ def test_the_callers_hydra_arguments_and_logging_stay(
     before = state()
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         presel.compose()
-        with pytest.raises(presel.PreselError, match="share up to 1"):
+        with pytest.raises(presel.PreselError, match=r"budget is -1\.0; it must be a share"):
             presel.run([*SELECT, "budget=-1"])
         with pytest.raises(presel.PreselError, match="did you mean 'budget'"):
             presel.run([*SELECT, "budgt=1"])
@@ -125,7 +125,7 @@ def test_the_callers_hydra_arguments_and_logging_stay(
     [
         ("pool.sise=3", "there is no setting 'pool.sise' (did you mean 'pool.size'?)"),
         ("strategy=randm", "strategy=randm: there is no such option (did you mean 'random'?)"),
-        ("until=lunch", "until=lunch: no such step; choose one of selection, instructions, model"),
+        ("until=lunch", "until is lunch; it must be one of selection, instructions, model"),
         ("instructions.api_key=sk-123", "instructions.api_key: a key may not be given on the command line"),
         ("pool.images=", "pool.images is empty; name a folder"),
         ("+hydra.job.env_set.A=b", "hydra.job.env_set.A: a configuration file may not set environment"),

@@ -10,46 +10,42 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from presel.console import print_error, run_log, show_messages
+from presel.console import console, print_error, run_log, show_messages
 from presel.console.arguments import VERBOSITY
 from presel.errors import PreselError
-from presel.instructions.secrets import refuse_keys
+from presel.instructions.secrets import check_environment, refuse_keys
 from presel.settings.errors import MISTAKES, UNREADABLE, explain
 from presel.settings.overrides import check_overrides, spread_over_jobs
 from presel.settings.paths import config_folder
 from presel.settings.schema import register
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs `presel run`.
+def run_app(arguments: Sequence[str]) -> None:
+    """Composes the configuration of every job and runs it.
 
     Args:
         arguments: Overrides and flags of Hydra, `-v` or `-q`.
 
-    Returns:
-        0.
-
     Raises:
-        PreselError: If the settings or the data are not as they should be.
+        PreselError: If the configuration or the data is invalid.
     """
     levels = {name: level for names, level in VERBOSITY.items() for name in names}
     verbosity = next((levels[one] for one in arguments if one in levels), 0)
     overrides = [one for one in arguments if one not in levels]
 
     def run_job(config: DictConfig) -> float | None:
-        from presel.commands.run import run
-
         # A launcher of Hydra may have started this process.
         show_messages(verbosity)
         job = HydraConfig.get()
         with run_log(Path(job.runtime.output_dir)):
             try:
-                return run(config, overrides)
+                return _run(config, overrides)
             except PreselError as error:
-                # The other jobs go on, and Hydra raises the first failure at the end.
+                # The other jobs continue, and Hydra raises the first failure at the end.
                 if job.mode == RunMode.MULTIRUN:
                     print_error(f"this job failed: {error}")
                 raise
@@ -57,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     register()
     # Otherwise Hydra prints errors its own way and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # A strategy of one's own may lie in the working directory, as with `python -m`.
+    # The user's own strategies may lie in the working directory, as with `python -m`.
     sys.path.append(str(Path.cwd()))
     # Hydra refuses overrides on both sides of a flag.
     flags_first = sorted(overrides, key=lambda one: one not in ("-m", "--multirun"))
@@ -81,11 +77,60 @@ def main(arguments: Sequence[str]) -> int:
             f"hydra/launcher: {said}; what jobs ask for is set by hydra.launcher.*, what they "
             "print is in .submitit in the sweep's folder, and the same command continues where it stopped"
         ) from error
-    return 0
+
+
+def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
+    """Runs one configuration as Hydra's job.
+
+    Args:
+        config: The configuration.
+        overrides: Those of the command line, which Hydra mixes with those of files.
+
+    Returns:
+        The mean score, which a search can maximize; None for a run that ends before the evaluation.
+
+    Raises:
+        PreselError: If the configuration or the data is invalid.
+    """
+    # After Hydra has composed, since stages and strategies take a while to import.
+    from presel.commands.execution import execute
+    from presel.report.summary import print_summary
+    from presel.runs import CONFIG
+    from presel.settings.usage import drop_foreign
+
+    hydra_config = HydraConfig.get()
+    if config.until != "evaluation" and "direction" in hydra_config.sweeper:
+        raise PreselError(f"until={config.until}: a search needs scores; set until=evaluation")
+    check_environment(hydra_config.job.env_set, overrides)
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    task_overrides = list(hydra_config.overrides.task)
+    if sweeping:
+        task_overrides = drop_foreign(config, task_overrides)
+        OmegaConf.save(config, Path(hydra_config.runtime.output_dir) / CONFIG)
+        console.print()
+        console.print(" ".join(task_overrides), style="bold")
+    record = execute(config, Path(hydra_config.runtime.output_dir), task_overrides, overrides)
+    if record.tuned and not sweeping:
+        print_summary(record.summary())
+    for role, path in record.paths.items():
+        what = "training file" if role == "instructions" else path.stem
+        console.print(f"{what:<29} {path}")
+    console.print(f"{'run, its config and manifest':<29} {record.folder}")
+    return record.mean if record.tuned else None
+
+
+class SweepSummary(Callback):
+    """Hydra's callback for the end of a sweep."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Summarizes the jobs."""
+        from presel.commands.sweep_summary import summarize
+
+        summarize(Path(config.hydra.sweep.dir))
 
 
 def _return_value(job: JobReturn) -> Any:
-    """As Hydra's own, which first prints `Error executing job with overrides`."""
+    """Replaces Hydra's own property, which prints `Error executing job with overrides` before it raises."""
     if job.status is JobStatus.FAILED:
         raise job._return_value
     return job._return_value

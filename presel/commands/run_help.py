@@ -32,16 +32,6 @@ Flags of Hydra, on which the configuration rests:
 _MORE_GROUPS = {"experiment": "Prepared studies; no default."}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Prints the help of `presel run`.
-
-    Returns:
-        0.
-    """
-    print(run_help(arguments))
-    return 0
-
-
 def run_help(arguments: Sequence[str]) -> str:
     """The text of `presel run --help`, or with the name of a group behind it, of that group.
 

@@ -128,7 +128,8 @@ def preload() -> None:
     import transformers.models.llava
 
     import presel.commands.doctor
-    import presel.commands.run
+    import presel.commands.execution
+    import presel.commands.hydra_app
     import presel.models.fine_tune
 
     del faiss, matplotlib, peft, pytorch_lightning, sklearn, transformers, presel

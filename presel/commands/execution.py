@@ -1,0 +1,132 @@
+"""One run of the pipeline: from a configuration to a record of its results."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from presel.console import ConsoleReporter
+from presel.data.sources import DigitScenes
+from presel.errors import PreselError
+from presel.evaluation.benchmarks import DigitBenchmarks
+from presel.evaluation.external import ExternalBenchmarks
+from presel.evaluation.scores import ModelScores
+from presel.instructions.ledger import requested_ids
+from presel.models.model_files import BUILTIN
+from presel.pipeline import Pipeline
+from presel.report.summary import write_summary
+from presel.runs import RunRecord, StageRecord
+from presel.settings.errors import MISTAKES, explain
+from presel.settings.schema import TARGETS, build
+from presel.settings.usage import group_of, unused_groups
+from presel.storage.provenance import git_commit, versions
+from presel.storage.stage import Stage, upstream
+from presel.storage.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+def execute(
+    config: DictConfig, folder: Path, overrides: Sequence[str], typed: Sequence[str] | None = None
+) -> RunRecord:
+    """Runs one configuration and leaves `run.json`, and with an evaluation `summary.csv`, in its folder.
+
+    Args:
+        config: The configuration.
+        folder: The run's folder.
+        overrides: Settings that distinguish this run, for its record.
+        typed: What the user typed, where `overrides` may come from files as well.
+
+    Raises:
+        PreselError: If the configuration or the data is invalid.
+        Paused: If instructions are awaited from people or a batch service.
+    """
+    typed = overrides if typed is None else typed
+    try:
+        pipeline = build(config)
+    except MISTAKES as error:
+        # Explained here, since a sweep's worker process passes on the message but not its cause.
+        raise PreselError(explain(error, typed)) from error
+    pipeline.provider.check_overrides(typed)
+    store = Store(Path(config.paths.store).expanduser(), ConsoleReporter(), config.paths.min_free_gb)
+    target = getattr(pipeline, config.until)
+    pipeline.check(store, target)
+    if built_in := made_for_digits(pipeline, target):
+        _log.warning(
+            f"made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
+            "others, as in encoder=dinov2_base lvlm=llava15_7b evaluation=llava_json"
+        )
+    unused = unused_groups(config, pipeline)
+    if ignored := [override for override in overrides if group_of(override) in unused]:
+        _log.warning(f"nothing in this run reads {', '.join(ignored)}")
+    store.ensure(target)
+    stages = pipeline.steps(target)
+    for role in stages.keys() & set(TARGETS):
+        store.verified(stages[role])
+    evaluated = config.until == "evaluation"
+    record = RunRecord(
+        folder=folder,
+        strategy=pipeline.strategy.name,
+        seed=config.seed,
+        overrides=list(overrides),
+        unused_groups=unused,
+        image_folder=pipeline.source.files(store).images,
+        stages={role: _recorded(store, step) for role, step in stages.items()},
+        tuned=_tuned_scores(pipeline, store) if evaluated else None,
+        baselines=_baseline_scores(pipeline, store) if evaluated else [],
+        full_evaluation=store.folder(pipeline.full.evaluation) if evaluated else None,
+        versions=versions(),
+        git_commit=git_commit(),
+    )
+    record.write()
+    if record.tuned:
+        write_summary(folder / "summary.csv", record.summary())
+    return record
+
+
+def _recorded(store: Store, step: Stage[Any]) -> StageRecord:
+    return StageRecord(name=step.name, key=step.key, label=step.label, folder=store.folder(step))
+
+
+def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
+    """The groups whose options are made for the built-in digit scenes, if the pool is another.
+
+    Args:
+        pipeline: The run.
+        target: The step that it ends with.
+    """
+    if isinstance(pipeline.source, DigitScenes):
+        return []
+    # Stages name their models like the configuration groups.
+    models = {
+        name: value
+        for step in upstream(target)
+        for name, value in vars(step).items()
+        if name in ("lvlm", "encoder", "clip")
+    }
+    groups = sorted(name for name, model in models.items() if model.path.startswith(BUILTIN))
+    return [*groups, "evaluation"] if isinstance(pipeline.benchmark_source, DigitBenchmarks) else groups
+
+
+def _tuned_scores(pipeline: Pipeline, store: Store) -> ModelScores:
+    # Time and requests include every stage behind the scores; those deleted meanwhile are computed again.
+    behind = upstream(pipeline.evaluation)
+    for step in behind:
+        store.ensure(step)
+    return ModelScores(
+        pipeline.strategy.name,
+        store.load(pipeline.evaluation),
+        requested=len(requested_ids(store, pipeline.evaluation)) / len(store.load(pipeline.pool)),
+        seconds=sum(store.manifest(step)["wall_seconds"] for step in behind),
+    )
+
+
+def _baseline_scores(pipeline: Pipeline, store: Store) -> list[ModelScores]:
+    if isinstance(pipeline.benchmark_source, ExternalBenchmarks):
+        return []
+    return [
+        ModelScores("base", store.load(pipeline.base_evaluation), requested=0.0),
+        ModelScores("most frequent", store.load(pipeline.most_frequent)),
+    ]
