@@ -11,7 +11,7 @@ from jinja2 import Template
 
 from presel.console import ArgumentParser, console
 from presel.console.escaping import csv_text, markdown_text, visible
-from presel.report import figures, tables
+from presel.report import tables
 from presel.report.gallery import gallery
 from presel.report.grouping import by_setting, counterpart, evaluated, find_runs, left_out
 from presel.report.statistics import spread
@@ -154,6 +154,9 @@ def _one_run_per_setting(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str,
 
 
 def _figures(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
+    # matplotlib takes a second to import.
+    from presel.report import figures
+
     shown = _one_run_per_setting(groups)
     # Pools may give different images the same id.
     chosen = {

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from presel.runs import RunRecord
 
@@ -106,8 +105,10 @@ def paired_t(differences: npt.NDArray[np.float64]) -> tuple[float, float, float]
     mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(n)
     if error < _TIE:
         return mean, mean, float(abs(mean) < _TIE)
-    half = float(stats.t.ppf(0.975, n - 1)) * error
-    return mean - half, mean + half, 2 * float(stats.t.sf(abs(mean) / error, n - 1))
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, n - 1)) * error
+    return mean - half, mean + half, 2 * float(t.sf(abs(mean) / error, n - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
