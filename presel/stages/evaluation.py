@@ -202,10 +202,10 @@ def score(predictions: pd.DataFrame, scoring: Scoring) -> tuple[Scores, pd.DataF
 
 
 def check_scoring(store: Store, benchmarks: PoolStage, scoring: Scoring) -> None:
-    """Makes sure that every reference can be scored, before anything is tuned.
+    """Checks that every reference can be scored, before any training.
 
     Raises:
-        PreselError: If `scoring` names a benchmark that there is not, or a metric cannot read a reference.
+        PreselError: If `scoring` names an unknown benchmark, or a metric cannot parse a reference.
     """
     asked = questions(store, benchmarks)
     names = sorted({question.benchmark for question in asked})
@@ -220,17 +220,17 @@ def check_scoring(store: Store, benchmarks: PoolStage, scoring: Scoring) -> None
         except ValueError as error:
             raise PreselError(
                 f"evaluation: record '{question.record.id}' of benchmark '{question.benchmark}': {error}; "
-                "mend it or choose another metric"
+                "correct it or choose another metric"
             ) from None
 
 
 def check_prompts(store: Store, benchmarks: PoolStage, lvlm: Lvlm) -> None:
-    """Makes sure that every question fits into the model's prompt, before anything is tuned.
+    """Checks that no question is longer than the model's prompt, before any training.
 
-    A question whose end is cut off would be answered and scored all the same.
+    A truncated question would be answered and scored like any other.
 
     Raises:
-        PreselError: If one does not.
+        PreselError: If one is.
     """
     from presel.models.conversations import ConversationEncoder
 

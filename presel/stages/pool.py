@@ -158,5 +158,5 @@ class PoolStage(Pool):
                 f"{len(rejected)} of {total} images are unusable, more than max_rejected_share="
                 f"{self.source.max_rejected_share:g} allows (first: record '{first['id']}', "
                 f"{first['image']}: {first['why']}); all are listed in {folder / 'rejected.parquet'}; "
-                f"mend them or raise {self.source.group}.max_rejected_share"
+                f"replace them or raise {self.source.group}.max_rejected_share"
             )

@@ -1,4 +1,4 @@
-"""CLIP score: the samples whose text fits their image best."""
+"""CLIP score: the samples whose text matches their image best."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from presel.strategies.ranking import ranked_slice
 
 @component
 class ClipScore(Strategy):
-    """CLIP score (Hessel et al., 2021): cosine of the embeddings of image and conversation."""
+    """CLIP score (Hessel et al., 2021): cosine similarity of the embeddings of image and conversation."""
 
     name: ClassVar[str] = "clip_score"
     needs: ClassVar[tuple[str, ...]] = ("clip_scores",)

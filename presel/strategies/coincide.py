@@ -1,4 +1,4 @@
-"""COINCIDE: much from clusters of samples that transfer well and are diverse, spread out inside each."""
+"""COINCIDE: more samples from transferable and diverse clusters, representative ones in each cluster."""
 
 from typing import Annotated, ClassVar
 
@@ -15,25 +15,25 @@ from presel.strategies.base import SelectionContext, Strategy
 
 # 10,000 clusters for the 665,298 samples of LLaVA-1.5. Vision-FLAN's 2,500 are one in 74.4.
 _SAMPLES_PER_CLUSTER = 66.5
-# Numbers of a block of similarities, 32 MB in float64.
+# Elements of a block of similarities, 32 MB in float64.
 _BLOCK = 2**22
 
 
 @component
 class Coincide(Strategy):
-    """Concept-skill transferability (COINCIDE; Lee et al., EMNLP 2024, section 3), which knows no tasks.
+    """Concept-skill transferability (COINCIDE; Lee et al., EMNLP 2024, section 3), which ignores tasks.
 
     Clusters of image-text features share the budget by exp(transferability / (density · tau)), see
     `transferabilities`, `mean_similarities` and `sequential_quotas`; inside a cluster `greedy_mmd` chooses.
-    Where the paper is silent, spherical k-means starts from samples drawn at random, as in its authors' code,
-    and a cluster without samples takes the one that is farthest from its centroid.
+    Where the paper does not say, spherical k-means is initialized by random samples, as in its authors' code,
+    and an empty cluster takes the sample that is farthest from its centroid.
 
     Attributes:
-        n_clusters: K, at most one a sample; published are 10,000 for LLaVA-1.5 and 2,500 for Vision-FLAN, see
+        n_clusters: K, at most the number of samples; published are 10,000 for LLaVA-1.5 and 2,500 for Vision-FLAN, see
             `conf/published`. None, for any other pool: one in 66.5 samples, as for LLaVA-1.5.
-        iterations: Passes of k-means at most.
-        max_similarity: Centroids whose text parts have a higher cosine count as one concept, and tell
-            nothing of transfer.
+        iterations: Maximum number of iterations of k-means.
+        max_similarity: Pairs of centroids whose text parts have a higher cosine similarity count as one
+            concept, and are left out of transferability.
         tau: Temperature of the clusters' shares.
     """
 
@@ -52,7 +52,7 @@ class Coincide(Strategy):
             choosing in the cluster), selected.
         """
         ids, rows = context.multimodal_features.normalized_by_id()
-        # By content, so that the pool's order has no say, and ids only where samples are equal.
+        # Sorted by content: the result is invariant to row order, and to ids unless samples are equal.
         by_content = rows.content_order()
         rows = rows.subset(by_content)
         n_clusters = min(self.n_clusters or max(1, round(len(rows) / _SAMPLES_PER_CLUSTER)), len(rows))
@@ -94,12 +94,12 @@ def text_half(features: Float32Matrix) -> Float32Matrix:
 def transferabilities(centroids: Float32Matrix, max_similarity: float = 0.9) -> FloatVector:
     """Estimates how well learning one cluster helps the others: S, the mean cosine to their centroids.
 
-    Pairs above `max_similarity` are left out, as in the authors' code, and so is a centroid with itself. One
-    with no other pair, of which the definition says nothing, gets `max_similarity`, the most there is.
+    Pairs above `max_similarity` are left out, as in the authors' code, and so is a centroid with itself. A
+    centroid without any other pair, for which S is undefined, gets the maximum, `max_similarity`.
 
     Args:
-        centroids: Shape (K, m), none zero; lengths do not matter.
-        max_similarity: The highest cosine that counts, below 1.
+        centroids: Shape (K, m), none zero; norms do not matter.
+        max_similarity: Maximum cosine similarity of a counted pair, below 1.
 
     Returns:
         Shape (K,). Memory grows with K, not with its square.
@@ -146,9 +146,9 @@ def sequential_quotas(log_weights: FloatVector, sizes: IntVector, budget: int) -
     cannot take, which the authors' code leaves unspent, is split in the same way among clusters with room.
 
     Args:
-        log_weights: Finite, shape (K,); only their differences matter, and none is too large.
+        log_weights: Finite, shape (K,); only their differences matter.
         sizes: Samples of each cluster, shape (K,).
-        budget: Samples to take; all where there are fewer.
+        budget: Number of samples to take; all if there are fewer.
 
     Returns:
         Samples to take of each cluster, shape (K,), `min(budget, sizes.sum())` together.
@@ -168,7 +168,7 @@ def sequential_quotas(log_weights: FloatVector, sizes: IntVector, budget: int) -
 
 
 def greedy_mmd(vectors: FloatMatrix, similarities: FloatVector, count: int) -> IntVector:
-    """Chooses samples that stand for their cluster, one by one so that MMD² falls as low as it can.
+    """Greedily chooses samples that represent their cluster, each minimizing MMD².
 
     MMD² between a cluster and m chosen samples Y (Gretton et al., 2012, biased, k by `gaussian_kernel`) is a
     constant + Σ_yy' k(y, y')/m² − 2·Σ_y similarities[y]/m. So, the others context, the best m-th sample y has

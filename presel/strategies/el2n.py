@@ -1,4 +1,4 @@
-"""EL2N: the samples whose answers the model gets most wrong."""
+"""EL2N: the samples with the largest prediction error."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""No selection: the 100 % row."""
+"""No selection: the 100 % row of a table."""
 
 from typing import ClassVar
 
@@ -10,10 +10,10 @@ from presel.strategies.base import SelectionContext, Strategy
 
 @component
 class Full(Strategy):
-    """Every image of the pool; the budget does not count."""
+    """Every image of the pool, whatever the budget."""
 
     whole_pool: ClassVar[bool] = True
 
     def select(self, context: SelectionContext) -> pd.DataFrame:
-        """Takes all."""
+        """Selects all images."""
         return context.pool[["id"]]

@@ -1,4 +1,4 @@
-"""IFD: the samples whose question helps the answer least, but does help."""
+"""IFD: the samples whose question helps the answer least, but still helps."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from presel.strategies.ranking import ranked_slice
 class Ifd(Strategy):
     """Instruction-following difficulty (Li et al., 2024), which is the IRS of a single sample.
 
-    Samples above 1, whose question misleads, are dropped, and those whose difficulty is undefined
+    Samples above 1, whose question is harmful, are dropped, and so are those whose difficulty is undefined
     (`relevance_scores`); fewer than the budget may be left.
     """
 

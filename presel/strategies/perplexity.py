@@ -1,4 +1,4 @@
-"""Perplexity: the samples whose answers surprise the model most."""
+"""Perplexity: the samples whose answers are the least likely under the model."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""PreSel: task budgets by how much the question helps, then the most central images of each cluster."""
+"""PreSel: task budgets by instruction relevance, then the most central images of each cluster."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
@@ -20,13 +20,13 @@ class PreSel(Strategy):
     The budget counts the reference set, so |D_S| in eq. 6 is budget - |D_ref| in every mode of allocation,
     `paper` too, as in the released code: 15 % are 5 % for the reference set and 10 % chosen.
 
-    In task mode `released_vision_flan` a task gives at most its images outside the reference set, in the
+    In task mode `released_vision_flan` a task's budget is at most its images outside the reference set, in the
     released code at most its full size. Features are stored in float16, the released ones in float32.
 
     Attributes:
-        weighting: How tasks share the budget: by `relevance` (eq. 5), or for ablations by their `size` or all
-            alike (`uniform`).
-        pick: What is taken from a cluster: the images of highest `centrality` (eq. 7) or, as an ablation,
+        weighting: How tasks share the budget: by `relevance` (eq. 5), or for ablations by their `size` or
+            equally (`uniform`).
+        pick: Which images are taken from a cluster: those of highest `centrality` (eq. 7) or, as an ablation,
             `random` ones.
         score: `ratio` (eq. 3) or an ablation, see `presel.importance.relevance_scores`.
         tau: Temperature of the task weights (eq. 5); None for 1/sqrt(number of tasks).
@@ -44,7 +44,7 @@ class PreSel(Strategy):
     cluster_allocation: Literal["exact", "paper", "released"] = "exact"
 
     def select(self, context: SelectionContext) -> pd.DataFrame:
-        """Chooses the reference set and, beside it, the most central images of every cluster.
+        """Selects the reference set and the most central images of every cluster.
 
         Returns:
             One row an image: id, task, cluster, selected, why (`reference`, `central` or `random`), the
@@ -65,7 +65,7 @@ class PreSel(Strategy):
     def _task_budgets(
         self, images: pd.DataFrame, weights: Mapping[str, float], budget: int
     ) -> dict[str, float]:
-        """Images that each task gives, beside its part of the reference set, which is bought already."""
+        """Number of images of each task besides its part of the reference set, which is bought already."""
         left = budget - int(images["reference"].sum())
         if self.task_allocation == self.cluster_allocation == "paper":
             # Eq. 6 rounds once, in the clusters.
@@ -77,7 +77,7 @@ class PreSel(Strategy):
         return dict(zip(weights, budgets.tolist(), strict=True))
 
     def _select_from(self, images: pd.DataFrame, context: SelectionContext, budget: float) -> pd.DataFrame:
-        """Marks the chosen ones of a task's images, which come in the order of their ids."""
+        """Marks the selected images of a task; the images are sorted by id."""
         central = self.pick == "centrality"
         preferred = images["centrality"] if central else context.rng.random(len(images))
         chosen = most_central(
@@ -91,7 +91,7 @@ class PreSel(Strategy):
         return images
 
     def weights(self, context: SelectionContext) -> dict[str, float]:
-        """Share of each task: its importance (eq. 3 to 5), or what an ablation puts in its place.
+        """Share of each task: its importance (eq. 3 to 5), or an ablation of it.
 
         Samples without a defined relevance do not count (`relevance_scores`); a task of such samples alone
         scores 1, as if its questions neither helped nor misled.
@@ -112,7 +112,7 @@ class PreSel(Strategy):
 
 
 def _fill_at_random(table: pd.DataFrame, context: SelectionContext) -> None:
-    """Spends what rounding left of the budget on images drawn from the whole pool, as released."""
+    """Fills what rounding left of the budget with random images of the whole pool, as released."""
     missing = context.budget - int(table["selected"].sum())
     left = np.sort(table.loc[~table["selected"], "id"].to_numpy(dtype=str))
     drawn = table["id"].isin(context.rng.choice(left, min(max(missing, 0), len(left)), replace=False))

@@ -1,4 +1,4 @@
-"""Choosing by one number an image, as several rival methods do."""
+"""Selection by one score per image, as several baselines do."""
 
 from typing import Literal, TypeAlias
 
@@ -17,9 +17,9 @@ def ranked_slice(
     Args:
         ids: Ids of n images.
         scores: Their scores, shape (n,).
-        budget: Images to take; all where there are fewer.
-        part: The highest scores, the lowest, or those in the middle (as many left out above as below, one
-            more below where that is odd).
+        budget: Number of images to take; all if there are fewer.
+        part: The highest scores, the lowest, or those in the middle (as many left out above as below; one
+            more below if the number is odd).
 
     Returns:
         Table of the chosen images: id, score.

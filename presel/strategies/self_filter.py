@@ -1,4 +1,4 @@
-"""Self-Filter: the samples that a net trained beside the model calls difficult, spread out by CLIP."""
+"""Self-Filter: difficult samples by a jointly trained score net, diversified by CLIP features."""
 
 from typing import Annotated, ClassVar
 
@@ -11,9 +11,9 @@ from presel.selection import FeatureRows, comparable
 from presel.selection.arrays import FloatVector, IntVector
 from presel.strategies.base import SelectionContext, Strategy
 
-# Images whose neighbors are looked up at once: their cosines to 600,000 images take 1.2 GB.
+# Number of images whose neighbors are computed at once: their cosines to 600,000 images take 1.2 GB.
 _AHEAD = 256
-# Neighbors kept of each beyond k, to replace those that are picked meanwhile.
+# Neighbors kept beyond k, to replace those that are picked in the meantime.
 _SPARE = 64
 
 
@@ -21,11 +21,11 @@ _SPARE = 64
 class SelfFilter(Strategy):
     """Self-Filter (Chen et al., 2024): difficulty is the score of `SelfFilterStage`, negated.
 
-    As in its authors' code, neighbors are near in CLIP's embeddings of image and text, `clip_features`.
+    As in its authors' code, neighbors are the nearest in CLIP's embeddings of image and text, `clip_features`.
 
     Attributes:
-        k: Nearest samples whose difficulty falls when one is picked.
-        gamma: How far it falls, see `pick_difficult`.
+        k: Number of nearest samples whose difficulty decreases when a sample is picked.
+        gamma: Factor of the decrease, see `pick_difficult`.
     """
 
     name: ClassVar[str] = "self_filter"
@@ -38,7 +38,7 @@ class SelfFilter(Strategy):
         """Spends exactly the budget.
 
         Returns:
-            Table of the chosen images: id, difficulty before any fall, rank (from 1 in the order of picking).
+            Table of the chosen images: id, initial difficulty, rank (from 1 in the order of picking).
         """
         ids, rows = context.clip_features.normalized_by_id()
         difficulty = -context.self_filter.set_index("id")["score"].loc[ids.tolist()].to_numpy()
@@ -51,7 +51,7 @@ class SelfFilter(Strategy):
 def pick_difficult(
     rows: FeatureRows, difficulty: FloatVector, budget: int, k: int = 10, gamma: float = 1.0
 ) -> IntVector:
-    """Picks the most difficult image, makes the images nearest to it less difficult, and so on.
+    """Repeatedly picks the most difficult image and decreases the difficulty of the images nearest to it.
 
     A pick of difficulty d lowers that of the k nearest images not picked yet, at cosine c, by d · c² · gamma,
     as in the authors' code. Where d is negative, this raises it.
@@ -60,8 +60,8 @@ def pick_difficult(
         rows: L2-normalized features, (n, d).
         difficulty: Shape (n,).
         budget: Images to pick, at most n.
-        k: Neighbors; all images left where there are fewer.
-        gamma: Share of d · c² that counts.
+        k: Number of neighbors; all remaining images if there are fewer.
+        gamma: Factor of d · c².
 
     Returns:
         Rows in the order of picking, shape (budget,). Difficulties and cosines are compared rounded to nine
@@ -79,10 +79,10 @@ def pick_difficult(
 
 
 class _Neighbors:
-    """The nearest images of one pick after the other.
+    """Nearest neighbors of successive picks.
 
-    One product of two matrices looks up the neighbors of many images that may soon be picked, at a fraction
-    of the time of as many products with one vector.
+    Neighbors of many images that may be picked soon are computed by one matrix product, which takes a
+    fraction of the time of as many matrix-vector products.
     """
 
     def __init__(self, rows: FeatureRows, k: int) -> None:
@@ -91,11 +91,11 @@ class _Neighbors:
         self._known: dict[int, tuple[IntVector, FloatVector]] = {}
 
     def of(self, pick: int, left: FloatVector) -> tuple[IntVector, FloatVector]:
-        """Finds the k nearest images among those not picked, all where there are fewer.
+        """Finds the k nearest images among those not picked; all if there are fewer.
 
         Args:
-            pick: Whose neighbors.
-            left: Difficulties, shape (n,); -inf marks images that are picked, this one among them.
+            pick: Row of the image.
+            left: Difficulties, shape (n,); -inf marks picked images, including this one.
 
         Returns:
             Rows by descending cosine, and the cosines.
@@ -109,7 +109,7 @@ class _Neighbors:
         return nearest[free], cosines[free]
 
     def _look_up(self, pick: int, left: FloatVector) -> None:
-        """Adds the neighbors of the pick, and of the most difficult images that are not known yet."""
+        """Computes the neighbors of the pick, and of the most difficult images without known neighbors."""
         waiting = left.copy()
         waiting[list(self._known)] = -np.inf
         waiting[pick] = np.inf

@@ -1,4 +1,4 @@
-"""TypiClust: the most typical image of every cluster in turn."""
+"""TypiClust: the most typical images of the clusters, round robin."""
 
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
@@ -18,7 +18,7 @@ Distance: TypeAlias = Literal["squared", "euclidean"]
 
 @component
 class TypiClust(Strategy):
-    """TypiClust (Hacohen et al., 2022), which knows no tasks; on L2-normalized features.
+    """TypiClust (Hacohen et al., 2022), which ignores tasks; on L2-normalized features.
 
     As in its authors' code, typicality goes by squared distances, an image that was picked leaves its cluster
     before typicality is measured again, and clusters that are too small are left out, so that fewer images
@@ -28,9 +28,9 @@ class TypiClust(Strategy):
     Attributes:
         distance: What typicality averages: the `squared` Euclidean distance, which the authors' faiss index
             returns, or the plain `euclidean` one of the paper.
-        max_clusters: Clusters at most; there are as many as images to choose where that is fewer.
-        neighbors: Nearest images of the cluster behind an image's typicality; half of the cluster's images
-            where that is fewer.
+        max_clusters: Maximum number of clusters; there are at most as many as images to select.
+        neighbors: Number of nearest images of the cluster that typicality averages over; at most half of the
+            cluster's images.
         min_cluster_size: Clusters with fewer images are left out.
     """
 
@@ -42,7 +42,7 @@ class TypiClust(Strategy):
     min_cluster_size: Annotated[int, Field(ge=2)] = 6
 
     def select(self, context: SelectionContext) -> pd.DataFrame:
-        """Takes images from the clusters in turn.
+        """Takes images from the clusters, round robin.
 
         Returns:
             Table of the chosen images: id, cluster, rank (from 1 in the order of picking in the cluster).
@@ -71,11 +71,11 @@ class TypiClust(Strategy):
 
 
 def round_robin(sizes: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int64]:
-    """Counts what each cluster gives if the one that gave least gives next, larger ones first.
+    """Quotas of clusters if images are taken round robin, larger clusters first.
 
     Args:
         sizes: Images of each cluster that may be taken, shape (C,).
-        budget: Images to take; all where there are fewer.
+        budget: Number of images to take; all if there are fewer.
 
     Returns:
         Images to take of each cluster, shape (C,).
@@ -83,7 +83,7 @@ def round_robin(sizes: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int
     quotas = np.zeros_like(sizes)
     left = min(budget, int(sizes.sum()))
     while left:
-        # Stable, so that of equally large clusters the first goes first.
+        # Stable, so that of equally large clusters the first comes first.
         open_ = np.argsort(-sizes, kind="stable")[: int((sizes > quotas).sum())]
         rounds = min(int((sizes - quotas)[open_].min()), left // len(open_))
         if rounds:
@@ -98,14 +98,14 @@ def round_robin(sizes: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int
 def most_typical(
     vectors: npt.NDArray[np.float32], count: int, neighbors: int = 20, distance: Distance = "squared"
 ) -> npt.NDArray[np.int64]:
-    """Takes the most typical image of a cluster, and again among those that are left.
+    """Repeatedly takes the most typical image among the remaining images of a cluster.
 
     Typicality is 1 / (mean distance to the nearest others + 1e-5).
 
     Args:
         vectors: Images of a cluster, shape (n, d).
         count: Images to take, at most n.
-        neighbors: Nearest others that count; half of the images left where that is fewer, at least one.
+        neighbors: Number of nearest others to average over; at most half of the remaining images, at least 1.
         distance: See `TypiClust`.
 
     Returns:
