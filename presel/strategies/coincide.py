@@ -29,8 +29,8 @@ class Coincide(Strategy):
     and an empty cluster takes the sample that is farthest from its centroid.
 
     Attributes:
-        n_clusters: K, at most the number of samples; published are 10,000 for LLaVA-1.5 and 2,500 for Vision-FLAN, see
-            `conf/published`. None, for any other pool: one in 66.5 samples, as for LLaVA-1.5.
+        n_clusters: K, at most the number of samples; published: 10,000 for LLaVA-1.5, 2,500 for Vision-FLAN
+            (`conf/published`). None, for any other pool: one in 66.5 samples, as for LLaVA-1.5.
         iterations: Maximum number of iterations of k-means.
         max_similarity: Pairs of centroids whose text parts have a higher cosine similarity count as one
             concept, and are left out of transferability.

@@ -20,8 +20,8 @@ class PreSel(Strategy):
     The budget counts the reference set, so |D_S| in eq. 6 is budget - |D_ref| in every mode of allocation,
     `paper` too, as in the released code: 15 % are 5 % for the reference set and 10 % chosen.
 
-    In task mode `released_vision_flan` a task's budget is at most its images outside the reference set, in the
-    released code at most its full size. Features are stored in float16, the released ones in float32.
+    In task mode `released_vision_flan` a task's budget is capped at its images outside the reference set, in
+    the released code at its full size. Features are stored in float16, the released ones in float32.
 
     Attributes:
         weighting: How tasks share the budget: by `relevance` (eq. 5), or for ablations by their `size` or

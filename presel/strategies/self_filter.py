@@ -21,7 +21,7 @@ _SPARE = 64
 class SelfFilter(Strategy):
     """Self-Filter (Chen et al., 2024): difficulty is the score of `SelfFilterStage`, negated.
 
-    As in its authors' code, neighbors are the nearest in CLIP's embeddings of image and text, `clip_features`.
+    As in its authors' code, neighbors are nearest in CLIP's embeddings of image and text (`clip_features`).
 
     Attributes:
         k: Number of nearest samples whose difficulty decreases when a sample is picked.
