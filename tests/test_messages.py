@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL.Image import Image
 from rich.progress import Progress
 
 from presel.console import progress, run_log, show_messages
 from presel.console.arguments import ArgumentParser
 from presel.console.messages import LOG_FILE
 from presel.console.progress import progress_line
+from presel.data.images import open_image
+from presel.errors import PreselError
 from tests.helpers import Program, on_folder
 
 LOG = logging.getLogger("presel.any")
@@ -134,7 +137,7 @@ def test_every_job_of_a_sweep_has_its_log_and_reports_its_failure(
     assert result.returncode == 2
     first, second, last = result.stderr.splitlines()
     assert first.startswith("presel: this job failed: budget=61 is above")
-    assert second.startswith("presel: this job failed: budget=30.5 is neither")
+    assert second.startswith("presel: this job failed: budget is 30.5")
     assert last.startswith("presel: error: budget=61 is above")
     logs = sorted(tmp_path.glob("outputs/runs/*/*/*/run.log"))
     assert ["budget=61 is above" in log.read_text() for log in logs] == [True, False]
@@ -145,6 +148,20 @@ def test_help_and_mistyped_commands(in_process: Program) -> None:
         assert "exit codes:" in in_process.succeeds(*arguments).stdout
     assert in_process.succeeds("--version").stdout == "presel 0.1.0\n"
     assert "no command 'rnu' (did you mean 'run'?)" in in_process.refuses("rnu")
+
+
+def open_all(images: list[Path]) -> list[Image]:
+    return [open_image(image) for image in images]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_process_is_its_own_sentence(workers: int) -> None:
+    from presel.models.prefetch import prefetched
+
+    with pytest.raises(
+        PreselError, match=r"^/nowhere\.png: missing; replace the file or remove its records$"
+    ):
+        list(prefetched([[Path("/nowhere.png")]], open_all, workers))
 
 
 # Names and types are refused before what takes seconds to import.

@@ -24,6 +24,7 @@ from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.hardware import Hardware, device_for, precision_for, processes_per_node, total_processes
 from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial
+from presel.models.prefetch import worker_errors
 from presel.models.sharding import cluster_environment, last_checkpoint, lightning_strategy
 from presel.models.throughput import Throughput
 from presel.models.tune import Tune
@@ -185,7 +186,8 @@ def _trainer(
 
 def _fit(trainer: pl.Trainer, tuner: Tuner, loader: DataLoader[Batch], checkpoint: Path | None) -> None:
     try:
-        trainer.fit(tuner, loader, ckpt_path=checkpoint, weights_only=True)
+        with worker_errors():
+            trainer.fit(tuner, loader, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:
         # At Ctrl-C, Lightning exits with 1 and ignores any further one.
         if not isinstance(error.__context__, KeyboardInterrupt):

@@ -1,9 +1,12 @@
 """Prepares batches in worker processes, ahead of the model."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
+
+from presel.errors import PreselError
 
 Batch = TypeVar("Batch")
 Prepared = TypeVar("Prepared")
@@ -25,4 +28,18 @@ def prefetched(
         num_workers=workers,
         collate_fn=prepare,  # type: ignore[arg-type]
     )
-    yield from loader
+    with worker_errors():
+        yield from loader
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Restores the message of an error in a DataLoader's worker, which PyTorch wraps in the traceback."""
+    try:
+        yield
+    except PreselError as error:
+        message = str(error).strip()
+        if "\nOriginal Traceback" not in message:
+            raise
+        # The last line is `presel.data.decoding.BrokenImage: <message>`.
+        raise PreselError(message.splitlines()[-1].partition(": ")[2]) from error
