@@ -201,8 +201,8 @@ class DigitScenes(Source):
 
     split: DigitSplit
     size: Annotated[int, Field(ge=1)]
-    seed: int = 0
-    max_rejected_share: float = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
     _tasks: ClassVar[TaskRule] = TaskRule()
 
     def identity(self) -> dict[str, Any]:

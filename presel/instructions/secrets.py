@@ -152,4 +152,4 @@ def _holds_key(setting: str, value: Any) -> bool:
             return any(_holds_key(str(key), one) for key, one in value.items())
     if name == "key_variable":
         return not is_variable(str(value))
-    return name == "base_url" and has_credentials(str(value))
+    return name in ("base_url", "tracking_uri") and has_credentials(str(value))

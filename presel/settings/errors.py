@@ -22,7 +22,7 @@ from yaml import YAMLError
 
 from presel.data.checks import shown
 from presel.settings.options import nearest
-from presel.settings.overrides import is_sweep, not_text, quoted, unknown_key, unreadable
+from presel.settings.overrides import is_sweep, not_text, quoted, reference, unknown_key, unreadable
 from presel.settings.schema import RANGES
 
 # Raised for an invalid configuration.
@@ -97,7 +97,7 @@ def _yaml(error: YAMLError) -> str:
 def _argument(error: ArgumentError, group: str, overrides: Sequence[str]) -> str:
     """Explains an argument that a component refuses."""
     first = error.errors()[0]
-    key = ".".join([group, *map(str, first["loc"])])
+    key = reference(".".join([group, *map(str, first["loc"])]), overrides)
     if first["type"] == "unexpected_keyword_argument":
         return unknown_key(key, overrides)
     value = first["input"]

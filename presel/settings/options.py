@@ -47,10 +47,18 @@ class Option:
         return lines[0] if lines else ""
 
     @cached_property
+    def _content(self) -> dict[str, Any]:
+        """The file's, or nothing where it cannot be read, which Hydra reports."""
+        try:
+            content = yaml.safe_load(self.file.read_text("utf-8"))
+        except (yaml.YAMLError, OSError, ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """Its keys and values, with those of the options that it builds on; interpolations as written."""
-        content = yaml.safe_load(self.file.read_text("utf-8"))
-        content = content if isinstance(content, dict) else {}
+        content = dict(self._content)
         settings: dict[str, Any] = {}
         for base in content.pop("defaults", []):
             if isinstance(base, str) and base != "_self_":
@@ -64,8 +72,7 @@ class Option:
     @cached_property
     def choices(self) -> dict[str, list[str]]:
         """The options of other groups that an experiment chooses or sweeps over."""
-        content = yaml.safe_load(self.file.read_text("utf-8"))
-        content = content if isinstance(content, dict) else {}
+        content = self._content
         listed = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
         chosen = {
             key.removeprefix("override /"): [str(name)] for entry in listed for key, name in entry.items()

@@ -88,7 +88,6 @@ def check_overrides(overrides: Sequence[str]) -> None:
             to the terminal.
     """
     parser = OverridesParser.create()
-    chosen = chosen_options(overrides)
     for override in overrides:
         if _CONTROL.search(override):
             raise PreselError(f"the argument {override!r} holds a control character; write it without")
@@ -97,10 +96,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
         except HydraException:
             continue
         key, value, typed = parsed.key_or_group, parsed.value(), override.partition("=")[2]
-        group, _, name = key.partition(".")
-        for option in chosen.get(group, []):
-            if reference := option.reference(name):
-                raise PreselError(f"{key} takes its value from {reference}; set that")
+        if (decides := reference(key, overrides)) != key:
+            raise PreselError(f"{key} takes its value from {decides}; set that")
         if key in _FOLDERS and value == "":
             raise PreselError(f"{key} is empty; name a folder, . for the working directory")
         for one in _values(value):
@@ -132,6 +129,13 @@ def chosen_options(overrides: Sequence[str]) -> dict[str, list[Option]]:
         known = options(group, folders)
         found[group] = [known[name] for name in wanted if name in known]
     return found
+
+
+def reference(key: str, overrides: Sequence[str]) -> str:
+    """The setting that decides a key: the one that it takes its value from, or the key itself."""
+    group, _, name = key.partition(".")
+    found = [option.reference(name) for option in chosen_options(overrides).get(group, [])]
+    return next(filter(None, found), key)
 
 
 def spread_over_jobs(overrides: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from presel.data.checks import shown
 from presel.errors import PreselError
+from presel.instructions.secrets import has_credentials, named_like_a_key
 from presel.settings.overrides import unknown_key
 
 if TYPE_CHECKING:
@@ -223,6 +224,12 @@ def build(config: DictConfig) -> "Pipeline":
             raise PreselError(f"{group} makes no {kinds}; leave out keys such as _partial_")
         return made
 
+    for name, value in (config.logger.get("arguments") or {}).items():
+        if named_like_a_key(name) or ("://" in str(value) and has_credentials(str(value))):
+            raise PreselError(
+                f"logger.arguments.{name} may not hold a key or credentials, since every run saves its "
+                "settings; put them into the environment variables that the logger reads"
+            )
     groups = [group for group in BASES if "." not in group and (evaluated or group != "evaluation")]
     made = {group: make(group) for group in groups}
     # After the components, because it imports all stages.

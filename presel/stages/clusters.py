@@ -34,7 +34,7 @@ class Clustering:
 
     images_per_cluster: Annotated[int, Field(ge=1)] = 100
     backend: ClusterBackend = "auto"
-    seed: int = 12345
+    seed: Annotated[int, Field(ge=0)] = 12345
 
 
 @dataclass(frozen=True, kw_only=True)
