@@ -16,6 +16,9 @@ from PIL import Image
 
 from presel.cli import main
 from presel.console import console, show_messages
+from presel.data.llava import TaskRule
+from presel.data.sources import LlavaFiles, LlavaJson
+from presel.stages.pool import PoolStage
 from presel.storage.store import Store
 from tests.helpers import InSubprocess, Program, Result, SilentReporter, record
 
@@ -116,6 +119,25 @@ def pool_folder(tmp_path: Path) -> Path:
     (tmp_path / "pool.json").write_text(json.dumps(records))
     (tmp_path / "eval.json").write_text(json.dumps(records[:8]))
     return tmp_path
+
+
+@pytest.fixture
+def files(pool_folder: Path) -> LlavaFiles:
+    """The files of `pool_folder`."""
+    return LlavaFiles(pool_folder / "pool.json", pool_folder / "images", TaskRule())
+
+
+@pytest.fixture
+def pool(pool_folder: Path) -> PoolStage:
+    """The stage that checks the images of `pool_folder`."""
+    source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
+    return PoolStage(source=source, workers=0)
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    """Where the instructions of a provider are kept."""
+    return tmp_path / "answers"
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from presel.data.digits.dataset import answerable, conversation
 from presel.data.digits.scenes import Contents, render_scenes
 from presel.data.digits.tasks import TASKS
 from presel.data.images import open_image
-from presel.data.sources import LlavaJson
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
@@ -121,9 +120,7 @@ def test_a_model_that_is_no_clip_is_refused() -> None:
         Clip(path="/nowhere").check()
 
 
-def test_the_whole_pool_is_requested(store: Store, pool_folder: Path) -> None:
-    source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
-    pool = PoolStage(source=source, workers=0)
+def test_the_whole_pool_is_requested(store: Store, pool: PoolStage) -> None:
     scored = ClipScoresStage(
         instructions=InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="whole pool"),
         clip=CLIP,
@@ -136,9 +133,7 @@ def test_the_whole_pool_is_requested(store: Store, pool_folder: Path) -> None:
     assert requested_ids(store, selection) == set(store.load(pool)["id"])
 
 
-def test_features_are_both_embeddings_in_a_row(store: Store, pool_folder: Path) -> None:
-    source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
-    pool = PoolStage(source=source, workers=0)
+def test_features_are_both_embeddings_in_a_row(store: Store, pool: PoolStage) -> None:
     whole = InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="whole pool")
     features = store.load(ClipFeaturesStage(instructions=whole, clip=CLIP, runtime=Runtime(hardware=CPU)))
     assert features.ids.tolist() == store.load(pool)["id"].tolist()

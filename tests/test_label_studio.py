@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused, PreselError
 from presel.instructions.label_studio import LabelStudio
@@ -20,16 +19,6 @@ from tests.helpers import OWN_STORE, Program, on_folder, stage_lines
 from tests.waiting import orders, paused, wanted
 
 Task = dict[str, Any]
-
-
-@pytest.fixture
-def files(pool_folder: Path) -> LlavaFiles:
-    return LlavaFiles(pool_folder / "pool.json", pool_folder / "images", TaskRule())
-
-
-@pytest.fixture
-def answers(tmp_path: Path) -> Path:
-    return tmp_path / "answers"
 
 
 @pytest.fixture

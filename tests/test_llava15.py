@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from presel.data.llava665k import EXPECTED
-from tests.data.test_llava665k import MIXTURE
 from tests.helpers import Program, last_run, stage_lines
+from tests.llava665k_records import MIXTURE
 
 EACH = 8
 

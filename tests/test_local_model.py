@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
 from presel.errors import PreselError
 from presel.instructions.local_model import LocalModel
@@ -75,11 +74,6 @@ def chat_model(public: Path) -> Path:
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def files(pool_folder: Path) -> LlavaFiles:
-    return LlavaFiles(pool_folder / "pool.json", pool_folder / "images", TaskRule())
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presel.data.llava import Record, TaskRule
+from presel.data.llava import Record
 from presel.data.sources import LlavaFiles
 from presel.errors import Paused, PreselError
 from presel.instructions.batch_api import OpenAiBatch, in_files
@@ -29,16 +29,6 @@ PROMPTS = Prompts(
     kinds={"detail": Prompt(request="{question}", questions=["What is it?"], answer_pattern="[a-z0-9 ]+")},
     default="detail",
 )
-
-
-@pytest.fixture
-def files(pool_folder: Path) -> LlavaFiles:
-    return LlavaFiles(pool_folder / "pool.json", pool_folder / "images", TaskRule())
-
-
-@pytest.fixture
-def answers(tmp_path: Path) -> Path:
-    return tmp_path / "answers"
 
 
 @pytest.fixture

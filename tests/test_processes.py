@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from presel.data.sources import LlavaJson
 from presel.distributed.launch import failure_message
 from presel.distributed.runtime import Runtime
 from presel.distributed.stage import read_task, write_task
@@ -64,9 +63,7 @@ def test_all_processes_together_take_the_steps_of_one(
         assert not any(batch.rows for batch in in_turn[len(step) :])
 
 
-def test_a_process_gets_the_stage_with_its_key(pool_folder: Path, tmp_path: Path) -> None:
-    source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
-    pool = PoolStage(source=source, workers=0)
+def test_a_process_gets_the_stage_with_its_key(pool_folder: Path, pool: PoolStage, tmp_path: Path) -> None:
     instructions = InstructionsStage(
         pool=pool,
         chosen=ReferenceStage(pool=pool, share=0.1, seed=0),

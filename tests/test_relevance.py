@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from presel.data.prompts import Turn
-from presel.data.sources import LlavaJson
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.importance import instruction_relevance, relevance_scores
@@ -189,11 +188,8 @@ def test_a_loss_that_is_no_number_on_one_side_alone_is_a_difference(
 
 
 def test_a_loss_of_zero_is_counted_and_one_that_is_no_number_refused(
-    store: Store, pool_folder: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, pool: PoolStage, pool_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pool = PoolStage(
-        source=LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images"), workers=0
-    )
     instructions = InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="reference")
     model = TuningStage(
         instructions=instructions, lvlm=LVLM, tune=settings(), seed=0, runtime=Runtime(hardware=CPU)

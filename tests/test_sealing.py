@@ -12,7 +12,6 @@ import pytest
 
 from presel.component import component
 from presel.data.listing import PoolFiles
-from presel.data.sources import LlavaJson
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
@@ -57,12 +56,6 @@ class Searching(Strategy):
         found = [text for text in _reachable_texts(context) if SECRET in text or "/store/" in text]
         assert not found
         return context.reference
-
-
-@pytest.fixture
-def pool(pool_folder: Path) -> PoolStage:
-    source = LlavaJson(annotations=pool_folder / "pool.json", images=pool_folder / "images")
-    return PoolStage(source=source, workers=0)
 
 
 def select(strategy: Strategy, pool: PoolStage, budget: float = 0.5) -> SelectionStage:
