@@ -180,6 +180,12 @@ def tuned(
     return recorded(where, strategy, seed, {"vqa": 0.5}, stages, overrides=list(overrides))
 
 
+def test_a_setting_that_a_run_does_not_read_sets_it_not_apart(tmp_path: Path) -> None:
+    first, second = (tuned(tmp_path, "random", f"tau.value={tau}") for tau in (0.1, 1))
+    alike = [replace(one, unused_groups=["tau"], stages=first.stages) for one in (first, second)]
+    assert {name: len(runs) for name, runs in by_setting(alike).items()} == {"random": 1}
+
+
 def test_settings_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     runs = [
         tuned(tmp_path, "presel", "pool.size=400", f"tau.value={tau}", *more, seed=seed)

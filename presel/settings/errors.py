@@ -22,7 +22,15 @@ from yaml import YAMLError
 
 from presel.data.checks import shown
 from presel.settings.options import nearest
-from presel.settings.overrides import is_sweep, not_text, quoted, reference, unknown_key, unreadable
+from presel.settings.overrides import (
+    chosen_options,
+    is_sweep,
+    not_text,
+    quoted,
+    reference,
+    unknown_key,
+    unreadable,
+)
 from presel.settings.schema import RANGES
 
 # Raised for an invalid configuration.
@@ -97,7 +105,7 @@ def _yaml(error: YAMLError) -> str:
 def _argument(error: ArgumentError, group: str, overrides: Sequence[str]) -> str:
     """Explains an argument that a component refuses."""
     first = error.errors()[0]
-    key = reference(".".join([group, *map(str, first["loc"])]), overrides)
+    key = reference(".".join([group, *map(str, first["loc"])]), chosen_options(overrides))
     if first["type"] == "unexpected_keyword_argument":
         return unknown_key(key, overrides)
     value = first["input"]

@@ -60,7 +60,7 @@ class Option:
         """Its keys and values, with those of the options that it builds on; interpolations as written."""
         content = dict(self._content)
         settings: dict[str, Any] = {}
-        for base in content.pop("defaults", []):
+        for base in content.pop("defaults", None) or []:
             if isinstance(base, str) and base != "_self_":
                 settings |= Option(self.group, self.file.with_name(f"{base}.yaml")).settings
             elif isinstance(base, dict) and not any(" " in key for key in base):
@@ -73,12 +73,13 @@ class Option:
     def choices(self) -> dict[str, list[str]]:
         """The options of other groups that an experiment chooses or sweeps over."""
         content = self._content
-        listed = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+        listed = [entry for entry in content.get("defaults") or [] if isinstance(entry, dict)]
         chosen = {
             key.removeprefix("override /"): [str(name)] for entry in listed for key, name in entry.items()
         }
-        swept = content.get("hydra", {}).get("sweeper", {}).get("params", {})
-        return chosen | {key: str(values).split(",") for key, values in swept.items() if "." not in key}
+        sweeper = (content.get("hydra") or {}).get("sweeper") or {}
+        swept = {key: str(values).split(",") for key, values in (sweeper.get("params") or {}).items()}
+        return chosen | {key: [name.strip() for name in names] for key, names in swept.items()}
 
     @property
     def target(self) -> str:

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -88,6 +88,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
             to the terminal.
     """
     parser = OverridesParser.create()
+    chosen = chosen_options(overrides)
     for override in overrides:
         if _CONTROL.search(override):
             raise PreselError(f"the argument {override!r} holds a control character; write it without")
@@ -96,7 +97,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
         except HydraException:
             continue
         key, value, typed = parsed.key_or_group, parsed.value(), override.partition("=")[2]
-        if (decides := reference(key, overrides)) != key:
+        if (decides := reference(key, chosen)) != key:
             raise PreselError(f"{key} takes its value from {decides}; set that")
         if key in _FOLDERS and value == "":
             raise PreselError(f"{key} is empty; name a folder, . for the working directory")
@@ -131,10 +132,15 @@ def chosen_options(overrides: Sequence[str]) -> dict[str, list[Option]]:
     return found
 
 
-def reference(key: str, overrides: Sequence[str]) -> str:
-    """The setting that decides a key: the one that it takes its value from, or the key itself."""
+def reference(key: str, chosen: Mapping[str, Sequence[Option]]) -> str:
+    """The setting that decides a key: the one that it takes its value from, or the key itself.
+
+    Args:
+        key: As in `strategy.tau`.
+        chosen: The options of each group, see `chosen_options`.
+    """
     group, _, name = key.partition(".")
-    found = [option.reference(name) for option in chosen_options(overrides).get(group, [])]
+    found = [option.reference(name) for option in chosen.get(group, [])]
     return next(filter(None, found), key)
 
 
