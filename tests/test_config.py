@@ -39,6 +39,7 @@ from presel.settings.paths import config_folder
 from presel.settings.schema import build, register
 from presel.settings.usage import drop_foreign, unused_groups
 from presel.storage.stage import upstream
+from presel.storage.store import Store
 from presel.strategies.base import RESULTS
 from presel.strategies.random import Random
 from tests.helpers import environment
@@ -501,7 +502,8 @@ class Mistaken(Random):
 def test_a_need_that_there_is_not_is_told_before_any_work() -> None:
     pipeline = dataclasses.replace(build(configured()), strategy=Mistaken())
     with pytest.raises(
-        PreselError, match=r"Mistaken\.needs names 'featurs'; it may hold reference, relevance"
+        PreselError,
+        match=r"Mistaken\.needs names 'featurs'; it may hold features, clusters, reference, relevance",
     ):
         _ = pipeline.evaluation
     # Whatever a strategy can read is a step that it can need.
@@ -593,10 +595,10 @@ def test_keys_hold_the_kind_of_device_and_the_precision_but_no_number_of_process
     assert {label for label in gpu if gpu[label] == bf16[label]} == without_a_model | {"clip_features"}
 
 
-def test_weights_in_half_precision_are_not_trained_in_float32() -> None:
+def test_weights_in_half_precision_are_not_trained_in_float32(store: Store) -> None:
     pipeline = build(configured("trainer=cpu", "trainer.precision=32-true", "lvlm.dtype=bfloat16"))
     with pytest.raises(PreselError, match=r"^trainer\.precision=32-true: lvlm\.dtype=bfloat16 .*=auto, or"):
-        pipeline.model.check()
+        pipeline.model.check(store)
 
 
 def test_conf_is_found_beside_the_package() -> None:
@@ -619,9 +621,11 @@ def test_conf_is_found_beside_the_package() -> None:
         ),
     ],
 )
-def test_a_logger_that_cannot_be_made_is_reported_before_any_work(overrides: list[str], reason: str) -> None:
+def test_a_logger_that_cannot_be_made_is_reported_before_any_work(
+    overrides: list[str], reason: str, store: Store
+) -> None:
     with pytest.raises(PreselError, match=r"\Alogger\.kind=.+; install its package") as caught:
-        build(configured(*overrides)).model.check()
+        build(configured(*overrides)).model.check(store)
     assert reason in str(caught.value)
 
 
@@ -629,7 +633,7 @@ def test_any_logger_of_lightning_works_without_code_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    logger = build(configured("logger=wandb", "logger.arguments.project=mine")).logger
+    logger = build(configured("logger=wandb", "logger.arguments.project=mine")).runtime.logger
     logger.check()
     assert not capsys.readouterr().out
     made: Any = logger.create(tmp_path, "model (selection) 123")
