@@ -104,7 +104,6 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
             different=usable["content"].nunique(),
             seconds=seconds,
             made=made,
-            sound=not errors,
         )
         times = stage_times(pipeline, steps, work, store)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))

@@ -53,7 +53,6 @@ class Work:
         different: Different images among them.
         seconds: Time that it took to decode the images.
         made: The store that holds the pool's files, if a stage makes them.
-        sound: Whether the pool's records are free of errors, so that results can be looked up by key.
     """
 
     plan: Plan
@@ -61,7 +60,6 @@ class Work:
     different: int
     seconds: float
     made: Store
-    sound: bool
 
 
 def stage_times(pipeline: Pipeline, steps: Sequence[Stage[Any]], work: Work, store: Store) -> list[StageTime]:
@@ -105,7 +103,7 @@ def _images(step: Stage[Any], pipeline: Pipeline, work: Work) -> int | None:
 def _estimate(
     step: Stage[Any], images: int | None, pipeline: Pipeline, work: Work, store: Store
 ) -> Estimated:
-    if work.sound and store.has(step):
+    if store.has(step):
         return 0.0, "done: its result is in the store"
     if step in pipeline.source.stages:
         return work.made.manifest(step)["wall_seconds"], "just made for this check"
