@@ -22,6 +22,10 @@ Without arguments it does so on the built-in digit scenes.
   presel run --help strategy                          the options of a group and their settings
 """
 _TAIL = """\
+Messages, which `run.log` in the run's folder holds in full:
+  -v, --verbose            show details and the warnings of libraries too
+  -q, --quiet              show nothing but results, warnings and errors
+
 Flags of Hydra, on which the configuration rests:
   -m, --multirun           sweep over values separated by commas
   --cfg job                print the composed configuration and stop; --resolve fills in references

@@ -18,7 +18,7 @@ from presel.console.terminal import console
 
 LOG_FILE = "run.log"
 
-# Names of environment variables whose values are masked; shorter values would make a mask of common words.
+# Environment variables whose values are masked, unless they are so short that common words would be.
 _SECRETS = re.compile("key|token|secret|password|credential|authorization", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 
@@ -38,7 +38,7 @@ class _TerminalHandler(logging.Handler):
 
 
 class _FileHandler(logging.FileHandler):
-    """Drops what a full disk has no room for, which ends the run by other files' errors."""
+    """Ignores its own write errors: on a full disk, those of the results end the run."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -111,7 +111,7 @@ def run_log(folder: Path) -> Iterator[None]:
             _log.debug("Python %s on %s: %s", platform.python_version(), platform.platform(), sys.argv)
             yield
     except BaseException as error:
-        # The terminal is told by whoever catches it.
+        # The caller reports it on the terminal.
         trace = (type(error), error, error.__traceback__) if isinstance(error, Exception) else None
         text = f"{type(error).__name__}: {error}"
         handler.handle(_log.makeRecord(_log.name, logging.ERROR, "", 0, text, (), trace))

@@ -17,7 +17,7 @@ def silence_libraries() -> None:
 
 
 def log_warnings() -> None:
-    """Sends warnings to logger `py.warnings`, which shows nothing where nobody handles it."""
+    """Sends warnings to logger `py.warnings`, which is silent without a handler."""
     logger = logging.getLogger("py.warnings")
     logger.addHandler(logging.NullHandler())
 
