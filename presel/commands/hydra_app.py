@@ -21,7 +21,7 @@ from presel.instructions.secrets import check_environment, refuse_keys
 from presel.settings.errors import MISTAKES, UNREADABLE, explain
 from presel.settings.overrides import check_overrides, spread_over_jobs
 from presel.settings.paths import config_folder
-from presel.settings.schema import register
+from presel.settings.schema import check, register
 
 
 def run_app(arguments: Sequence[str]) -> None:
@@ -92,6 +92,7 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     Raises:
         PreselError: If the configuration or the data is invalid.
     """
+    check(config)
     # After Hydra has composed, since stages and strategies take a while to import.
     from presel.commands.execution import execute
     from presel.report.summary import print_summary

@@ -191,13 +191,11 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
-def build(config: DictConfig) -> "Pipeline":
-    """Makes the pipeline; every component checks its arguments here, before any work.
-
-    Group `evaluation` counts only where the run goes that far.
+def check(config: DictConfig) -> None:
+    """Checks what needs no component, whose imports take seconds.
 
     Raises:
-        PreselError: If a required setting has no value, or one is out of range.
+        PreselError: If there is no such setting, a required one has no value, or one is out of range.
     """
     for key in _unknown(config):
         raise PreselError(unknown_key(key))
@@ -209,7 +207,22 @@ def build(config: DictConfig) -> "Pipeline":
         {group: value for group, value in settings.items() if group != "evaluation" or evaluated}
     ):
         raise PreselError(f"{key} has no value; set it, as in {key}=…")
-    _check_ranges(config)
+    for key, (range_, holds) in RANGES.items():
+        value = OmegaConf.select(config, key)
+        if not holds(value):
+            raise PreselError(f"{key} is {value}; it must be {range_}")
+
+
+def build(config: DictConfig) -> "Pipeline":
+    """Makes the pipeline; every component checks its arguments here, before any work.
+
+    Group `evaluation` counts only where the run goes that far.
+
+    Raises:
+        PreselError: If a setting is missing or out of range.
+    """
+    check(config)
+    evaluated = config.until == "evaluation"
 
     def make(group: str) -> Any:
         settings = _with_home(OmegaConf.to_container(config[group], resolve=True))
@@ -278,13 +291,6 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "executor.workers": ("at least 0, or null for one a core", lambda value: value is None or value >= 0),
     "paths.min_free_gb": ("at least 0", lambda value: value >= 0),
 }
-
-
-def _check_ranges(config: DictConfig) -> None:
-    for key, (range_, holds) in RANGES.items():
-        value = OmegaConf.select(config, key)
-        if not holds(value):
-            raise PreselError(f"{key} is {value}; it must be {range_}")
 
 
 def _with_home(value: Any) -> Any:
