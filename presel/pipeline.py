@@ -261,21 +261,23 @@ class Pipeline:
         return replace(self, strategy=Full())
 
     def steps(self, target: Stage[Any]) -> dict[str, Stage[Any]]:
-        """The target and every stage that it rests on, inputs first, by role.
+        """The target and every stage that it depends on, inputs first, by role.
 
-        A stage's role is the name of its property here, as in `reference_model`; that of a stage without one
-        is made of its reader's role and its own name, as in `images.scenes`. Labels are for people, and may
-        be reworded; programs find a stage by its role.
+        A stage's role is the name of its property here, as in `reference_model`; the role of any other stage
+        is that of the stage that reads it and its own name, as in `images.scenes`. Labels are for people and
+        may be reworded; programs find a stage by its role.
         """
         found = upstream(target)
-        # The properties that were evaluated, which these stages are; of two names for one stage the first.
+        # The evaluated properties hold these stages; where two hold the same one, the first names it.
         named = {id(stage): role for role, stage in reversed(vars(self).items()) if isinstance(stage, Stage)}
         named |= {id(stage): name for name, stage in self.strategy_stages.items()}
         roles: dict[str, str] = {}
         for stage in reversed(found):
             role = roles.setdefault(stage.key, named.get(id(stage), stage.name))
             for source in stage.inputs:
-                roles.setdefault(source.key, named.get(id(source), f"{role}.{source.name}"))
+                name = named.get(id(source), f"{role}.{source.name}")
+                # Two inputs of one name are told apart by their keys.
+                roles.setdefault(source.key, f"{name}.{source.key}" if name in roles.values() else name)
         return {roles[stage.key]: stage for stage in found}
 
     def check(self, store: Store, target: Stage[Any]) -> None:
@@ -288,7 +290,7 @@ class Pipeline:
         Raises:
             PreselError: If anything about the models, the pool, the benchmarks or the budget is wrong.
         """
-        steps = self.steps(target).values()
+        steps = upstream(target)
         # Instructions that are bought already need no API key and no server.
         if any(isinstance(step, InstructionsStage) and not store.has(step) for step in steps):
             self.provider.check_source(self.source)

@@ -3,14 +3,16 @@
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from presel.component import component
 from presel.pipeline import Pipeline
 from presel.storage.stage import Stage
+from presel.storage.store import Store
 from presel.strategies.random import Random
 from tests.documents import blocks
 from tests.helpers import OWN_STORE, Program, last_run, stage_lines
@@ -88,3 +90,34 @@ def test_a_wrong_name_is_refused(in_process: Program, name: str, message: str) -
         "run", "strategy=random", f"strategy._target_=tests.test_own_stage.{name}", "until=selection"
     )
     assert message in error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(Stage[int]):
+    """Does nothing."""
+
+    name: ClassVar[str] = "part"
+
+    inputs_of: tuple[Stage[Any], ...] = ()
+    number: int = 0
+
+    def compute(self, store: Store, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> int:
+        return self.number
+
+
+@component
+class Nested(Random):
+    """Has a stage that reads two others of one name."""
+
+    def stages(self, pipeline: Pipeline) -> dict[str, Stage[Any]]:
+        return {"whole": Part(inputs_of=(Part(number=1), Part(number=2)))}
+
+
+def test_every_stage_has_a_role_of_its_own(in_process: Program, tmp_path: Path) -> None:
+    target = "strategy._target_=tests.test_own_stage.Nested"
+    in_process.succeeds("run", "strategy=random", target, "until=selection", "pool.size=40", OWN_STORE)
+    second = f"whole.part.{Part(number=2).key}"
+    roles = ["images.scenes", "images", "whole.part", second, "whole", "selection"]
+    assert list(last_run(tmp_path).stages) == roles
