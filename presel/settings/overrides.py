@@ -19,7 +19,7 @@ from presel.settings.paths import config_folder
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Settings that become paths without a component that checks their type.
 _PATHS = frozenset({"paths.store", "paths.runs", "paths.answers"})
-# Settings that would take the working directory for a folder that was not named.
+# Settings for which an empty name would mean the working directory.
 _FOLDERS = _PATHS | {"pool.images", "evaluation.images"}
 
 
@@ -48,7 +48,7 @@ def _quoted_value(value: str) -> str:
 
 
 def unreadable(override: str, sweep: bool = False) -> str:
-    """Says what to write in the place of an override that Hydra's grammar does not take."""
+    """Says what to write instead of an override that Hydra's grammar does not accept."""
     remedy = quoted(override, sweep)
     try:
         OverridesParser.create().parse_overrides(shlex.split(remedy) if "=" in override else [override])
@@ -76,7 +76,7 @@ def not_text(key: str, value: object, overrides: Sequence[str] = ()) -> str:
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Makes sure that Hydra reads names as they were written; what it cannot read at all is left to it.
+    """Checks that Hydra reads names as they were written; what it cannot parse, it reports itself.
 
     Args:
         overrides: The command line's, flags among them.
