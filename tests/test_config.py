@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from presel.commands.execution import made_for_digits
-from presel.commands.run_help import run_help
+from presel.commands.run import run_help
 from presel.data.image_folder import ImageFolder
 from presel.errors import PreselError
 from presel.instructions.label_studio import LabelStudio
@@ -432,7 +432,7 @@ def test_help_explains_every_option_and_every_setting() -> None:
 
 def test_help_needs_neither_torch_nor_hydra() -> None:
     program = (
-        "import sys, presel.commands.run_help as help; help.run_help([]);"
+        "import sys, presel.commands.run as help; help.run_help([]);"
         "sys.exit(bool({'torch', 'hydra', 'omegaconf', 'pandas', 'pydantic'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env=environment(PYTHONPATH=str(Path.cwd())))

@@ -13,13 +13,13 @@ import pytest
 from omegaconf import OmegaConf
 from scipy import stats
 
-from presel.commands.sweep_summary import summarize
 from presel.console.escaping import visible
 from presel.errors import PreselError
 from presel.evaluation.scores import ModelScores, mean_score, relative_score
 from presel.report import figures
 from presel.report.grouping import by_setting, counterpart, evaluated, find_runs
 from presel.report.statistics import compare, holm, paired_t
+from presel.report.summary import summarize_sweep
 from presel.report.tables import PUBLISHED, latex, markdown, published_relative, results
 from presel.runs import RunRecord, StageRecord, load_run
 from presel.storage.integrity import write_manifest
@@ -419,7 +419,7 @@ def test_a_sweep_over_models_shows_the_base_of_each(tmp_path: Path) -> None:
             baselines=[ModelScores("base", {"vqa": base})],
             overrides=[f"lvlm={model}", f"seed={job}"],
         ).write()
-    summarize(tmp_path)
+    summarize_sweep(tmp_path)
     assert pd.read_csv(tmp_path / "summary.csv").set_index("strategy")["mean"].to_dict() == pytest.approx(
         {
             "base": 0.1,

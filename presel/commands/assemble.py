@@ -8,11 +8,7 @@ from presel.models.assembly import assemble
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs `presel assemble`.
-
-    Raises:
-        PreselError: If a part is missing, or its dimensions do not match the others.
-    """
+    """Runs `presel assemble`, see `presel.models.assembly.assemble`."""
     parser = ArgumentParser(
         prog="presel assemble",
         description="Put a LLaVA together from a language model, a CLIP tower and LLaVA's projector.",

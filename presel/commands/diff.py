@@ -14,14 +14,7 @@ from presel.storage.files import atomic
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs `presel diff`.
-
-    Returns:
-        0, or 1 if the selections differ.
-
-    Raises:
-        PreselError: If a selection cannot be read, or the two are from different pools.
-    """
+    """Runs `presel diff`; returns 1 if the selections differ."""
     parser = ArgumentParser(
         prog="presel diff", description="Compare two selections of one pool, task by task."
     )
@@ -47,13 +40,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_selection(path: Path) -> pd.DataFrame:
-    """Reads which images were selected.
+    """Reads the table of all usable images: id, task, selected, and possibly more.
 
     Args:
         path: A `selection.parquet`, or the folder of a run, whose `run.json` names one.
-
-    Returns:
-        Table of all usable images: id, task, selected, and possibly more.
 
     Raises:
         PreselError: If there is none, or it is damaged.
@@ -73,10 +63,7 @@ def read_selection(path: Path) -> pd.DataFrame:
 
 
 def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Joins two selections by image.
-
-    Returns:
-        One row per image: id, task, first, second (both bool).
+    """Joins two selections, in one row per image: id, task, first, second (both bool).
 
     Raises:
         PreselError: If they do not have the same images in the same tasks.

@@ -48,14 +48,7 @@ exit status: 0 no fault, 1 faults, 2 a mistake in the command or files that cann
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs `presel doctor`.
-
-    Returns:
-        0, or 1 if faults were found.
-
-    Raises:
-        PreselError: If the configuration is invalid, or the pool cannot be read at all.
-    """
+    """Runs `presel doctor`; returns 1 if faults were found."""
     parser = ArgumentParser(
         prog="presel doctor",
         description=_DESCRIPTION,

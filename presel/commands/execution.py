@@ -73,7 +73,10 @@ def execute(
         overrides=list(overrides),
         unused_groups=unused,
         image_folder=pipeline.source.files(store).images,
-        stages={role: _recorded(store, step) for role, step in stages.items()},
+        stages={
+            role: StageRecord(name=step.name, key=step.key, label=step.label, folder=store.folder(step))
+            for role, step in stages.items()
+        },
         tuned=_tuned_scores(pipeline, store) if evaluated else None,
         baselines=_baseline_scores(pipeline, store) if evaluated else [],
         full_evaluation=store.folder(pipeline.full.evaluation) if evaluated else None,
@@ -86,17 +89,8 @@ def execute(
     return record
 
 
-def _recorded(store: Store, step: Stage[Any]) -> StageRecord:
-    return StageRecord(name=step.name, key=step.key, label=step.label, folder=store.folder(step))
-
-
 def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
-    """The groups whose options are made for the built-in digit scenes, if the pool is another.
-
-    Args:
-        pipeline: The run.
-        target: The step that it ends with.
-    """
+    """The groups whose options are made for the built-in digit scenes, if a run's pool is another."""
     if isinstance(pipeline.source, DigitScenes):
         return []
     # Stages name their models like the configuration groups.

@@ -1,27 +1,17 @@
 """`presel export`: writes the selection of a finished run in the format of another program, atomically."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from presel.console import ArgumentParser, console
 from presel.data.llava import Record
 from presel.errors import PreselError
-from presel.export.hf import write_hf
+from presel.export.formats import WRITERS
 from presel.export.image_files import PLACING, check_exportable, place_images
-from presel.export.llama_factory import write_llama_factory
-from presel.export.llava import write_llava
 from presel.export.manifest import HEAD, write_manifest
 from presel.runs import RunRecord, load_run
 from presel.storage.files import atomic_folder
-
-_WRITERS: dict[str, Callable[[Path, Sequence[Record], Path], None]] = {
-    "llava": write_llava,
-    "llama_factory": write_llama_factory,
-    "hf": write_hf,
-}
-_FORMATS = (*_WRITERS, "manifest")
-_IMAGES = ("reference", *PLACING)
 
 _EPILOG = """\
 formats:
@@ -54,11 +44,7 @@ examples:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs `presel export`.
-
-    Raises:
-        PreselError: As `export` does.
-    """
+    """Runs `presel export`, see `export`."""
     parser = ArgumentParser(
         prog="presel export",
         description="Write the selection of a finished run as training data for other programs.",
@@ -66,10 +52,13 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="folder of the run, with its run.json")
-    parser.add_argument("--format", required=True, choices=_FORMATS, help="see below")
+    parser.add_argument("--format", required=True, choices=(*WRITERS, "manifest"), help="see below")
     parser.add_argument("--out", required=True, type=Path, help="folder to make")
     parser.add_argument(
-        "--images", default="reference", choices=_IMAGES, help="how images are included (%(default)s)"
+        "--images",
+        default="reference",
+        choices=("reference", *PLACING),
+        help="how images are included (%(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier export in that folder")
     options = parser.parse_args(arguments)
@@ -101,7 +90,7 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
         raise PreselError(f"--images {images}: --format hf holds the images itself; leave the option out")
     out = out.resolve()
     _check_target(out, force, [run.folder, run.image_folder, run.result("selection")])
-    writer = _WRITERS.get(form)
+    writer = WRITERS.get(form)
     if writer and "instructions" not in run.stages:
         raise PreselError(
             f"{run.folder}: this run ended with its selection, without instructions; run the same command "
@@ -119,13 +108,8 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
         with atomic_folder(out) as folder:
             if writer:
                 writer(folder, records, image_folder)
-            write_manifest(
-                folder,
-                run,
-                chosen,
-                "instructions" if writer else "selection",
-                {"format": form, "image_folder": str(image_folder)},
-            )
+            last = "instructions" if writer else "selection"
+            write_manifest(folder, run, chosen, last, {"format": form, "image_folder": str(image_folder)})
             if images in PLACING:
                 place_images(run.image_folder, files, folder / image_folder, images)
     except OSError as error:

@@ -88,9 +88,6 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
 
     Returns:
         The mean score, which a search can maximize; None for a run that ends before the evaluation.
-
-    Raises:
-        PreselError: If the configuration or the data is invalid.
     """
     check(config)
     # After Hydra has composed, since stages and strategies take a while to import.
@@ -125,9 +122,9 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Summarizes the jobs."""
-        from presel.commands.sweep_summary import summarize
+        from presel.report.summary import summarize_sweep
 
-        summarize(Path(config.hydra.sweep.dir))
+        summarize_sweep(Path(config.hydra.sweep.dir))
 
 
 def _return_value(job: JobReturn) -> Any:

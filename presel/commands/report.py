@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jinja2 import Template
 
 from presel.console import ArgumentParser, console
@@ -20,14 +19,15 @@ from presel.storage.files import atomic
 
 # Seeds behind each row of the paper's tables.
 _ENOUGH_SEEDS = 5
+_INTERVALS = (
+    f"In brackets 95 % intervals of the difference: against {tables.BASELINE} by a paired bootstrap over "
+    "seeds and questions; paired t over seeds alone, whose p is adjusted for the table's rows (Holm). "
+    "Both are conditional on one pool, one draw of benchmarks, one base model and one seed of k-means."
+)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs `presel report`.
-
-    Raises:
-        PreselError: If no run was evaluated, or runs cannot be told apart or compared.
-    """
+    """Runs `presel report`."""
     parser = ArgumentParser(
         prog="presel report",
         description="Compare runs: mean and spread over seeds, intervals against random selection, costs.",
@@ -51,15 +51,20 @@ def main(arguments: Sequence[str]) -> int:
     benchmarks = dict.fromkeys(name for runs in groups.values() for run in runs for name in run.scores)
     shown = tables.formatted(results, list(benchmarks))
     costs = tables.costs(results)
-    notes = [*_intervals(shown), *_verdicts(groups), *_few_seeds(groups), *left_out(options.runs, found)]
+    notes = [*_verdicts(groups), *_few_seeds(groups), *left_out(options.runs, found)]
+    if "paired t" in shown:
+        notes.insert(0, _INTERVALS)
+    seeds = sorted({run.seed for runs in groups.values() for run in runs})
+    drawn = _one_run_per_setting(groups)
     template = (files("presel.report") / "page.html").read_text(encoding="utf-8")
     page = Template(template, autoescape=True, finalize=_shown).render(
         title=options.title,
-        summary=_summary(groups),
+        summary=f"{len(groups)} settings, seeds {', '.join(map(str, seeds))}. Scores in percent, "
+        "mean ± standard deviation over seeds.",
         tables={"": shown, "Costs": costs},
         notes=notes,
-        figures=_figures(groups),
-        gallery=gallery(_one_run_per_setting(groups), options.pictures),
+        figures=_figures(groups, drawn),
+        gallery=gallery(drawn, options.pictures),
     )
     for name, text in {
         "report.html": page,
@@ -78,25 +83,6 @@ def main(arguments: Sequence[str]) -> int:
 def _shown(value: object) -> object:
     """Escapes control characters in the page's text; figures are `Markup` and stay as they are."""
     return visible(value) if type(value) is str else value
-
-
-def _summary(groups: Mapping[str, Sequence[RunRecord]]) -> str:
-    seeds = sorted({run.seed for runs in groups.values() for run in runs})
-    return (
-        f"{len(groups)} settings, seeds {', '.join(map(str, seeds))}. Scores in per cent, mean ± standard "
-        "deviation over seeds."
-    )
-
-
-def _intervals(shown: pd.DataFrame) -> list[str]:
-    """Explains the table's confidence intervals, if it has any."""
-    if "paired t" not in shown:
-        return []
-    return [
-        f"In brackets 95 % intervals of the difference: against {tables.BASELINE} by a paired bootstrap over "
-        "seeds and questions; paired t over seeds alone, whose p is adjusted for the table's rows (Holm). "
-        "Both are conditional on one pool, one draw of benchmarks, one base model and one seed of k-means."
-    ]
 
 
 def _count(text: str) -> int:
@@ -153,11 +139,10 @@ def _one_run_per_setting(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str,
     return {f"{name}, seed {runs[0].seed}": runs[0] for name, runs in groups.items()}
 
 
-def _figures(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
+def _figures(groups: Mapping[str, Sequence[RunRecord]], shown: Mapping[str, RunRecord]) -> dict[str, str]:
     # matplotlib takes a second to import.
     from presel.report import figures
 
-    shown = _one_run_per_setting(groups)
     # Pools may give different images the same id.
     chosen = {
         name: {(run.stages["images"].key, image) for image in run.chosen["id"]} for name, run in shown.items()
@@ -173,17 +158,14 @@ def _figures(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
         "Score against budget": figures.score_against_budget(groups),
         "Score against cost": figures.score_against_cost(groups),
         f"Images in common (%){seed}": figures.overlap(chosen),
-        **{f"Task weights{seed}: {names}": svg for names, svg in _merge_identical(weights).items()},
-        **{
-            f"IRS (eq. 3) of the reference set{seed}: {names}": svg
-            for names, svg in _merge_identical(relevance).items()
-        },
+        **_merge_identical(f"Task weights{seed}", weights),
+        **_merge_identical(f"IRS (eq. 3) of the reference set{seed}", relevance),
     }
 
 
-def _merge_identical(drawn: Mapping[str, str]) -> dict[str, str]:
+def _merge_identical(caption: str, drawn: Mapping[str, str]) -> dict[str, str]:
     """Merges identical figures; each is captioned with the names of all its settings."""
     names: dict[str, list[str]] = {}
     for name, svg in drawn.items():
         names.setdefault(svg, []).append(name)
-    return {"; ".join(same): svg for svg, same in names.items()}
+    return {f"{caption}: {'; '.join(same)}": svg for svg, same in names.items()}

@@ -14,11 +14,7 @@ from presel.storage.integrity import MANIFEST, DamagedResult, faults, read_manif
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs `presel store`.
-
-    Returns:
-        0, or 1 if `verify` found a problem.
-    """
+    """Runs `presel store`; returns 1 if `verify` found a problem."""
     parser = ArgumentParser(prog="presel store", description="List, verify or clean stored results.")
     parser.add_argument(
         "action",
@@ -40,30 +36,28 @@ def _results(store: Path) -> list[Path]:
 def _list(store: Path) -> int:
     table = Table("stage", "key", "finished", "seconds", "MB")
     for folder in _results(store):
+        label, finished, seconds = folder.parent.name, "unfinished", ""
+        if (folder / MANIFEST).exists():
+            try:
+                manifest = read_manifest(folder)
+                label, finished = manifest["label"], manifest["finished"]
+                seconds = f"{manifest['wall_seconds']:.1f}"
+            except DamagedResult:
+                finished = "damaged"
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-        table.add_row(*_about(folder), f"{size:.1f}")
+        table.add_row(label, folder.name, finished, seconds, f"{size:.1f}")
     console.print(table)
     return 0
 
 
-def _about(folder: Path) -> tuple[str, str, str, str]:
-    if not (folder / MANIFEST).exists():
-        return folder.parent.name, folder.name, "unfinished", ""
-    try:
-        manifest = read_manifest(folder)
-    except DamagedResult:
-        return folder.parent.name, folder.name, "damaged", ""
-    return manifest["label"], folder.name, manifest["finished"], f"{manifest['wall_seconds']:.1f}"
-
-
 def _verify(store: Path) -> int:
-    problems = 0
-    for folder in _results(store):
+    folders, problems = _results(store), 0
+    for folder in folders:
         for problem in _problems(folder, store):
             problems += 1
             console.print(problem)
-    console.print(f"{len(_results(store))} results, {problems} problems")
-    return 1 if problems else 0
+    console.print(f"{len(folders)} results, {problems} problems")
+    return int(problems > 0)
 
 
 def _problems(folder: Path, store: Path) -> Iterator[str]:
@@ -101,10 +95,9 @@ def _clean(store: Path) -> int:
                     unfinished += 1
                     console.print(f"deleted {folder}")
                 else:
-                    left_over = temporary_files(folder)
-                    for file in left_over:
+                    for file in temporary_files(folder):
                         file.unlink()
-                    temporary += len(left_over)
+                        temporary += 1
         except Timeout:
             console.print(f"kept {folder}, which a run is computing")
     console.print(f"{unfinished} unfinished results deleted, {temporary} temporary files deleted")

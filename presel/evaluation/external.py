@@ -1,6 +1,6 @@
 """Base of benchmarks that another program runs and scores, and how its numbers become scores.
 
-Scores are scaled so that printing them in per cent gives the numbers that papers print: 0.791 for 79.1, and
+Scores are scaled so that printing them in percent gives the numbers that papers print: 0.791 for 79.1, and
 14.175 for an MME of 1417.5. Rel. is a mean of ratios and does not depend on the scale.
 """
 
@@ -56,7 +56,7 @@ class Column:
 
     Attributes:
         scale: Factor from the program's number to the score.
-        maximum: Highest possible score, after scaling; 1 for what is printed in per cent.
+        maximum: Highest possible score, after scaling; 1 for what is printed in percent.
     """
 
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0

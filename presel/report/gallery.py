@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -16,15 +15,7 @@ from presel.runs import RunRecord
 _SIDE = 72
 
 
-@dataclass
-class GalleryRow:
-    """Images with one heading, as `data:` URIs."""
-
-    heading: str
-    images: list[str]
-
-
-def gallery(shown: Mapping[str, RunRecord], count: int) -> dict[str, list[GalleryRow]]:
+def gallery(shown: Mapping[str, RunRecord], count: int) -> dict[str, list[tuple[str, list[str]]]]:
     """Shows for each task the most and the least central images, and a sample of each setting's choice.
 
     Args:
@@ -32,9 +23,9 @@ def gallery(shown: Mapping[str, RunRecord], count: int) -> dict[str, list[Galler
         count: Images per row.
 
     Returns:
-        Rows by task.
+        Rows by task: a heading, and images as `data:` URIs.
     """
-    rows: dict[str, list[GalleryRow]] = {}
+    rows: dict[str, list[tuple[str, list[str]]]] = {}
     for name, run in shown.items():
         files = dict(zip(run.pool["id"], run.pool["image"], strict=True))
         for task, images in run.selection.groupby("task"):
@@ -50,9 +41,9 @@ def gallery(shown: Mapping[str, RunRecord], count: int) -> dict[str, list[Galler
     return rows
 
 
-def _row(heading: str, run: RunRecord, files: Mapping[str, str], ids: pd.Series) -> GalleryRow:
+def _row(heading: str, run: RunRecord, files: Mapping[str, str], ids: pd.Series) -> tuple[str, list[str]]:
     paths = (check_read_back(run.image_folder, files[name], str(run.folder)) for name in ids)
-    return GalleryRow(heading, [_thumbnail(path) for path in paths])
+    return heading, [_thumbnail(path) for path in paths]
 
 
 def _thumbnail(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""The table at the end of a run or a sweep: models by benchmarks."""
+"""The table of scores at the end of a run or a sweep: models by benchmarks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +10,9 @@ from rich.table import Table
 
 from presel.console import console
 from presel.console.escaping import csv_text
+from presel.evaluation.scores import Scores
+from presel.runs import FILE, RunRecord, load_run
+from presel.settings.usage import group_of
 from presel.storage.files import atomic
 
 # The columns of `RunRecord.summary` that are no benchmarks.
@@ -17,7 +20,7 @@ _OTHERS = ("strategy", "mean", "relative", "requested", "seconds")
 
 
 def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints rows of `RunRecord.summary`, scores and shares in per cent."""
+    """Prints rows of `RunRecord.summary`, scores and shares in percent."""
     table = Table(
         title="Scores (%), greedy generation on held-out benchmarks",
         title_justify="left",
@@ -42,5 +45,53 @@ def write_summary(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def percent(share: float | None) -> str:
-    """A share in per cent to one decimal; a dash for None or NaN."""
+    """A share in percent to one decimal; a dash for None or NaN."""
     return "–" if pd.isna(share) else f"{100 * share:.1f}"
+
+
+def summarize_sweep(folder: Path) -> None:
+    """Prints the scores of all jobs in a sweep's folder, and writes them to its `summary.csv`."""
+    files = sorted(folder.glob(f"*/{FILE}"), key=lambda file: (len(file.parent.name), file))
+    records = [record for record in (load_run(file.parent) for file in files) if record.tuned]
+    if not records:
+        return
+    rows = _rows(records)
+    write_summary(folder / "summary.csv", rows)
+    print_summary(rows)
+    console.print(f"summary of the sweep          {folder / 'summary.csv'}")
+
+
+def _rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Rows of all jobs, named by strategy and settings; a baseline that jobs share is listed once."""
+    rows: list[dict[str, Any]] = []
+    known: dict[str, list[Scores]] = {}
+    for record, job in zip(records, _job_names(records), strict=True):
+        *baselines, tuned = record.summary()
+        for model, row in zip(record.baselines, baselines, strict=True):
+            # In a sweep over models the base differs; further ones are named by the first job with them.
+            others = known.setdefault(model.name, [])
+            if model.scores not in others:
+                rows.append(row | {"strategy": f"{model.name} ({job})"} if others else row)
+                others.append(model.scores)
+        # Jobs that differ in what they do not read are one.
+        if (row := tuned | {"strategy": job}) not in rows:
+            rows.append(row)
+    return rows
+
+
+def _job_names(records: Sequence[RunRecord]) -> list[str]:
+    """Names jobs by their strategy and the overrides that they do not share."""
+    common = set.intersection(*(set(record.overrides) for record in records))
+    return [
+        " ".join(
+            [record.strategy]
+            + [
+                override
+                for override in record.overrides
+                if override not in common
+                and not override.startswith("strategy=")
+                and group_of(override) not in record.unused_groups
+            ]
+        )
+        for record in records
+    ]

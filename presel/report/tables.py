@@ -27,6 +27,8 @@ _PUBLISHED_BUDGET = 0.15
 # What the others are compared with, and what Rel. is relative to.
 BASELINE = "random"
 WHOLE_POOL = "full"
+# Columns that are fields of `Comparison`.
+_COMPARED = ("difference", "low", "high", "t_low", "t_high", "p")
 
 
 def results(groups: Mapping[str, Sequence[RunRecord]], published: str) -> pd.DataFrame:
@@ -67,23 +69,19 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: str) -> pd.Dat
         is_baseline = runs[0].strategy == BASELINE
         comparison = None if is_baseline else compare(runs, counterpart(runs, BASELINE, groups))
         if comparison is not None:
+            row |= {name: getattr(comparison, name) for name in _COMPARED}
             row |= {
-                "difference": comparison.difference,
-                "low": comparison.low,
-                "high": comparison.high,
-                "t_low": comparison.t_low,
-                "t_high": comparison.t_high,
-                "p": comparison.p,
                 # Filled below, when all rows are known.
                 "p_holm": None,
                 "seeds_won": f"{comparison.seeds_won}/{comparison.seeds}",
                 "benchmarks_won": f"{comparison.benchmarks_won}/{comparison.benchmarks}",
             }
-        whole = counterpart(runs, WHOLE_POOL, groups)
+        seconds = float(np.mean([run.seconds for run in runs]))
+        whole = [run.seconds for run in counterpart(runs, WHOLE_POOL, groups)]
         row |= {
             "selection_seconds": float(np.mean([run.selection_seconds for run in runs])),
             "tuning_seconds": float(np.mean([run.tuning_seconds for run in runs])),
-            "seconds_of_full": _mean_seconds(runs) / _mean_seconds(whole) if whole else None,
+            "seconds_of_full": seconds / float(np.mean(whole)) if whole else None,
         }
         # The paper has these only for a strategy's own settings, at its budget or on the whole pool.
         known = name if round(runs[0].budget, 2) in (_PUBLISHED_BUDGET, 1) else ""
@@ -122,7 +120,7 @@ def _published(*place: str) -> list[dict[str, Any]]:
 
 
 def formatted(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
-    """Formats the numbers of `results` for printing, in per cent."""
+    """Formats the numbers of `results` for printing, in percent."""
     shown = pd.DataFrame({"setting": table["setting"], "seeds": table["seeds"].astype(str)})
     shown["requested"] = table["requested"].map(percent)
     for benchmark in benchmarks:
@@ -152,26 +150,19 @@ def formatted(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
 
 def costs(table: pd.DataFrame) -> pd.DataFrame:
     """Formats the costs in `results` for printing; times are those of one run that reuses nothing."""
-    together = table["selection_seconds"] + table["tuning_seconds"]
+    selection, tuning = table["selection_seconds"], table["tuning_seconds"]
     shown = pd.DataFrame({"setting": table["setting"]})
     shown["instructions"] = table["instructions"].map(lambda number: f"{number:,.0f}")
     shown["requested"] = table["requested"].map(percent)
-    seconds = {
-        "selection": table["selection_seconds"],
-        "tuning": table["tuning_seconds"],
-        "together": together,
-    }
-    for name, values in seconds.items():
-        shown[name] = values.map(lambda value: f"{value:.0f} s")
+    for name, seconds in {"selection": selection, "tuning": tuning, "together": selection + tuning}.items():
+        shown[name] = seconds.map(lambda value: f"{value:.0f} s")
     if table["seconds_of_full"].notna().any():
         shown["of the full pool's"] = table["seconds_of_full"].map(percent)
     shown["Rel."] = table["relative"].map(percent)
     if table["published_tuning_hours"].notna().any():
+        hours = zip(table["published_selection_hours"], table["published_tuning_hours"], strict=True)
         shown["GPU hours in the paper"] = [
-            "–" if np.isnan(tuning) else f"{selection:.1f} + {tuning:.1f}"
-            for selection, tuning in table[["published_selection_hours", "published_tuning_hours"]]
-            .astype(float)
-            .to_numpy()
+            "–" if pd.isna(tuned) else f"{selected:.1f} + {tuned:.1f}" for selected, tuned in hours
         ]
     return shown
 
@@ -190,10 +181,6 @@ def latex(shown: pd.DataFrame) -> str:
     return escaped.to_latex(index=False, escape=True, column_format="l" + "r" * (shown.shape[1] - 1))
 
 
-def _mean_seconds(runs: Sequence[RunRecord]) -> float:
-    return float(np.mean([run.seconds for run in runs]))
-
-
 def _interval(low: float | None, high: float | None) -> str:
     return "" if pd.isna(low) or pd.isna(high) else f"[{100 * low:+.1f}, {100 * high:+.1f}]"
 
@@ -206,6 +193,4 @@ def _p_value(p: float | None) -> str:
 
 def _with_spread(table: pd.DataFrame, name: str) -> list[str]:
     pairs = zip(table[name], table[f"{name}_sd"], strict=True)
-    return [
-        percent(value) + ("" if sd is None or pd.isna(sd) else f" ± {100 * sd:.1f}") for value, sd in pairs
-    ]
+    return [percent(value) + ("" if pd.isna(sd) else f" ± {100 * sd:.1f}") for value, sd in pairs]

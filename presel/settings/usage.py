@@ -1,13 +1,16 @@
 """What of its configuration a run reads."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from presel.pipeline import Pipeline
 from presel.settings.options import fields_of
 from presel.settings.schema import BASES, bases
 from presel.storage.stage import upstream
+
+if TYPE_CHECKING:
+    from presel.pipeline import Pipeline
 
 # Groups that every run reads, and those that only say how or where it computes.
 _ALWAYS = {"pool", "tasks", "strategy", "evaluation", "trainer", "logger", "paths", "executor"}
@@ -15,7 +18,7 @@ _ALWAYS = {"pool", "tasks", "strategy", "evaluation", "trainer", "logger", "path
 _BY_STAGE = {"reference": "reference", "score_net": "self_filter"}
 
 
-def unused_groups(config: DictConfig, pipeline: Pipeline) -> list[str]:
+def unused_groups(config: DictConfig, pipeline: "Pipeline") -> list[str]:
     """The groups of which a run reads nothing, such as `tau` where the strategy is random.
 
     A run that ends early counts as one that goes on to the final model.
