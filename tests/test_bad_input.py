@@ -114,7 +114,8 @@ def test_a_disk_that_fills_up_is_one_error_and_nothing_is_lost(in_process: Progr
     full = subprocess.run(
         command(*arguments),
         cwd=tmp_path,
-        env=environment(),
+        # Coverage would need a larger file.
+        env=environment(COVERAGE_PROCESS_CONFIG=""),
         capture_output=True,
         text=True,
         preexec_fn=limit,
