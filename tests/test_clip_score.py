@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from presel.data.digits.dataset import answerable, conversation
+from presel.data.digits.dataset import answerable
 from presel.data.digits.scenes import Contents, render_scenes
 from presel.data.digits.tasks import TASKS
 from presel.data.images import open_image
+from presel.data.prompts import as_turns
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
@@ -94,7 +95,7 @@ def test_a_caption_fits_its_own_picture_better_than_another(tmp_path: Path) -> N
     images = [tmp_path / f"{number}.png" for number in range(size)]
     for image, picture in zip(images, render_scenes(scenes), strict=True):
         Image.fromarray(picture).save(image)
-    texts = [conversation(one) for one in turns]
+    texts = [as_turns(one) for one in turns]
     own = scores([Example(image, text) for image, text in zip(images, texts, strict=True)])
     shuffled = scores(
         [Example(image, text) for image, text in zip(images, texts[1:] + texts[:1], strict=True)]

@@ -16,7 +16,7 @@ from PIL import Image
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
-from presel.data.prompts import IMAGE_TOKEN, TEMPLATES, Turn, render
+from presel.data.prompts import IMAGE_TOKEN, TEMPLATES, Turn
 from presel.errors import PreselError
 from presel.models.assembly import assemble
 from presel.models.conversations import IGNORED, ConversationEncoder
@@ -94,7 +94,7 @@ def test_another_program_prompts_and_pads_as_the_tuning_did(base: str, template:
     assert given["input_ids"][0].tolist() == encoder.tokens(turns).ids
     assert (given["pixel_values"] == encoder.pixels([tmp_path / "wide.png"])).all()
     closed = processor.apply_chat_template(chat[:2])
-    assert closed == "".join(piece for piece, _ in render(turns[:2], template))
+    assert closed == "".join(piece for piece, _ in TEMPLATES[template].render(turns[:2]))
     for wrong, reason in (("system", "a system prompt of its own"), ("user", "images and text only")):
         with pytest.raises(TemplateError, match=reason):
             processor.apply_chat_template([{"role": wrong, "content": [{"type": "video"}]}])
@@ -174,7 +174,7 @@ def test_text_becomes_the_tokens_that_the_models_own_tokenizer_gives(
     lvlm: Lvlm, encoder: ConversationEncoder, responses: list[str]
 ) -> None:
     turns = conversation(*responses)
-    text = "".join(piece for piece, _ in render(turns, lvlm.template))
+    text = "".join(piece for piece, _ in TEMPLATES[lvlm.template].render(turns))
     ids = encoder.tokens(turns).ids
     text = text.replace(IMAGE_TOKEN, IMAGE_TOKEN * ids.count(encoder.image_token))
     assert ids == encoder.tokenizer(text)["input_ids"]
@@ -184,7 +184,7 @@ def test_the_mask_ends_where_that_of_llava_does(tmp_path: Path) -> None:
     encoder = ConversationEncoder(Lvlm(path=save_processor(sentencepiece_bpe, tmp_path)))
     own = encoder.tokenizer
     for response in RESPONSES:
-        text = "".join(piece for piece, _ in render(conversation(response)))
+        text = "".join(piece for piece, _ in TEMPLATES["vicuna_v1"].render(conversation(response)))
         text = text.replace(IMAGE_TOKEN, IMAGE_TOKEN * 4)
         # `preprocess_v1`: two tokens less than the text up to "ASSISTANT: " has, behind the first, `<s>`.
         masked = 1 + len(own(text[: text.index("ASSISTANT: ") + len("ASSISTANT: ")])["input_ids"]) - 2

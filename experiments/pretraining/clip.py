@@ -34,9 +34,10 @@ from experiments.pretraining.common import (
 )
 from experiments.pretraining.eyes import vision_config
 from experiments.pretraining.texts import scene_words
-from presel.data.digits.dataset import answerable, conversation
+from presel.data.digits.dataset import answerable
 from presel.data.digits.scenes import Contents, Scene, Scenes
 from presel.data.digits.tasks import TASKS
+from presel.data.prompts import as_turns
 from presel.models.clip import clip_text
 
 _LLAVA = files("presel") / "assets" / "digit_llava"
@@ -130,7 +131,7 @@ def conversations_by_task(seed: int, size: int) -> Iterator[tuple[str, Scenes, l
     rng = np.random.default_rng(seed)
     for name, task in TASKS.items():
         scenes, turns = answerable(rng, task, size, Contents.zipf(None, 0.0), "held_out")
-        yield name, scenes, [clip_text(conversation(one)) for one in turns]
+        yield name, scenes, [clip_text(as_turns(one)) for one in turns]
 
 
 def pretrain(out: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from presel.data.digits.glyphs import GLYPHS
 from presel.data.digits.scenes import CELLS, COLORS, MAX_ITEMS, Scene
 from presel.data.digits.tasks import TASKS, Turns, background
-from presel.data.prompts import IMAGE_TOKEN, Turn, render
+from presel.data.prompts import IMAGE_TOKEN, TEMPLATES, Turn
 
 TEMPLATE = "plain"
 _IGNORED = -100
@@ -81,7 +81,7 @@ def build_tokenizer(scenes: list[Scene], seed: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the built-in texts; every other text falls back to bytes."""
     rng = np.random.default_rng(seed)
     texts = [
-        "".join(piece for piece, _ in render(text_conversation(rng, scene, MAX_ITEMS), TEMPLATE))
+        "".join(piece for piece, _ in TEMPLATES[TEMPLATE].render(text_conversation(rng, scene, MAX_ITEMS)))
         for scene in scenes
     ]
     texts += [scene_words(rng, scene, every_cell=True) for scene in scenes]
@@ -125,7 +125,7 @@ def encode(
     texts, spans = [], []
     for conversation in conversations:
         text, supervised = "", []
-        for raw, counts in render(conversation, TEMPLATE):
+        for raw, counts in TEMPLATES[TEMPLATE].render(conversation):
             piece = raw.replace(IMAGE_TOKEN, IMAGE_TOKEN * image_tokens)
             if counts:
                 supervised.append((len(text), len(text) + len(piece)))

@@ -28,12 +28,7 @@ _SYSTEM_FOLDERS = frozenset(
 
 
 class ImageFiles(NamedTuple):
-    """The images of a folder.
-
-    Attributes:
-        images: The folder.
-        contents: Its images and their tasks.
-    """
+    """A folder and its listed images."""
 
     images: Path
     contents: Listing
@@ -73,9 +68,7 @@ class ImageFolder(ImageSource):
 def list_folder(root: Path, task: str | None = None) -> Listing:
     """Lists every image in a folder and its sub-folders, in the order of their paths.
 
-    Args:
-        root: The folder.
-        task: The task of images outside a sub-folder.
+    Images outside a sub-folder belong to `task`.
 
     Raises:
         PreselError: If there is no image, or one has an invalid path.

@@ -1,6 +1,7 @@
 """Image files: opened as upright 8-bit RGB, checked before any work, and fingerprinted."""
 
 import hashlib
+import math
 import multiprocessing
 import os
 import signal
@@ -35,7 +36,7 @@ SUFFIXES = frozenset(
 
 Found = TypeVar("Found")
 
-# Images per work item: enough to hide the overhead, few enough for smooth progress.
+# Images sent to a worker process together: enough to hide the overhead, few enough for smooth progress.
 _CHUNK = 64
 
 
@@ -93,15 +94,12 @@ def open_picture(path: Path, content: bytes | None = None) -> Picture:
 
 
 def open_usable(root: Path, image: str, min_side: int) -> tuple[Path, Picture]:
-    """Opens an image of a pool.
+    """Opens an image of a pool, and resolves its path.
 
     Args:
         root: The image folder, all links resolved.
         image: Path relative to it.
         min_side: Smallest width and height that is usable, in pixels.
-
-    Returns:
-        The file's resolved path, and the picture.
 
     Raises:
         BrokenImage: If the image cannot be used.
@@ -111,7 +109,7 @@ def open_usable(root: Path, image: str, min_side: int) -> tuple[Path, Picture]:
         raise BrokenImage("leaves the image folder", path)
     picture = open_picture(path)
     if min(picture.image.size) < min_side:
-        raise BrokenImage(f"too small: {_size(picture.image)}", path)
+        raise BrokenImage(f"too small: {picture.image.width}×{picture.image.height} pixels", path)
     return path, picture
 
 
@@ -153,23 +151,17 @@ def map_images(
     """
     _check_root(root)
     times = Counter(images)
-    distinct = list(times)
-    chunks = [distinct[start : start + _CHUNK] for start in range(0, len(distinct), _CHUNK)]
-    apply = partial(_apply_to_chunk, function, Path(os.path.realpath(root)))
     results: dict[str, Found] = {}
-    for chunk, found in zip(chunks, _map(apply, chunks, workers), strict=True):
-        results.update(zip(chunk, found, strict=True))
+    apply = partial(function, Path(os.path.realpath(root)))
+    for image, found in zip(times, _map(apply, list(times), workers), strict=True):
+        results[image] = found
         if on_progress is not None:
-            on_progress(sum(times[image] for image in chunk))
+            on_progress(times[image])
     return [results[image] for image in images]
 
 
 def image_fingerprint(root: Path, images: Sequence[str]) -> str:
-    """A digest of a pool's image files that does not read them.
-
-    Args:
-        root: The image folder; its location does not enter the digest.
-        images: Paths relative to it, in any order.
+    """A digest of a pool's image files that does not read them, and does not depend on the folder's place.
 
     Returns:
         SHA-256, in hexadecimal, over each path with its file's size and time of change, or its absence.
@@ -185,16 +177,13 @@ def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
     """A digest as in `image_fingerprint`, from the name of each file in the digest, and its path."""
     digest = hashlib.sha256()
     for name, file in files:
-        digest.update(f"{name}\0{_state(file)}\n".encode(errors="surrogatepass"))
+        try:
+            status = file.stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except (OSError, ValueError):
+            state = "absent"
+        digest.update(f"{name}\0{state}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()
-
-
-def _state(file: Path) -> str:
-    try:
-        status = file.stat()
-    except (OSError, ValueError):
-        return "absent"
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _check_root(root: Path) -> None:
@@ -210,8 +199,7 @@ def _decode(file: BinaryIO) -> Picture:
         except (BrokenImage, Image.DecompressionBombError, MemoryError):
             raise
         except Exception:
-            stripped = without_metadata(file, size)
-            if stripped is None:
+            if (stripped := without_metadata(file, size)) is None:
                 raise
             return decode(stripped, size)
     except UnidentifiedImageError:
@@ -257,19 +245,18 @@ def _short(error: Exception) -> str:
     return f"cannot be decoded ({error or type(error).__name__})"
 
 
-def _map(
-    function: Callable[[list[str]], list[Found]], chunks: list[list[str]], workers: int
-) -> Iterator[list[Found]]:
+def _map(function: Callable[[str], Found], images: list[str], workers: int) -> Iterator[Found]:
     """Maps in order, in this process or in workers."""
-    if workers == 0 or not chunks:
-        yield from map(function, chunks)
+    if workers == 0 or not images:
+        yield from map(function, images)
         return
     # Spawned, because a fork of a process with threads (torch, a progress bar) can deadlock.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as executor:
+    n_chunks = math.ceil(len(images) / _CHUNK)
+    with ProcessPoolExecutor(min(workers, n_chunks), mp_context=context) as executor:
         try:
             with _ignoring_interrupts():
-                found = executor.map(function, chunks)
+                found = executor.map(function, images, chunksize=_CHUNK)
             yield from found
         except BrokenProcessPool as error:
             raise PreselError(
@@ -290,17 +277,9 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _apply_to_chunk(function: Callable[[Path, str], Found], root: Path, images: list[str]) -> list[Found]:
-    return [function(root, image) for image in images]
-
-
 def _check(root: Path, image: str, min_side: int) -> Checked:
     try:
         path, _ = open_usable(root, image, min_side)
     except BrokenImage as error:
         return Checked(error.reason, None)
     return Checked(None, sha256(path))
-
-
-def _size(image: Image.Image) -> str:
-    return f"{image.width}×{image.height} pixels"

@@ -66,12 +66,9 @@ class Manifest(ImageSource):
         return fields_identity(self) | self._content
 
     @property
-    def _columns(self) -> Columns:
-        return Columns(self.image_column, self.task_column, self.id_column)
-
-    @property
     def _files(self) -> "ManifestFiles":
-        return ManifestFiles(self.images.absolute(), self.manifest.absolute(), self._columns, self.task)
+        columns = Columns(self.image_column, self.task_column, self.id_column)
+        return ManifestFiles(self.images.absolute(), self.manifest.absolute(), columns, self.task)
 
     @cached_property
     def _content(self) -> dict[str, str]:
@@ -84,8 +81,8 @@ class ManifestFiles(NamedTuple):
 
     Attributes:
         images: The folder.
-        manifest: The table.
-        columns: Its columns.
+        manifest: The table: CSV or TSV with a header, in UTF-8, or parquet.
+        columns: Its columns; further ones are not read.
         task: The task of all images if there is no column for it.
     """
 
@@ -95,55 +92,41 @@ class ManifestFiles(NamedTuple):
     task: str | None
 
     def listing(self, on_error: OnError = refuse) -> Listing:
-        """The images in the order of the rows."""
-        return Listing(read_manifest(self.manifest, self.columns, self.task, on_error))
+        """Reads the images, in the order of the rows, and checks every row.
 
+        Args:
+            on_error: Receives the error of each unusable row; if it returns, the others are read. Rows are
+                counted from 1, without the header.
 
-def read_manifest(
-    path: Path, columns: Columns, task: str | None = None, on_error: OnError = refuse
-) -> list[Item]:
-    """Reads a manifest and checks every row.
-
-    Args:
-        path: CSV or TSV with a header, in UTF-8, or parquet.
-        columns: The columns' names; further columns are not read.
-        task: The task of all images if there is no column for it.
-        on_error: Receives the error of each unusable row; if it returns, the others are read. Rows are
-            counted from 1, without the header.
-
-    Returns:
-        The images, in the order of the rows.
-
-    Raises:
-        PreselError: If the file cannot be read, lacks a column or has no row.
-    """
-    items: list[Item] = []
-    rows: dict[str, int] = {}
-    check_file(path)
-    number = 0
-    try:
-        for number, fields in enumerate(_rows(path, columns), start=1):
-            try:
-                item = _item(fields, columns, task)
-                first = rows.setdefault(item.id, number)
-                if first != number:
-                    raise RecordError(
-                        f"'{columns.id or columns.image}' is already that of row {first} ({shown(item.id)}); "
-                        "give every image one row and a name of its own",
-                        "duplicate id",
-                    )
-            except RecordError as error:
-                image = fields[columns.image]
-                on_error(RecordError(error.reason, error.kind, f"{path}: row {number}", image))
-            else:
-                items.append(item)
-    except RecordError:
-        raise
-    except PreselError as error:
-        raise PreselError(f"{path}: {error}") from None
-    if not number:
-        raise PreselError(f"{path}: the table has no row; give one with at least one image")
-    return items
+        Raises:
+            PreselError: If the file cannot be read, lacks a column or has no row.
+        """
+        items: list[Item] = []
+        rows: dict[str, int] = {}
+        check_file(self.manifest)
+        number = 0
+        try:
+            for number, fields in enumerate(_rows(self.manifest, self.columns), start=1):
+                try:
+                    item = _item(fields, self.columns, self.task)
+                    first = rows.setdefault(item.id, number)
+                    if first != number:
+                        raise RecordError(
+                            f"'{self.columns.id or self.columns.image}' is already that of row {first} "
+                            f"({shown(item.id)}); give every image one row and a name of its own",
+                            "duplicate id",
+                        )
+                    items.append(item)
+                except RecordError as error:
+                    place, image = f"{self.manifest}: row {number}", fields[self.columns.image]
+                    on_error(RecordError(error.reason, error.kind, place, image))
+        except RecordError:
+            raise
+        except PreselError as error:
+            raise PreselError(f"{self.manifest}: {error}") from None
+        if not number:
+            raise PreselError(f"{self.manifest}: the table has no row; give one with at least one image")
+        return Listing(items)
 
 
 def _item(fields: Mapping[str, object], columns: Columns, task: str | None) -> Item:

@@ -34,7 +34,25 @@ class Template:
     image: str = IMAGE_TOKEN
 
     def render(self, conversations: Sequence[Turn], question: bool = True) -> list[tuple[str, bool]]:
-        """Renders a conversation with this template; see the function `render`."""
+        """Renders a conversation as prompt text, as LLaVA does.
+
+        The image token moves to the front of its question, on its own line. A conversation that ends with a
+        question yields the prompt from which the next response is generated.
+
+        Args:
+            conversations: LLaVA-format turns, alternating, a human turn first.
+            question: False drops every question, keeps the image token, and joins all responses with spaces
+                into one: the text for the loss without the question (eq. 2; the joining follows the released
+                code).
+
+        Returns:
+            Pieces `(text, supervised)`; the joined texts are the whole prompt, and `supervised` marks the
+            responses, each with its end-of-sequence token. The gap before a response is a separate piece.
+
+        Raises:
+            ValueError: If the turns do not alternate, or `question=False` is used for a conversation without
+                an image.
+        """
         if not question:
             conversations = _without_question(conversations)
         pieces = [(self.system, False)] if self.system else []
@@ -57,12 +75,7 @@ _SYSTEM = (
 )
 
 TEMPLATES = {
-    "vicuna_v1": Template(
-        system=f"{_SYSTEM} ",
-        user="USER: ",
-        assistant=" ASSISTANT:",
-        end="</s>",
-    ),
+    "vicuna_v1": Template(system=f"{_SYSTEM} ", user="USER: ", assistant=" ASSISTANT:", end="</s>"),
     # For models too small to use a system prompt.
     "plain": Template(system="", user="USER: ", assistant=" ASSISTANT:", end="</s>"),
     # Llama 3's own chat format, with LLaVA's system prompt.
@@ -103,56 +116,29 @@ _JINJA = """\
 """
 
 
-def render(
-    conversations: Sequence[Turn], template: str = "vicuna_v1", question: bool = True
-) -> list[tuple[str, bool]]:
-    """Renders a conversation as prompt text, as LLaVA does.
-
-    The image token moves to the front of its question, on its own line. A conversation that ends with a
-    question yields the prompt from which the next response is generated.
-
-    Args:
-        conversations: LLaVA-format turns, `{"from": "human" | "gpt", "value": text}`, alternating,
-            a human turn first.
-        template: A key of `TEMPLATES`.
-        question: False drops every question, keeps the image token, and joins all responses with spaces into
-            one: the text for the loss without the question (eq. 2; the joining follows the released code).
-
-    Returns:
-        Pieces `(text, supervised)`; the joined texts are the whole prompt, and `supervised` marks the
-        responses, each with its end-of-sequence token. The gap before a response is a separate piece.
-
-    Raises:
-        ValueError: If the template is unknown, the turns do not alternate, or `question=False` is used for a
-            conversation without an image.
-    """
-    if template not in TEMPLATES:
-        raise ValueError(f"unknown prompt template {template!r}; choose one of {', '.join(TEMPLATES)}")
-    return TEMPLATES[template].render(conversations, question)
-
-
 def chat_template(template: str) -> str:
-    """The template in Jinja, in which transformers stores it with a model.
+    """A template of `TEMPLATES` in Jinja, in which transformers stores it with a model.
 
     Images come first in their question, each on its own line.
-
-    Args:
-        template: A key of `TEMPLATES`.
     """
     style = replace(TEMPLATES[template], image=f"{IMAGE_TOKEN}\n")
     return _JINJA.format(**{name: json.dumps(text) for name, text in asdict(style).items()})
 
 
-def image_first(text: str, image: str = IMAGE_TOKEN) -> str:
-    """Moves the image token to the front of its question, on its own line, as LLaVA does.
+def image_first(question: str, image: str = IMAGE_TOKEN) -> str:
+    """Moves the image token, replaced by `image`, to the front of its question, on its own line."""
+    if IMAGE_TOKEN not in question:
+        return question
+    return f"{image}\n{question.replace(IMAGE_TOKEN, '').strip()}".strip()
 
-    Args:
-        text: The question.
-        image: Replacement of the token.
-    """
-    if IMAGE_TOKEN not in text:
-        return text
-    return f"{image}\n{text.replace(IMAGE_TOKEN, '').strip()}".strip()
+
+def as_turns(pairs: Sequence[tuple[str, str]]) -> list[Turn]:
+    """Questions and answers about an image as turns; the image token is in the first question."""
+    turns: list[Turn] = []
+    for number, (question, answer) in enumerate(pairs):
+        prefix = "" if number else f"{IMAGE_TOKEN}\n"
+        turns += [{"from": "human", "value": prefix + question}, {"from": "gpt", "value": answer}]
+    return turns
 
 
 def _without_question(conversations: Sequence[Turn]) -> list[Turn]:

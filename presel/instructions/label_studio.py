@@ -19,7 +19,7 @@ from presel.errors import Paused, PreselError
 from presel.instructions.answers import Answers
 from presel.instructions.batch_jobs import BatchJob, JobRequest, find_jobs, folder_for, listed, save_job
 from presel.instructions.pictures import data_url, read_image
-from presel.instructions.prompts import UnusableAnswer, as_turns
+from presel.instructions.prompts import UnusableAnswer, checked_turns
 from presel.instructions.provider import Cost, InstructionProvider, InstructionRequest, ProviderResult
 from presel.storage.files import atomic
 
@@ -268,7 +268,7 @@ def _conversation(annotation: _Annotation) -> tuple[Turn, ...]:
         raise UnusableAnswer("nothing written")
     if len(questions) != len(answers):
         raise UnusableAnswer(f"questions: {len(questions)}, answers: {len(answers)}")
-    return as_turns(list(zip(questions, answers, strict=True)))
+    return checked_turns(list(zip(questions, answers, strict=True)))
 
 
 def _texts(annotation: _Annotation, name: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from presel.component import component
-from presel.data.prompts import IMAGE_TOKEN, Turn
+from presel.data.prompts import IMAGE_TOKEN, Turn, as_turns
 from presel.errors import PreselError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -91,7 +91,7 @@ class Prompt:
             if not re.fullmatch(self.answer_pattern, answer, re.DOTALL):
                 raise UnusableAnswer(f"does not match {self.answer_pattern!r}: {answer[:40]!r}")
         suffix = f"\n{self.suffix}" if self.suffix else ""
-        return as_turns([(question + suffix, answer) for question, answer in pairs])
+        return checked_turns([(question + suffix, answer) for question, answer in pairs])
 
     def _question(self, name: str) -> str:
         """The question of an image: chosen by its id, so that the pool's order does not matter."""
@@ -142,21 +142,18 @@ class Prompts:
                 )
 
 
-def as_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
+def checked_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
     """Questions and answers about an image as a conversation that starts with the image token.
 
     Raises:
         UnusableAnswer: If a text contains the image token, or half of a surrogate pair.
     """
-    turns: list[Turn] = []
-    for number, (question, answer) in enumerate(pairs):
+    for question, answer in pairs:
         if IMAGE_TOKEN in question or IMAGE_TOKEN in answer:
             raise UnusableAnswer(f"it contains the image token {IMAGE_TOKEN}")
         if _SURROGATE.search(question + answer):
             raise UnusableAnswer("it contains half of a surrogate pair, which is not a character")
-        turns.append({"from": "human", "value": question if number else f"{IMAGE_TOKEN}\n{question}"})
-        turns.append({"from": "gpt", "value": answer})
-    return tuple(turns)
+    return tuple(as_turns(pairs))
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from presel.data.listing import Item
-from presel.data.manifest import Columns, Manifest, read_manifest
+from presel.data.manifest import Columns, Manifest, ManifestFiles
 from presel.errors import PreselError
 from tests.pictures import picture
 
@@ -38,6 +38,10 @@ def written(folder: Path, name: str, table: Any) -> Path:
     else:
         table.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",", encoding="utf-8-sig")
     return path
+
+
+def read_manifest(path: Path, columns: Columns, task: str | None = None) -> list[Item]:
+    return ManifestFiles(path.parent, path, columns, task).listing().items
 
 
 def failure(path: Path, columns: Columns = COLUMNS) -> str:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from presel.data.prompts import Turn, render
+from presel.data.prompts import TEMPLATES, Turn
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "parity" / "conversation.json").read_text(encoding="utf-8")
@@ -14,6 +14,7 @@ GOLDEN: dict[str, Any] = json.loads(
 ROWS: list[dict[str, Any]] = GOLDEN["rows"]
 WITH_IMAGE = [row for row in ROWS if "prompt_without_question" in row]
 
+VICUNA, PLAIN = TEMPLATES["vicuna_v1"], TEMPLATES["plain"]
 QUESTION: Turn = {"from": "human", "value": "<image>\nWhat is it?"}
 ANSWER: Turn = {"from": "gpt", "value": "A cat."}
 
@@ -30,14 +31,14 @@ def supervised(pieces: list[tuple[str, bool]]) -> list[str]:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_renders_as_the_released_code(row: dict[str, Any]) -> None:
-    pieces = render(row["conversations"], GOLDEN["template"])
+    pieces = TEMPLATES[GOLDEN["template"]].render(row["conversations"])
     assert prompt(pieces) == row["prompt"]
     assert supervised(pieces) == row["supervised"]
 
 
 @pytest.mark.parametrize("row", WITH_IMAGE)
 def test_renders_without_question_as_the_released_code(row: dict[str, Any]) -> None:
-    pieces = render(row["conversations"], GOLDEN["template"], question=False)
+    pieces = TEMPLATES[GOLDEN["template"]].render(row["conversations"], question=False)
     assert prompt(pieces) == row["prompt_without_question"]
     assert supervised(pieces) == row["supervised_without_question"]
 
@@ -47,7 +48,7 @@ def test_golden_file_covers_both_forms() -> None:
 
 
 def test_plain_template_has_no_system_prompt() -> None:
-    assert render([QUESTION, ANSWER], "plain") == [
+    assert PLAIN.render([QUESTION, ANSWER]) == [
         ("USER: <image>\nWhat is it? ASSISTANT:", False),
         (" ", False),
         ("A cat.</s>", True),
@@ -55,19 +56,14 @@ def test_plain_template_has_no_system_prompt() -> None:
 
 
 def test_open_question_ends_where_the_model_goes_on() -> None:
-    pieces = render([QUESTION])
+    pieces = VICUNA.render([QUESTION])
     assert prompt(pieces).endswith("USER: <image>\nWhat is it? ASSISTANT:")
     assert supervised(pieces) == []
 
 
 def test_open_question_without_its_text_keeps_the_image() -> None:
-    pieces = render([QUESTION], "plain", question=False)
+    pieces = PLAIN.render([QUESTION], question=False)
     assert pieces == [("USER: <image> ASSISTANT:", False)]
-
-
-def test_unknown_template_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'vicuna_v2'; choose one of vicuna_v1, plain"):
-        render([QUESTION, ANSWER], "vicuna_v2")
 
 
 @pytest.mark.parametrize(
@@ -81,9 +77,9 @@ def test_unknown_template_names_the_known_ones() -> None:
 )
 def test_turns_that_do_not_alternate(conversations: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        render(cast(list[Turn], conversations))
+        VICUNA.render(cast(list[Turn], conversations))
 
 
 def test_nothing_is_left_of_a_text_only_conversation_without_its_question() -> None:
     with pytest.raises(ValueError, match="without an image"):
-        render([{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}], question=False)
+        VICUNA.render([{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}], question=False)

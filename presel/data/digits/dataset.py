@@ -1,7 +1,7 @@
 """Writes the built-in pool and benchmarks as LLaVA-format files with an image folder."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from PIL import Image
 from presel.console import progress
 from presel.data.digits.scenes import Contents, Scenes, Split, render_scenes, sample, vary_scenes
 from presel.data.digits.tasks import TASKS, Task, Turns
+from presel.data.prompts import as_turns
 from presel.errors import PreselError
 from presel.storage.files import write_json
 
@@ -56,10 +57,7 @@ def write_pool(
 def write_benchmarks(folder: Path, size: int, seed: int) -> None:
     """Writes one benchmark per task: balanced, without near-duplicates, in handwriting that the pool lacks.
 
-    Args:
-        folder: Receives `images/` and, last, `annotations.json`.
-        size: Number of pictures of each benchmark.
-        seed: Seed of all random choices.
+    Each has `size` pictures; see `write_pool` for the other arguments.
     """
     generators = np.random.default_rng([seed, 1]).spawn(len(TASKS))
     records: list[dict[str, object]] = []
@@ -81,11 +79,7 @@ def _sizes(pool_size: int, tasks: Mapping[str, Task]) -> list[int]:
 def answerable(
     rng: np.random.Generator, task: Task, size: int, contents: Contents, split: Split = "train"
 ) -> tuple[Scenes, list[Turns]]:
-    """Samples scenes about which a task can ask a question.
-
-    Returns:
-        `size` scenes, and the questions and answers of each.
-    """
+    """Samples `size` scenes about which a task can ask a question, and the questions and answers of each."""
     contents = replace(contents, digit_share=task.digit_share)
     kept: list[Scenes] = []
     turns: list[Turns] = []
@@ -105,17 +99,12 @@ def _pool_samples(
     originals, turns = answerable(rng, task, size - repeats, contents)
     duplicates = vary_scenes(rng, originals.take(rng.integers(len(originals), size=repeats)))
     # Near-duplicates get new questions; one can always be asked, as about the original.
-    turns += [_write_until_possible(rng, task.write, view) for view in duplicates.views()]
+    for view in duplicates.views():
+        while not (written := task.write(rng, view)):
+            pass
+        turns.append(written)
     order = rng.permutation(size)
     return Scenes.concatenate([originals, duplicates]).take(order), [turns[row] for row in order]
-
-
-def _write_until_possible(
-    rng: np.random.Generator, write: Callable[..., Turns | None], view: object
-) -> Turns:
-    while not (turns := write(rng, view)):
-        pass
-    return turns
 
 
 def _eval_samples(
@@ -141,14 +130,5 @@ def _write_task(images: Path, task: str, scenes: Scenes, turns: list[Turns]) -> 
             "id": f"{task}/{number:06d}",
             "image": path.relative_to(images).as_posix(),
             "task": task,
-            "conversations": conversation(one),
+            "conversations": as_turns(one),
         }
-
-
-def conversation(turns: Turns) -> list[dict[str, str]]:
-    """Turns in LLaVA's format; the image token is in the first question."""
-    messages = []
-    for number, (question, answer) in enumerate(turns):
-        prefix = "" if number else "<image>\n"
-        messages += [{"from": "human", "value": prefix + question}, {"from": "gpt", "value": answer}]
-    return messages

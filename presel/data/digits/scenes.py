@@ -12,15 +12,9 @@ from presel.data.digits.glyphs import GLYPHS, SHAPES, STENCIL, stencils
 
 # One word each: a small language model learns one word much sooner than two.
 CELLS = (
-    "northwest",
-    "north",
-    "northeast",
-    "west",
-    "center",
-    "east",
-    "southwest",
-    "south",
-    "southeast",
+    *("northwest", "north", "northeast"),
+    *("west", "center", "east"),
+    *("southwest", "south", "southeast"),
 )
 COLORS = ("red", "green", "blue", "yellow", "purple", "white")
 TINTS = ("black", "gray", "navy", "brown", "teal")
@@ -192,15 +186,8 @@ class Scenes:
 
     def views(self) -> Iterator[Scene]:
         """The scenes one by one, as `Scene` objects."""
-        rows = zip(
-            self.glyph.tolist(),
-            self.color.tolist(),
-            self.cell.tolist(),
-            self.boxes.tolist(),
-            self.tint.tolist(),
-            self.texture.tolist(),
-            strict=True,
-        )
+        columns = (self.glyph, self.color, self.cell, self.boxes, self.tint, self.texture)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         for glyphs, colors, cells, boxes, tint, texture in rows:
             filled = zip(glyphs, colors, cells, boxes, strict=True)
             items = tuple(Item(g, c, p, tuple(box)) for g, c, p, box in filled if g != NO_GLYPH)
@@ -208,17 +195,7 @@ class Scenes:
 
 
 def sample(rng: np.random.Generator, size: int, contents: Contents, split: Split = "train") -> Scenes:
-    """Samples scenes.
-
-    Args:
-        rng: Random generator.
-        size: Number of scenes n.
-        contents: Distribution of what they show.
-        split: Split of the stencils, which decides the handwriting.
-
-    Returns:
-        n scenes.
-    """
+    """Samples n = `size` scenes; the split of the stencils decides the handwriting."""
     shape = (size, MAX_ITEMS)  # (n, 4)
     count = 1 + rng.choice(MAX_ITEMS, size=size, p=contents.counts)
     filled = np.arange(MAX_ITEMS) < count[:, None]  # (n, 4)
@@ -263,11 +240,7 @@ def vary_scenes(rng: np.random.Generator, scenes: Scenes) -> Scenes:
 
 
 def render_scenes(scenes: Scenes) -> NDArray[np.uint8]:
-    """Renders scenes.
-
-    Returns:
-        RGB pictures, shape (n, 48, 48, 3), uint8. Equal scenes give equal pixels.
-    """
+    """RGB pictures of n scenes, shape (n, 48, 48, 3), uint8; equal scenes give equal pixels."""
     pictures = np.empty((len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     for start in range(0, len(scenes), _CHUNK):  # Chunks that fit into the CPU's cache.
         chunk = scenes.take(slice(start, start + _CHUNK))
@@ -316,8 +289,6 @@ def _draw_items(canvas: NDArray[np.float32], chunk: Scenes) -> None:
             chunk.left[rows, slot][:, None, None] + span[None, None, :],
         )
         opacity = masks[chunk.stencil[rows, slot]][..., None]  # (r, 16, 16, 1)
-        paint = (_COLOR_RGB[chunk.color[rows, slot]] + chunk.shade[rows, slot])[
-            :, None, None, :
-        ]  # (r, 1, 1, 3)
+        paint = _COLOR_RGB[chunk.color[rows, slot]] + chunk.shade[rows, slot]  # (r, 3)
         under = canvas[index]  # (r, 16, 16, 3)
-        canvas[index] = under + opacity * (paint - under)
+        canvas[index] = under + opacity * (paint[:, None, None, :] - under)

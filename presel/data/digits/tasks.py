@@ -50,18 +50,14 @@ def _pick(rng: np.random.Generator, options: Sequence[_Option]) -> _Option:
     return options[int(rng.integers(len(options)))]
 
 
-def _once(values: Sequence[object]) -> list[int]:
-    """Positions of values that occur exactly once."""
-    counts = Counter(values)
-    return [position for position, value in enumerate(values) if counts[value] == 1]
-
-
 def _unique_kinds(scene: Scene) -> list[Item]:
-    return [scene.items[i] for i in _once([item.glyph for item in scene.items])]
+    counts = Counter(item.kind for item in scene.items)
+    return [item for item in scene.items if counts[item.kind] == 1]
 
 
 def _unique_names(scene: Scene) -> list[Item]:
-    return [scene.items[i] for i in _once([item.name for item in scene.items])]
+    counts = Counter(item.name for item in scene.items)
+    return [item for item in scene.items if counts[item.name] == 1]
 
 
 def _digits(scene: Scene) -> list[Item]:
@@ -232,9 +228,8 @@ def _describe(rng: np.random.Generator, scene: Scene) -> Turns | None:
 
 def _dialog(rng: np.random.Generator, scene: Scene) -> Turns | None:
     item = _pick(rng, scene.items)
-    opening = _pick(rng, ("What do you see in the {}?", "What have we got in the {}?")).format(
-        CELLS[item.cell]
-    )
+    forms = ("What do you see in the {}?", "What have we got in the {}?")
+    opening = _pick(rng, forms).format(CELLS[item.cell])
     aspect = rng.random()
     if aspect < 0.25:
         twins = [other for other in scene.items if other.color == item.color and other is not item]
