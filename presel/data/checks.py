@@ -54,14 +54,8 @@ def check_file(path: Path) -> None:
 def check_text(value: object, name: str, remedy: str, kind: str = "bad value") -> str:
     """Checks that a value is one non-blank line of text.
 
-    Args:
-        value: The value in the file.
-        name: Its name in the error message.
-        remedy: The remedy in the error message.
-        kind: The kind of error, see `RecordError`.
-
     Raises:
-        RecordError: If it is not.
+        RecordError: If it is not; the value's `name` and the `remedy` are in the message.
     """
     if value is None:
         raise RecordError(f"{name} is missing; {remedy}", kind)
@@ -93,13 +87,8 @@ def check_path(
 ) -> str:
     """Checks that a path is relative, stays inside its folder, and means the same on every system.
 
-    Args:
-        path: The path in the file.
-        name: Its name in the error message.
-        remedy: The remedy in the error message.
-
     Raises:
-        RecordError: If it does not.
+        RecordError: If it does not; the path's `name` and the `remedy` are in the message.
     """
     folders = path.split("/")
     if _ADDRESS.match(path):
@@ -123,8 +112,6 @@ def is_text(value: object) -> TypeGuard[str]:
     """Whether this is a non-blank string that UTF-8 can encode."""
     if not isinstance(value, str) or not value or value.isspace():
         return False
-    if value.isascii():
-        return True
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -147,20 +134,12 @@ def kind_of(value: object) -> str:
 
 
 def check_read_back(folder: Path, image: object, source: str) -> Path:
-    """Checks that an image path that is read from a result stays inside the image folder.
+    """Resolves an image path that is read from a result, and checks that it stays inside the image folder.
 
-    Results may come from other people, or be stored where others can write.
-
-    Args:
-        folder: The image folder.
-        image: The path in the result.
-        source: The result's name in the error message.
-
-    Returns:
-        The absolute path, all links resolved; the file itself may be missing.
+    Results may come from other people, or be stored where others can write. The file may be missing.
 
     Raises:
-        RecordError: If the path leads elsewhere.
+        RecordError: If the path leads elsewhere; `source`, the result's name, is in the message.
     """
     name, remedy = f"{source}: an image path", "use results of your own runs only"
     path = (folder / check_path(check_text(image, name, remedy), name, remedy)).resolve()

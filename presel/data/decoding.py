@@ -63,14 +63,10 @@ class BrokenImage(PreselError):
     """
 
     def __init__(self, reason: str, path: Path | None = None) -> None:
-        """Builds the message.
-
-        Args:
-            reason: What is wrong, in a few words.
-            path: The file; None if it is unknown, or the error is unpickled from its message.
-        """
-        remedy = "replace the file or remove its records"
-        super().__init__(reason if path is None else f"{path}: {reason}; {remedy}")
+        """Builds the message; the path is None if it is unknown, or the error is unpickled."""
+        super().__init__(
+            reason if path is None else f"{path}: {reason}; replace the file or remove its records"
+        )
         self.reason = reason
 
 
@@ -98,14 +94,10 @@ class _Gray(NamedTuple):
 
 
 def decode(file: BinaryIO, file_bytes: int) -> Picture:
-    """Decodes an image file.
+    """Decodes an image file, whose size is `file_bytes`.
 
     A JPEG or JPEG 2000 that would need too much memory is decoded at a half, a quarter or an eighth of its
     width and height.
-
-    Args:
-        file: The file.
-        file_bytes: Its size.
 
     Raises:
         BrokenImage: If it needs too much memory, or its pixels have no defined white.

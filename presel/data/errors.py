@@ -27,8 +27,8 @@ class RecordError(PreselError):
         self.image = image if isinstance(image, str) and len(image) <= _MAX_PATH_LENGTH else None
 
 
+# Receives each error; if it returns, reading continues with the next record.
 OnError: TypeAlias = Callable[[RecordError], None]
-"""Receives each error; if it returns, reading continues with the next record."""
 
 
 def refuse(error: RecordError) -> NoReturn:

@@ -16,22 +16,17 @@ from presel.errors import PreselError
 
 
 class RepeatedKey(dict[str, object]):
-    """A JSON object with a repeated key; the last value counts.
+    """A JSON object with a repeated key, in the attribute `key`; the last value counts."""
 
-    Attributes:
-        key: The key.
-    """
-
-    key: str
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        """Finds the key."""
+        super().__init__(pairs)
+        self.key = Counter(key for key, _ in pairs).most_common(1)[0][0]
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
-    if len(fields) == len(pairs):
-        return fields
-    repeated = RepeatedKey(pairs)
-    repeated.key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-    return repeated
+    return fields if len(fields) == len(pairs) else RepeatedKey(pairs)
 
 
 _FEW_KEYS = 100
@@ -161,8 +156,7 @@ class _Window:
     def peek(self) -> str:
         """Skips white space and returns the next character; '' at the end of the file."""
         while True:
-            found = self._NOT_SPACE.search(self._text, self._at)
-            if found:
+            if found := self._NOT_SPACE.search(self._text, self._at):
                 self._at = found.start()
                 return found.group()
             self._at = len(self._text)

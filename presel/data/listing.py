@@ -47,10 +47,7 @@ class PoolFiles(Protocol):
         """The folder that image paths are relative to."""
 
     def listing(self, on_error: OnError = refuse) -> Listing:
-        """Lists every image, with its task if it has one.
-
-        Args:
-            on_error: Receives the error of each unusable record; if it returns, the others are listed.
+        """Lists every image, with its task if it has one; see `OnError`.
 
         Raises:
             PreselError: If the files are malformed.

@@ -50,11 +50,7 @@ class TaskNamer(Protocol):
     """A rule that derives the task of a record."""
 
     def task_of(self, fields: Mapping[str, object], image: str) -> str:
-        """Returns a record's task.
-
-        Args:
-            fields: The record in the file, unchecked.
-            image: Its image path.
+        """The task of a record with these unchecked fields and this image path.
 
         Raises:
             PreselError: If it has none.
@@ -87,11 +83,7 @@ class TaskRule:
     image_patterns: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        """Checks the patterns before any file is read.
-
-        Raises:
-            PreselError: If there is no pattern, or one is not a regular expression, or has no task.
-        """
+        """Checks the patterns before any file is read."""
         if self.image_patterns is None:
             return
         if not self.image_patterns:
@@ -121,10 +113,7 @@ class TaskRule:
 
 
 def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
-    """The records of a LLaVA-format file in which every record has an image and a unique id.
-
-    See `read_contents` for arguments and errors.
-    """
+    """The records of `read_contents`, with the defaults of its other arguments."""
     return read_contents(annotations, rule).records
 
 
@@ -137,10 +126,7 @@ def read_contents(
     group: str = "pool",
     on_error: OnError = refuse,
 ) -> Contents:
-    """Reads a LLaVA-format file and checks every record.
-
-    The file is parsed record by record, so that the whole text is never in memory. Keys that a `Record` does
-    not have are dropped.
+    """Reads a LLaVA-format file record by record, and checks each; keys that a `Record` lacks are dropped.
 
     Args:
         annotations: A JSON list, or JSON Lines if the name ends in `.jsonl`; UTF-8.
@@ -171,11 +157,8 @@ def read_contents(
         else:
             records.append(record)
     if dropped == position + 1:
-        reason = (
-            "the file has no records with an image; give one with at least one"
-            if dropped
-            else "the file has no records; give one with at least one record"
-        )
+        what = "records with an image" if dropped else "records"
+        reason = f"the file has no {what}; give one with at least one record"
         on_error(RecordError(reason, "no records", str(annotations)))
     return Contents(records, dropped)
 
@@ -187,7 +170,7 @@ _IMAGE_PATH = re.compile(rb'"image"\s*:\s*("(?:[^"\\]|\\.)*")')
 def image_paths(annotations: Path) -> list[str]:
     """The image paths in an annotation file, found by a search, which is faster than parsing.
 
-    They tell whether an image changed; no error is raised for what `read_contents` will refuse.
+    Values that `read_contents` will refuse are left out.
     """
     with annotations.open("rb") as file:
         if not annotations.stat().st_size:
@@ -202,11 +185,7 @@ def image_paths(annotations: Path) -> list[str]:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Writes a LLaVA-format training file atomically, and its folder if it does not exist.
-
-    Args:
-        path: The file to write, JSON Lines if its name ends in `.jsonl`; replaced if it exists.
-        records: The records, in this order.
+    """Writes a LLaVA-format training file atomically; JSON Lines if its name ends in `.jsonl`.
 
     Raises:
         PreselError: If the file cannot be written.
@@ -216,22 +195,13 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
         with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
             stream.write(opening)
             for position, record in enumerate(records):
-                stream.write((separator if position else "") + _as_json(record))
+                fields = {name: getattr(record, name) for name in Record.__slots__}
+                stream.write((separator if position else "") + json.dumps(fields, ensure_ascii=False))
             stream.write(closing)
     except OSError as error:
         raise PreselError(
             f"{path}: the file cannot be written ({error.strerror}); check the folder and the space left"
         ) from error
-
-
-def _as_json(record: Record) -> str:
-    fields = {
-        "id": record.id,
-        "image": record.image,
-        "task": record.task,
-        "conversations": record.conversations,
-    }
-    return json.dumps(fields, ensure_ascii=False)
 
 
 # Checks of records raise the reason; `_placed` adds the file and the record.
@@ -374,12 +344,8 @@ def _check_image_tokens(turns: tuple[Turn, ...]) -> None:
     remedy = f"put {IMAGE_TOKEN} once into one question, as LLaVA does"
     in_questions = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns[::2])
     in_answers = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns[1::2])
+    kind = f"no {IMAGE_TOKEN}"
     if not in_questions:
-        raise RecordError(
-            f"'conversations' has no {IMAGE_TOKEN} in any question; {remedy}", f"no {IMAGE_TOKEN}"
-        )
-    if in_questions + in_answers > 1:
-        raise RecordError(
-            f"'conversations' has {in_questions + in_answers} {IMAGE_TOKEN}; {remedy}",
-            f"several {IMAGE_TOKEN}",
-        )
+        raise RecordError(f"'conversations' has {kind} in any question; {remedy}", kind)
+    if (total := in_questions + in_answers) > 1:
+        raise RecordError(f"'conversations' has {total} {IMAGE_TOKEN}; {remedy}", f"several {IMAGE_TOKEN}")

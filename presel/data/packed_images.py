@@ -37,21 +37,13 @@ class PackedImage(NamedTuple):
 
 
 class Archive(Protocol):
-    """An archive of images."""
+    """An archive of images; a `PreselError` is raised if a file is missing or malformed."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the images: the archive's files and how they are read.
-
-        Raises:
-            PreselError: If a file is missing.
-        """
+        """What decides the images: the archive's files and how they are read."""
 
     def parts(self) -> Sequence[Iterable[PackedImage]]:
-        """The images in parts, the same at every call; a part is read while it is iterated over.
-
-        Raises:
-            PreselError: If the archive is malformed, here or while a part is read.
-        """
+        """The images in parts, the same at every call; a part is read while it is iterated over."""
 
 
 @dataclass(frozen=True, kw_only=True)

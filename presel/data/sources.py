@@ -45,14 +45,7 @@ class LlavaFiles(NamedTuple):
     group: str = "pool"
 
     def contents(self, on_error: OnError = refuse) -> Contents:
-        """Every record with an image, and the number of those skipped.
-
-        Args:
-            on_error: See `read_contents`.
-
-        Raises:
-            PreselError: If the file cannot be read.
-        """
+        """Every record with an image, and the number of those skipped; see `read_contents`."""
         return read_contents(
             self.annotations,
             self.tasks,

@@ -18,12 +18,7 @@ _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 def without_metadata(file: BinaryIO, size: int) -> BinaryIO | None:
     """A copy of a PNG or JPEG with the data for its pixels and its rotation only.
 
-    Args:
-        file: The file.
-        size: Its size in bytes.
-
-    Returns:
-        None if the file is neither, or is very large.
+    None if the file is neither, or if its size in bytes is very large.
     """
     file.seek(0)
     start = file.read(len(_PNG))

@@ -143,9 +143,8 @@ def open_tar(path: Path) -> Iterator[WholeTar]:
         # Errors of gzip and bzip2 have no number.
         if error.errno is None:
             raise _incomplete(error) from error
-        raise PreselError(
-            f"it cannot be read ({error.strerror}); check the file and its permissions"
-        ) from error
+        remedy = "check the file and its permissions"
+        raise PreselError(f"it cannot be read ({error.strerror}); {remedy}") from error
     except _DAMAGE as error:
         raise _incomplete(error) from error
 

@@ -61,10 +61,9 @@ class WebDataset(PackedImages):
 
     def open(self) -> "TarShards":
         """The shards, which must exist."""
+        shards = find_shards(self.shards)
         task_key = self.task_key if self.task_pattern is None else None
-        return TarShards(
-            find_shards(self.shards), self.image_key, task_key, self.task_field, self.task_pattern
-        )
+        return TarShards(shards, self.image_key, task_key, self.task_field, self.task_pattern)
 
 
 def find_shards(pattern: str) -> tuple[Path, ...]:
@@ -76,6 +75,7 @@ def find_shards(pattern: str) -> tuple[Path, ...]:
     found: list[Path] = []
     for path in map(Path, _expanded(pattern)):
         shards = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+        # Within the loop, because a mistyped range may name billions of shards.
         for shard in shards or [path]:
             # A pipe is rejected too: opening it would block.
             if not shard.is_file():
@@ -145,8 +145,7 @@ class TarShards:
         self, archive: WholeTar, members: Iterable[_Member], name: str, task: str | None
     ) -> PackedImage:
         names: list[str] = []
-        images: list[tuple[str, bytes]] = []
-        n_images = 0
+        n_images, suffix, data = 0, "", b""
         for _, ending, info in members:
             names.append(info.name)
             if self._is_image(ending):
@@ -154,7 +153,7 @@ class TarShards:
                 # Further images are counted, not read: they are an error.
                 if n_images == 1:
                     suffix = PurePosixPath(info.name).suffix.lower()
-                    images.append((suffix, archive.read(info, _MAX_IMAGE_BYTES)))
+                    data = archive.read(info, _MAX_IMAGE_BYTES)
             elif ending == self.task_key:
                 task = self._task(archive.read(info, _MAX_TASK_BYTES), f"member {shown(info.name)}")
         if n_images != 1:
@@ -167,7 +166,7 @@ class TarShards:
                 f"sample {shown(name)} has no member that ends in .{self.task_key} ({_listed(names)}); set "
                 f"pool.task_key, to null if no member names the task{_hint_about_dots(names)}"
             )
-        return PackedImage(name, task, *images[0])
+        return PackedImage(name, task, suffix, data)
 
     def _is_image(self, ending: str) -> bool:
         if self.image_key is not None:

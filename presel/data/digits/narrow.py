@@ -42,6 +42,4 @@ _PARTS = {
     for word in words
 }
 # All of the same size, unlike the ten tasks.
-NARROW_TASKS: Mapping[str, Task] = {
-    name: replace(task, share=1 / len(_PARTS)) for name, task in _PARTS.items()
-}
+NARROW_TASKS = {name: replace(task, share=1 / len(_PARTS)) for name, task in _PARTS.items()}
