@@ -11,8 +11,7 @@ from presel.component import component
 from presel.selection import FeatureRows, Scope, task_centrality
 from presel.stages.clusters import ClustersStage
 from presel.stages.reference import ReferenceStage
-from presel.storage.files import write_table
-from presel.storage.stage import Stage
+from presel.stages.results import TableStage
 from presel.storage.store import Store
 
 
@@ -30,7 +29,7 @@ class Neighbors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CentralityStage(Stage[pd.DataFrame]):
+class CentralityStage(TableStage):
     """Neighbor centrality of every image outside the reference set, among such images only.
 
     Leaves `centrality.parquet`, by task and id: id, task, cluster, centrality (NaN in the reference set).
@@ -59,8 +58,4 @@ class CentralityStage(Stage[pd.DataFrame]):
             table.loc[members, "centrality"] = task_centrality(
                 vectors, labels[members], free[members], self.neighbors.k, scope=self.neighbors.scope
             )
-        write_table(folder / "centrality.parquet", table)
-
-    def load(self, folder: Path) -> pd.DataFrame:
-        """Table of all images, by task and id: id, task, cluster, centrality."""
-        return pd.read_parquet(folder / "centrality.parquet")
+        self.write(folder, table)

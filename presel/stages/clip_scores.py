@@ -13,9 +13,9 @@ from presel.data.llava import Record
 from presel.distributed.stage import ShardedStage
 from presel.models.clip import Clip
 from presel.selection.feature_rows import Features
-from presel.stages.features import load_features, write_features
+from presel.stages.features import VectorsStage
 from presel.stages.instructions import InstructionsStage
-from presel.storage.files import write_table
+from presel.stages.results import TableStage
 from presel.storage.shards import ArrayShards, Batches, TableShards, chunks
 from presel.storage.stage import T_co
 from presel.storage.store import Store
@@ -49,7 +49,7 @@ class ClipStage(ShardedStage[T_co]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipScoresStage(ClipStage[pd.DataFrame]):
+class ClipScoresStage(TableStage, ClipStage[pd.DataFrame]):
     """Cosine similarity of image and text embedding of every sample.
 
     Leaves `clip_scores.parquet`: id, clip_score (-1 to 1).
@@ -76,16 +76,12 @@ class ClipScoresStage(ClipStage[pd.DataFrame]):
     def join(self, store: Store, folder: Path, shards: TableShards[Record]) -> dict[str, Any]:
         """Joins the shards into one table."""
         table = shards.joined()
-        write_table(folder / "clip_scores.parquet", table)
+        self.write(folder, table)
         return {"samples": len(table)}
-
-    def load(self, folder: Path) -> pd.DataFrame:
-        """The table of scores, one row per sample."""
-        return pd.read_parquet(folder / "clip_scores.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipFeaturesStage(ClipStage[Features]):
+class ClipFeaturesStage(VectorsStage, ClipStage[Features]):
     """Image and text embedding of every sample, each of unit norm, concatenated (Chen et al., 2024).
 
     Leaves `features.npy`, (n, 2 · d) float16 where the authors' code uses float32, and `ids.parquet`.
@@ -111,9 +107,5 @@ class ClipFeaturesStage(ClipStage[Features]):
     def join(self, store: Store, folder: Path, shards: ArrayShards[Record]) -> dict[str, Any]:
         """Joins the shards into one file."""
         ids = pd.Series([record.id for record in shards.items])
-        dimensions = write_features(folder, ids, shards.files, np.arange(len(ids)))
+        dimensions = self.write(folder, ids, shards.files, np.arange(len(ids)))
         return {"samples": len(ids), "dimensions": dimensions}
-
-    def load(self, folder: Path) -> Features:
-        """The features, memory-mapped."""
-        return load_features(folder)

@@ -15,9 +15,9 @@ from presel.selection.arrays import Float32Matrix, IntVector
 from presel.selection.threads import for_each_task
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import Pool
+from presel.stages.results import TableStage
 from presel.stages.tasks import DiscoveredTasksStage
-from presel.storage.files import write_array, write_table
-from presel.storage.stage import Stage
+from presel.storage.files import write_array
 from presel.storage.store import Store
 
 
@@ -38,10 +38,11 @@ class Clustering:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClustersStage(Stage[pd.DataFrame]):
+class ClustersStage(TableStage):
     """Clusters of all images of each task, the reference set included.
 
-    Leaves `clusters.parquet` (id, task, cluster) and per task `centroids/<number>.npy`, (C, d).
+    Leaves `clusters.parquet`: id, task, cluster (numbered from 0 in each task); and the centroids of each
+    task, `centroids/<number>.npy`, (C, d).
 
     Attributes:
         features: The images' features; L2-normalized here.
@@ -85,7 +86,7 @@ class ClustersStage(Stage[pd.DataFrame]):
                 write_array(folder / "centroids" / f"{len(tables):03}.npy", centroids)
                 tables.append(pd.DataFrame({"id": members, "task": task, "cluster": labels}))
                 advance(1)
-        write_table(folder / "clusters.parquet", pd.concat(tables, ignore_index=True))
+        self.write(folder, pd.concat(tables, ignore_index=True))
         return {"clusters": int(sum(table["cluster"].nunique() for table in tables))}
 
     def _cluster(self, rows: FeatureRows) -> tuple[IntVector, Float32Matrix]:
@@ -93,10 +94,6 @@ class ClustersStage(Stage[pd.DataFrame]):
         n_clusters = number_of_clusters(len(rows), options.images_per_cluster)
         in_any_order = options.backend != "released"
         return cluster(rows, n_clusters, options.seed, options.backend, canonical_order=in_any_order)
-
-    def load(self, folder: Path) -> pd.DataFrame:
-        """Table of all images: id, task, cluster (numbered from 0 in each task)."""
-        return pd.read_parquet(folder / "clusters.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,10 @@ from presel.evaluation.metrics import METRICS
 from presel.evaluation.scores import Scores, mean_score
 from presel.models.lvlm import Lvlm
 from presel.stages.pool import PoolStage
+from presel.stages.results import ScoresStage
 from presel.stages.tuning import TuningStage
-from presel.storage.files import read_json, write_json, write_table
+from presel.storage.files import write_table
 from presel.storage.shards import Batches, TableShards, chunks
-from presel.storage.stage import Stage
 from presel.storage.store import Store
 
 # Number of questions that an error message names for each benchmark.
@@ -73,8 +73,14 @@ def questions(store: Store, benchmarks: PoolStage) -> list[Question]:
     return sorted(found, key=lambda question: sum(len(turn["value"]) for turn in question.prompt))
 
 
+def as_table(asked: Sequence[Question]) -> pd.DataFrame:
+    """One row a question: id, turn, benchmark, reference."""
+    rows = [(item.record.id, item.turn, item.benchmark, item.reference) for item in asked]
+    return pd.DataFrame(rows, columns=["id", "turn", "benchmark", "reference"])
+
+
 @dataclass(frozen=True, kw_only=True)
-class EvaluationStage(ShardedStage[Scores]):
+class EvaluationStage(ScoresStage, ShardedStage[Scores]):
     """Greedy answers of one model; leaves `predictions.parquet` and `scores.json`.
 
     Attributes:
@@ -128,11 +134,8 @@ class EvaluationStage(ShardedStage[Scores]):
             for asked, encoded in zip(
                 batches, prefetched(chosen, partial(prompt_batch, encoder), self.runtime.workers), strict=True
             ):
-                columns = [(item.record.id, item.turn, item.benchmark, item.reference) for item in asked]
-                table = pd.DataFrame(columns, columns=["id", "turn", "benchmark", "reference"])
-                yield table.assign(
-                    answer=generate_answers(model, encoder, encoded, self.scoring.max_new_tokens)
-                )
+                answers = generate_answers(model, encoder, encoded, self.scoring.max_new_tokens)
+                yield as_table(asked).assign(answer=answers)
 
         return TableShards(
             folder=folder / "shards",
@@ -147,17 +150,12 @@ class EvaluationStage(ShardedStage[Scores]):
         predictions = shards.joined()
         scores, scored = score(predictions, self.scoring)
         write_table(folder / "predictions.parquet", scored)
-        write_json(folder / "scores.json", scores)
+        self.write(folder, scores)
         return {"answers": len(predictions), "mean": mean_score(scores)}
-
-    def load(self, folder: Path) -> Scores:
-        """Score by benchmark, 0 to 1."""
-        scores: Scores = read_json(folder / "scores.json")
-        return scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class MostFrequentStage(Stage[Scores]):
+class MostFrequentStage(ScoresStage):
     """Scores of the constant baseline: every question gets its benchmark's most frequent answer."""
 
     name: ClassVar[str] = "most_frequent"
@@ -167,19 +165,12 @@ class MostFrequentStage(Stage[Scores]):
 
     def compute(self, store: Store, folder: Path) -> None:
         """Answers every turn by the most frequent answer to that turn."""
-        asked = questions(store, self.benchmarks)
-        columns = [(item.turn, item.benchmark, item.reference) for item in asked]
-        table = pd.DataFrame(columns, columns=["turn", "benchmark", "reference"])
+        table = as_table(questions(store, self.benchmarks))
         common = table.groupby(["benchmark", "turn"])["reference"].transform(
             lambda answers: Counter(sorted(answers)).most_common(1)[0][0]
         )
         scores, _ = score(table.assign(answer=common), self.scoring)
-        write_json(folder / "scores.json", scores)
-
-    def load(self, folder: Path) -> Scores:
-        """Score by benchmark, 0 to 1."""
-        scores: Scores = read_json(folder / "scores.json")
-        return scores
+        self.write(folder, scores)
 
 
 def score(predictions: pd.DataFrame, scoring: Scoring) -> tuple[Scores, pd.DataFrame]:

@@ -6,15 +6,14 @@ from typing import Any, ClassVar
 
 from presel.errors import PreselError
 from presel.evaluation.external import ExternalBenchmarks
-from presel.evaluation.scores import Scores, mean_score
+from presel.evaluation.scores import mean_score
 from presel.stages.merged import MergedStage
-from presel.storage.files import read_json, write_json
-from presel.storage.stage import Stage
+from presel.stages.results import ScoresStage
 from presel.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExternalEvaluationStage(Stage[Scores]):
+class ExternalEvaluationStage(ScoresStage):
     """Scores by another program; leaves its `results/`, its `log.txt`, and `scores.json`.
 
     Results that are there already, from an interrupted run or from another machine, are read instead.
@@ -55,10 +54,5 @@ class ExternalEvaluationStage(Stage[Scores]):
             scores = self.benchmarks.scores(results)
         if scores is None:
             raise PreselError(f"{self.label}: the program left no results under {results}; see {log}")
-        write_json(folder / "scores.json", scores)
+        self.write(folder, scores)
         return {"mean": mean_score(scores)}
-
-    def load(self, folder: Path) -> Scores:
-        """Score by column."""
-        scores: Scores = read_json(folder / "scores.json")
-        return scores

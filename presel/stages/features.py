@@ -17,8 +17,44 @@ from presel.storage.shards import ArrayShards, chunks
 from presel.storage.store import Store
 
 
+class VectorsStage(ShardedStage[Features]):
+    """A stage whose result is one feature vector for each id: `features.npy` and `ids.parquet`."""
+
+    def write(self, folder: Path, ids: pd.Series, files: list[Path], rows: NDArray[np.intp]) -> int:
+        """Joins the shards into the stage's result.
+
+        Args:
+            folder: The stage's folder.
+            ids: Ids of the vectors, (n,).
+            files: Shards of the vectors.
+            rows: Row of each vector in the concatenated shards, (n,).
+
+        Returns:
+            The number of dimensions.
+
+        Raises:
+            PreselError: If a shard is damaged.
+        """
+        shards = [map_array(checked(file)) for file in files]
+        dimensions = int(shards[0].shape[1])
+        start = 0
+        with atomic(folder / "features.npy") as file:
+            joined = np.lib.format.open_memmap(file, "w+", np.float16, (len(rows), dimensions))
+            for shard in shards:
+                wanted = np.flatnonzero((rows >= start) & (rows < start + len(shard)))
+                joined[wanted] = shard[rows[wanted] - start]
+                start += len(shard)
+            joined.flush()
+        write_table(folder / "ids.parquet", ids.to_frame("id"))
+        return dimensions
+
+    def load(self, folder: Path) -> Features:
+        """The vectors, memory-mapped."""
+        return Features(pd.read_parquet(folder / "ids.parquet")["id"], map_array(folder / "features.npy"))
+
+
 @dataclass(frozen=True, kw_only=True)
-class FeaturesStage(ShardedStage[Features]):
+class FeaturesStage(VectorsStage):
     """Features of every image by an encoder, `features.npy` and `ids.parquet`.
 
     Attributes:
@@ -52,50 +88,10 @@ class FeaturesStage(ShardedStage[Features]):
     def join(self, store: Store, folder: Path, shards: ArrayShards[Path]) -> dict[str, Any]:
         """Joins the shards into one file."""
         ids = store.load(self.pool)["id"]
-        dimensions = write_features(folder, ids, shards.files, self._rows(store))
+        dimensions = self.write(folder, ids, shards.files, self._rows(store))
         return {"images": len(ids), "different_images": len(shards.items), "dimensions": dimensions}
 
     def _rows(self, store: Store) -> NDArray[np.intp]:
         """Number of the distinct image that each record shows, (n,)."""
         rows: NDArray[np.intp] = pd.factorize(self.pool.contents(store))[0]
         return rows
-
-    def load(self, folder: Path) -> Features:
-        """The features, memory-mapped."""
-        return load_features(folder)
-
-
-def write_features(folder: Path, ids: pd.Series, files: list[Path], rows: NDArray[np.intp]) -> int:
-    """Writes `features.npy` and `ids.parquet`.
-
-    Args:
-        folder: The folder.
-        ids: Ids of the features, (n,).
-        files: Shards of the features.
-        rows: Row of each feature in the concatenated shards, (n,).
-
-    Returns:
-        The number of columns.
-    """
-    write_table(folder / "ids.parquet", ids.to_frame("id"))
-    return _join(files, rows, folder / "features.npy")
-
-
-def load_features(folder: Path) -> Features:
-    """What `write_features` wrote, memory-mapped."""
-    return Features(pd.read_parquet(folder / "ids.parquet")["id"], map_array(folder / "features.npy"))
-
-
-def _join(files: list[Path], rows: NDArray[np.intp], target: Path) -> int:
-    """Writes row `rows[i]` of the concatenated shards as row i of `target`; returns the number of columns."""
-    shards = [map_array(checked(file)) for file in files]
-    columns = int(shards[0].shape[1])
-    start = 0
-    with atomic(target) as temporary:
-        joined = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=(len(rows), columns))
-        for shard in shards:
-            wanted = np.flatnonzero((rows >= start) & (rows < start + len(shard)))
-            joined[wanted] = shard[rows[wanted] - start]
-            start += len(shard)
-        joined.flush()
-    return columns

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
@@ -12,6 +12,9 @@ from presel.instructions.provider import InstructionProvider, InstructionRequest
 from presel.stages.pool import Pool
 from presel.storage.stage import Stage
 from presel.storage.store import Store
+
+if TYPE_CHECKING:
+    from presel.models.conversations import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +60,10 @@ class InstructionsStage(Stage[list[Record]]):
     def load(self, folder: Path) -> list[Record]:
         """The records, with their conversations."""
         return read_records(folder / "train.json", TaskRule())
+
+    def examples(self, store: Store) -> "list[Example]":
+        """The records with the paths of their images, as models read them."""
+        from presel.models.conversations import Example
+
+        images = self.pool.files(store).images
+        return [Example(images / record.image, record.conversations) for record in store.load(self)]

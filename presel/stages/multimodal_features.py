@@ -10,10 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from presel.distributed.stage import ShardedStage
 from presel.models.lvlm import Lvlm
-from presel.selection.feature_rows import Features
-from presel.stages.features import load_features, write_features
+from presel.stages.features import VectorsStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.token_batches import cut_by_tokens, longest_first, measure
 from presel.storage.shards import ArrayShards, Batches
@@ -21,7 +19,7 @@ from presel.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultimodalFeaturesStage(ShardedStage[Features]):
+class MultimodalFeaturesStage(VectorsStage):
     """Features of every sample by `MultimodalEncoder`, `features.npy` and `ids.parquet`.
 
     Attributes:
@@ -42,15 +40,13 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
 
     def shards(self, store: Store, folder: Path) -> ArrayShards[int]:
         """The samples, longest first."""
-        from presel.models.conversations import ConversationEncoder, Example
+        from presel.models.conversations import ConversationEncoder
         from presel.models.hardware import device_for
         from presel.models.multimodal import MultimodalEncoder
         from presel.models.prefetch import prefetched
 
         conversations = ConversationEncoder(self.lvlm)
-        records = store.load(self.instructions)
-        images = self.instructions.pool.files(store).images
-        examples = [Example(images / record.image, record.conversations) for record in records]
+        examples = self.instructions.examples(store)
         lengths, truncated = measure(
             examples, lambda example: conversations.tokens(example.conversations), self.lvlm.max_length
         )
@@ -74,9 +70,5 @@ class MultimodalFeaturesStage(ShardedStage[Features]):
     def join(self, store: Store, folder: Path, shards: ArrayShards[int]) -> dict[str, Any]:
         """Joins the shards into one file."""
         ids = pd.Series([record.id for record in store.load(self.instructions)])
-        dimensions = write_features(folder, ids, shards.files, np.argsort(shards.items))
+        dimensions = self.write(folder, ids, shards.files, np.argsort(shards.items))
         return {"samples": len(ids), **shards.measured, "dimensions": dimensions}
-
-    def load(self, folder: Path) -> Features:
-        """The features, memory-mapped."""
-        return load_features(folder)

@@ -13,6 +13,7 @@ from presel.data.images import check_images
 from presel.data.listing import PoolFiles
 from presel.data.sources import Source
 from presel.errors import PreselError
+from presel.stages.results import TableStage
 from presel.storage.files import write_table
 from presel.storage.stage import Stage
 from presel.storage.store import Store
@@ -20,24 +21,29 @@ from presel.storage.store import Store
 _log = logging.getLogger(__name__)
 
 
-class Pool(Stage[pd.DataFrame]):
+class Pool(TableStage):
     """Base of the stages whose result is a table of usable images: id, image (relative path), task."""
 
+    @property
     @abstractmethod
-    def files(self, store: Store) -> PoolFiles:
-        """The files behind the images."""
-
-    @abstractmethod
-    def size(self, store: Store) -> int:
-        """Number of images; known before a long computation."""
+    def images(self) -> "PoolStage":
+        """The stage that checked the images, whose order this table keeps."""
 
     @abstractmethod
     def task_names(self, store: Store) -> list[str]:
         """The names of the tasks, sorted; known before a long computation."""
 
-    @abstractmethod
+    def files(self, store: Store) -> PoolFiles:
+        """The source's files."""
+        return self.images.source.files(store)
+
+    def size(self, store: Store) -> int:
+        """Number of images; known before a long computation."""
+        return len(store.load(self.images))
+
     def contents(self, store: Store) -> pd.Series:
         """A digest of each image's file, in the order of the table; copies have the same digest."""
+        return pd.read_parquet(store.verified(self.images) / "pool.parquet", columns=["content"])["content"]
 
     def image_paths(self, store: Store, images: pd.Series) -> list[Path]:
         """Full paths of images that are named relative to the source's folder."""
@@ -77,13 +83,10 @@ class PoolStage(Pool):
         """The stages that make the source's files, if they are made here."""
         return self.source.stages
 
-    def files(self, store: Store) -> PoolFiles:
-        """The source's files."""
-        return self.source.files(store)
-
-    def size(self, store: Store) -> int:
-        """Length of the table."""
-        return len(store.load(self))
+    @property
+    def images(self) -> "PoolStage":
+        """This stage itself."""
+        return self
 
     def task_names(self, store: Store) -> list[str]:
         """Those that the source names."""
@@ -124,7 +127,7 @@ class PoolStage(Pool):
         rejected = table[table["why"].notna()].drop(columns="content")
         pool = table[table["why"].isna()].drop(columns="why").reset_index(drop=True)
         write_table(folder / "rejected.parquet", rejected)
-        write_table(folder / "pool.parquet", pool)
+        self.write(folder, pool)
         return {
             "images": len(pool),
             "rejected": len(rejected),
@@ -137,10 +140,6 @@ class PoolStage(Pool):
     def load(self, folder: Path) -> pd.DataFrame:
         """Table of the usable images: id, image (relative path), task."""
         return pd.read_parquet(folder / "pool.parquet", columns=["id", "image", "task"])
-
-    def contents(self, store: Store) -> pd.Series:
-        """Read from the same file as the table."""
-        return pd.read_parquet(store.verified(self) / "pool.parquet", columns=["content"])["content"]
 
     def _check_tasks(self, table: pd.DataFrame) -> None:
         without = table[table["task"].isna()]

@@ -9,14 +9,15 @@ import pandas as pd
 
 from presel.errors import PreselError
 from presel.stages.pool import Pool
-from presel.storage.files import write_table
-from presel.storage.stage import Stage
+from presel.stages.results import TableStage
 from presel.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceStage(Stage[pd.DataFrame]):
+class ReferenceStage(TableStage):
     """D_ref: uniform random `share` of each task, at least one image of each (paper, section 3.1).
+
+    Leaves `reference.parquet`: id.
 
     Attributes:
         pool: The pool to draw from.
@@ -47,12 +48,8 @@ class ReferenceStage(Stage[pd.DataFrame]):
                 )
             size = reference_size(self.share, len(ids))
             chosen += sorted(generator.choice(np.sort(ids.to_numpy(dtype=str)), size, replace=False))
-        write_table(folder / "reference.parquet", pd.DataFrame({"id": chosen}))
+        self.write(folder, pd.DataFrame({"id": chosen}))
         return {"images": len(chosen)}
-
-    def load(self, folder: Path) -> pd.DataFrame:
-        """Table of the reference set: id."""
-        return pd.read_parquet(folder / "reference.parquet")
 
 
 def reference_size(share: float, images: int) -> int:

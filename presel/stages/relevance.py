@@ -13,9 +13,9 @@ import pandas as pd
 from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
 from presel.stages.instructions import InstructionsStage
+from presel.stages.results import TableStage
 from presel.stages.token_batches import cut_by_tokens, longest_first, measure
 from presel.stages.tuning import TuningStage
-from presel.storage.files import write_table
 from presel.storage.shards import Batches, TableShards
 from presel.storage.store import Store
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelevanceStage(ShardedStage[pd.DataFrame]):
+class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
     """Losses with and without the question under the reference model (eq. 1 and 2), and EL2N.
 
     Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, el2n, n_tokens.
@@ -54,7 +54,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
         Raises:
             PreselError: If a sample does not fit into memory.
         """
-        from presel.models.conversations import ConversationEncoder, Example
+        from presel.models.conversations import ConversationEncoder
         from presel.models.hardware import device_for
         from presel.models.losses import Scorer
         from presel.models.prefetch import prefetched
@@ -62,9 +62,7 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
 
         lvlm = self.model.lvlm
         encoder = ConversationEncoder(lvlm)
-        records = store.load(self.instructions)
-        images = self.instructions.pool.files(store).images
-        examples = [Example(images / record.image, record.conversations) for record in records]
+        examples = self.instructions.examples(store)
         lengths, truncated = measure(examples, partial(pair, encoder), lvlm.max_length)
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
@@ -102,12 +100,11 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
             PreselError: If a sample's responses lie beyond the model's maximum length, or its loss is not a
                 number.
         """
-        scored = shards.joined()
-        scored = scored.sort_values("row", ignore_index=True)
+        scored = shards.joined().sort_values("row", ignore_index=True)
         table = scored.drop(columns=["row", "passes"])
         table.insert(0, "id", [record.id for record in store.load(self.instructions)])
         self._check(table)
-        write_table(folder / "relevance.parquet", table)
+        self.write(folder, table)
         certain = int((table["loss_without_question"] == 0).sum())
         if certain:
             _log.info(
@@ -136,7 +133,3 @@ class RelevanceStage(ShardedStage[pd.DataFrame]):
                 f"({broken.sum()} of {len(table)} records); compute more precisely (lvlm.dtype=float32, or "
                 "bfloat16 instead of float16), or lower tune.lr"
             )
-
-    def load(self, folder: Path) -> pd.DataFrame:
-        """The table of losses, one row per sample."""
-        return pd.read_parquet(folder / "relevance.parquet")

@@ -13,14 +13,14 @@ from presel.errors import PreselError
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import Pool
 from presel.stages.reference import ReferenceStage
-from presel.storage.files import write_table
+from presel.stages.results import TableStage
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
 from presel.strategies.base import SelectionContext, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectionStage(Stage[pd.DataFrame]):
+class SelectionStage(TableStage):
     """D_S, the images to buy instructions for; it includes the reference set if the strategy used one.
 
     Leaves `selection.parquet`: one row per image of the pool, with `selected` and the strategy's columns.
@@ -87,12 +87,12 @@ class SelectionStage(Stage[pd.DataFrame]):
         self._check(choice.loc[choice["selected"], "id"], pool["id"], paid, budget)
         table = pool[["id", "task"]].merge(choice.drop(columns="task", errors="ignore"), on="id", how="left")
         table["selected"] = table["selected"].eq(True)
-        write_table(folder / "selection.parquet", table)
+        self.write(folder, table)
         return {"selected": int(table["selected"].sum()), "budget": budget, "seconds": round(seconds, 3)}
 
     def load(self, folder: Path) -> pd.DataFrame:
         """The selected images only: id, task, and the strategy's columns."""
-        table = pd.read_parquet(folder / "selection.parquet")
+        table = super().load(folder)
         return table[table["selected"]].reset_index(drop=True)
 
     def _check(self, chosen: pd.Series, pool: pd.Series, paid: set[str], budget: int) -> None:

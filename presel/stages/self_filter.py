@@ -14,8 +14,8 @@ from presel.component import component
 from presel.errors import PreselError
 from presel.importance import relevance_scores
 from presel.stages.relevance import RelevanceStage
+from presel.stages.results import TableStage
 from presel.stages.tuning import FineTuneStage
-from presel.storage.files import write_table
 from presel.storage.store import Store
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class ScoreNet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfFilterStage(FineTuneStage[pd.DataFrame]):
+class SelfFilterStage(TableStage, FineTuneStage[pd.DataFrame]):
     """Scores of the training set by Self-Filter's score net (Chen et al., 2024); low is difficult.
 
     Leaves `self_filter.parquet`: id, score. The net's inputs are the losses with and without the question,
@@ -78,11 +78,11 @@ class SelfFilterStage(FineTuneStage[pd.DataFrame]):
         """Trains score net and model jointly, then scores every sample by the final net."""
         from presel.models.score_net import SCORE_NET
 
-        measured = self.fine_tune(store, folder)
+        measured = super().compute(store, folder)
         inputs = self._net_inputs(store)
         weights = np.load(folder / SCORE_NET)  # (4,)
         ids, scores = store.load(self.scores)["id"], min_max_scaled(inputs.to_numpy()) @ weights
-        write_table(folder / "self_filter.parquet", pd.DataFrame({"id": ids, "score": scores}))
+        self.write(folder, pd.DataFrame({"id": ids, "score": scores}))
         return measured | {"weights": dict(zip(inputs, weights.tolist(), strict=True))}
 
     def _net_inputs(self, store: Store) -> pd.DataFrame:
@@ -92,10 +92,6 @@ class SelfFilterStage(FineTuneStage[pd.DataFrame]):
         return table[["loss_with_question", "loss_without_question", "el2n"]].assign(
             irs=np.nan_to_num(relevance, nan=1.0)
         )
-
-    def load(self, folder: Path) -> pd.DataFrame:
-        """The table of scores, one row per sample."""
-        return pd.read_parquet(folder / "self_filter.parquet")
 
 
 def min_max_scaled(columns: FloatMatrix) -> FloatMatrix:

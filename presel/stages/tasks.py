@@ -10,13 +10,11 @@ import pandas as pd
 from pydantic import Field
 
 from presel.component import component
-from presel.data.listing import PoolFiles
 from presel.errors import PreselError
 from presel.selection import FeatureRows
 from presel.selection.clustering import cluster
 from presel.stages.features import FeaturesStage
-from presel.stages.pool import Pool
-from presel.storage.files import write_table
+from presel.stages.pool import Pool, PoolStage
 from presel.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -45,13 +43,10 @@ class DiscoveredTasksStage(Pool):
         """Says that the tasks are discovered."""
         return f"{self.name} ({self.n_tasks} discovered)"
 
-    def files(self, store: Store) -> PoolFiles:
-        """The source's files."""
-        return self.features.pool.files(store)
-
-    def size(self, store: Store) -> int:
-        """That of the pool whose tasks these are."""
-        return self.features.pool.size(store)
+    @property
+    def images(self) -> PoolStage:
+        """The images, without these tasks."""
+        return self.features.pool
 
     def task_names(self, store: Store) -> list[str]:
         """Numbered names."""
@@ -67,27 +62,19 @@ class DiscoveredTasksStage(Pool):
         if self.n_tasks > images:
             raise PreselError(f"tasks.n_tasks={self.n_tasks} is above the pool's {images} images; lower it")
 
-    def contents(self, store: Store) -> pd.Series:
-        """Those of the images, whose order this table keeps."""
-        return self.features.pool.contents(store)
-
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Clusters all images."""
         ids, array = store.load(self.features)
         rows = FeatureRows(array, normalize=True, ids=ids.tolist())
         labels, _ = cluster(rows, self.n_tasks, self.seed, canonical_order=True)
         names = pd.Series(np.array(numbered_tasks(self.n_tasks))[labels], index=ids)
-        table = store.load(self.features.pool)
+        table = store.load(self.images)
         table["task"] = names[table["id"]].to_numpy()
-        write_table(folder / "tasks.parquet", table)
+        self.write(folder, table)
         sizes = table["task"].value_counts()
         extent = f"{sizes.min():,} to {sizes.max():,} images"
         _log.info(f"  tasks were discovered by clustering: {len(sizes)} tasks of {extent}")
         return {"images": len(table), "tasks": len(sizes)}
-
-    def load(self, folder: Path) -> pd.DataFrame:
-        """Table of the usable images: id, image (relative path), task."""
-        return pd.read_parquet(folder / "tasks.parquet")
 
 
 def numbered_tasks(count: int) -> list[str]:

@@ -1,6 +1,5 @@
 """Stage `model`: fine-tunes the vision-language model on instructions, reference or final."""
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -67,11 +66,13 @@ class FineTuneStage(ParallelStage[T_co]):
             "weights_rounded": self.runtime.hardware.strategy == "deepspeed_zero3",
         }
 
-    @abstractmethod
     def make_tuner(self, store: Store) -> "MakeTuner":
         """Makes the Lightning module that trains the model."""
+        from presel.models.tuner import Tuner
 
-    def fine_tune(self, store: Store, folder: Path) -> dict[str, Any]:
+        return Tuner
+
+    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Tunes the model, resuming from the last checkpoint if there is one; returns measurements."""
         if self.runtime.hardware.strategy == "single":
             return self.work(store, folder)
@@ -110,16 +111,6 @@ class TuningStage(FineTuneStage[Path]):
     def label(self) -> str:
         """Says which instructions the model is tuned on."""
         return f"{self.name} ({self.instructions.purpose})"
-
-    def make_tuner(self, store: Store) -> "MakeTuner":
-        """The plain tuner."""
-        from presel.models.tuner import Tuner
-
-        return Tuner
-
-    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Tunes the model."""
-        return self.fine_tune(store, folder)
 
     def load(self, folder: Path) -> Path:
         """The adapter's folder."""

@@ -7,8 +7,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -172,21 +171,16 @@ class Store:
             if self._reporter:
                 self._reporter.finished(stage.label, stage.key, seconds)
 
-    @contextmanager
-    def _lock(self, stage: Stage[Any]) -> Iterator[None]:
+    def _lock(self, stage: Stage[Any]) -> AbstractContextManager[Any]:
         path = self.folder(stage).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
-            lock.acquire(blocking=False)
+            return lock.acquire(blocking=False)
         except Timeout:
             if self._reporter:
                 self._reporter.waiting(stage.label)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+            return lock.acquire()
 
     def _check_space(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)

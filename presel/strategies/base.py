@@ -21,10 +21,6 @@ T = TypeVar("T")
 class Result(Generic[T]):
     """An attribute of `SelectionContext` that holds a stage's result, if the strategy needs it."""
 
-    def __init__(self, kind: type[T]) -> None:
-        """A result of type `kind`."""
-        self._kind = kind
-
     def __set_name__(self, owner: type, name: str) -> None:
         """Takes the name of the attribute."""
         self._name = name
@@ -35,8 +31,7 @@ class Result(Generic[T]):
         Raises:
             PreselError: If the strategy does not declare it.
         """
-        result = context[self._name]
-        assert isinstance(result, self._kind)
+        result: T = context[self._name]
         return result
 
 
@@ -57,28 +52,28 @@ class SelectionContext:
     results: Mapping[str, Any]
 
     # Image features: `ids`, and `array`, (n, d) float16 in the order of the ids.
-    features = Result(Features)
+    features = Result[Features]()
     # Clusters of each task's images: id, task, cluster (numbered from 0 in each task).
-    clusters = Result(pd.DataFrame)
+    clusters = Result[pd.DataFrame]()
     # Table of the reference set: id. Its instructions are bought already, and count in the budget.
-    reference = Result(pd.DataFrame)
+    reference = Result[pd.DataFrame]()
     # Scores of the reference samples: id, both losses, el2n, n_tokens (`RelevanceStage`).
-    relevance = Result(pd.DataFrame)
+    relevance = Result[pd.DataFrame]()
     # Neighbor centrality, by task and id: id, task, cluster, centrality (NaN in the reference set).
-    centrality = Result(pd.DataFrame)
+    centrality = Result[pd.DataFrame]()
 
     # Those below take the instructions of the whole pool.
 
     # The scores of `relevance`, of every sample of the pool.
-    scores = Result(pd.DataFrame)
+    scores = Result[pd.DataFrame]()
     # How well each sample's text fits its image: id, clip_score.
-    clip_scores = Result(pd.DataFrame)
+    clip_scores = Result[pd.DataFrame]()
     # CLIP's embeddings of each sample's image and text, concatenated; (n, 2 · d).
-    clip_features = Result(Features)
+    clip_features = Result[Features]()
     # Features of each sample, image and text, in the form of `features`.
-    multimodal_features = Result(Features)
+    multimodal_features = Result[Features]()
     # Self-Filter's score of each sample: id, score (low is difficult).
-    self_filter = Result(pd.DataFrame)
+    self_filter = Result[pd.DataFrame]()
 
     def __getitem__(self, name: str) -> Any:
         """A result by its name.
