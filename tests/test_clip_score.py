@@ -29,7 +29,7 @@ from presel.stages.selection import SelectionStage
 from presel.storage.shards import chunks
 from presel.storage.store import Store
 from presel.strategies.base import SelectionContext
-from presel.strategies.clip_score import ClipScore
+from presel.strategies.ranking import ClipScore
 from tests.helpers import TINY, Program, record, stage_files, stage_lines
 
 CLIP = Clip(path="builtin:digit_clip", batch_size=4)

@@ -13,10 +13,7 @@ from presel.errors import PreselError
 from presel.instructions.ledger import LEDGER
 from presel.selection.feature_rows import Features
 from presel.strategies.base import SelectionContext
-from presel.strategies.el2n import El2n
-from presel.strategies.ifd import Ifd
-from presel.strategies.perplexity import Perplexity
-from presel.strategies.ranking import ranked_slice
+from presel.strategies.ranking import El2n, Ifd, Perplexity, ranked_slice
 from presel.strategies.typiclust import TypiClust, most_typical, round_robin
 from tests.helpers import Program, on_folder, stage_files
 from tests.selection.mixtures import mixture

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 
 from presel.console import progress
-from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.data.sources import annotated
 from presel.distributed.stage import ShardedStage
@@ -31,52 +30,41 @@ _NAMED = 5
 
 
 class Question(NamedTuple):
-    """One answer to generate: a record's conversation up to, and without, the answer of one turn.
+    """One answer to generate, and its reference.
 
-    Earlier turns hold the reference answers, so that one mistake is not counted twice.
+    Attributes:
+        id: Id of the record.
+        turn: Number of the answer's turn in the record's conversation, from 0.
+        benchmark: The benchmark that the record belongs to.
+        reference: The reference answer.
+        image: Path of the image, relative to the benchmarks' folder.
+        prompt: The turns before the answer. They hold the reference answers, so that one mistake is not
+            counted twice.
     """
 
-    record: Record
+    id: str
     turn: int
-
-    @property
-    def benchmark(self) -> str:
-        """The benchmark it belongs to."""
-        return self.record.task
-
-    @property
-    def prompt(self) -> Sequence[Turn]:
-        """The turns that the model sees."""
-        return self.record.conversations[: self.turn]
-
-    @property
-    def shows_image(self) -> bool:
-        """Whether the prompt holds the image."""
-        return any(IMAGE_TOKEN in turn["value"] for turn in self.prompt)
-
-    @property
-    def reference(self) -> str:
-        """The reference answer."""
-        return self.record.conversations[self.turn]["value"]
+    benchmark: str
+    reference: str
+    image: str
+    prompt: Sequence[Turn]
 
 
 def questions(store: Store, benchmarks: PoolStage) -> list[Question]:
     """The answers that usable records ask for after the image was shown, sorted by prompt length."""
     usable = set(store.load(benchmarks)["id"])
-    found = [
-        question
-        for record in annotated(benchmarks.source.files(store)).records()
-        if record.id in usable
-        for turn, said in enumerate(record.conversations)
-        if said["from"] == "gpt" and (question := Question(record, turn)).shows_image
-    ]
+    found = []
+    for record in annotated(benchmarks.source.files(store)).records():
+        for turn, said in enumerate(record.conversations if record.id in usable else []):
+            prompt = record.conversations[:turn]
+            if said["from"] == "gpt" and any(IMAGE_TOKEN in earlier["value"] for earlier in prompt):
+                found.append(Question(record.id, turn, record.task, said["value"], record.image, prompt))
     return sorted(found, key=lambda question: sum(len(turn["value"]) for turn in question.prompt))
 
 
 def as_table(asked: Sequence[Question]) -> pd.DataFrame:
     """One row a question: id, turn, benchmark, reference."""
-    rows = [(item.record.id, item.turn, item.benchmark, item.reference) for item in asked]
-    return pd.DataFrame(rows, columns=["id", "turn", "benchmark", "reference"])
+    return pd.DataFrame([question[:4] for question in asked], columns=Question._fields[:4])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +116,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
 
         def answer(batches: Batches[Question]) -> Iterator[pd.DataFrame]:
             model = self.lvlm.load_model(adapter).to(device_for(self.runtime.hardware.accelerator))
-            chosen = [
-                [Example(images / item.record.image, item.prompt) for item in batch] for batch in batches
-            ]
+            chosen = [[Example(images / item.image, item.prompt) for item in batch] for batch in batches]
             for asked, encoded in zip(
                 batches, prefetched(chosen, partial(prompt_batch, encoder), self.runtime.workers), strict=True
             ):
@@ -210,7 +196,7 @@ def check_scoring(store: Store, benchmarks: PoolStage, scoring: Scoring) -> None
             METRICS[scoring.metric_of(question.benchmark)]([question.reference], [question.reference])
         except ValueError as error:
             raise PreselError(
-                f"evaluation: record '{question.record.id}' of benchmark '{question.benchmark}': {error}; "
+                f"evaluation: record '{question.id}' of benchmark '{question.benchmark}': {error}; "
                 "correct it or choose another metric"
             ) from None
 
@@ -234,7 +220,7 @@ def check_prompts(store: Store, benchmarks: PoolStage, lvlm: Lvlm) -> None:
             prompt = encoder.tokens(question.prompt)
             longest = max(longest, prompt.length)
             if prompt.truncated:
-                too_long[question.benchmark].append(f"'{question.record.id}'")
+                too_long[question.benchmark].append(f"'{question.id}'")
             advance(1)
     if not too_long:
         return

@@ -1,1 +1,1 @@
-"""Selection strategies: each one class here and one YAML in `conf/strategy`."""
+"""Selection strategies: one class here and one YAML in `conf/strategy` for each."""

@@ -1,12 +1,84 @@
-"""Selection by one score per image, as several baselines do."""
+"""Baselines that score each sample on its own and take a slice of the ranking."""
 
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from presel.component import component
+from presel.importance import relevance_scores
+from presel.strategies.base import SelectionContext, Strategy
+
 Slice: TypeAlias = Literal["top", "middle", "bottom"]
+
+
+@component
+class ClipScore(Strategy):
+    """CLIP score (Hessel et al., 2021): cosine similarity of the embeddings of image and conversation."""
+
+    name: ClassVar[str] = "clip_score"
+    needs: ClassVar[tuple[str, ...]] = ("clip_scores",)
+
+    def select(self, context: SelectionContext) -> pd.DataFrame:
+        """Takes the samples whose text matches their image best."""
+        scores = context.clip_scores
+        return ranked_slice(scores["id"], scores["clip_score"].to_numpy(), context.budget)
+
+
+@component
+class El2n(Strategy):
+    """Error L2-norm (Paul et al., 2021), averaged over the response tokens.
+
+    Attributes:
+        slice: Which part of the ranking by descending EL2N is taken.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("scores",)
+
+    slice: Slice = "top"
+
+    def select(self, context: SelectionContext) -> pd.DataFrame:
+        """Takes a slice of the whole pool; the top has the largest prediction errors."""
+        scores = context.scores
+        return ranked_slice(scores["id"], scores["el2n"].to_numpy(), context.budget, self.slice)
+
+
+@component
+class Ifd(Strategy):
+    """Instruction-following difficulty (Li et al., 2024), which is the IRS of a single sample.
+
+    Samples above 1, whose question is harmful, are dropped, and so are those whose difficulty is undefined
+    (`relevance_scores`); fewer than the budget may be left.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("scores",)
+
+    def select(self, context: SelectionContext) -> pd.DataFrame:
+        """Takes the samples whose question helps the answer least, but still helps."""
+        scores = context.scores
+        difficulty = relevance_scores(scores["loss_with_question"], scores["loss_without_question"])
+        kept = difficulty <= 1
+        return ranked_slice(scores["id"][kept], difficulty[kept], context.budget)
+
+
+@component
+class Perplexity(Strategy):
+    """Perplexity of the response, exp of its mean token loss (Marion et al., 2023).
+
+    Attributes:
+        slice: Which part of the ranking by descending perplexity is taken.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("scores",)
+
+    slice: Slice = "top"
+
+    def select(self, context: SelectionContext) -> pd.DataFrame:
+        """Takes a slice of the whole pool; the top has the least likely answers."""
+        scores = context.scores
+        perplexity = np.exp(scores["loss_with_question"].to_numpy())
+        return ranked_slice(scores["id"], perplexity, context.budget, self.slice)
 
 
 def ranked_slice(
