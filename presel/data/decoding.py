@@ -87,7 +87,7 @@ class Picture(NamedTuple):
 
 
 class _Gray(NamedTuple):
-    """Conversion of gray values of more than 8 bits to 8 bits: a right shift, then optionally inversion."""
+    """Conversion of gray values of more than 8 bits to 8 bits: a right shift, then inversion if needed."""
 
     shift: int = 8
     inverted: bool = False

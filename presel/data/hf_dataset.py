@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -49,9 +50,10 @@ class HfDataset(PackedImages):
     task_column: str | None = "task"
     id_column: str | None = None
 
-    def identity(self) -> dict[str, Any]:
-        """The fields, with the dataset's content in place of its folder."""
-        return fields_identity(self) | {"path": self.unpacked.key}
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The key of the unpacked dataset."""
+        return {"path": self.unpacked.key}
 
     def open(self) -> "SavedDataset":
         """The dataset's files."""

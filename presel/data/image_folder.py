@@ -14,7 +14,6 @@ from presel.data.images import SUFFIXES, image_fingerprint
 from presel.data.listing import Item, Listing
 from presel.data.sources import ImageSource
 from presel.errors import PreselError
-from presel.storage.stage import fields_identity
 from presel.storage.store import Store
 
 # Folders that systems create for thumbnails, deleted files and backups; in lower case.
@@ -52,17 +51,15 @@ class ImageFolder(ImageSource):
         """The folder's images."""
         return self._files
 
-    def identity(self) -> dict[str, Any]:
-        """The fields, with names, sizes and dates of the images in place of their folder."""
-        return fields_identity(self) | {"images": self._fingerprint}
-
     @cached_property
     def _files(self) -> ImageFiles:
         return ImageFiles(self.images.absolute(), list_folder(self.images, self.task))
 
     @cached_property
-    def _fingerprint(self) -> str:
-        return image_fingerprint(self.images, [item.image for item in self._files.contents.items])
+    def content(self) -> dict[str, Any]:
+        """Names, sizes and dates of the images."""
+        images = [item.image for item in self._files.contents.items]
+        return {"images": image_fingerprint(self.images, images)}
 
 
 def list_folder(root: Path, task: str | None = None) -> Listing:

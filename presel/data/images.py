@@ -260,13 +260,13 @@ def _map(function: Callable[[str], Found], images: list[str], workers: int) -> I
             yield from found
         except BrokenProcessPool as error:
             raise PreselError(
-                "a worker process died while it checked images, perhaps for want of memory; use fewer workers"
+                "a worker process died while it checked images, perhaps for lack of memory; use fewer workers"
             ) from error
 
 
 @contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """Starts processes that ignore Ctrl-C, which a terminal sends to them too; this process stops them."""
+    """Processes started in the block ignore Ctrl-C, which a terminal sends to all; this one stops them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

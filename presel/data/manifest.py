@@ -18,7 +18,6 @@ from presel.data.listing import Item, Listing
 from presel.data.sources import ImageSource
 from presel.errors import PreselError
 from presel.storage.files import sha256
-from presel.storage.stage import fields_identity
 from presel.storage.store import Store
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -61,17 +60,14 @@ class Manifest(ImageSource):
         """The folder and the table."""
         return self._files
 
-    def identity(self) -> dict[str, Any]:
-        """The fields, with the table's content and the images' names, sizes and dates in place of paths."""
-        return fields_identity(self) | self._content
-
     @property
     def _files(self) -> "ManifestFiles":
         columns = Columns(self.image_column, self.task_column, self.id_column)
         return ManifestFiles(self.images.absolute(), self.manifest.absolute(), columns, self.task)
 
     @cached_property
-    def _content(self) -> dict[str, str]:
+    def content(self) -> dict[str, Any]:
+        """The table's content, and the images' names, sizes and dates."""
         images = [item.image for item in self._files.listing().items]
         return {"manifest": sha256(self.manifest), "images": image_fingerprint(self.images, images)}
 

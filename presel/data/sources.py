@@ -100,6 +100,11 @@ class Source:
 
     def identity(self) -> dict[str, Any]:
         """What decides the usable images: the fields, with the content of files in place of their paths."""
+        return fields_identity(self) | self.content
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """Digests of the source's files, by the names of the fields that they replace in its identity."""
         raise NotImplementedError
 
     @property
@@ -156,10 +161,6 @@ class LlavaJson(Source):
         """The two paths as given."""
         return self._files
 
-    def identity(self) -> dict[str, Any]:
-        """The fields, with the file's content and the images' names, sizes and dates in place of paths."""
-        return fields_identity(self) | self._content
-
     @cached_property
     def _files(self) -> LlavaFiles:
         return LlavaFiles(
@@ -172,7 +173,8 @@ class LlavaJson(Source):
         )
 
     @cached_property
-    def _content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
+        """The annotation file's content, and the images' names, sizes and dates."""
         check_file(self.annotations)
         return {
             "annotations": sha256(self.annotations),
@@ -198,9 +200,10 @@ class DigitScenes(Source):
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
     _tasks: ClassVar[TaskRule] = TaskRule()
 
-    def identity(self) -> dict[str, Any]:
-        """The fields, and the key of the stage that draws the scenes."""
-        return fields_identity(self) | {"scenes": self.stages[0].key}
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The key of the stage that draws the scenes."""
+        return {"scenes": self.stages[0].key}
 
     @property
     def stages(self) -> tuple[Stage[Any], ...]:

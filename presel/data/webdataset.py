@@ -9,6 +9,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -55,9 +56,10 @@ class WebDataset(PackedImages):
         except re.error as error:
             raise ValueError(f"task_pattern is not a regular expression ({error})") from None
 
-    def identity(self) -> dict[str, Any]:
-        """The fields, with the shards' content in place of their path."""
-        return fields_identity(self) | {"shards": self.unpacked.key}
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The key of the unpacked shards."""
+        return {"shards": self.unpacked.key}
 
     def open(self) -> "TarShards":
         """The shards, which must exist."""

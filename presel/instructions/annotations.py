@@ -15,12 +15,12 @@ class Annotations(InstructionProvider):
     """Looks instructions up in the pool's annotation file."""
 
     def check_source(self, source: Source) -> None:
-        """Checks that the source has an annotation file."""
+        """Raises `PreselError` unless the source has an annotation file."""
         if not source.instructed:
             raise PreselError(NO_INSTRUCTIONS)
 
     def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
-        """Checks that the files include an annotation file."""
+        """Raises `PreselError` unless the files include an annotation file."""
         annotated(files)
 
     def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:

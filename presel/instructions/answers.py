@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -25,7 +25,6 @@ Completion = dict[str, Any]
 
 # Interval between calls of fsync: a killed process loses nothing, a power failure at most this many seconds.
 _SYNC_SECONDS = 1.0
-
 
 # Errors that no retry resolves: rejected by a content filter, or an image that the service cannot read.
 _FINAL_ERRORS = {
@@ -104,7 +103,7 @@ class Answers:
             PreselError: If a line of the file is malformed.
         """
         make_private(folder)
-        with _locked(FileLock(folder / "answers.lock"), folder):
+        with _locked(folder):
             answers = cls(folder / "answers.jsonl")
             complete = answers._read()
             # Unbuffered: after a full disk, a buffer would be flushed once more on close.
@@ -239,14 +238,11 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-@contextmanager
-def _locked(lock: FileLock, folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> AbstractContextManager[object]:
+    """Locks a folder until the end of the caller's `with` block."""
+    lock = FileLock(folder / "answers.lock")
     try:
-        lock.acquire(blocking=False)
+        return lock.acquire(blocking=False)
     except Timeout:
         _log.warning(f"waiting for another run that is adding answers to {folder}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()

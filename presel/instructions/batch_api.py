@@ -150,8 +150,7 @@ class OpenAiBatch(ChatService):
         for line in _answer_lines(job):
             request = job.requests[line["custom_id"]]
             answered.add(request.name)
-            why = _retryable_error(line)
-            if why:
+            if why := _retryable_error(line):
                 failed[request.id] = why
                 continue
             completion = _completion(line)
@@ -173,16 +172,7 @@ class OpenAiBatch(ChatService):
 
 
 def in_files(lines: Iterable[bytes], max_lines: int, max_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Spreads lines over files.
-
-    Args:
-        lines: Lines of at most `max_bytes`; read one by one.
-        max_lines: Maximum number of lines in a file.
-        max_bytes: Maximum size of a file in bytes.
-
-    Yields:
-        The number of its file, from 1, and the line.
-    """
+    """Spreads lines, of at most `max_bytes` each, over files; yields each line after its file's number."""
     number, count, size = 1, 0, 0
     for line in lines:
         if count == max_lines or size + len(line) > max_bytes:

@@ -55,13 +55,10 @@ class BatchJob(NamedTuple):
         return {request.digest for request in self.requests.values()}
 
     def check(self, found: Sequence[tuple[str, Path]]) -> None:
-        """Checks that answers belong to this job, and that no request has two.
-
-        Args:
-            found: The name and the file of every answer.
+        """Checks the name and the file of every answer.
 
         Raises:
-            PreselError: If one belongs to another job, or occurs twice.
+            PreselError: If one belongs to another job, or a request is answered twice.
         """
         unknown = [(name, file) for name, file in found if name not in self.requests]
         if unknown:
@@ -83,12 +80,7 @@ class BatchJob(NamedTuple):
 
 
 def folder_for(root: Path, digests: Mapping[str, str]) -> Path:
-    """The folder of a job; it depends on the requests, not on their order.
-
-    Args:
-        root: Contains all jobs of a provider.
-        digests: Digest of each request, by the name of its answer.
-    """
+    """The folder of a job, from the digests of its requests by the names of their answers, in any order."""
     text = json.dumps(digests, sort_keys=True)
     return root / hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -100,11 +92,7 @@ def save_job(folder: Path, requests: Sequence[JobRequest]) -> BatchJob:
 
 
 def find_jobs(root: Path, digests: Collection[str]) -> list[BatchJob]:
-    """All jobs that contain any of these requests.
-
-    Args:
-        root: Contains all jobs of a provider.
-        digests: Digests of the requests.
+    """All of a provider's jobs that contain any of these requests.
 
     Raises:
         PreselError: If a job's list of requests is malformed.

@@ -198,12 +198,12 @@ class _Handler:
         )
 
     def within_budget(self, images: Sequence[InstructionRequest]) -> bool:
-        return not self._provider.exceeded(self._with(images))
+        return not self._provider.exceeded(self._cost_with(images))
 
     def exhausted_limit(self, image: InstructionRequest) -> str:
         """The limit that the next request may exceed, and how much of it is used."""
         expected = self._provider.cost(self._expected[image.task])
-        limit = self._provider.exceeded(self._with([image]))[-1]
+        limit = self._provider.exceeded(self._cost_with([image]))[-1]
         if "max_tokens_total" in limit:
             used, next_ = f"{self._answers.tokens} tokens", f"{expected.tokens}"
         else:
@@ -211,7 +211,7 @@ class _Handler:
         folder = self._answers.path.parent
         return f"{limit}: {used} spent on the answers in {folder}, and the next may take {next_}"
 
-    def _with(self, images: Sequence[InstructionRequest]) -> Cost:
+    def _cost_with(self, images: Sequence[InstructionRequest]) -> Cost:
         """The cost so far, plus the expected cost of these images."""
         expected = [self._provider.cost(self._expected[image.task]) for image in images]
         return Cost(

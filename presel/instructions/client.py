@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from presel.errors import PreselError
 from presel.instructions.answers import Completion, is_completion, is_error, is_final_error
-from presel.instructions.http import Client, Phase, RequestFailed, Response
+from presel.instructions.http import Client, Phase, RequestFailed
 
 _RETRYABLE_STATUSES = {408, 409, 429}
 # The key or its account is rejected, so that every request would fail. Not 403, which may concern one image.
@@ -101,13 +101,9 @@ class ChatClient:
         self._client.__exit__(*error)
 
     def check(self) -> None:
-        """Checks that the server is reachable and accepts the key.
-
-        Raises:
-            PreselError: If not.
-        """
+        """Raises `PreselError` unless the server is reachable and accepts the key."""
         try:
-            reply = self._reply(self._request("GET", "models", None, _CHECK_TIMEOUT_S))
+            reply = self._exchange("GET", "models", None, _CHECK_TIMEOUT_S)
         except RequestFailed as failure:
             if failure.phase > Phase.CONNECTING:
                 # Reachable, but busy (requests are retried) or with a very long list of models.
@@ -126,13 +122,7 @@ class ChatClient:
             )
 
     def complete(self, body: bytes) -> Completion:
-        """Sends a request once.
-
-        Args:
-            body: The request, as JSON.
-
-        Returns:
-            The answer; a final error, such as a content filter's, counts as one.
+        """Sends a request, as JSON, once; a final error, such as a content filter's, counts as an answer.
 
         Raises:
             RetryableError: If a retry may succeed.
@@ -140,7 +130,7 @@ class ChatClient:
             PreselError: If every other request will fail too.
         """
         try:
-            reply = self._reply(self._request("POST", "chat/completions", body, self._timeout_s))
+            reply = self._exchange("POST", "chat/completions", body, self._timeout_s)
         except RequestFailed as failure:
             raise RetryableError(str(failure), partial=self._billable_part(failure)) from None
         content = reply.content
@@ -156,12 +146,7 @@ class ChatClient:
         return content
 
     def backoff(self, retry: int, retry_after: float) -> float:
-        """Seconds to wait before a request is sent again: exponential back-off with jitter.
-
-        Args:
-            retry: Number of the retry, from 1.
-            retry_after: Seconds that the server asked for.
-        """
+        """Seconds to wait before a retry, counted from 1: exponential back-off, at least `retry_after`."""
         # Jitter, so that requests rejected together are not retried together.
         longest = min(_MAX_BACKOFF_S, self._backoff_s * 2 ** (retry - 1))
         return max(retry_after, random.uniform(longest / 2, longest))
@@ -180,10 +165,8 @@ class ChatClient:
             )
         return RetryableError(reason, reply.retry_after)
 
-    def _request(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Response:
-        return self._client.request(method, f"{self.base_url}/{path}", self._headers, body, timeout_s)
-
-    def _reply(self, response: Response) -> _Reply:
+    def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float) -> _Reply:
+        response = self._client.request(method, f"{self.base_url}/{path}", self._headers, body, timeout_s)
         retry_after = parse_retry_after(response.headers.get("Retry-After"))
         return _Reply(response.status, self._content(response.body), retry_after)
 

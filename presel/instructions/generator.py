@@ -89,8 +89,13 @@ class Generator(InstructionProvider):
     def open_requests(
         self, requests: Sequence[InstructionRequest], answers: Answers
     ) -> list[InstructionRequest]:
-        """The images for which a model is still to be asked."""
-        return [image for image in requests if self._is_open(image, answers.to(self.request_digest(image)))]
+        """The images without a usable answer or a refusal, and with attempts left."""
+        open_ = []
+        for image in requests:
+            completions = answers.to(self.request_digest(image))
+            if len(completions) < self.attempts and self._all_malformed(image, completions):
+                open_.append(image)
+        return open_
 
     def results(self, requests: Sequence[InstructionRequest], answers: Answers) -> ProviderResult:
         """Parses the answers into instructions, or gives the reason why there is none."""
@@ -111,21 +116,17 @@ class Generator(InstructionProvider):
     def how_to_ask_again(self, unanswered: Sequence[InstructionRequest]) -> str:
         """Names the number of attempts that requests another answer for malformed ones only."""
         answers = Answers.read(self.answers)
-        given = [answers.to(self.request_digest(image)) for image in unanswered]
-        malformed = [
-            len(completions)
-            for image, completions in zip(unanswered, given, strict=True)
-            if completions and self._all_malformed(image, completions)
-        ]
+        malformed = []
+        for image in unanswered:
+            completions = answers.to(self.request_digest(image))
+            if completions and self._all_malformed(image, completions):
+                malformed.append(len(completions))
         if not malformed:
             return ""
         return (
             f"run the same command with instructions.attempts={max(malformed) + 1} to request another answer "
             f"for each of the {len(malformed)} images with malformed ones"
         )
-
-    def _is_open(self, image: InstructionRequest, completions: Sequence[Completion]) -> bool:
-        return len(completions) < self.attempts and self._all_malformed(image, completions)
 
     def _all_malformed(self, image: InstructionRequest, completions: Sequence[Completion]) -> bool:
         """Whether no answer is usable, and none is a refusal, which ends the attempts."""
@@ -143,7 +144,7 @@ class Generator(InstructionProvider):
         conversation = self.prompts.of(image.task).conversation(image.id, text_of(completion))
         for turn in conversation:
             if turn["from"] == "gpt":
-                _check_willing(turn["value"])
+                _check_no_refusal(turn["value"])
         return Record(image.id, image.image, image.task, conversation)
 
 
@@ -174,7 +175,7 @@ def text_of(completion: Completion) -> str:
     text = _without_thoughts(_joined(content))
     if not text.strip():
         raise UnusableAnswer("blank answer")
-    _check_willing(text)
+    _check_no_refusal(text)
     return text
 
 
@@ -195,8 +196,7 @@ def _without_thoughts(text: str) -> str:
     return after if opened or (end and _THINK not in before) else text
 
 
-def _check_willing(text: str) -> None:
-    """Raises `Refusal` if a text is a refusal."""
+def _check_no_refusal(text: str) -> None:
     words = " ".join(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
     if _REFUSAL.match(words):
         raise Refusal(f"refused: {words[:80]}")

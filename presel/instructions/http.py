@@ -72,10 +72,7 @@ class Client:
     """
 
     def __init__(self, url: str) -> None:
-        """Reads the proxy from the environment.
-
-        Args:
-            url: The URL that requests go to; decides whether a proxy is used.
+        """Reads from the environment which proxy, if any, is used for requests to this URL.
 
         Raises:
             PreselError: If the environment's proxy is invalid.
@@ -105,15 +102,8 @@ class Client:
     ) -> Response:
         """Sends a request and waits for the complete response.
 
-        Args:
-            method: HTTP method, such as `POST`.
-            url: The URL.
-            headers: Headers in addition to `Host`, `Content-Length` and `Accept-Encoding`.
-            body: The request's body.
-            timeout_s: Timeout of the whole exchange.
-
         Raises:
-            RequestFailed: If there is no complete response by then, or it is larger than `MAX_BODY`.
+            RequestFailed: If there is none within `timeout_s`, or it is larger than `MAX_BODY`.
         """
         exchange = _Exchange(self._transport)
         coroutine = exchange.run(method, url, {**headers, "Accept-Encoding": "identity"}, body, timeout_s)

@@ -130,9 +130,7 @@ class LocalModel(Generator):
             {"type": "image", "image": open_image(images / image.image, read_requested(images, image))},
             {"type": "text", "text": request["content"]},
         ]
-        system = [_text(message) for message in before]
+        system = [
+            {"role": one["role"], "content": [{"type": "text", "text": one["content"]}]} for one in before
+        ]
         return [*system, {"role": request["role"], "content": parts}]
-
-
-def _text(message: dict[str, str]) -> dict[str, Any]:
-    return {"role": message["role"], "content": [{"type": "text", "text": message["content"]}]}

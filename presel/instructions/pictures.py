@@ -73,12 +73,8 @@ def broken_images(images: Sequence[InstructionRequest], root: Path) -> dict[str,
 def data_url(content: bytes, path: Path, side: int | None) -> str:
     """An image file as a `data:` URL.
 
-    The file is sent unchanged if every service can read it; otherwise it is converted to an upright JPEG.
-
-    Args:
-        content: The file's bytes.
-        path: The file, for messages.
-        side: Images with a longer side are downscaled to this many pixels; None for no limit.
+    The file is sent unchanged if every service can read it and no side is longer than `side` pixels;
+    otherwise it is downscaled and converted to an upright JPEG.
 
     Raises:
         BrokenImage: If it cannot be read.

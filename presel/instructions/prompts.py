@@ -62,22 +62,13 @@ class Prompt:
                 )
 
     def messages(self, name: str, task: str) -> list[dict[str, str]]:
-        """The chat messages, without the image.
-
-        Args:
-            name: The image's id.
-            task: Its task.
-        """
+        """The chat messages for an image of this id and task, without the image."""
         request = self.request.replace("{task}", task).replace("{question}", self._question(name))
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": request}]
 
     def conversation(self, name: str, text: str) -> tuple[Turn, ...]:
-        """Turns an answer into the conversation to train on.
-
-        Args:
-            name: The image's id.
-            text: The model's answer.
+        """Turns a model's answer about an image into the conversation to train on.
 
         Raises:
             UnusableAnswer: If the answer is blank, malformed, or does not match `answer_pattern`.
@@ -129,11 +120,7 @@ class Prompts:
         return (self.by_task or {}).get(task, self.default)
 
     def check(self, tasks: Sequence[str]) -> None:
-        """Checks that the pool has every task of `by_task`.
-
-        Raises:
-            PreselError: If it lacks one.
-        """
+        """Raises `PreselError` unless the pool has every task of `by_task`."""
         for task in self.by_task or {}:
             if task not in tasks:
                 raise PreselError(

@@ -67,32 +67,13 @@ class InstructionProvider:
     max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.05, compare=False)
 
     def check_overrides(self, overrides: Sequence[str]) -> None:
-        """Checks that settings which no configuration file may decide are given on the command line.
-
-        Args:
-            overrides: The command line's, in Hydra's syntax.
-
-        Raises:
-            PreselError: If not.
-        """
+        """Raises `PreselError` unless the command line gives what no configuration file may decide."""
 
     def check_source(self, source: Source) -> None:
-        """Checks, before the pool is read, that the provider can write instructions for it.
-
-        Raises:
-            PreselError: If not.
-        """
+        """Raises `PreselError`, before the pool is read, unless instructions can be written for it."""
 
     def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
-        """Checks, before any long work, that instructions can be written.
-
-        Args:
-            files: The pool's files.
-            tasks: Its tasks.
-
-        Raises:
-            PreselError: If not.
-        """
+        """Raises `PreselError`, before any long work, unless the pool's instructions can be written."""
 
     def estimate(self, images: Mapping[str, int]) -> Cost | None:
         """Expected cost of instructions for this many images of each task; None if they are free."""
@@ -107,10 +88,6 @@ class InstructionProvider:
 
         Instructions are sealed: only `presel.instructions.ledger.request` calls this, once the images are
         written into the ledger.
-
-        Args:
-            requests: The chosen images.
-            files: The pool's files.
 
         Raises:
             Paused: If people or an external service have to write them first.

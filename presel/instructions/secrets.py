@@ -53,11 +53,6 @@ def check_destination(base_url: str, key_variable: str | None, overrides: Sequen
 
     Applies without a key too: the settings of a request may contain environment variables (`${oc.env:…}`).
 
-    Args:
-        base_url: The value of `instructions.base_url`.
-        key_variable: The value of `instructions.key_variable`.
-        overrides: The command line's, in Hydra's syntax.
-
     Raises:
         PreselError: If a configuration file chooses the server or the key's variable.
     """
@@ -78,11 +73,7 @@ def check_destination(base_url: str, key_variable: str | None, overrides: Sequen
 
 
 def check_environment(variables: Iterable[str], overrides: Sequence[str]) -> None:
-    """Checks that no configuration file sets environment variables, such as keys and proxies.
-
-    Args:
-        variables: Those of `hydra.job.env_set`.
-        overrides: The command line's, in Hydra's syntax.
+    """Checks that no configuration file sets environment variables (`hydra.job.env_set`), such as proxies.
 
     Raises:
         PreselError: If a configuration file sets one.
@@ -112,9 +103,6 @@ def _given(overrides: Sequence[str]) -> set[str]:
 
 def refuse_keys(overrides: Sequence[str]) -> None:
     """Checks that no override contains a key, because Hydra saves all overrides.
-
-    Args:
-        overrides: The command line's, in Hydra's syntax.
 
     Raises:
         PreselError: If one does; the message names the setting and does not quote the key.

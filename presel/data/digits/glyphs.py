@@ -42,11 +42,10 @@ def stencils() -> Stencils:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    poses = len(_POSES)
     handwritten = np.stack([_posed_digits(digits.images, *pose) for pose in _POSES], axis=1)  # (1797, 6, …)
     drawn = np.stack([_posed_shapes(*pose) for pose in _POSES], axis=1)  # (5, 6, …)
     masks = np.concatenate([handwritten, drawn]).reshape(-1, STENCIL, STENCIL)  # (n, 16, 16)
-    source = np.arange(len(masks)) // poses
+    source = np.arange(len(masks)) // len(_POSES)  # Rows of `load_digits`, then the shapes.
     glyph = np.concatenate([digits.target, 10 + np.arange(len(SHAPES))])[source]
     is_digit = source < len(digits.target)
     kept = is_digit & (source % _HELD_OUT_EVERY == 0)
@@ -56,11 +55,6 @@ def stencils() -> Stencils:
         train=tuple(np.flatnonzero((glyph == g) & ~kept) for g in range(len(GLYPHS))),
         held_out=tuple(np.flatnonzero((glyph == g) & (kept | ~is_digit)) for g in range(len(GLYPHS))),
     )
-
-
-def handwriting(stencil: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The row in `load_digits` behind each stencil; rows past its end are drawn shapes."""
-    return stencil // len(_POSES)
 
 
 def _grid(side: int, tilt: float, oversample: int = 1) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

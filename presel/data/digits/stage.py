@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from presel.data.digits.dataset import write_benchmarks, write_pool
 from presel.data.digits.narrow import NARROW_TASKS
+from presel.data.digits.tasks import TASKS
 from presel.storage.stage import Stage
 from presel.storage.store import Store
 
@@ -29,13 +30,11 @@ class ScenesStage(Stage[Path]):
 
     def compute(self, store: Store, folder: Path) -> None:
         """Draws the scenes; deterministic, so that a repeated attempt overwrites the same files."""
-        match self.split:
-            case "pool":
-                write_pool(folder, self.size, self.seed)
-            case "narrow_pool":
-                write_pool(folder, self.size, self.seed, NARROW_TASKS)
-            case "benchmarks":
-                write_benchmarks(folder, self.size, self.seed)
+        if self.split == "benchmarks":
+            write_benchmarks(folder, self.size, self.seed)
+        else:
+            tasks = NARROW_TASKS if self.split == "narrow_pool" else TASKS
+            write_pool(folder, self.size, self.seed, tasks)
 
     def load(self, folder: Path) -> Path:
         """The folder itself."""
