@@ -104,7 +104,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "too small": lambda path: Image.new("RGB", (1, 9)).save(path),
     "too large": lambda path: path.write_bytes(bomb()),
     "a folder": lambda path: path.mkdir(),
-    "not an ordinary file": lambda path: os.mkfifo(path),
+    "not a regular file": lambda path: os.mkfifo(path),
     "leaves the image folder": lambda path: path.symlink_to("/etc/hostname"),
     "cannot be opened": lambda path: path.symlink_to(path.name),
     "floating-point pixels": lambda path: Image.new("F", (30, 30)).save(path, "TIFF"),

@@ -263,7 +263,7 @@ def test_an_image_that_changed_meanwhile_is_listed_and_not_sent(tmp_path: Path) 
         "00001": "missing",
         "00002": "empty file",
         "00003": "cannot be opened (Is a directory)",
-        "00004": "not an ordinary file",
+        "00004": "not a regular file",
         "00005": "changed since the pool was checked",
     }
 

@@ -102,7 +102,7 @@ def check_path(
     elif ".." in folders:
         fault = "which may leave the image folder through '..'"
     elif "\\" in path:
-        fault = "with a character no image path may have"
+        fault = "with a backslash, which image paths may not have"
     else:
         return path
     raise RecordError(f"{name} is {shown(path)}, {fault}; {remedy}", "bad image path")

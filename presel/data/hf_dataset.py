@@ -38,7 +38,7 @@ class HfDataset(PackedImages):
 
     Attributes:
         path: Its folder.
-        split: The split, if it has some.
+        split: The split, if the dataset has several.
         image_column: The column of the images.
         task_column: The column of the tasks (text, whole numbers or ClassLabel); None if there is none.
         id_column: The column of the images' ids; None to number them.

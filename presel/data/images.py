@@ -53,19 +53,15 @@ class Checked(NamedTuple):
 
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
-    """The image of `open_picture`."""
+    """The image that `open_picture` opens."""
     return open_picture(path, content).image
 
 
 def open_picture(path: Path, content: bytes | None = None) -> Picture:
-    """Opens an image as upright 8-bit RGB, fully decoded.
+    """Opens an image file, or its `content` if that is read already, as upright 8-bit RGB, fully decoded.
 
     EXIF rotation is applied, transparency is composited onto white, 16-bit gray is scaled to 8 bits, CMYK and
     palettes are converted; of an animation the first frame is used. Damaged metadata is ignored.
-
-    Args:
-        path: The image file.
-        content: Its bytes, if they are read already.
 
     Raises:
         BrokenImage: If the file is missing, empty, not an image, truncated, too large for the memory that
@@ -230,7 +226,7 @@ def _check_file(path: Path) -> None:
         raise BrokenImage("a folder, not a file")
     # Opening a pipe would block.
     if not stat.S_ISREG(status.st_mode):
-        raise BrokenImage("not an ordinary file")
+        raise BrokenImage("not a regular file")
     if not status.st_size:
         raise BrokenImage("empty file")
     if status.st_size > MAX_BYTES:

@@ -25,13 +25,7 @@ _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 class Columns(NamedTuple):
-    """The columns of a manifest.
-
-    Attributes:
-        image: Paths of the images.
-        task: Their tasks; None if there is no such column.
-        id: Their ids; None to use their paths.
-    """
+    """The names of a manifest's columns, see `Manifest`."""
 
     image: str
     task: str | None

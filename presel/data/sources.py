@@ -198,7 +198,6 @@ class DigitScenes(Source):
     size: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)] = 0
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
-    _tasks: ClassVar[TaskRule] = TaskRule()
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -213,4 +212,4 @@ class DigitScenes(Source):
     def files(self, store: Store) -> LlavaFiles:
         """The drawn scenes, in LLaVA format."""
         folder = store.verified(self.stages[0])
-        return LlavaFiles(folder / "annotations.json", folder / "images", self._tasks)
+        return LlavaFiles(folder / "annotations.json", folder / "images", TaskRule())

@@ -100,7 +100,7 @@ class WholeTar(tarfile.TarFile):
                 "read; remove it, or fetch the file again if it is damaged"
             )
         stream = self.extractfile(info)
-        assert stream is not None, "an ordinary file"
+        assert stream is not None, "a regular file"
         content = io.BytesIO()
         shutil.copyfileobj(stream, content, _PIECE_BYTES)
         return content.getvalue()

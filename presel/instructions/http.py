@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Mapping
 from concurrent import futures
+from contextlib import suppress
 from enum import IntEnum
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
@@ -225,12 +226,10 @@ def _proxy(url: str) -> Proxy | None:
     named = getproxies().get(address.scheme)
     if named is None:
         return None
-    try:
+    with suppress(InvalidURL, ValueError):
         proxy = Proxy(named)
         if proxy.url.scheme in ("http", "https") and proxy.url.host:
             return proxy
-    except (InvalidURL, ValueError):
-        pass
     # The value is not quoted: it may contain a password.
     raise PreselError(
         f"the environment variable {address.scheme}_proxy holds no address that begins with http:// or "

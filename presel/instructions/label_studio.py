@@ -89,7 +89,7 @@ class LabelStudio(InstructionProvider):
     answers: Path = field(compare=False)
 
     def __post_init__(self) -> None:
-        """Checks that each image has another URL."""
+        """Checks that images have different URLs."""
         if self.image_url is not None and "{path}" not in self.image_url:
             raise ValueError("image_url lacks {path}, which stands for the image's path in the image folder")
 

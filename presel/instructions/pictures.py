@@ -36,7 +36,7 @@ def read_image(root: Path, image: str, is_same: Callable[[str], bool]) -> bytes:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise BrokenImage("not an ordinary file", path)
+                raise BrokenImage("not a regular file", path)
             if not status.st_size:
                 raise BrokenImage("empty file", path)
             content = file.read(MAX_BYTES + 1)

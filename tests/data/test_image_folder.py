@@ -90,7 +90,10 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("a\\b.png", r"an image is 'a\\\\b.png', with a character no image path may have; rename it"),
+        (
+            "a\\b.png",
+            r"an image is 'a\\\\b.png', with a backslash, which image paths may not have; rename it",
+        ),
         (" /b.png", "the sub-folder of ' /b.png' is blank; rename it"),
         (os.fsdecode(b"a/\xff.png"), r"'a/\\udcff.png' has half of a surrogate pair, .*; rename it"),
     ],

@@ -491,7 +491,7 @@ def make_damaged(path: Path) -> None:
 REFUSALS = [
     (make_missing, "missing"),
     (make_folder, "a folder, not a file"),
-    (make_pipe, "not an ordinary file"),
+    (make_pipe, "not a regular file"),
     (make_loop, "cannot be opened (Too many levels of symbolic links)"),
     (make_empty, "empty file"),
     (make_rubbish, "not an image of a known format"),

@@ -80,7 +80,11 @@ def test_parquet_may_hold_categories_and_whole_numbers(tmp_path: Path) -> None:
         ("image", "/etc/passwd", "row 2: 'image' is '/etc/passwd', an absolute path; "),
         ("image", "C:/a.png", "row 2: 'image' is 'C:/a.png', an absolute path; "),
         ("image", "a/../../b.png", "row 2: 'image' is 'a/../../b.png', which may leave the image folder"),
-        ("image", "a\\b.png", r"row 2: 'image' is 'a\\b.png', with a character no image path may have; "),
+        (
+            "image",
+            "a\\b.png",
+            r"row 2: 'image' is 'a\\b.png', with a backslash, which image paths may not have; ",
+        ),
         ("image", "https://example.org/a.png", "row 2: 'image' is 'https://example.org/a.png', an address; "),
         ("image", "b.png\n", r"row 2: 'image' is 'b.png\n', with a line break"),
         ("task", "v\tqa", r"row 2: 'task' is 'v\tqa', with a line break, tab or other control character"),

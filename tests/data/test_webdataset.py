@@ -99,7 +99,7 @@ def test_one_of_several_images_is_chosen(tmp_path: Path) -> None:
     [
         ([("/etc/1.jpg", b"")], "the name of a member is '/etc/1.jpg', an absolute path; "),
         ([("../1.jpg", b"")], "the name of a member is '../1.jpg', which may leave the image folder"),
-        ([("a\\1.jpg", b"")], "with a character no image path may have; "),
+        ([("a\\1.jpg", b"")], "with a backslash, which image paths may not have; "),
         (
             [("1.jpg", b""), ("1.cls", b"a"), ("2.jpg", b""), ("2.cls", b"a"), ("1.txt", b"")],
             "sample '1' occurs twice",

@@ -16,7 +16,7 @@ from presel.errors import PreselError
 from presel.storage.files import write_json
 
 _SKEW = 0.8
-# Benchmarks are chosen from this many times as many questions, so that no answer is common.
+# Benchmarks are chosen from this many times as many questions, so that no answer dominates.
 _SPARE = 3
 
 
