@@ -89,16 +89,13 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
 def llava_processor(
     image_processor: Any, tokenizer: "PreTrainedTokenizerBase", patch: int
 ) -> "ProcessorMixin":
-    """The processor of a LLaVA whose tower drops the [CLS] token.
+    """The processor of a LLaVA whose tower drops the [CLS] token; `patch` is the side of a patch in pixels.
 
-    Args:
-        image_processor: The tower's image processor.
-        tokenizer: The language model's tokenizer, with an image token.
-        patch: Side of the tower's patches in pixels.
+    The tokenizer is the language model's, with an image token.
     """
     from transformers import LlavaProcessor
 
-    processor: ProcessorMixin = LlavaProcessor(
+    return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=patch,
@@ -106,7 +103,6 @@ def llava_processor(
         num_additional_image_tokens=1,
         image_token=IMAGE_TOKEN,
     )
-    return processor
 
 
 def _read_projector(file: Path) -> dict[str, "Tensor"]:

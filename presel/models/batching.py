@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
+from presel.storage.shards import chunks
+
 
 class MicroBatch(NamedTuple):
     """The samples of one forward pass.
@@ -53,29 +55,19 @@ def plan_epoch(
     by_id = np.array(sorted(range(len(ids)), key=lambda row: ids[row]), dtype=np.int64)
     order = by_id[np.random.default_rng(seed).permutation(len(ids))].tolist()
     steps = []
-    for drawn in _chunks(order, batch_size):
+    for drawn in chunks(order, batch_size):
         step_tokens = sum(response_tokens[row] for row in drawn)
         rows = sorted(drawn, key=lambda row: -lengths[row]) if by_length else drawn
-        steps.append([MicroBatch(part, step_tokens) for part in _chunks(rows, micro_batch_size)])
+        steps.append([MicroBatch(list(part), step_tokens) for part in chunks(rows, micro_batch_size)])
     return steps
-
-
-def _chunks(values: list[int], size: int) -> list[list[int]]:
-    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def split_across_ranks(steps: Sequence[Step], rank: int, processes: int, micro_batches: int) -> list[Step]:
     """One process's share of the steps; together the processes compute the same steps as a single one.
 
-    Args:
-        steps: All steps.
-        rank: Rank of the process.
-        processes: Number of processes.
-        micro_batches: Micro-batches of a full step, a multiple of `processes`.
-
-    Returns:
-        Every `processes`-th micro-batch of each step: consecutive ones have similar lengths, so that no
-        process waits long for another. A step with too few micro-batches is padded with empty ones.
+    A share has every `processes`-th micro-batch of each step: consecutive ones have similar lengths, so that
+    no process waits long for another. A step of fewer than `micro_batches`, a multiple of `processes`, is
+    padded with empty ones.
     """
     shares = []
     for step in steps:

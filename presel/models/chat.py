@@ -31,22 +31,10 @@ def load_processor(name: str, revision: str | None) -> ProcessorMixin:
 
 
 class ChatModel:
-    """A chat model and its processor.
-
-    Attributes:
-        processor: Converts chats to tensors, and tokens to text.
-        model: The model, in eval mode.
-    """
+    """A chat model, in eval mode, and its processor."""
 
     def __init__(self, name: str, revision: str | None, dtype: str, device: torch.device) -> None:
-        """Loads both.
-
-        Args:
-            name: Folder or hub name.
-            revision: Revision on the hub.
-            dtype: Precision of the weights; `auto` for the stored one.
-            device: Device of the model.
-        """
+        """Loads both by folder or hub name; `dtype` is the weights' precision, `auto` for the stored one."""
         self.processor = load_processor(name, revision)
         tokenizer = self.processor.tokenizer
         if tokenizer.pad_token is None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,8 @@ from presel.component import component
 from presel.data.images import open_image
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
-from presel.models.model_files import check_model, locate, model_fingerprint
+from presel.models.model_files import ModelFiles, locate
 from presel.models.pretrained import load_pretrained, load_weights, model_errors
-from presel.storage.stage import fields_identity
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, CLIPProcessor
@@ -27,37 +26,30 @@ _SPEAKERS = {"human": "USER", "gpt": "ASSISTANT"}
 
 
 @component
-class Clip:
+class Clip(ModelFiles):
     """A CLIP model of transformers.
 
     Attributes:
-        path: Folder, hub name, or `builtin:NAME`.
         batch_size: Samples embedded at once.
-        revision: Revision on the hub.
     """
 
-    path: str
+    group: ClassVar[str] = "clip"
+
     batch_size: Annotated[int, Field(gt=0)] = field(default=64, compare=False)
-    revision: str | None = None
 
     def check(self) -> None:
         """Checks that the model exists and is a CLIP.
 
         Raises:
-            PreselError: If `path` is neither a folder with a model nor the name of one on the hub or in its
-                cache, or the model is not a CLIP.
+            PreselError: If there is no such model, or it is not a CLIP.
         """
         from transformers import CLIPConfig
 
-        check_model(self.path, self.revision, "clip.path")
+        super().check()
         config, _ = CLIPConfig.get_config_dict(locate(self.path), revision=self.revision)
         kind = config.get("model_type")
         if kind != CLIPConfig.model_type:
             raise PreselError(f"clip.path: '{self.path}' is a model of type '{kind}'; name a CLIP")
-
-    def identity(self) -> dict[str, Any]:
-        """The fields, with the model's content in place of its path."""
-        return fields_identity(self) | {"path": model_fingerprint(self.path, self.revision)}
 
     def embed(
         self, batches: Sequence[Sequence["Example"]], workers: int, accelerator: str = "auto"
@@ -87,11 +79,8 @@ class Clip:
         with torch.inference_mode():
             # Its settings may have the right types and still not match its weights or any image.
             with model_errors(f"{name} fails on an image and a text"):
-                model(
-                    **processor(images=[Image.new("RGB", (64, 64))], text=["a"], return_tensors="pt").to(
-                        device
-                    )
-                )
+                tried = processor(images=[Image.new("RGB", (64, 64))], text=["a"], return_tensors="pt")
+                model(**tried.to(device))
             for inputs in prefetched(batches, prepare, workers):
                 output = model(**inputs.to(device))
                 yield output.image_embeds.cpu().numpy(), output.text_embeds.cpu().numpy()

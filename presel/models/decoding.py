@@ -24,16 +24,9 @@ def prompt_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> d
 def generate_answers(
     model: PreTrainedModel, encoder: ConversationEncoder, batch: Mapping[str, Tensor], max_new_tokens: int
 ) -> list[str]:
-    """Greedy answers to the last question of each conversation.
+    """Greedy answers to the last question of each conversation in a `prompt_batch`.
 
-    Args:
-        model: The model, in eval mode.
-        encoder: Its encoder.
-        batch: The result of `prompt_batch`.
-        max_new_tokens: Maximum length of an answer in tokens.
-
-    Returns:
-        One text per conversation, without special tokens and surrounding white space.
+    They have at most `max_new_tokens` tokens, without special tokens and surrounding white space.
     """
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)

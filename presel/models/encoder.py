@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,43 +14,27 @@ from pydantic import Field
 from presel.component import component
 from presel.data.images import open_image
 from presel.errors import PreselError
-from presel.models.model_files import BUILTIN, check_model, locate, model_fingerprint
+from presel.models.model_files import BUILTIN, ModelFiles, locate
 from presel.models.pretrained import load_pretrained, load_weights, model_errors
 from presel.storage.shards import chunks
-from presel.storage.stage import fields_identity
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @component
-class Encoder:
+class Encoder(ModelFiles):
     """A vision model of transformers; features are taken from its last hidden state.
 
     Attributes:
-        path: Folder, hub name, or `builtin:NAME`.
         batch_size: Images encoded at once.
         pooling: `cls`, token 0 of the last hidden state (paper), or `mean` over all its tokens.
-        revision: Revision on the hub.
     """
 
-    path: str
+    group: ClassVar[str] = "encoder"
+
     batch_size: Annotated[int, Field(gt=0)] = field(default=64, compare=False)
     pooling: Literal["cls", "mean"] = "cls"
-    revision: str | None = None
-
-    def check(self) -> None:
-        """Checks that the model exists.
-
-        Raises:
-            PreselError: If `path` is neither a folder with a model nor the name of one on the hub or in its
-                cache.
-        """
-        check_model(self.path, self.revision, "encoder.path")
-
-    def identity(self) -> dict[str, Any]:
-        """The fields, with the model's content in place of its path."""
-        return fields_identity(self) | {"path": model_fingerprint(self.path, self.revision)}
 
     def encode(
         self, batches: Sequence[Sequence[Path]], workers: int, accelerator: str = "auto"
@@ -86,23 +71,17 @@ class Encoder:
                 tried = features(_pixels(processor, [Image.new("RGB", (64, 64))]))
             if not np.isfinite(tried).all():
                 raise PreselError(f"{name}: its features are NaN or infinite; copy the model again")
-            for pixels in prefetched(batches, _Preprocess(processor), workers):
+            for pixels in prefetched(batches, partial(_opened_pixels, processor), workers):
                 yield features(pixels)
-
-
-class _Preprocess:
-    """Decodes and preprocesses a batch in a worker; a class, since spawned workers pickle it."""
-
-    def __init__(self, processor: Callable[..., Any]) -> None:
-        self._processor = processor
-
-    def __call__(self, images: Sequence[Path]) -> "Tensor":
-        return _pixels(self._processor, [open_image(image) for image in images])
 
 
 def _pixels(processor: Callable[..., Any], images: Sequence[Image.Image]) -> "Tensor":
     pixels: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
     return pixels
+
+
+def _opened_pixels(processor: Callable[..., Any], images: Sequence[Path]) -> "Tensor":
+    return _pixels(processor, [open_image(image) for image in images])
 
 
 def encode_images(images: Sequence[Path]) -> NDArray[np.float32]:

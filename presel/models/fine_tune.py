@@ -78,16 +78,9 @@ def fine_tune(
     encoder = ConversationEncoder(lvlm)
     measured = _measured(encoder, records, lvlm.max_length)
     ids = [record.id for record in records]
+    sizes = settings.batch_size, settings.micro_batch_size
     epochs = [
-        plan_epoch(
-            ids,
-            measured.lengths,
-            measured.response_tokens,
-            settings.batch_size,
-            settings.micro_batch_size,
-            seed + epoch,
-            by_length,
-        )
+        plan_epoch(ids, measured.lengths, measured.response_tokens, *sizes, seed + epoch, by_length)
         for epoch in range(settings.epochs)
     ]
     steps_per_epoch = len(epochs[0])
@@ -107,8 +100,7 @@ def fine_tune(
             split_across_ranks(steps, trainer.global_rank, processes, micro_batches) for steps in epochs
         ]
     checkpoint, steps_done = last_checkpoint(checkpoints) or (None, 0)
-    # PyTorch does not verify the checksums in a checkpoint. DeepSpeed's checkpoint is a folder of its own
-    # making.
+    # PyTorch does not verify the checksums in a checkpoint. DeepSpeed's checkpoint is a folder.
     if checkpoint is not None and checkpoint.is_file():
         checked(checkpoint)
     epoch, step = divmod(steps_done, steps_per_epoch)

@@ -67,11 +67,7 @@ def precision_for(hardware: Hardware, dtype: str) -> Precision:
     """The training precision; `auto` is bf16 if the device supports it natively.
 
     On a CPU `auto` is float32, since most CPUs emulate bf16 slowly; unless the frozen weights are in half
-    precision, which only autocasting can mix with trained weights in float32.
-
-    Args:
-        hardware: The hardware for training.
-        dtype: Precision of the frozen weights.
+    precision (`dtype`), which only autocasting can mix with trained weights in float32.
     """
     if hardware.precision != "auto":
         return hardware.precision
@@ -103,12 +99,7 @@ def total_processes(hardware: Hardware) -> int:
 
 
 def check_hardware(hardware: Hardware, batch_size: int, micro_batch_size: int) -> None:
-    """Checks that a fine-tune can be distributed as requested.
-
-    Args:
-        hardware: The hardware.
-        batch_size: Samples per optimizer step.
-        micro_batch_size: Samples per forward pass of one process.
+    """Checks that a fine-tune can be distributed as requested; both sizes are in samples.
 
     Raises:
         PreselError: If there are too few GPUs, the batch size is not divisible by the number of processes, or

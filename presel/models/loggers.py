@@ -43,9 +43,7 @@ class TrainingLogger:
     def create(self, folder: Path, name: str) -> "Logger":
         """A logger that writes into `folder` and calls the run `name`."""
         if self._defaults:
-            _log.warning(
-                "Weights & Biases is offline: WANDB_API_KEY is not set; `wandb sync` uploads the runs"
-            )
+            _log.warning("Weights & Biases is offline: WANDB_API_KEY is not set; `wandb sync` uploads runs")
         return self._make(folder, name)
 
     def close(self) -> None:
@@ -67,13 +65,11 @@ class TrainingLogger:
             kind = getattr(import_module(module), attribute)
             if not (isinstance(kind, type) and issubclass(kind, Logger)):
                 raise TypeError("it is no subclass of pytorch_lightning.loggers.Logger")
-            arguments = {
-                key: value.replace("{folder}", str(folder)).replace("{name}", name)
-                if isinstance(value, str)
-                else value
-                for key, value in self.arguments.items()
-            }
-            return kind(**self._defaults, **arguments)
+            arguments = self._defaults | self.arguments
+            for key, value in arguments.items():
+                if isinstance(value, str):
+                    arguments[key] = value.replace("{folder}", str(folder)).replace("{name}", name)
+            return kind(**arguments)
         # Loggers, and the packages behind them, raise anything.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".replace("\n", " ")

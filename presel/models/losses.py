@@ -40,15 +40,12 @@ class Losses(NamedTuple):
 
 
 class Scorer:
-    """Scores pairs by one forward pass if that gives the same losses as two, else by two.
-
-    Attributes:
-        single_pass: Whether one pass is enough; None until both were compared.
-    """
+    """Scores pairs by one forward pass if that gives the same losses as two, else by two."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Takes the reference model, in eval mode."""
         self._model = model
+        # Whether one pass is enough; None until both were compared.
         self.single_pass: bool | None = None
 
     def passes(self, batch: PairBatch) -> Tensor:
@@ -108,22 +105,15 @@ def _joined(parts: Sequence[Losses]) -> Losses:
 
 
 def token_losses(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> Tensor:
-    """Cross-entropy of every response token.
-
-    Args:
-        model: A language model of transformers, with or without adapter.
-        labels: Ids of response tokens, `IGNORED` elsewhere, (n, length).
-        **inputs: The model's other inputs.
+    """Cross-entropy of every response token; `labels`, (n, length), are `IGNORED` elsewhere.
 
     Returns:
         Losses, (n, p), with a column for each position where any row has a response token; 0 where a row has
         none.
     """
     logits, targets = _response_logits(model, labels, **inputs)
-    losses = cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return losses.view_as(targets)
+    logits, labels = logits.flatten(0, 1).float(), targets.flatten()
+    return cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").view_as(targets)
 
 
 def _response_logits(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,16 +182,10 @@ def _prompt_scores(model: PreTrainedModel, batch: PairBatch, part: int) -> tuple
 
 
 def _token_scores(logits_of: Callable[[Tensor], Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy, and L2 norm of softmax minus one-hot, of every token, in chunks.
+    """Cross-entropy, and L2 norm of softmax minus one-hot, of every token in `targets`, (t,) each.
 
-    The logits of all tokens at once would take more memory than the model's hidden states.
-
-    Args:
-        logits_of: Returns the logits, (m, vocabulary), of the tokens at indices (m,) of `targets`.
-        targets: The tokens, (t,).
-
-    Returns:
-        Both, (t,).
+    In chunks, since the logits of all tokens would take more memory than the model's hidden states:
+    `logits_of` returns the logits, (m, vocabulary), of the tokens at indices (m,).
     """
     scores = []
     for some in torch.split(torch.arange(len(targets), device=targets.device), _TOKENS_AT_ONCE):

@@ -1,27 +1,25 @@
 """Large vision-language models of the LLaVA family: location, prompt template, loading."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from presel.component import component
 from presel.data.prompts import TEMPLATES, chat_template
 from presel.errors import PreselError
-from presel.models.model_files import check_model, locate, model_fingerprint
+from presel.models.model_files import ModelFiles, locate
 from presel.models.pretrained import load_pretrained, load_weights
-from presel.storage.stage import fields_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 
 @component
-class Lvlm:
+class Lvlm(ModelFiles):
     """A vision-language model that transformers loads as an image-text-to-text model.
 
     Attributes:
-        path: Folder, hub name, or `builtin:NAME`.
         template: Prompt template, a key of `presel.data.prompts.TEMPLATES`; it must end a response by the
             tokenizer's end-of-sequence token.
         max_length: Maximum prompt length in tokens, image tokens included; longer prompts are truncated and
@@ -30,35 +28,21 @@ class Lvlm:
         projector: Name of the module between vision tower and language model.
         pad_to_square: Pad images to squares with the processor's mean color, as LLaVA-1.5 does.
         dtype: Precision of the loaded weights.
-        revision: Revision on the hub.
     """
 
-    path: str
+    group: ClassVar[str] = "lvlm"
+
     template: str = "vicuna_v1"
     max_length: Annotated[int, Field(gt=0)] = 2048
     language_model: str = "language_model"
     projector: str = "multi_modal_projector"
     pad_to_square: bool = True
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    revision: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the template."""
         if self.template not in TEMPLATES:
             raise ValueError(f"unknown template {self.template!r}; choose one of {', '.join(TEMPLATES)}")
-
-    def check(self) -> None:
-        """Checks that the model exists.
-
-        Raises:
-            PreselError: If `path` is neither a folder with a model nor the name of one on the hub or in its
-                cache.
-        """
-        check_model(self.path, self.revision, "lvlm.path")
-
-    def identity(self) -> dict[str, Any]:
-        """The fields, with the model's content in place of its path."""
-        return fields_identity(self) | {"path": model_fingerprint(self.path, self.revision)}
 
     def load_processor(self) -> "ProcessorMixin":
         """The model's processor: tokenizer and image processor.
@@ -70,17 +54,15 @@ class Lvlm:
         from transformers import AutoProcessor
 
         # Results must not depend on whether torchvision is installed.
-        processor: Any = load_pretrained(
-            AutoProcessor, locate(self.path), revision=self.revision, backend="pil"
-        )
+        name = locate(self.path)
+        processor: Any = load_pretrained(AutoProcessor, name, revision=self.revision, backend="pil")
         if not hasattr(processor, "image_token_id"):
             raise PreselError(
                 f"lvlm.path: {self.path} has no processor with an image token; name a model of the LLaVA "
                 "family (`presel assemble` makes one of a language model)"
             )
         self._check_tokenizer(processor.tokenizer)
-        loaded: ProcessorMixin = processor
-        return loaded
+        return processor
 
     def _check_tokenizer(self, tokenizer: Any) -> None:
         if not tokenizer.is_fast:
@@ -122,8 +104,7 @@ class Lvlm:
             settings = processor.image_processor.to_dict()
             del settings["image_processor_type"]
             processor.image_processor = LlavaImageProcessorPil(**settings | {"do_pad": True})
-        padded: ProcessorMixin = processor
-        return padded
+        return processor
 
     def load_model(self, adapter: Path | None = None) -> "PreTrainedModel":
         """The model, in eval mode.
@@ -138,11 +119,9 @@ class Lvlm:
         from peft import PeftModel
         from transformers import AutoModelForImageTextToText
 
+        name, dtype = locate(self.path), getattr(torch, self.dtype)
         model: PreTrainedModel = load_weights(
-            AutoModelForImageTextToText,
-            locate(self.path),
-            revision=self.revision,
-            dtype=getattr(torch, self.dtype),
+            AutoModelForImageTextToText, name, revision=self.revision, dtype=dtype
         )
         names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
         for key, wanted in (("projector", self.projector), ("language_model", self.language_model)):

@@ -33,10 +33,6 @@ def with_secret_markers(
     Text is tokenized exactly as before, since only the names differ. Tokenizing the pieces between two
     markers separately instead would change the tokens at their borders.
 
-    Args:
-        tokenizer: A fast tokenizer.
-        markers: The tokens to rename.
-
     Returns:
         The copy, and the random new name of each marker. Token ids do not change.
     """
@@ -59,7 +55,5 @@ def with_names(template: Template, names: Mapping[str, str]) -> Template:
     """Replaces the markers in a template by their new names."""
     longest_first = sorted(names, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest_first)))
-    texts = {
-        field: pattern.sub(lambda found: names[found[0]], text) for field, text in asdict(template).items()
-    }
-    return Template(**texts)
+    texts = asdict(template).items()
+    return Template(**{field: pattern.sub(lambda found: names[found[0]], text) for field, text in texts})

@@ -22,11 +22,7 @@ class MemoryTrial(pl.Callback):
         self._make_batch = make_batch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tries the micro-batch in every process.
-
-        Raises:
-            PreselError: If it does not fit.
-        """
+        """Tries the micro-batch in every process."""
         device = trainer.strategy.root_device
         if device.type == "cuda" and not isinstance(trainer.strategy, pl.strategies.DeepSpeedStrategy):
             try_micro_batch(pl_module, self._make_batch(), device)

@@ -3,15 +3,47 @@
 import hashlib
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, ClassVar
 
+from presel.component import component
 from presel.errors import PreselError
 from presel.models.pretrained import check_folder, load_pretrained, model_errors
 from presel.storage.files import sha256
+from presel.storage.stage import fields_identity
 
 BUILTIN = "builtin:"
 CONFIG = "config.json"
 _HUB_TIMEOUT_S = 10
 _HASHED_WHOLE_BELOW_BYTES = 64 * 2**20
+
+
+@component
+class ModelFiles:
+    """Base class of components that load a saved model.
+
+    Attributes:
+        path: Folder, hub name, or `builtin:NAME`.
+        revision: Revision on the hub.
+        group: The config group that error messages name.
+    """
+
+    group: ClassVar[str]
+
+    path: str
+    revision: str | None = None
+
+    def check(self) -> None:
+        """Checks that the model exists.
+
+        Raises:
+            PreselError: If `path` is neither a folder with a model nor the name of one on the hub or in its
+                cache.
+        """
+        check_model(self.path, self.revision, f"{self.group}.path")
+
+    def identity(self) -> dict[str, Any]:
+        """The fields, with the model's content in place of its path."""
+        return fields_identity(self) | {"path": model_fingerprint(self.path, self.revision)}
 
 
 def locate(path: str) -> str:
@@ -22,11 +54,7 @@ def locate(path: str) -> str:
 
 
 def check_model(path: str, revision: str | None, key: str) -> None:
-    """Checks that a model's configuration can be read.
-
-    Raises:
-        PreselError: If it cannot.
-    """
+    """Raises a `PreselError` that names the setting `key` if a model's configuration cannot be read."""
     folder = Path(locate(path))
     if (folder / CONFIG).exists():
         check_folder(folder)

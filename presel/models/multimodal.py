@@ -24,12 +24,7 @@ class MultimodalEncoder:
     """
 
     def __init__(self, model: PreTrainedModel, language_model: str, image_token: int) -> None:
-        """Finds the attention layers.
-
-        Args:
-            model: The model, in eval mode.
-            language_model: Part of the module names under which the language model lies.
-            image_token: Id of the image token.
+        """Finds the attention layers of the module named `language_model` in a model in eval mode.
 
         Raises:
             PreselError: If the language model's attention has no output projection of that name.
@@ -83,11 +78,7 @@ class MultimodalEncoder:
 
 
 def spread_layers(n_layers: int) -> list[int]:
-    """Chooses equally spaced layers, counted from 0: 3, 7, 11, 15 and 19 of 24, as released.
-
-    Args:
-        n_layers: Number of layers of the model; of five or fewer all are chosen.
-    """
+    """Chooses five equally spaced layers, counted from 0: 3, 7, 11, 15 and 19 of 24, as released."""
     if n_layers <= _LAYERS:
         return list(range(n_layers))
     return [number * n_layers // (_LAYERS + 1) - 1 for number in range(1, _LAYERS + 1)]

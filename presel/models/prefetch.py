@@ -18,8 +18,8 @@ def prefetched(
     """Prepares batches in order.
 
     Args:
-        batches: The batches.
-        prepare: Reads, decodes and encodes one batch; must be picklable, since workers may be spawned.
+        batches: The batches, each an argument of `prepare`.
+        prepare: Reads, decodes and encodes a batch; must be picklable, since workers may be spawned.
         workers: Worker processes; 0 prepares in this process. The result does not depend on it.
     """
     loader: DataLoader[Any] = DataLoader(

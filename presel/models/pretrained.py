@@ -20,12 +20,7 @@ _READERS = {
 
 
 def load_pretrained(loader: Any, name: str, **settings: Any) -> Any:
-    """Calls `loader.from_pretrained` without running code that comes with the model.
-
-    Args:
-        loader: A class of transformers with `from_pretrained`.
-        name: Folder or hub name.
-        settings: Further arguments of `from_pretrained`.
+    """Calls `loader.from_pretrained(name, **settings)` without running code that comes with the model.
 
     Raises:
         PreselError: If the model needs custom code, or one of its files is missing or damaged.
@@ -36,11 +31,7 @@ def load_pretrained(loader: Any, name: str, **settings: Any) -> Any:
 
 @contextmanager
 def model_errors(what: str) -> Iterator[None]:
-    """Converts any exception of code that reads a model's files to a `PreselError` of one sentence.
-
-    Raises:
-        PreselError: In place of any error.
-    """
+    """Converts any exception of code that reads a model's files to a `PreselError` of one sentence."""
     try:
         yield
     except Exception as error:
@@ -48,20 +39,12 @@ def model_errors(what: str) -> Iterator[None]:
 
 
 def load_weights(loader: Any, name: str, **settings: Any) -> Any:
-    """Loads a model; from pickles such as `pytorch_model.bin`, only tensors.
-
-    Raises:
-        PreselError: As in `load_pretrained`.
-    """
+    """Loads a model as `load_pretrained` does; from pickles such as `pytorch_model.bin`, only tensors."""
     return load_pretrained(loader, name, weights_only=True, **settings)
 
 
 def check_folder(folder: Path) -> None:
-    """Checks that a folder's `config.json` describes a model that needs no custom code.
-
-    Raises:
-        PreselError: If not.
-    """
+    """Raises a `PreselError` unless a folder's `config.json` describes a model without custom code."""
     config = folder / "config.json"
     try:
         has_type = "model_type" in read_json(config)

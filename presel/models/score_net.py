@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from peft import PeftModel
 from torch import Tensor
 
-from presel.models.tune import Tune
 from presel.models.tuner import Tuner
 from presel.storage.files import write_array
 
@@ -28,18 +26,9 @@ class ScoreNetTuner(Tuner):
 
     _scores: Tensor
 
-    def __init__(
-        self,
-        model: PeftModel,
-        settings: Tune,
-        steps: int,
-        seed: int,
-        *,
-        scores: npt.NDArray[np.float64],
-        lr: float,
-    ) -> None:
+    def __init__(self, *arguments: Any, scores: npt.NDArray[np.float64], lr: float) -> None:
         """As `Tuner`; besides the scores of all records, (records, c), and the net's peak learning rate."""
-        super().__init__(model, settings, steps, seed)
+        super().__init__(*arguments)
         self.score_net = torch.nn.Linear(scores.shape[1], 1, bias=False)
         torch.nn.init.zeros_(self.score_net.weight)
         self.register_buffer("_scores", torch.from_numpy(scores).float(), persistent=False)

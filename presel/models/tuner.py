@@ -84,26 +84,22 @@ class Tuner(pl.LightningModule):
         self._losses = []
 
     def weighted(self, losses: Tensor, rows: Tensor) -> Tensor:
-        """The token losses, unchanged; a subclass may weight the samples.
+        """The token losses of a micro-batch in nats, (n, p); a subclass may weight its samples.
 
-        Args:
-            losses: Losses of a micro-batch in nats, (n, p).
-            rows: Row numbers of its samples in the training set, (n,).
-
-        Returns:
-            Losses, (n, p).
+        `rows`, (n,), are the samples' row numbers in the training set.
         """
         return losses
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The trained parameters: LoRA and projector, each with its learning rate."""
-        trained = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
+        lora: list[Tensor] = []
+        projector: list[Tensor] = []
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad:
+                (lora if "lora_" in name else projector).append(weight)
         return [
-            {"params": [weight for name, weight in trained if "lora_" in name], "lr": self._settings.lr},
-            {
-                "params": [weight for name, weight in trained if "lora_" not in name],
-                "lr": self._settings.projector_lr,
-            },
+            {"params": lora, "lr": self._settings.lr},
+            {"params": projector, "lr": self._settings.projector_lr},
         ]
 
     def configure_optimizers(self) -> Any:
@@ -124,11 +120,8 @@ class Tuner(pl.LightningModule):
 
     def save_result(self, folder: Path) -> None:
         """Writes the result of the fine-tune: the PEFT adapter, into `adapter/`."""
-        trained = {
-            name: full_tensor(weight)
-            for name, weight in self.model.named_parameters()
-            if weight.requires_grad
-        }
+        weights = self.model.named_parameters()
+        trained = {name: full_tensor(weight) for name, weight in weights if weight.requires_grad}
         if self.trainer.is_global_zero:
             config = self.model.peft_config["default"]
             # PEFT has a set here, whose order differs between processes.
@@ -165,17 +158,14 @@ def add_lora(model: PreTrainedModel, lvlm: Lvlm, settings: Tune) -> PeftModel:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and inside.search(name)
     ]
-    tuned = get_peft_model(
-        model,
-        LoraConfig(
-            r=settings.lora_rank,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.lora_dropout,
-            bias="none",
-            target_modules=targets,
-            modules_to_save=[lvlm.projector],
-        ),
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets,
+        modules_to_save=[lvlm.projector],
     )
+    tuned = get_peft_model(model, config)
     # Half precision would round most updates of a small learning rate to 0. PEFT converts LoRA weights only.
     for weight in tuned.parameters():
         if weight.requires_grad:

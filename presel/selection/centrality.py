@@ -63,6 +63,4 @@ def _unit(rows: FeatureRows, start: int, stop: int) -> FloatMatrix:
 
 def _largest(values: FloatMatrix, k: int) -> FloatMatrix:
     """The k largest values of each row, (r, c) -> (r, k)."""
-    if values.shape[1] <= k:
-        return values
-    return np.partition(values, -k, axis=1)[:, -k:]
+    return values if values.shape[1] <= k else np.partition(values, -k, axis=1)[:, -k:]

@@ -60,8 +60,7 @@ def cluster(
 
     Backends:
         auto: faiss if it sees a GPU, else numpy; above 1,000 clusters hierarchical (`kmeans.hierarchical`),
-        since
-            at C = |T| / 100 the cost of plain k-means is quadratic in the task's size.
+            since at C = |T| / 100 the cost of plain k-means is quadratic in the task's size.
         numpy, faiss: Plain k-means, nearest centroids searched by that library; faiss uses all GPUs it sees.
         released: scikit-learn's labels, by the released code's call KMeans(n_clusters, random_state=seed),
             whose seed is 12345, with the other defaults of the installed version: one start since 1.4, ten in
@@ -97,19 +96,18 @@ def cluster(
         )
     rows = FeatureRows.of(features, ids)
     check_whole(n_clusters, "n_clusters")
-    if not 1 <= n_clusters <= len(rows):
-        raise ValueError(
-            f"n_clusters is {n_clusters} for {len(rows)} vectors; it must lie between 1 and that"
-        )
-    order = rows.content_order() if canonical_order else None  # (n,)
-    ordered = rows if order is None else rows.subset(order)
+    if n_clusters > len(rows):
+        raise ValueError(f"n_clusters is {n_clusters} for {len(rows)} vectors; there cannot be more of them")
+    if canonical_order:
+        order = rows.content_order()  # (n,)
+        rows = rows.subset(order)
     if backend == "released":
-        labels, centroids = _released(ordered, n_clusters, seed)
+        labels, centroids = _released(rows, n_clusters, seed)
     else:
         settings = Settings(search_by(backend), np.random.default_rng(seed), max_iterations, tolerance)
         method = hierarchical if backend == "auto" and n_clusters > HIERARCHICAL_ABOVE else plain
-        labels, centroids, _ = method(ordered, n_clusters, settings)
-    if order is not None:
+        labels, centroids, _ = method(rows, n_clusters, settings)
+    if canonical_order:
         labels[order] = labels.copy()
     return labels, centroids
 

@@ -29,8 +29,6 @@ class FeatureRows:
         dimension: Dimension d of a vector.
     """
 
-    _array: npt.NDArray[Any]
-    _index: IntVector | None
     _scale: Float32Vector | None
 
     def __init__(
@@ -98,11 +96,7 @@ class FeatureRows:
         return len(self._array) if self._index is None else len(self._index)
 
     def block(self, start: int, stop: int) -> Float32Matrix:
-        """Reads consecutive rows.
-
-        Returns:
-            Shape (stop - start, d); read-only, since it may be a view of the array.
-        """
+        """Reads consecutive rows, (stop - start, d); read-only, since it may be a view of the array."""
         rows = self._array[start:stop] if self._index is None else self._array[self._index[start:stop]]
         return self._finish(rows, None if self._scale is None else self._scale[start:stop])
 

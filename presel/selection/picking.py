@@ -68,16 +68,8 @@ def most_central(
 ) -> IntVector:
     """Chooses as `select_from_task` does, by given scores.
 
-    Args:
-        centrality: Scores such as those of `task_centrality`, shape (n,); only available images need one.
-        labels: See `select_from_task`, as for all that follow.
-        available: Which images can be chosen, shape (n,), bool.
-        budget: Images to choose.
-        mode: How clusters share the budget.
-        ids: Names of the rows, which break ties.
-
-    Returns:
-        Row numbers, in the order of `select_from_task`.
+    The scores, shape (n,), are such as those of `task_centrality`; only available images need one. The other
+    arguments and the result are those of `select_from_task`.
 
     Raises:
         ValueError: As in `select_from_task`, or if an available image has no score.
@@ -146,14 +138,7 @@ def task_centrality(
 
 
 def id_order(ids: Sequence[Any] | None, n_rows: int) -> IntVector:
-    """Sorts rows by id: whole numbers by value, everything else by its text.
-
-    Args:
-        ids: One per row, all different; None for row numbers.
-        n_rows: Rows.
-
-    Returns:
-        Row numbers, shape (n_rows,).
+    """Row numbers, (n_rows,), sorted by id: whole numbers by value, everything else by its text.
 
     Raises:
         ValueError: If the number of ids differs from `n_rows`, or an id occurs twice.

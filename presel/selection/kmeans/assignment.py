@@ -10,17 +10,11 @@ from presel.selection.kmeans.search import MakeSearch
 
 
 class Assignment(NamedTuple):
-    """Rows assigned to centroids.
+    """Rows assigned to centroids: the cluster of every row, and its squared distance to the centroid."""
 
-    Attributes:
-        labels: Cluster of every row, shape (n,).
-        centroids: Shape (C, d).
-        distances: Squared distance of every row to its centroid, shape (n,).
-    """
-
-    labels: IntVector
-    centroids: Float32Matrix
-    distances: Float32Vector
+    labels: IntVector  # (n,)
+    centroids: Float32Matrix  # (C, d)
+    distances: Float32Vector  # (n,)
 
 
 def assign(rows: FeatureRows, centroids: Float32Matrix, search: MakeSearch) -> Assignment:
@@ -34,11 +28,7 @@ def assign(rows: FeatureRows, centroids: Float32Matrix, search: MakeSearch) -> A
 
 
 def cluster_means(rows: FeatureRows, labels: IntVector, n_clusters: int) -> Float32Matrix:
-    """Averages the rows of each cluster, none of which may be empty.
-
-    Returns:
-        Shape (n_clusters, d).
-    """
+    """Averages the rows of each cluster, none of which may be empty: (n_clusters, d)."""
     sums = np.zeros((n_clusters, rows.dimension))  # (C, d)
     for place, block in rows.blocks():
         order, bounds = grouped(labels[place], n_clusters)
@@ -49,11 +39,9 @@ def cluster_means(rows: FeatureRows, labels: IntVector, n_clusters: int) -> Floa
 
 
 def grouped(labels: IntVector, n_clusters: int) -> tuple[IntVector, IntVector]:
-    """Sorts rows by label.
+    """Sorts rows by label: `order`, (n,), and `bounds`, (n_clusters + 1,).
 
-    Returns:
-        Row numbers, (n,), and bounds, (n_clusters + 1,): cluster c has the rows `order[bounds[c]:bounds[c +
-        1]]`.
+    Cluster c has the rows `order[bounds[c] : bounds[c + 1]]`.
     """
     # NumPy sorts short integers by radix sort, several times as fast.
     order = np.argsort(labels.astype(np.min_scalar_type(n_clusters)), kind="stable")

@@ -32,16 +32,8 @@ def hierarchical(rows: FeatureRows, n_clusters: int, settings: Settings) -> Assi
 
     With C proportional to n, a pass of plain k-means costs n². Here each row is compared with a bounded
     number of centroids: 1,024 once, to find its cell, and those of its cell. The number of clusters of a cell
-    is proportional to its rows.
-
-    Args:
-        rows: n vectors.
-        n_clusters: C, at most n.
-        settings: How each k-means runs.
-
-    Returns:
-        C clusters, none empty. `refine` repairs the borders of the cells; even so, a row's centroid is not
-        always the nearest of all.
+    is proportional to its rows. `refine` repairs the borders of the cells; even so, a row's centroid is not
+    always the nearest of all. No cluster is empty.
     """
     if n_clusters <= LEAF_CLUSTERS:
         return plain(rows, n_clusters, settings)
@@ -72,14 +64,11 @@ def _divide(rows: FeatureRows, n_clusters: int, settings: Settings) -> Assignmen
 
 
 def _cells(rows: FeatureRows, n_clusters: int, n_cells: int, settings: Settings) -> IntVector:
-    """Divides the rows into cells along the borders of small groups.
+    """Divides the rows into cells, (n,), along the borders of small groups.
 
     The border between two of a few coarse centroids would cut natural groups of rows in two. So a sample of
     the rows is clustered into many small groups, the groups' centroids into cells, and each row joins the
     cell of its nearest group.
-
-    Returns:
-        The cell of every row, shape (n,).
     """
     n_groups = min(_GROUPS, n_clusters)
     sample = rows

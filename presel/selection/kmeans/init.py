@@ -35,16 +35,7 @@ _SKETCH_TOLERANCE = 3e-4
 
 
 def initial_centroids(rows: FeatureRows, n_clusters: int, settings: Settings) -> Float32Matrix:
-    """Finds initial centroids for k-means.
-
-    Args:
-        rows: n vectors.
-        n_clusters: C, at most n.
-        settings: Random generator and nearest-centroid search.
-
-    Returns:
-        Shape (C, d).
-    """
+    """Finds initial centroids, (C, d), for k-means; there must be at least C rows."""
     rng = settings.rng
     if len(rows) > max(_SKETCH_ROWS, n_clusters):
         rows = rows.subset(_draw(len(rows), max(_SKETCH_ROWS, n_clusters), rng))
@@ -72,29 +63,24 @@ def _draw(n_rows: int, wanted: int, rng: np.random.Generator) -> IntVector:
 def _sketch(rows: FeatureRows, rng: np.random.Generator) -> tuple[FeatureRows, bool]:
     """Projects the vectors to 64 dimensions; vectors of fewer stay as they are.
 
-    Returns:
-        The sketch, n vectors, and whether it keeps distances well enough to run Lloyd's algorithm in it.
+    Also returns whether the sketch keeps distances well enough to run Lloyd's algorithm in it.
     """
     if rows.dimension <= _PRINCIPAL + _PROJECTIONS:
         return FeatureRows.trusted(np.concatenate([block for _, block in rows.blocks()])), True
     sample = rows.take(_draw(len(rows), _BASIS_ROWS, rng))
     sample = sample - sample.mean(axis=0)  # (s, d)
-    principal = _gaussian(rng, rows.dimension, _PRINCIPAL)  # (d, 32)
+    principal = rng.standard_normal((rows.dimension, _PRINCIPAL), np.float32)  # (d, 32)
     for _ in range(3):  # power iterations
         principal = np.linalg.qr(sample.T @ (sample @ principal))[0]
     faithful = np.square(sample @ principal).sum() >= _FAITHFUL * np.square(sample).sum()
-    scale = np.float32(math.sqrt(_PROJECTIONS))
-    projections = _gaussian(rng, rows.dimension, _PROJECTIONS) / scale  # (d, 32)
+    projections = rng.standard_normal((rows.dimension, _PROJECTIONS), np.float32)  # (d, 32)
+    projections /= np.float32(math.sqrt(_PROJECTIONS))
     projections -= principal @ (principal.T @ projections)
     basis = np.hstack([principal, projections])  # (d, 64)
     sketch = np.empty((len(rows), basis.shape[1]), dtype=np.float32)
     for place, block in rows.blocks():
         np.matmul(block, basis, out=sketch[place])
     return FeatureRows.trusted(sketch), bool(faithful)
-
-
-def _gaussian(rng: np.random.Generator, rows: int, columns: int) -> Float32Matrix:
-    return rng.standard_normal((rows, columns), dtype=np.float32)
 
 
 def _k_means_plus_plus(points: Float32Matrix, n_clusters: int, rng: np.random.Generator) -> IntVector:

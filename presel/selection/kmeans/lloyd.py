@@ -39,7 +39,7 @@ def lloyd(
     """Alternates assignment and cluster means until the inertia hardly falls; leaves no cluster empty.
 
     An empty cluster is given the row farthest from its centroid among clusters of two rows or more (the first
-    of equally far ones).
+    of equally far ones). Every row is assigned to the nearest of the returned centroids.
 
     Args:
         rows: n vectors.
@@ -49,9 +49,6 @@ def lloyd(
             round finds nothing to swap.
         spherical: Whether to scale centroids to norm 1, as the rows are: the nearest centroid is then the one
             of largest cosine.
-
-    Returns:
-        Every row assigned to the nearest of the returned centroids; C clusters, none empty.
     """
     previous = np.inf
     for iteration in range(1, settings.max_iterations + 1):
@@ -73,16 +70,10 @@ def lloyd(
 def spherical_kmeans(
     rows: FeatureRows, n_clusters: int, rng: np.random.Generator, max_iterations: int
 ) -> Assignment:
-    """Clusters vectors by their cosine to centroids of norm 1 (spherical k-means; Dhillon and Modha, 2001).
+    """Clusters vectors of norm 1 by their cosine to centroids of norm 1 (Dhillon and Modha, 2001).
 
-    Args:
-        rows: n vectors of norm 1.
-        n_clusters: C, from 1 to n.
-        rng: Draws the rows that are the initial centroids.
-        max_iterations: Passes over the rows, at least 1; fewer once the cosines no longer rise.
-
-    Returns:
-        Every row assigned to its nearest centroid; C clusters, none empty.
+    The initial centroids are rows drawn at random. No cluster is empty; the passes, `max_iterations` at most,
+    end once the cosines no longer rise.
     """
     start = rows.take(np.sort(rng.choice(len(rows), n_clusters, replace=False)))  # (C, d)
     settings = Settings(search_by("auto"), rng, max_iterations, tolerance=0.0)

@@ -22,15 +22,9 @@ _PROBES = 3
 
 
 def refine(rows: FeatureRows, current: Assignment, settings: Settings) -> Assignment:
-    """Improves clusters by rounds of swaps and local assignment.
+    """Improves clusters by rounds of swaps and local assignment; none is empty before or after.
 
-    Args:
-        rows: n vectors.
-        current: Their clusters, none empty.
-        settings: Rounds end early when one lowers the inertia by less than the tolerance.
-
-    Returns:
-        The same number of clusters, none empty, of no higher inertia.
+    Rounds end early when one lowers the inertia by less than the tolerance; it never rises.
     """
     for _ in range(_ROUNDS):
         centroids = cluster_means(rows, current.labels, len(current.centroids))

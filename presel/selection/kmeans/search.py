@@ -17,11 +17,7 @@ _SCORES = 2**20
 
 
 def search_by(backend: Literal["auto", "numpy", "faiss"]) -> MakeSearch:
-    """Chooses the library; `auto` is faiss on GPUs only: on CPUs its threads contend with those of BLAS.
-
-    Raises:
-        ValueError: If `backend` is `faiss`, which is not installed.
-    """
+    """Chooses the library; `auto` is faiss on GPUs only: on CPUs its threads contend with those of BLAS."""
     if backend == "numpy":
         return numpy_search
     try:

@@ -13,15 +13,9 @@ from presel.selection.kmeans.assignment import Assignment, grouped
 
 
 def swap(points: FeatureRows, current: Assignment, centroids: Float32Matrix) -> bool:
-    """Moves centroids from pairs that are cheap to merge to clusters that gain from a split.
+    """Moves centroids from pairs that are cheap to merge to clusters that gain from a split, in place.
 
-    Args:
-        points: n vectors.
-        current: Their clusters, none empty.
-        centroids: The means of these clusters, shape (C, d), changed in place.
-
-    Returns:
-        Whether any was moved.
+    The centroids, (C, d), are the means of the current clusters. Returns whether any was moved.
     """
     n_clusters = len(centroids)
     counts = np.bincount(current.labels, minlength=n_clusters).astype(np.float64)  # (C,)
@@ -65,10 +59,7 @@ def _split_gains(
     """Estimates by a short 2-means how much a split lowers the inertia of each cluster.
 
     The half of the clusters with the lower inertia is skipped: a swap involves three clusters, so that no
-    more than a third can be split.
-
-    Returns:
-        Gains, shape (C,), and the centroids of both halves, shape (C, 2, d).
+    more than a third can be split. Returns gains, (C,), and the centroids of both halves, (C, 2, d).
     """
     gains = np.zeros(len(centroids))
     halves = np.repeat(centroids[:, None], 2, axis=1)
