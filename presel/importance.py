@@ -59,15 +59,13 @@ def relevance_scores(
     if score not in get_args(Relevance):
         raise ValueError(f"score '{score}' is unknown; choose one of {', '.join(get_args(Relevance))}")
     with_question, without_question = _losses(loss_with_question, loss_without_question)
-    difference = with_question - without_question
+    if score == "response_loss":
+        return with_question
     if score == "ratio":
         undefined = np.full_like(with_question, np.nan)
         return np.divide(with_question, without_question, out=undefined, where=without_question > 0)
-    return {
-        "difference": difference,
-        "perplexity_ratio": np.exp(difference),
-        "response_loss": with_question,
-    }[score]
+    difference = with_question - without_question
+    return difference if score == "difference" else np.exp(difference)
 
 
 def task_scores(irs: npt.ArrayLike, tasks: Sequence[Task]) -> dict[Task, float]:

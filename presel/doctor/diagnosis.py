@@ -63,13 +63,9 @@ class Diagnosis:
 
 
 def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratch: Path) -> Diagnosis:
-    """Examines the pool of a run.
+    """Examines the pool of a run that ends with the stages `targets`.
 
-    Args:
-        pipeline: The run.
-        targets: The stages it ends with.
-        store: Store of earlier results; not changed.
-        scratch: A temporary folder, where a built-in pool is drawn.
+    The store of earlier results is not changed; a built-in pool is drawn in the folder `scratch`.
 
     Raises:
         PreselError: If the pool's files cannot be read at all.
@@ -89,7 +85,8 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     plan, problems = _planned(pipeline, files, sizes, steps)
     found = [
         *findings.of_records(errors),
-        *_of_texts(files),
+        # The errors in the records are reported already.
+        *(findings.of_texts(files.contents(lambda _: None).records) if isinstance(files, LlavaFiles) else ()),
         *_of_pool(table, files, errors),
         *_of_rejected(source, table),
         *_of_benchmarks(pipeline, table, store),
@@ -98,13 +95,7 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     ]
     times = []
     if plan is not None:
-        work = Work(
-            plan=plan,
-            images=len(usable),
-            different=usable["content"].nunique(),
-            seconds=seconds,
-            made=made,
-        )
+        work = Work(plan, len(usable), usable["content"].nunique(), seconds, made)
         times = stage_times(pipeline, steps, work, store)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Diagnosis(files.images, table, listing.text_only, found, plan, times)
@@ -127,15 +118,8 @@ def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.Data
     images = [item.image for item in listing.items]
     look = partial(examine, min_side=pipeline.source.min_side)
     with progress(f"examining {len(images):,} images", len(images)) as advance:
-        return findings.pool_table(
-            listing.items, map_images(files.images, images, look, pipeline.runtime.workers, advance)
-        )
-
-
-def _of_texts(files: PoolFiles) -> Iterator[Finding]:
-    # The errors in these files are reported already.
-    if isinstance(files, LlavaFiles):
-        yield from findings.of_texts(files.contents(lambda _: None).records)
+        examined = map_images(files.images, images, look, pipeline.runtime.workers, advance)
+        return findings.pool_table(listing.items, examined)
 
 
 def _of_pool(table: pd.DataFrame, files: PoolFiles, errors: list[RecordError]) -> Iterator[Finding]:
@@ -182,8 +166,7 @@ def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Ite
 def _planned(
     pipeline: Pipeline, files: PoolFiles, sizes: dict[str, int], steps: list[Stage[Any]]
 ) -> tuple[Plan | None, list[Finding]]:
-    problems = []
-    plan = None
+    plan, problems = None, []
     try:
         if any(isinstance(step, InstructionsStage) for step in steps):
             pipeline.provider.check(files, list(sizes))

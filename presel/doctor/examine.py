@@ -56,13 +56,7 @@ class Examined(NamedTuple):
 
 
 def examine(root: Path, image: str, min_side: int) -> Examined:
-    """Examines an image of a pool.
-
-    Args:
-        root: The image folder, symbolic links resolved.
-        image: Path relative to it.
-        min_side: Minimum width and height in pixels.
-    """
+    """Examines an image below `root`, symbolic links resolved; `min_side` is in pixels."""
     try:
         path, picture = open_usable(root, image, min_side)
     except BrokenImage as error:

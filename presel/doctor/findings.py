@@ -99,14 +99,9 @@ def of_texts(records: Iterable[Record]) -> Iterator[Finding]:
 
 
 def of_images(table: pd.DataFrame, files: Sequence[str]) -> Iterator[Finding]:
-    """Unusable images.
-
-    Args:
-        table: See `pool_table`.
-        files: See `image_files`.
-    """
+    """Unusable images in a `pool_table`; `files` are those of `image_files`, to find misspelled names."""
     by_normalized_name = {normalized(file): file for file in files}
-    for row in _rows(table[table["fault"].notna()]):
+    for row in table[table["fault"].notna()].itertuples():
         kind = re.split(r" ?[:(,;]", row.fault)[0]
         other = by_normalized_name.get(normalized(row.image))
         detail = f"there is '{other}'" if row.fault == "missing" and other else row.fault.removeprefix(kind)
@@ -152,7 +147,7 @@ def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
         ("note", "converted to RGB", ~usable["mode"].isin(_ORDINARY_MODES), usable["mode"]),
     ]
     for severity, kind, found, details in kinds:
-        for row, detail in zip(_rows(usable[found]), details[found], strict=True):
+        for row, detail in zip(usable[found].itertuples(), details[found], strict=True):
             yield Finding(severity, kind, _record(row), detail, (row.id,), (row.image,))
 
 
@@ -177,12 +172,9 @@ def of_files(files: Sequence[str], named: set[str]) -> Iterator[Finding]:
 
 
 def of_tasks(sizes: Mapping[str, int], plan: Plan | None, images_per_cluster: int) -> Iterator[Finding]:
-    """Tasks too small for the budget, the reference set or the clusters.
+    """Tasks too small for the budget, the reference set or the clusters, by usable images.
 
-    Args:
-        sizes: Usable images of each task.
-        plan: The instructions to buy; None if the budget cannot be met.
-        images_per_cluster: Images per cluster.
+    `plan` is None if the budget cannot be met.
     """
     for task, size in sizes.items():
         where = f"task '{task}'"
@@ -210,21 +202,14 @@ def image_files(root: Path) -> list[str]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not is_hidden(name)]
         inside = Path(folder).relative_to(root)
-        found += [
-            (inside / name).as_posix()
-            for name in names
-            if name.lower().endswith(endings) and not is_hidden(name)
-        ]
+        shown = [name for name in names if name.lower().endswith(endings) and not is_hidden(name)]
+        found += [(inside / name).as_posix() for name in shown]
     return found
 
 
 def normalized(name: str) -> str:
     """A name normalized as some file systems and readers do: case, white space, composed accents."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
-
-
-def _rows(table: pd.DataFrame) -> Iterable[Any]:
-    return table.itertuples()
 
 
 def _record(row: Any) -> str:

@@ -41,20 +41,19 @@ _MAX_BUCKET = 100
 
 
 def group_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Groups near-duplicates.
+    """Groups near-duplicates among RGB thumbnails, (n, 16, 16, 3).
 
     Images are compared only with the first image of each group, so that a chain of small changes does not
     join different images, and large groups cost little.
-
-    Args:
-        thumbnails: RGB, (n, 16, 16, 3).
 
     Returns:
         Row of the first image of each image's group, (n,): its own row if it is the first.
     """
     first = np.arange(len(thumbnails))  # (n,)
     pixels = thumbnails.reshape(len(thumbnails), THUMBNAIL**2, 3)  # (n, 256, 3)
-    colors, contrasts = _colors(pixels), _contrasts(pixels)  # (n, 3), (n,)
+    colors = _in_blocks(lambda block: block.mean(axis=1, dtype=np.float32), pixels)  # (n, 3)
+    variances = _in_blocks(lambda block: np.square(_centered(block)).mean(axis=(1, 2)), pixels)  # (n,)
+    contrasts = np.sqrt(variances)
     shown = first[contrasts >= _MIN_CONTRAST]  # (m,)
     signatures = _signatures(pixels)  # (n, 32)
     for key in range(KEYS):
@@ -75,17 +74,10 @@ def group_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def candidates(signatures: NDArray[np.uint16], key: int) -> NDArray[np.int64]:
-    """Pairs that share a key and whose signatures differ in at most `MAX_BITS` bits.
+    """Pairs of rows, (p, 2), that share a key and whose signatures, (n, 32), differ by at most `MAX_BITS`.
 
     Two signatures that differ in fewer bits than there are keys share at least one. Where more than a hundred
     images share a key, they are sorted by another key, and each is compared with the next hundred.
-
-    Args:
-        signatures: (n, 32).
-        key: Index of the key, 0 to 31.
-
-    Returns:
-        Pairs of rows, each once, (p, 2).
     """
     words = np.ascontiguousarray(signatures).view(np.uint64)  # (n, 8)
     order = np.lexsort((signatures[:, key - 1], signatures[:, key]))  # (n,)
@@ -109,16 +101,6 @@ def _equal_pairs(keys: NDArray[np.uint16]) -> Iterator[NDArray[np.int64]]:
         yield np.stack([starts, starts + distance], axis=1)
 
 
-def _colors(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean of each channel, (n, 3)."""
-    return _in_blocks(lambda block: block.mean(axis=1, dtype=np.float32), pixels)
-
-
-def _contrasts(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Standard deviation of the pixels around these means, (n,)."""
-    return _in_blocks(lambda block: np.sqrt(np.square(_centered(block)).mean(axis=(1, 2))), pixels)
-
-
 def _signatures(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """The sides of 512 random hyperplanes that the thumbnails lie on, as 32 keys of 16 bits, (n, 32)."""
     size = THUMBNAIL**2 * 3
@@ -132,10 +114,9 @@ def _cosines(pixels: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.
 
     def cosines(block: NDArray[np.int64]) -> NDArray[np.float32]:
         first, second = _centered(pixels[block[:, 0]]), _centered(pixels[block[:, 1]])
-        products = [
-            np.einsum("npc,npc->n", *two) for two in ((first, second), (first, first), (second, second))
-        ]
-        cosine: NDArray[np.float32] = products[0] / np.sqrt(products[1] * products[2])
+        pairs = (first, second), (first, first), (second, second)
+        both, one, other = (np.einsum("npc,npc->n", *two) for two in pairs)
+        cosine: NDArray[np.float32] = both / np.sqrt(one * other)
         return cosine
 
     return _in_blocks(cosines, pairs)

@@ -35,12 +35,7 @@ class Plan:
 
 
 def plan_for(pipeline: Pipeline, sizes: Mapping[str, int], steps: Sequence[Stage[Any]]) -> Plan:
-    """Plans the purchases of a run.
-
-    Args:
-        pipeline: The run.
-        sizes: Usable images of each task.
-        steps: The stages of the run.
+    """Plans the purchases of a run from the usable images of each task and the run's stages.
 
     Raises:
         PreselError: If the budget cannot be met.

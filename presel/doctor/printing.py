@@ -1,6 +1,6 @@
 """Prints a diagnosis as short tables, or returns all of it as JSON."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict
 from typing import Any
 
@@ -64,8 +64,8 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         if unknown:
             console.print(f"time unknown, since there is no similar run in the store: {', '.join(unknown)}")
     _print_cost(diagnosis)
-    counts = pd.Series([finding.severity for finding in diagnosis.findings], dtype=object).value_counts()
-    totals = ", ".join(f"{counts.get(severity, 0):,} {severity}s" for severity in _STYLES)
+    counts = Counter(finding.severity for finding in diagnosis.findings)
+    totals = ", ".join(f"{counts[severity]:,} {severity}s" for severity in _STYLES)
     console.print()
     console.print(totals, style="bold")
 
@@ -76,35 +76,18 @@ def _shares(values: pd.Series) -> str:
 
 
 def _task_table(diagnosis: Diagnosis) -> Table:
-    table = _table(
-        "task",
-        "images",
-        "%",
-        "unusable",
-        "duplicates",
-        "near-duplicates",
-        "median size",
-        "MB",
-        "reference",
-        "to buy",
-    )
+    numbers = ("images", "%", "unusable", "duplicates", "near-duplicates", "median size", "MB")
+    table = _table("task", *numbers, "reference", "to buy")
     counts = by_task(diagnosis).sort_values("images", ascending=False, kind="stable")
     total = max(1, int(counts["images"].sum()))
     plan = diagnosis.plan
     reference, bought = (plan.reference or {}, plan.bought) if plan else ({}, {})
 
     def add(name: str, row: pd.Series, size: str, of_reference: Any, to_buy: Any) -> None:
-        numbers = [f"{int(row[column]):,}" for column in ("unusable", "duplicates", "near_duplicates")]
-        images = [f"{int(row['images']):,}", f"{100 * row['images'] / total:.1f}"]
-        table.add_row(
-            name,
-            *images,
-            *numbers,
-            size,
-            f"{row['bytes'] / 1e6:,.1f}",
-            str(of_reference),
-            str(to_buy),
-        )
+        images = (f"{row['images']:,.0f}", f"{100 * row['images'] / total:.1f}")
+        numbers = (f"{row[column]:,.0f}" for column in ("unusable", "duplicates", "near_duplicates"))
+        size_and_bytes = (size, f"{row['bytes'] / 1e6:,.1f}")
+        table.add_row(name, *images, *numbers, *size_and_bytes, str(of_reference), str(to_buy))
 
     for task, row in counts.head(_TASKS).iterrows():
         name = str(task)
@@ -114,10 +97,7 @@ def _task_table(diagnosis: Diagnosis) -> Table:
         table.add_row(f"… {len(counts) - _TASKS} smaller tasks")
     if len(counts) > 1:
         table.add_section()
-        of_all = (sum(reference.values()) or "–", sum(bought.values()) or "–")
-        add(
-            "all", counts[["images", "unusable", "duplicates", "near_duplicates", "bytes"]].sum(), "", *of_all
-        )
+        add("all", counts.sum(), "", sum(reference.values()) or "–", sum(bought.values()) or "–")
     return table
 
 
@@ -140,10 +120,10 @@ def _print_findings(found: list[Finding]) -> None:
 def _time_table(times: list[StageTime]) -> Table:
     table = _table("stage", "images", "time")
     table.add_column("estimated from")
-    shown = [one for one in times if one.source != UNKNOWN]
-    for one in shown:
-        images = "–" if one.images is None else f"{one.images:,}"
-        table.add_row(one.stage, images, _duration(one.seconds), one.source)
+    for one in times:
+        if one.source != UNKNOWN:
+            images = "–" if one.images is None else f"{one.images:,}"
+            table.add_row(one.stage, images, _duration(one.seconds), one.source)
     table.add_section()
     known = sum(one.seconds for one in times if one.seconds is not None)
     table.add_row("known so far", "", _duration(known))
@@ -170,12 +150,12 @@ def _print_cost(diagnosis: Diagnosis) -> None:
     if plan.bought != plan.selected:
         text += " (the strategy reads all instructions before it chooses)"
     if plan.estimate is None:
-        console.print(f"{text}; free of charge")
+        text += "; free of charge"
     else:
         text += f"; about {plan.estimate.tokens:,} tokens, cost {plan.estimate.money:,.2f}"
         if plan.exceeds:
             text += f", above {' and '.join(plan.exceeds)}"
-        console.print(text)
+    console.print(text)
 
 
 def _table(first: str, *others: str) -> Table:
@@ -206,10 +186,9 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
     grouped = different["first"].duplicated(keep=False)
     columns = by_task(diagnosis).astype(object)
     tasks = columns.where(columns.notna(), None).to_dict("index")
-    counts: dict[str, dict[str, int]] = {severity: {} for severity in _STYLES}
+    counts: dict[str, Counter[str]] = {severity: Counter() for severity in _STYLES}
     for finding in diagnosis.findings:
-        of_severity = counts[finding.severity]
-        of_severity[finding.kind] = of_severity.get(finding.kind, 0) + 1
+        counts[finding.severity][finding.kind] += 1
     for task, row in tasks.items():
         name = str(task)
         row["reference"] = plan.reference.get(name, 0) if plan and plan.reference is not None else None

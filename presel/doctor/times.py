@@ -63,14 +63,7 @@ class Work:
 
 
 def stage_times(pipeline: Pipeline, steps: Sequence[Stage[Any]], work: Work, store: Store) -> list[StageTime]:
-    """Estimates how long every stage of a run takes.
-
-    Args:
-        pipeline: The run.
-        steps: Its stages.
-        work: The size of the run.
-        store: Holds the durations of earlier runs.
-    """
+    """Estimates how long every stage of a run takes, from the durations of earlier runs in the store."""
     times = []
     for step in steps:
         images = work.different if step == pipeline.features else _images(step, pipeline, work)
@@ -84,19 +77,14 @@ def stage_times(pipeline: Pipeline, steps: Sequence[Stage[Any]], work: Work, sto
 
 def _images(step: Stage[Any], pipeline: Pipeline, work: Work) -> int | None:
     """Images or samples that a stage works on: those of its first input, unless they are known."""
-    reference = work.plan.reference
-    known: list[tuple[Stage[Any], int | None]] = [
-        (pipeline.merged, None),
-        (pipeline.all_instructions, work.images),
-        (pipeline.instructions, sum(work.plan.selected.values())),
-        (pipeline.images, work.images),
-        *((stage, work.images) for stage in pipeline.source.stages),
-    ]
-    if reference is not None:
-        known.append((pipeline.reference_instructions, sum(reference.values())))
-    for stage, images in known:
-        if step == stage:
-            return images
+    if step == pipeline.merged:
+        return None
+    if step in (pipeline.all_instructions, pipeline.images, *pipeline.source.stages):
+        return work.images
+    if step == pipeline.instructions:
+        return sum(work.plan.selected.values())
+    if work.plan.reference is not None and step == pipeline.reference_instructions:
+        return sum(work.plan.reference.values())
     return _images(step.inputs[0], pipeline, work) if step.inputs else None
 
 

@@ -30,12 +30,9 @@ class ExternalBenchmarks(ABC):
 
     @abstractmethod
     def run(self, model: Path, folder: Path, log: Path) -> None:
-        """Evaluates a model, or tells the user to do so.
+        """Evaluates the merged model in the folder `model`, or tells the user to do so.
 
-        Args:
-            model: Folder of the merged model.
-            folder: Folder for the program's results.
-            log: File for the program's output.
+        Results go into `folder`, the program's output into the file `log`.
 
         Raises:
             PreselError: If the program fails, or must be run by the user first.
@@ -101,11 +98,7 @@ def result_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_text(file: Path) -> str:
-    """Reads a UTF-8 file.
-
-    Raises:
-        PreselError: If it is not UTF-8.
-    """
+    """Reads a UTF-8 file; raises a `PreselError` if it is not UTF-8."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -138,21 +138,17 @@ class LmmsEval(ExternalBenchmarks):
             )
         with log.open("a") as output:
             before = output.tell()
-            code = subprocess.run(
-                command, stdout=output, stderr=subprocess.STDOUT, env=_environment()
-            ).returncode
+            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=_environment())
         printed = log.read_bytes()[before:].decode(errors="replace")
-        if code:
+        if done.returncode:
             raise PreselError(
-                f"lmms-eval ended with exit status {code} ({_reason(printed)}); its output is in "
+                f"lmms-eval ended with exit status {done.returncode} ({_reason(printed)}); its output is in "
                 f"{log}; solve that and run this command again"
             )
         if failures := _FAILURE.findall(printed):
             _log.info(
-                "  the model failed on %d questions, which lmms-eval counts as wrong answers (%s); see %s",
-                len(failures),
-                failures[-1],
-                log,
+                f"  the model failed on {len(failures)} questions, which lmms-eval counts as wrong answers "
+                f"({failures[-1]}); see {log}"
             )
 
     def scores(self, folder: Path) -> Scores | None:

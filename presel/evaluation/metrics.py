@@ -22,12 +22,8 @@ _LENGTH_SIGMA = 6.0
 
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> AnswerScores:
     """1 if answer and reference are equal up to case, white space and a final full stop, else 0."""
-    return np.array(
-        [
-            float(_plain(answer) == _plain(reference))
-            for answer, reference in zip(answers, references, strict=True)
-        ]
-    )
+    pairs = zip(answers, references, strict=True)
+    return np.array([float(_plain(answer) == _plain(reference)) for answer, reference in pairs])
 
 
 def box_accuracy(answers: Sequence[str], references: Sequence[str]) -> AnswerScores:
@@ -110,9 +106,7 @@ def _clipped_cosine(found: dict[tuple[str, ...], float], wanted: dict[tuple[str,
     for order in range(1, _NGRAM_ORDER + 1):
         ours = {gram: weight for gram, weight in found.items() if len(gram) == order}
         theirs = {gram: weight for gram, weight in wanted.items() if len(gram) == order}
-        shared = sum(
-            min(weight, theirs[gram]) * theirs[gram] for gram, weight in ours.items() if gram in theirs
-        )
+        shared = sum(min(ours[gram], theirs[gram]) * theirs[gram] for gram in ours if gram in theirs)
         norm = math.hypot(*ours.values()) * math.hypot(*theirs.values())
         total += shared / norm if norm > 0 else 0.0
     return total / _NGRAM_ORDER

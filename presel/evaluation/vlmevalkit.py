@@ -58,9 +58,8 @@ class VlmEvalKit(ExternalBenchmarks):
 
     def _score(self, name: str, column: VlmEvalColumn, folder: Path) -> float:
         # VLMEvalKit also links each file from the parent folder.
-        files = list(
-            {file.resolve() for file in result_files(folder, "*.csv") if file.name.endswith(column.file)}
-        )
+        found = result_files(folder, "*.csv")
+        files = list({file.resolve() for file in found if file.name.endswith(column.file)})
         if len(files) != 1:
             raise PreselError(
                 f"{folder}: {len(files) or 'no'} files end in {column.file}, the column '{name}'; leave one, "
