@@ -101,7 +101,7 @@ def of_texts(records: Iterable[Record]) -> Iterator[Finding]:
 def of_images(table: pd.DataFrame, files: Sequence[str]) -> Iterator[Finding]:
     """Unusable images in a `pool_table`; `files` are those of `image_files`, to find misspelled names."""
     by_normalized_name = {normalized(file): file for file in files}
-    for row in table[table["fault"].notna()].itertuples():
+    for row in _rows(table[table["fault"].notna()]):
         kind = re.split(r" ?[:(,;]", row.fault)[0]
         other = by_normalized_name.get(normalized(row.image))
         detail = f"there is '{other}'" if row.fault == "missing" and other else row.fault.removeprefix(kind)
@@ -147,7 +147,7 @@ def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
         ("note", "converted to RGB", ~usable["mode"].isin(_ORDINARY_MODES), usable["mode"]),
     ]
     for severity, kind, found, details in kinds:
-        for row, detail in zip(usable[found].itertuples(), details[found], strict=True):
+        for row, detail in zip(_rows(usable[found]), details[found], strict=True):
             yield Finding(severity, kind, _record(row), detail, (row.id,), (row.image,))
 
 
@@ -210,6 +210,10 @@ def image_files(root: Path) -> list[str]:
 def normalized(name: str) -> str:
     """A name normalized as some file systems and readers do: case, white space, composed accents."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def _rows(table: pd.DataFrame) -> Iterable[Any]:
+    return table.itertuples()
 
 
 def _record(row: Any) -> str:

@@ -64,7 +64,7 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         if unknown:
             console.print(f"time unknown, since there is no similar run in the store: {', '.join(unknown)}")
     _print_cost(diagnosis)
-    counts = Counter(finding.severity for finding in diagnosis.findings)
+    counts = Counter[str](finding.severity for finding in diagnosis.findings)
     totals = ", ".join(f"{counts[severity]:,} {severity}s" for severity in _STYLES)
     console.print()
     console.print(totals, style="bold")
