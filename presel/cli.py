@@ -8,14 +8,13 @@ import threading
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import InvalidStateError
-from difflib import get_close_matches
 from pkgutil import resolve_name
 from types import TracebackType
 
 from presel import __version__
 
 COMMANDS = {
-    "run": "choose images, buy their instructions, tune, evaluate (Hydra; see `presel run --help`)",
+    "run": "choose images, obtain their instructions, tune, evaluate (Hydra; see `presel run --help`)",
     "doctor": "check a pool: faults, duplicates, and what a run on it would take and cost",
     "report": "compare finished runs: tables, intervals, figures, one page",
     "export": "write what a run chose as training data for LLaVA, LLaMA-Factory or Hugging Face datasets",
@@ -49,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in COMMANDS:
         return run_reporting_errors(command, rest)
     from presel.console import print_error
+    from presel.settings.options import nearest
 
-    nearest = get_close_matches(command, COMMANDS, n=1)
-    hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    hint = nearest(command, list(COMMANDS))
     print_error(f"error: there is no command '{command}'{hint}; choose one of {', '.join(COMMANDS)}")
     return 2
 
@@ -75,8 +74,7 @@ def run_reporting_errors(command: str, arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    from presel.console import print_error
-    from presel.console.quiet import silence_libraries
+    from presel.console import print_error, silence_libraries
     from presel.errors import Paused, PreselError
 
     silence_libraries()

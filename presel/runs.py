@@ -71,7 +71,7 @@ class StageRecord:
 
     @cached_property
     def verified(self) -> Path:
-        """The folder, whose files were compared with the manifest's sizes and digests once."""
+        """The folder, once its files match the manifest's sizes and digests."""
         check_result(self.folder, manifest=self.manifest)
         return self.folder
 
@@ -327,11 +327,7 @@ def _by_image(file: Path, *columns: str) -> pd.DataFrame:
 
 
 def check_ids(file: Path, table: pd.DataFrame) -> None:
-    """Checks that a table's ids, by which it is joined to others, are unique strings.
-
-    Raises:
-        PreselError: If not; it names the file.
-    """
+    """Refuses a table whose ids, by which it is joined to others, are not unique strings."""
     ids = table["id"]
     if ids.duplicated().any() or not ids.map(lambda one: isinstance(one, str)).all():
         raise PreselError(

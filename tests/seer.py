@@ -15,7 +15,7 @@ from presel.data.llava import TaskRule
 from presel.data.sources import LlavaFiles
 from presel.instructions.chat_api import OpenAI
 from presel.instructions.provider import InstructionRequest, ProviderResult
-from presel.settings.paths import config_folder
+from presel.settings.options import config_folder
 from tests.generation_server import Running
 
 

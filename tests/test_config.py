@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from pkgutil import resolve_name
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -33,9 +34,8 @@ from presel.errors import PreselError
 from presel.instructions.label_studio import LabelStudio
 from presel.pipeline import Pipeline
 from presel.settings.errors import explain
-from presel.settings.options import SCHEMA, fields_of, options
+from presel.settings.options import SCHEMA, config_folder, fields_of, options
 from presel.settings.overrides import check_overrides, quoted, spread_over_jobs
-from presel.settings.paths import config_folder
 from presel.settings.schema import build, register
 from presel.settings.usage import drop_foreign, unused_groups
 from presel.storage.stage import upstream
@@ -420,12 +420,16 @@ def test_help_explains_every_option_and_every_setting() -> None:
             assert option.meaning[-1] not in ":;,"
             assert f" {name} " in overview and f"{group}={name}" in explained
             if group != "experiment":
-                fields = fields_of(option.target)
+                meanings, types = fields_of(option.target), get_type_hints(resolve_name(option.target))
                 for key in option.settings.keys() - {"_target_"}:
-                    assert fields[key].meaning, f"{group}={name}: {key}"
+                    assert meanings[key], f"{group}={name}: {key}"
+                    for kind in (types[key], *get_args(types[key])):
+                        values = get_args(kind) if get_origin(kind) is Literal else ()
+                        listed = all(value in meanings[key] for value in values)
+                        assert listed or option.reference(key), f"{group}.{key}"
                     assert f"{group}.{key}" in explained
     assert all(f"  {key} " in overview for key in ("seed", "budget", "until"))
-    assert "One of ratio, difference" not in overview
+    assert "image resolution" not in overview
     with pytest.raises(PreselError, match=r"no group 'strategi' \(did you mean 'strategy'\?\)"):
         run_help(["--help", "strategi"])
 
@@ -436,6 +440,15 @@ def test_help_needs_neither_torch_nor_hydra() -> None:
         "sys.exit(bool({'torch', 'hydra', 'omegaconf', 'pandas', 'pydantic'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env=environment(PYTHONPATH=str(Path.cwd())))
+
+
+def test_help_ends_quietly_where_its_reader_has_ended() -> None:
+    command = [sys.executable, "-m", "presel", "run", "--help"]
+    variables = environment(PYTHONPATH=str(Path.cwd()))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 def test_every_setting_that_a_message_names_exists() -> None:

@@ -52,6 +52,8 @@ def test_two_runs(in_process: Program, tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_selection_is_named(in_process: Program, tmp_path: Path) -> None:
     (tmp_path / "selection.parquet").write_text("no")
-    for path in (tmp_path, tmp_path / "selection.parquet", tmp_path / "none"):
+    for path in (tmp_path, tmp_path / "selection.parquet"):
         result = in_process.refuses("diff", str(path), str(path))
         assert "no selection can be read from it" in result
+    missing = str(tmp_path / "none")
+    assert f"{missing}: there is no such file" in in_process.refuses("diff", missing, missing)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from presel.errors import PreselError
 from presel.evaluation.lmms_eval import LmmsColumn, LmmsEval
 from presel.evaluation.vlmevalkit import VlmEvalColumn, VlmEvalKit
-from presel.settings.paths import config_folder
+from presel.settings.options import config_folder
 from tests.helpers import OWN_STORE, TINY, Program, last_run, stage_lines
 
 # What lmms-eval 0.7.3 left of a tiny model on copies of its nine tasks that read made-up data; the copies'

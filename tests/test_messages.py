@@ -123,7 +123,7 @@ def test_a_run_logs_to_its_folder_and_takes_an_option(
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["selection", "run,"]
     (log,) = tmp_path.glob("outputs/runs/*/*/run.log")
     for said in (
-        "INFO    presel.console.reporter: ✓ pool ",
+        "INFO    presel.console.progress: ✓ pool ",
         f"presel.results: {result.stdout.splitlines()[0]}",
     ):
         assert said in log.read_text()

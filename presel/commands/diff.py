@@ -51,6 +51,8 @@ def read_selection(path: Path) -> pd.DataFrame:
     if (path / FILE).exists():
         return load_run(path).selection
     file = path / "selection.parquet" if path.is_dir() else path
+    if not file.exists():
+        raise PreselError(f"{file}: there is no such file; name the folder of a run, or a selection.parquet")
     try:
         table = pd.read_parquet(file, columns=["id", "task", "selected"])
     except (OSError, ValueError) as error:

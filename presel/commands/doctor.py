@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from presel.console import ArgumentParser, ConsoleReporter, console
 from presel.doctor.diagnosis import Diagnosis, diagnose
@@ -88,7 +88,13 @@ def _prevent_writes(scratch: str) -> None:
 def _diagnosed(options: argparse.Namespace, scratch: Path) -> Diagnosis:
     # The user's own strategies may lie in the working directory, as with `presel run`.
     sys.path.append(str(Path.cwd()))
-    config = _composed(options.overrides, options.config_dir)
+    searched = [f"hydra.searchpath=[file://{options.config_dir.absolute()}]"] if options.config_dir else []
+    config = composed([*searched, *options.overrides])
+    # A pool can be checked before there are benchmarks.
+    if config.until == "evaluation" and any(
+        key.startswith("evaluation.") for key in OmegaConf.missing_keys(config)
+    ):
+        config.until = "model"
     try:
         pipeline = build(config)
     except MISTAKES as error:
@@ -98,15 +104,3 @@ def _diagnosed(options: argparse.Namespace, scratch: Path) -> Diagnosis:
         targets += [pipeline.base_evaluation, pipeline.most_frequent]
     store = Store(Path(config.paths.store).expanduser(), ConsoleReporter())
     return diagnose(pipeline, targets, store, scratch)
-
-
-def _composed(overrides: list[str], config_dir: Path | None) -> DictConfig:
-    """The configuration that `presel run` would run on."""
-    searched = [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.absolute()}]"]
-    config = composed([*searched, *overrides])
-    # A pool can be checked before there are benchmarks.
-    if config.until == "evaluation" and any(
-        key.startswith("evaluation.") for key in OmegaConf.missing_keys(config)
-    ):
-        config.until = "model"
-    return config

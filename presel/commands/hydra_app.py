@@ -19,8 +19,8 @@ from presel.console.arguments import VERBOSITY
 from presel.errors import PreselError
 from presel.instructions.secrets import check_environment, refuse_keys
 from presel.settings.errors import MISTAKES, UNREADABLE, explain
+from presel.settings.options import config_folder
 from presel.settings.overrides import check_overrides, spread_over_jobs
-from presel.settings.paths import config_folder
 from presel.settings.schema import check, register
 
 

@@ -7,8 +7,10 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from presel.errors import PreselError
-from presel.settings.options import SCHEMA, Field, config_folders, defaults, fields_of, nearest, options
+from presel.settings.options import SCHEMA, config_folders, defaults, fields_of, nearest, options
 
 _HEAD = """\
 usage: presel run [GROUP=OPTION …] [SETTING=VALUE …]
@@ -44,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
 
         run_app(arguments)
     else:
-        print(run_help(arguments))
+        # Unlike `print`, ends quietly where the reader, such as `head`, closes the pipe.
+        Console(markup=False, emoji=False, highlight=False, soft_wrap=True).print(run_help(arguments))
     return 0
 
 
@@ -59,13 +62,13 @@ def run_help(arguments: Sequence[str]) -> str:
     """
     folders = config_folders(arguments)
     keys = fields_of(f"{SCHEMA}.Config")
-    groups = {key: keys[key].meaning for key in defaults()} | _MORE_GROUPS
+    groups = {key: keys[key] for key in defaults()} | _MORE_GROUPS
     asked = [
         one for one in arguments if not one.startswith("-") and "=" not in one and Path(one) not in folders
     ]
     if not asked:
         settings = [key for key in keys if key not in groups]
-        lines = [_HEAD, "Settings of the run:", *(_entry(key, keys[key].meaning) for key in settings), ""]
+        lines = [_HEAD, "Settings of the run:", *(_entry(key, keys[key]) for key in settings), ""]
         lines.append("Groups and their options; * is the default:")
         for group, meaning in groups.items():
             lines += ["", _wrapped(f"{group}: {meaning}"), *_listed(group, folders)]
@@ -95,11 +98,8 @@ def _explained(group: str, folders: Sequence[Path]) -> Iterator[str]:
         if values:
             yield _wrapped("  ".join(f"{key}={_shown(value)}" for key, value in values.items()), "    ")
         for key in values:
-            field = fields.get(key, Field())
             # Docstrings speak of Python's None.
-            meaning = re.sub(r"\bNone\b", "null", field.meaning)
-            if not all(value in meaning for value in field.values):
-                meaning += f" One of {', '.join(field.values)}."
+            meaning = re.sub(r"\bNone\b", "null", fields.get(key, ""))
             if reference := option.reference(key):
                 meaning = f"Taken from {reference}; set that."
             meanings.setdefault((key, meaning), []).append(name)

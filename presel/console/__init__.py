@@ -1,9 +1,8 @@
 """What the user sees: results, messages, progress and errors."""
 
 from presel.console.arguments import ArgumentParser
-from presel.console.messages import log_to, run_log, show_messages
-from presel.console.progress import progress
-from presel.console.reporter import ConsoleReporter
+from presel.console.messages import log_to, run_log, show_messages, silence_libraries
+from presel.console.progress import ConsoleReporter, progress
 from presel.console.terminal import console, print_error
 
 __all__ = [
@@ -15,4 +14,5 @@ __all__ = [
     "progress",
     "run_log",
     "show_messages",
+    "silence_libraries",
 ]

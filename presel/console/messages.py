@@ -13,7 +13,6 @@ from pathlib import Path
 from rich.text import Text
 
 from presel.console.escaping import visible
-from presel.console.quiet import log_warnings
 from presel.console.terminal import console
 
 LOG_FILE = "run.log"
@@ -80,6 +79,26 @@ def show_messages(verbosity: int = 0) -> None:
     logging.getLogger("" if verbosity > 0 else "presel").addHandler(_terminal)
 
 
+def silence_libraries() -> None:
+    """Keeps warnings and progress bars of libraries from the terminal."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # torch.distributed warns if a node's address has no reverse DNS entry.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    _log_warnings()
+
+
+def _log_warnings() -> None:
+    """Sends warnings to logger `py.warnings`, which is silent without a handler."""
+    logger = logging.getLogger("py.warnings")
+    logger.addHandler(logging.NullHandler())
+    # Unlike `logging.captureWarnings`, on one line, and undone by `warnings.catch_warnings`.
+    warnings.showwarning = lambda message, category, filename, lineno, file=None, line=None: logger.warning(
+        "%s: %s (%s:%s)", category.__name__, message, filename, lineno
+    )
+
+
 def shows_progress() -> bool:
     """Whether messages of level INFO reach the terminal."""
     return _terminal.level <= logging.INFO
@@ -107,7 +126,7 @@ def run_log(folder: Path) -> Iterator[None]:
     log_to(handler)
     try:
         with warnings.catch_warnings():
-            log_warnings()
+            _log_warnings()
             _log.debug("Python %s on %s: %s", platform.python_version(), platform.platform(), sys.argv)
             yield
     except BaseException as error:

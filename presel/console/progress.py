@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on the terminal, lines in a pipe and in the log file."""
+"""The stages of a run, one line each, and the progress within one: a bar, or lines in a pipe and the log."""
 
 import logging
 import threading
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from presel.console.escaping import visible
 from presel.console.messages import shows_progress
@@ -15,17 +16,35 @@ from presel.console.terminal import console
 _log = logging.getLogger(__name__)
 
 
+class ConsoleReporter:
+    """Prints `pool  reused` or `pool  3.2 s` for every stage."""
+
+    def started(self, label: str) -> None:
+        """Names the stage that begins, unless a terminal shows its progress bar."""
+        _log.info(f"… {label}", extra={"styled": (Text(f"… {label}", "dim"),), "bar": True})
+
+    def waiting(self, label: str) -> None:
+        """Says that another run computes the stage."""
+        _log.warning(f"{label:<28} waiting for another run that computes it")
+
+    def finished(self, label: str, key: str, seconds: float | None) -> None:
+        """Prints the stage's line."""
+        time = "reused" if seconds is None else f"{seconds:.1f} s"
+        line = f"{label:<28} {time:>9} "
+        _log.info(f"✓ {line} {key}", extra={"styled": (Text("✓", "green"), line, Text(key, "dim"))})
+
+
 @contextmanager
 def progress(label: str, total: int, line_every_s: float = 30) -> Iterator[Callable[[int], None]]:
-    """Shows how far the block has come.
+    """Shows the progress of the block.
 
     Args:
         label: What is being done.
-        total: How many units there are.
+        total: Number of units.
         line_every_s: Seconds between two lines, where no terminal shows the bar and in the log file.
 
     Yields:
-        A function that takes how many further units are done.
+        A function that takes the number of further units done.
     """
     columns = (
         TextColumn("  {task.description}", markup=False),
@@ -52,7 +71,7 @@ def progress(label: str, total: int, line_every_s: float = 30) -> Iterator[Calla
 
 
 def progress_line(task: Task) -> str:
-    """Says how much is done, what share that is, and how much time is left."""
+    """How much is done, what share that is, and how much time is left."""
     assert task.total is not None
     left = ""
     if task.completed and task.elapsed:

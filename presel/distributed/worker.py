@@ -7,8 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from presel.console import console, log_to, show_messages
-from presel.console.quiet import silence_libraries
+from presel.console import console, log_to, show_messages, silence_libraries
 
 
 def main() -> int:

@@ -10,11 +10,7 @@ from presel.errors import PreselError
 
 
 def check_exportable(source: Path, images: Sequence[str]) -> None:
-    """Checks that the selected files still exist, inside the image folder.
-
-    Args:
-        source: The image folder.
-        images: Paths relative to it.
+    """Checks that images still exist, inside their folder `source`.
 
     Raises:
         PreselError: If one does not.
@@ -29,12 +25,12 @@ def check_exportable(source: Path, images: Sequence[str]) -> None:
 
 
 def place_images(source: Path, images: Sequence[str], target: Path, how: str) -> None:
-    """Copies or links image files.
+    """Copies or links image files from one folder to another, under the same paths.
 
     Args:
-        source: Folder that the images' paths are relative to.
-        images: Those paths, checked by `check_exportable`.
-        target: Folder to place them in, under the same paths.
+        source: The image folder.
+        images: Paths relative to it, checked by `check_exportable`.
+        target: The other folder.
         how: A key of `PLACING`.
 
     Raises:

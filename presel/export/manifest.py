@@ -24,7 +24,7 @@ def write_manifest(
         run: The run.
         chosen: The rows.
         role: Role of the last stage that is exported; it and every stage behind it are listed.
-        about: Further entries for the head of the JSON.
+        about: Further entries of the JSON.
     """
     write_table(folder / TABLE, chosen)
     selection = run.stages["selection"].manifest

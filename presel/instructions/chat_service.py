@@ -50,7 +50,7 @@ class ChatService(Generator):
     Attributes:
         parameters: Additional keys of each request, such as `top_p`; a value of None removes a key.
         image_side: Images with a longer side are downscaled to this many pixels; None for no limit.
-        image_detail: OpenAI's image resolution mode; None for the server's default.
+        image_detail: OpenAI's image resolution mode: low, high or auto; None for the server's default.
         price_per_million_prompt_tokens: Price of a million prompt tokens, including images.
         price_per_million_answer_tokens: Price of a million generated tokens.
         image_tokens: Assumed tokens of an image until an answer reports the number.

@@ -35,7 +35,7 @@ class LocalModel(Generator):
 
     Attributes:
         revision: Revision on the hub.
-        dtype: Precision of the weights; `auto` for the stored one.
+        dtype: Precision of the weights: float32, bfloat16, float16, or auto for the stored one.
         seed: Random seed of sampling at a temperature above 0.
         batch_size: Number of images per batch.
         accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one; not part of a request's digest.

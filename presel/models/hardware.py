@@ -22,8 +22,8 @@ class Hardware:
 
     Attributes:
         accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
-        precision: Lightning's name of the training precision, or `auto` for bf16 if the device supports it
-            natively, else float32.
+        precision: Lightning's name of the training precision: 32-true, bf16-mixed, bf16-true, or `auto` for
+            bf16 if the device supports it natively, else float32.
         strategy: How processes train together: `ddp` replicates the model, `fsdp` and `deepspeed_zero3` shard
             its weights; `single` is one process.
         devices: Processes per node, one per GPU; `auto` for all GPUs.

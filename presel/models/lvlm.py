@@ -27,7 +27,7 @@ class Lvlm(ModelFiles):
         language_model: Name of the language model's module.
         projector: Name of the module between vision tower and language model.
         pad_to_square: Pad images to squares with the processor's mean color, as LLaVA-1.5 does.
-        dtype: Precision of the loaded weights.
+        dtype: Precision of the loaded weights: float32, bfloat16 or float16.
     """
 
     group: ClassVar[str] = "lvlm"

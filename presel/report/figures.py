@@ -20,12 +20,12 @@ from presel.runs import RunRecord
 def score_against_budget(groups: Mapping[str, Sequence[RunRecord]]) -> str:
     """Mean score and its standard deviation over seeds, by budget; one line per setting."""
     figure, axes = _axes("budget (% of the pool)", "mean score (%)")
-    drawn: dict[str, ErrorbarContainer] = {}
     curves: dict[str, list[tuple[float, float, float]]] = {}
     for name, runs in groups.items():
         setting = " ".join(part for part in name.split(" ") if not part.startswith("budget="))
         means = [run.mean for run in runs]
         curves.setdefault(setting, []).append((runs[0].budget, float(np.mean(means)), spread(means) or 0.0))
+    drawn: dict[str, ErrorbarContainer] = {}
     for setting, points in curves.items():
         budgets, scores, spreads = 100 * np.array(sorted(points)).T
         drawn[setting] = axes.errorbar(budgets, scores, yerr=spreads, fmt="o-", capsize=3)
@@ -46,11 +46,7 @@ def score_against_cost(groups: Mapping[str, Sequence[RunRecord]]) -> str:
 
 
 def task_weights(weights: pd.Series) -> str:
-    """Weight of each task (eq. 5); a dashed line marks equal weights.
-
-    Args:
-        weights: Weight by task.
-    """
+    """Weight of each task (eq. 5), which is the series' index; a dashed line marks equal weights."""
     figure, axes = _axes("weight", "", len(weights))
     weights = weights.sort_values()
     axes.barh([_escaped(str(task)) for task in weights.index], weights)
@@ -59,11 +55,7 @@ def task_weights(weights: pd.Series) -> str:
 
 
 def relevance_by_task(relevance: pd.DataFrame) -> str:
-    """Distribution of the IRS (eq. 3) in each task.
-
-    Args:
-        relevance: One row per reference sample: task, loss_with_question, loss_without_question.
-    """
+    """Distribution of the IRS (eq. 3) in each task, from a table like `RunRecord.relevance`."""
     figure, axes = _axes("IRS", "", relevance["task"].nunique())
     irs = relevance_scores(relevance["loss_with_question"], relevance["loss_without_question"])
     by_task = {
@@ -75,11 +67,7 @@ def relevance_by_task(relevance: pd.DataFrame) -> str:
 
 
 def overlap(chosen: Mapping[str, set[tuple[str, str]]]) -> str:
-    """Share of images that every two settings have in common (Jaccard index), as a heat map.
-
-    Args:
-        chosen: The chosen images by setting, as key of the pool and id.
-    """
+    """Share of images that every two settings have in common (Jaccard index), as a heat map."""
     names = list(chosen)
     shares = np.array(
         [[len(chosen[a] & chosen[b]) / len(chosen[a] | chosen[b]) for b in names] for a in names]

@@ -112,14 +112,7 @@ def paired_t(differences: npt.NDArray[np.float64]) -> tuple[float, float, float]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts p-values for multiple testing (Holm, 1979), which controls the family-wise error rate.
-
-    Args:
-        p_values: One per comparison made.
-
-    Returns:
-        The adjusted p-values, in the same order, at most 1.
-    """
+    """P-values adjusted for multiple testing (Holm, 1979), which controls the family-wise error rate."""
     order = np.argsort(p_values, kind="stable")
     steps = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))

@@ -95,11 +95,7 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: str) -> pd.Dat
 
 
 def published_relative(table: str) -> dict[str, float]:
-    """Rel. of each strategy in a table of the paper, from 0 to 1.
-
-    Args:
-        table: One of `PUBLISHED_TABLES`.
-    """
+    """Rel. of each strategy in a table of the paper, a key of `PUBLISHED_TABLES`; from 0 to 1."""
     return {row["method"]: row["relative"] / 100 for row in _published(*PUBLISHED_TABLES[table])}
 
 

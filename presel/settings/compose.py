@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from presel.errors import PreselError
 from presel.instructions.secrets import refuse_keys
 from presel.settings.errors import MISTAKES, UNREADABLE, explain
+from presel.settings.options import config_folder
 from presel.settings.overrides import check_overrides
-from presel.settings.paths import config_folder
 from presel.settings.schema import register
 
 

@@ -43,7 +43,7 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
     """Says in one sentence what is wrong with the configuration, and how to correct it.
 
     Args:
-        error: Raised by Hydra, OmegaConf, YAML or a component; any other error speaks for itself.
+        error: Raised by Hydra, OmegaConf, YAML or a component; of any other, the message is returned.
         overrides: The command line's, flags among them.
     """
     chain = list(_chain(error))

@@ -12,39 +12,31 @@ from typing import Any
 
 import yaml
 
-from presel.settings.paths import config_folder
-
 _ROOT = Path(__file__).parents[2]
 # The module of the groups that hold no component.
 SCHEMA = "presel.settings.schema"
 _REFERENCE = re.compile(r"\$\{([a-z_]+\.[a-z_.]+)\}")
 
 
+def config_folder() -> Path:
+    """The folder `conf`: inside an installed package, or beside it in a checkout."""
+    inside = _ROOT / "presel" / "conf"
+    return inside if inside.is_dir() else _ROOT / "conf"
+
+
 @dataclass(frozen=True)
 class Option:
-    """One YAML file of a group.
-
-    Attributes:
-        group: The group, as in `strategy`.
-        file: The file.
-    """
+    """One YAML file of a group, such as `strategy`."""
 
     group: str
     file: Path
 
-    @property
-    def name(self) -> str:
-        """What stands behind `group=`."""
-        return self.file.stem
-
     @cached_property
     def meaning(self) -> str:
         """The first comment: what the option is; of an experiment, the one below its command."""
-        lines = [line.lstrip("# ") for line in self.file.read_text("utf-8").splitlines() if line[:1] == "#"]
-        lines = [
-            line for line in lines if not line.startswith(("@package", f"presel run experiment={self.name}"))
-        ]
-        return lines[0] if lines else ""
+        lines = (line.lstrip("# ") for line in self.file.read_text("utf-8").splitlines() if line[:1] == "#")
+        passed_over = ("@package", f"presel run experiment={self.file.stem}")
+        return next((line for line in lines if not line.startswith(passed_over)), "")
 
     @cached_property
     def _content(self) -> dict[str, Any]:
@@ -83,9 +75,8 @@ class Option:
 
     @property
     def target(self) -> str:
-        """The class that explains its keys."""
-        kinds = fields_of(f"{SCHEMA}.Config")
-        return str(self.settings.get("_target_") or f"{SCHEMA}.{kinds[self.group].annotation}")
+        """The class that explains its keys: its component, or the schema's class for the group."""
+        return str(self.settings.get("_target_") or f"{SCHEMA}.{self.group.capitalize()}")
 
     def reference(self, key: str) -> str | None:
         """The setting that a key takes its value from, if its YAML value is nothing but that."""
@@ -126,39 +117,22 @@ def defaults() -> dict[str, str]:
     return {group: option for group, option in pairs if option and " " not in group}
 
 
-@dataclass(frozen=True)
-class Field:
-    """A field of a class.
-
-    Attributes:
-        meaning: What the class's docstring says about it.
-        annotation: Its type, as written.
-        values: What it may be, if its type lists that.
-    """
-
-    meaning: str = ""
-    annotation: str = ""
-    values: tuple[str, ...] = ()
-
-
 @cache
-def fields_of(target: str) -> dict[str, Field]:
-    """The fields of a class and its bases, by name; of classes whose module is not found, none."""
+def fields_of(target: str) -> dict[str, str]:
+    """The fields of a class and its bases with their meanings; of classes whose module is not found, none."""
     module, _, name = target.rpartition(".")
-    found = _find(module, name)
-    if found is None or not isinstance(found[1], ast.ClassDef):
+    found = _find_class(module, name)
+    if found is None:
         return {}
-    module, node = found[0], found[1]
-    fields: dict[str, Field] = {}
+    module, node = found
+    fields: dict[str, str] = {}
     for base in reversed(node.bases):
         fields |= fields_of(f"{module}.{base.id}") if isinstance(base, ast.Name) else {}
     meanings = dict(_attributes(ast.get_docstring(node) or ""))
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            known = fields.get(line.target.id, Field())
-            meaning = meanings.get(line.target.id, known.meaning)
-            values = tuple(_values(module, line.annotation))
-            fields[line.target.id] = Field(meaning, ast.unparse(line.annotation), values)
+            field = line.target.id
+            fields[field] = meanings.get(field, fields.get(field, ""))
     return fields
 
 
@@ -171,43 +145,22 @@ def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
         yield name, " ".join(text.split())
 
 
-def _values(module: str, annotation: ast.AST) -> Iterator[str]:
-    """The values that a type's `Literal` lists, also where the type is only named there."""
-    match annotation:
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=listed):
-            elements = listed.elts if isinstance(listed, ast.Tuple) else [listed]
-            yield from (str(one.value) for one in elements if isinstance(one, ast.Constant))
-        case ast.BinOp(left=left, right=right):
-            yield from (*_values(module, left), *_values(module, right))
-        case ast.Name(id=name):
-            match _find(module, name):
-                case (where, ast.Assign(value=value)) | (where, ast.AnnAssign(value=ast.AST() as value)):
-                    yield from _values(where, value)
-
-
-def _find(module: str, name: str) -> tuple[str, ast.stmt] | None:
-    """The module and the statement that define a name, followed through imports."""
+def _find_class(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
+    """A class and the module that defines it, followed through imports."""
     for line in _statements(module):
         match line:
-            case ast.ClassDef(name=defined) | ast.AnnAssign(target=ast.Name(id=defined)):
-                if defined == name:
-                    return module, line
-            case ast.Assign(targets=[ast.Name(id=defined)]):
-                if defined == name:
-                    return module, line
-            case ast.ImportFrom(module=str(origin), names=names):
-                if any(alias.name == name for alias in names):
-                    return _find(origin, name)
+            case ast.ClassDef(name=defined) if defined == name:
+                return module, line
+            case ast.ImportFrom(module=str(origin), names=names) if any(one.name == name for one in names):
+                return _find_class(origin, name)
     return None
 
 
 @cache
 def _statements(module: str) -> list[ast.stmt]:
+    path = module.replace(".", "/")
     for folder in (_ROOT, Path.cwd()):
-        for file in (
-            folder / f"{module.replace('.', '/')}.py",
-            folder / module.replace(".", "/") / "__init__.py",
-        ):
+        for file in (folder / f"{path}.py", folder / path / "__init__.py"):
             if file.is_file():
                 return ast.parse(file.read_text("utf-8")).body
     return []

@@ -13,8 +13,16 @@ from hydra.errors import HydraException
 
 from presel.data.checks import kind_of
 from presel.errors import PreselError
-from presel.settings.options import SCHEMA, Option, config_folders, defaults, fields_of, nearest, options
-from presel.settings.paths import config_folder
+from presel.settings.options import (
+    SCHEMA,
+    Option,
+    config_folder,
+    config_folders,
+    defaults,
+    fields_of,
+    nearest,
+    options,
+)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Settings that become paths without a component that checks their type.
@@ -61,13 +69,7 @@ def unreadable(override: str, sweep: bool = False) -> str:
 
 
 def not_text(key: str, value: object, overrides: Sequence[str] = ()) -> str:
-    """Says what to write where Hydra took a name for a number or the like.
-
-    Args:
-        key: The setting.
-        value: What Hydra made of it.
-        overrides: The command line's.
-    """
+    """Says what to write where Hydra parsed a setting's value, meant as a name, as a number or the like."""
     written = [one for one in overrides if one.lstrip("+").partition("=")[0] == key]
     if written and "${" in written[0]:
         return f"{key} is {kind_of(value)}, not text; names of files may not have ${{ in them"
@@ -87,16 +89,10 @@ def check_overrides(overrides: Sequence[str]) -> None:
             value from another one; or if there is a control character, which Hydra's own messages would print
             to the terminal.
     """
-    parser = OverridesParser.create()
+    for override in filter(_CONTROL.search, overrides):
+        raise PreselError(f"the argument {override!r} holds a control character; write it without")
     chosen = chosen_options(overrides)
-    for override in overrides:
-        if _CONTROL.search(override):
-            raise PreselError(f"the argument {override!r} holds a control character; write it without")
-        try:
-            parsed = parser.parse_override(override)
-        except HydraException:
-            continue
-        key, value, typed = parsed.key_or_group, parsed.value(), override.partition("=")[2]
+    for key, override, value in _parsed(overrides):
         if (decides := reference(key, chosen)) != key:
             raise PreselError(f"{key} takes its value from {decides}; set that")
         if key in _FOLDERS and value == "":
@@ -107,6 +103,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
                 raise PreselError(not_text(key, one, overrides))
             if isinstance(one, list) and _is_group(key) and not all(isinstance(name, str) for name in one):
                 raise PreselError(f"{override}: a list of options holds their names; write {key}=NAME")
+        typed = override.partition("=")[2]
         path = typed.strip()
         if value == path != typed and os.access(typed, os.F_OK) and not os.access(path, os.F_OK):
             raise PreselError(f"{key}: Hydra drops the blanks around '{path}'; write {quoted(override)}")
@@ -133,12 +130,7 @@ def chosen_options(overrides: Sequence[str]) -> dict[str, list[Option]]:
 
 
 def reference(key: str, chosen: Mapping[str, Sequence[Option]]) -> str:
-    """The setting that decides a key: the one that it takes its value from, or the key itself.
-
-    Args:
-        key: As in `strategy.tau`.
-        chosen: The options of each group, see `chosen_options`.
-    """
+    """The setting that a key, such as `strategy.tau`, takes its value from in a chosen option, or the key."""
     group, _, name = key.partition(".")
     found = [option.reference(name) for option in chosen.get(group, [])]
     return next(filter(None, found), key)
@@ -185,12 +177,7 @@ def _is_group(key: str) -> bool:
 
 
 def unknown_key(key: str, overrides: Sequence[str] = ()) -> str:
-    """Says that there is no such setting, and which one is nearest.
-
-    Args:
-        key: Its full name.
-        overrides: The command line's, which choose the options whose settings are valid.
-    """
+    """Says that there is no such setting, and which one of the options chosen by the overrides is nearest."""
     valid = list(fields_of(f"{SCHEMA}.Config"))
     chosen = chosen_options(overrides)
     for group, several in chosen.items():

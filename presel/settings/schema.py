@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError
 
 from presel.data.checks import shown
 from presel.errors import PreselError
@@ -128,7 +129,7 @@ class Executor:
 
 @dataclass
 class Config:
-    """Every key there is. Groups typed `Any` hold a component, which checks its own arguments.
+    """All settings. Groups typed `Any` hold a component, which checks its own arguments.
 
     Attributes:
         seed: Decides the reference set, the selection and the tuning: a whole number of at least 0.
@@ -148,7 +149,7 @@ class Config:
         score_net: Training of the net behind strategy=self_filter.
         neighbors: The neighbors of an image that its centrality is measured by (eq. 7).
         allocation: How budgets are rounded to whole numbers of images (eq. 6).
-        strategy: Who chooses the images.
+        strategy: How the images are chosen.
         instructions: Where the instructions of chosen images come from.
         evaluation: The benchmarks that the tuned model is scored on.
         trainer: Where models run: devices, precision, processes.
@@ -197,16 +198,17 @@ def check(config: DictConfig) -> None:
     Raises:
         PreselError: If there is no such setting, a required one has no value, or one is out of range.
     """
-    for key in _unknown(config):
-        raise PreselError(unknown_key(key))
-    evaluated = config.until == "evaluation"
     settings = OmegaConf.to_container(config, resolve=False)
     assert isinstance(settings, dict)
-    # Asked here, because Hydra names whatever refers to the setting instead of the setting itself.
-    for key in _missing(
-        {group: value for group, value in settings.items() if group != "evaluation" or evaluated}
-    ):
-        raise PreselError(f"{key} has no value; set it, as in {key}=…")
+    try:
+        # Refuses keys that `+` added where the schema has none; components refuse their own.
+        OmegaConf.merge(Config, settings)
+    except ConfigKeyError as error:
+        raise PreselError(unknown_key(str(error.full_key))) from error
+    if config.until != "evaluation":
+        settings.pop("evaluation", None)
+    # Here, because Hydra names whatever refers to the setting instead of the setting itself.
+    _check_not_missing(settings)
     for key, (range_, holds) in RANGES.items():
         value = OmegaConf.select(config, key)
         if not holds(value):
@@ -226,9 +228,8 @@ def build(config: DictConfig) -> "Pipeline":
 
     def make(group: str) -> Any:
         settings = _with_home(OmegaConf.to_container(config[group], resolve=True))
-        # What takes a setting's value where it has one.
-        for key in _missing(settings, f"{group}."):
-            raise PreselError(f"{key} has no value; set it, as in {key}=…")
+        # Again, since a key may take its value from another setting.
+        _check_not_missing(settings, f"{group}.")
         _check_targets(settings, group)
         # Inside its group again, which errors name.
         made = instantiate(OmegaConf.create({group: settings})[group], _convert_="all")
@@ -340,21 +341,10 @@ def bases(place: str) -> tuple[type, ...]:
     return tuple(map(resolve_name, BASES[place]))
 
 
-def _unknown(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Keys that `+` added where the schema has none; components refuse their own."""
-    kind = OmegaConf.get_type(config)
-    if is_dataclass(kind):
-        known = {field.name for field in fields(kind)} | {"hydra"}
-        yield from (f"{prefix}{key}" for key in map(str, config) if key not in known)
-        for key in known & set(config):
-            if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
-                yield from _unknown(config[key], f"{prefix}{key}.")
-
-
-def _missing(settings: dict[Any, Any], prefix: str = "") -> Iterator[str]:
-    """The settings that were left to the user, by their full keys."""
+def _check_not_missing(settings: dict[Any, Any], prefix: str = "") -> None:
+    """Makes sure that every setting that is left to the user has a value."""
     for key, value in settings.items():
         if isinstance(value, dict):
-            yield from _missing(value, f"{prefix}{key}.")
+            _check_not_missing(value, f"{prefix}{key}.")
         elif value == MISSING:
-            yield f"{prefix}{key}"
+            raise PreselError(f"{prefix}{key} has no value; set it, as in {prefix}{key}=…")

@@ -39,24 +39,17 @@ def group_of(override: str) -> str:
 
 
 def drop_foreign(config: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Removes from a job what `spread_over_jobs` added for other options of a group.
-
-    Args:
-        config: The job's configuration, which is changed.
-        overrides: The job's.
+    """Removes from a job's configuration what `spread_over_jobs` added for other options of a group.
 
     Returns:
         The overrides that are left.
     """
     kept = []
     for override in overrides:
-        group = group_of(override)
-        name = override.partition("=")[0].partition(".")[2].partition(".")[0]
-        known = (
-            fields_of(str(config.get(group, {}).get("_target_")))
-            if override.startswith("++") and name
-            else {}
-        )
+        group, _, rest = override.lstrip("+").partition("=")[0].partition(".")
+        name = rest.partition(".")[0]
+        added = override.startswith("++") and name
+        known = fields_of(str(config.get(group, {}).get("_target_"))) if added else {}
         if known and name not in known:
             with open_dict(config):
                 del config[group][name]

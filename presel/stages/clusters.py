@@ -27,8 +27,8 @@ class Clustering:
 
     Attributes:
         images_per_cluster: A task T gets C = max(1, ⌊|T| / images_per_cluster⌋) clusters (paper: 100).
-        backend: A backend of `presel.selection.cluster`; only `released` depends on the order of the pool's
-            records.
+        backend: A backend of `presel.selection.cluster`: auto, numpy, faiss or released; only `released`
+            depends on the order of the pool's records.
         seed: Seed of k-means (released code: 12345).
     """
 

@@ -31,7 +31,7 @@ class El2n(Strategy):
     """Error L2-norm (Paul et al., 2021), averaged over the response tokens.
 
     Attributes:
-        slice: Which part of the ranking by descending EL2N is taken.
+        slice: Part of the ranking by descending EL2N that is taken: top, middle or bottom.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("scores",)
@@ -67,7 +67,7 @@ class Perplexity(Strategy):
     """Perplexity of the response, exp of its mean token loss (Marion et al., 2023).
 
     Attributes:
-        slice: Which part of the ranking by descending perplexity is taken.
+        slice: Part of the ranking by descending perplexity that is taken: top, middle or bottom.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("scores",)
