@@ -39,7 +39,9 @@ def write_pool(
     """
     generators = np.random.default_rng(seed).spawn(len(tasks) + 1)
     skewed = Contents.zipf(generators.pop(), _SKEW)
-    sizes = _sizes(size, tasks)
+    # Integers in proportion to the shares that add up to the pool's size.
+    ends = np.rint(np.cumsum([task.share for task in tasks.values()]) * size).astype(int)
+    sizes = np.diff(ends, prepend=0).tolist()
     if min(sizes) < 2:
         raise PreselError(
             f"pool.size={size} leaves a task fewer than two images; "
@@ -67,13 +69,6 @@ def write_benchmarks(folder: Path, size: int, seed: int) -> None:
             records += _write_task(folder / "images", name, scenes, turns)
             advance(size)
     write_json(folder / "annotations.json", records)
-
-
-def _sizes(pool_size: int, tasks: Mapping[str, Task]) -> list[int]:
-    """Integers in proportion to the tasks' shares that add up to the pool's size."""
-    ends = np.rint(np.cumsum([task.share for task in tasks.values()]) * pool_size).astype(int)
-    sizes: list[int] = np.diff(ends, prepend=0).tolist()
-    return sizes
 
 
 def answerable(

@@ -36,25 +36,15 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Contents:
-    """The distribution of what scenes show.
+    """The distribution of what scenes show, as probabilities."""
 
-    Attributes:
-        digits: Probability of each digit among digits, shape (10,).
-        shapes: Probability of each shape among shapes, shape (5,).
-        colors: Probability of each color, shape (6,).
-        tints: Probability of each background color, shape (5,).
-        textures: Probability of each background texture, shape (4,).
-        counts: Probability of one, two, three, four items, shape (4,).
-        digit_share: Probability that an item is a digit.
-    """
-
-    digits: NDArray[np.float64]
-    shapes: NDArray[np.float64]
-    colors: NDArray[np.float64]
-    tints: NDArray[np.float64]
-    textures: NDArray[np.float64]
-    counts: NDArray[np.float64]
-    digit_share: float = 0.55
+    digits: NDArray[np.float64]  # (10,), of each digit among digits
+    shapes: NDArray[np.float64]  # (5,), of each shape among shapes
+    colors: NDArray[np.float64]  # (6,)
+    tints: NDArray[np.float64]  # (5,), of each background color
+    textures: NDArray[np.float64]  # (4,), of each background texture
+    counts: NDArray[np.float64]  # (4,), of one, two, three, four items
+    digit_share: float = 0.55  # Of an item to be a digit.
 
     @classmethod
     def zipf(cls, rng: np.random.Generator | None, exponent: float) -> Self:
@@ -133,35 +123,20 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of n scenes as arrays; empty item slots have glyph -1 and follow the filled ones.
+    """A batch of n scenes as arrays; empty item slots have glyph -1 and follow the filled ones."""
 
-    Attributes:
-        glyph: Shape (n, 4).
-        color: Shape (n, 4).
-        cell: Shape (n, 4), ascending over the filled slots.
-        stencil: Row of `glyphs.stencils()`, shape (n, 4).
-        left: Column of the stencil's left edge, shape (n, 4).
-        top: Row of its top edge, shape (n, 4).
-        shade: Per-item shift of the RGB color, shape (n, 4, 3).
-        tint: Shape (n,).
-        texture: Shape (n,).
-        grain: Seed of noise, angles and phases, shape (n,).
-        brightness: Factor on all pixels, shape (n,).
-        noise: Amplitude of the sensor noise, shape (n,).
-    """
-
-    glyph: NDArray[np.int64]
-    color: NDArray[np.int64]
-    cell: NDArray[np.int64]
-    stencil: NDArray[np.int64]
-    left: NDArray[np.int64]
-    top: NDArray[np.int64]
-    shade: NDArray[np.float32]
-    tint: NDArray[np.int64]
-    texture: NDArray[np.int64]
-    grain: NDArray[np.int64]
-    brightness: NDArray[np.float32]
-    noise: NDArray[np.float32]
+    glyph: NDArray[np.int64]  # (n, 4)
+    color: NDArray[np.int64]  # (n, 4)
+    cell: NDArray[np.int64]  # (n, 4), ascending over the filled slots
+    stencil: NDArray[np.int64]  # (n, 4), row of `glyphs.stencils()`
+    left: NDArray[np.int64]  # (n, 4), column of the stencil's left edge
+    top: NDArray[np.int64]  # (n, 4), row of its top edge
+    shade: NDArray[np.float32]  # (n, 4, 3), shift of each item's RGB color
+    tint: NDArray[np.int64]  # (n,)
+    texture: NDArray[np.int64]  # (n,)
+    grain: NDArray[np.int64]  # (n,), seed of noise, angles and phases
+    brightness: NDArray[np.float32]  # (n,), factor on all pixels
+    noise: NDArray[np.float32]  # (n,), amplitude of the sensor noise
 
     def __len__(self) -> int:
         """Number of scenes."""
