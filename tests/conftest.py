@@ -16,8 +16,8 @@ from PIL import Image
 
 from presel.cli import main
 from presel.console import console, show_messages
-from presel.data.llava import TaskRule
-from presel.data.sources import LlavaFiles, LlavaJson
+from presel.data.llava import LlavaFiles, TaskRule
+from presel.data.sources import LlavaJson
 from presel.stages.pool import PoolStage
 from presel.storage.store import Store
 from tests.helpers import InSubprocess, Program, Result, SilentReporter, record

@@ -11,8 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from presel.data.llava import TaskRule
-from presel.data.sources import LlavaFiles
+from presel.data.llava import LlavaFiles, TaskRule
 from presel.instructions.chat_api import OpenAI
 from presel.instructions.provider import InstructionRequest, ProviderResult
 from presel.settings.options import config_folder

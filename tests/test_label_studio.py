@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from presel.data.sources import LlavaFiles
+from presel.data.llava import LlavaFiles
 from presel.errors import Paused, PreselError
 from presel.instructions.label_studio import LabelStudio
 from presel.instructions.provider import InstructionRequest

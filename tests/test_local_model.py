@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from presel.data.sources import LlavaFiles
+from presel.data.llava import LlavaFiles
 from presel.errors import PreselError
 from presel.instructions.local_model import LocalModel
 from presel.instructions.prompts import Prompt, Prompts

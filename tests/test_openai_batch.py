@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presel.data.llava import Record
-from presel.data.sources import LlavaFiles
+from presel.data.llava import LlavaFiles, Record
 from presel.errors import Paused, PreselError
 from presel.instructions.batch_api import OpenAiBatch, in_files
 from presel.instructions.chat_api import OpenAI

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from presel.data.sources import LlavaFiles
+from presel.data.llava import LlavaFiles
 from presel.errors import Paused
 from presel.instructions.provider import InstructionProvider, InstructionRequest
 from presel.storage.files import sha256

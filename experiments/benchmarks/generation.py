@@ -24,8 +24,7 @@ import numpy as np
 from common import Row, last_line, table
 from PIL import Image
 
-from presel.data.llava import TaskRule
-from presel.data.sources import LlavaFiles
+from presel.data.llava import LlavaFiles, TaskRule
 from presel.instructions.chat_api import OpenAI
 from presel.instructions.prompts import Prompt, Prompts
 from presel.instructions.provider import InstructionRequest

@@ -18,7 +18,7 @@ from typing import Any
 
 from common import Row, last_line, table
 
-from presel.data.llava import read_contents
+from presel.data.llava import LlavaFiles
 from presel.data.llava665k import EXPECTED, Llava665kTasks
 
 _TEXT_ONLY = 40688
@@ -69,7 +69,7 @@ def _said(question: str, questions: int, length: int) -> dict[str, Any]:
 def read(file: Path) -> Row:
     """Reads the file, and says how long it took and what is in it."""
     started = time.perf_counter()
-    contents = read_contents(file, Llava665kTasks(), numbered=True, text_only="drop_all")
+    contents = LlavaFiles(file, file.parent, Llava665kTasks(), numbered=True, text_only="drop_all").contents()
     seconds = time.perf_counter() - started
     return {
         "records": len(contents.records),

@@ -12,11 +12,12 @@ from typing import Literal, NamedTuple, Protocol
 from presel.data.checks import check_name, check_path, check_text, is_text, kind_of, shown
 from presel.data.errors import OnError, RecordError, refuse
 from presel.data.json_records import RepeatedKey, elements, is_json_lines
+from presel.data.listing import Item, Listing
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.storage.files import atomic
 
-# How records without an image are treated: see `read_contents`.
+# How records without an image are treated: see `LlavaFiles`.
 TextOnly = Literal["refuse", "drop", "drop_all"]
 
 # Keys of other programs' formats (in lower case), and the LLaVA key in place of which they are used.
@@ -112,55 +113,70 @@ class TaskRule:
         return check_text(fields.get(self.field), f"'{self.field}'", remedy, "no task")
 
 
-def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
-    """The records of `read_contents`, with the defaults of its other arguments."""
-    return read_contents(annotations, rule).records
+class LlavaFiles(NamedTuple):
+    """A LLaVA-format annotation file and the folder its image paths are relative to.
 
-
-def read_contents(
-    annotations: Path,
-    rule: TaskNamer,
-    *,
-    numbered: bool = False,
-    text_only: TextOnly = "refuse",
-    group: str = "pool",
-    on_error: OnError = refuse,
-) -> Contents:
-    """Reads a LLaVA-format file record by record, and checks each; keys that a `Record` lacks are dropped.
-
-    Args:
+    Attributes:
         annotations: A JSON list, or JSON Lines if the name ends in `.jsonl`; UTF-8.
+        images: The folder.
         rule: Derives a record's task.
         numbered: Use a record's position in the file, from 0, in place of its `id`.
         text_only: How records without an image are treated: `refuse` makes them an error; `drop` skips them
             if none of their questions contains an image token; `drop_all` skips those as well.
         group: The config group that error messages name, `pool` or `evaluation`.
-        on_error: Receives each error; if it returns, the other records are read. Records and turns are
-            counted from 0.
-
-    Raises:
-        PreselError: If the file cannot be read.
     """
-    records: list[Record] = []
-    positions: dict[str, int] = {}
-    dropped = 0
-    position = -1
-    for position, fields in enumerate(elements(annotations, on_error)):
-        try:
-            if text_only != "refuse" and _is_text_only(fields, text_only, group):
-                dropped += 1
-                continue
-            record = _record(fields, rule, str(position) if numbered else None, group)
-            _check_first(record, positions, position, group)
-        except PreselError as error:
-            on_error(_placed(error, annotations, position, fields))
-        else:
-            records.append(record)
-    if dropped == position + 1:
-        what = "records with an image" if dropped else "records"
-        reason = f"the file has no {what}; give one with at least one record"
-        on_error(RecordError(reason, "no records", str(annotations)))
-    return Contents(records, dropped)
+
+    annotations: Path
+    images: Path
+    rule: TaskNamer
+    numbered: bool = False
+    text_only: TextOnly = "refuse"
+    group: str = "pool"
+
+    def contents(self, on_error: OnError = refuse) -> Contents:
+        """Reads the file record by record, and checks each; keys that a `Record` lacks are dropped.
+
+        Args:
+            on_error: Receives each error; if it returns, the other records are read. Records and turns are
+                counted from 0.
+
+        Raises:
+            PreselError: If the file cannot be read.
+        """
+        records: list[Record] = []
+        positions: dict[str, int] = {}
+        dropped = 0
+        position = -1
+        for position, fields in enumerate(elements(self.annotations, on_error)):
+            try:
+                if self.text_only != "refuse" and _is_text_only(fields, self.text_only, self.group):
+                    dropped += 1
+                    continue
+                record = _record(fields, self.rule, str(position) if self.numbered else None, self.group)
+                _check_first(record, positions, position, self.group)
+            except PreselError as error:
+                on_error(_placed(error, self.annotations, position, fields))
+            else:
+                records.append(record)
+        if dropped == position + 1:
+            what = "records with an image" if dropped else "records"
+            reason = f"the file has no {what}; give one with at least one record"
+            on_error(RecordError(reason, "no records", str(self.annotations)))
+        return Contents(records, dropped)
+
+    def records(self) -> list[Record]:
+        """The records of `contents`."""
+        return self.contents().records
+
+    def listing(self, on_error: OnError = refuse) -> Listing:
+        """The images of `contents`, without their text."""
+        records, text_only = self.contents(on_error)
+        return Listing([Item(record.id, record.image, record.task) for record in records], text_only)
+
+
+def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
+    """The records of a file in which each has an image and a unique id; see `LlavaFiles.contents`."""
+    return LlavaFiles(annotations, annotations.parent, rule).records()
 
 
 # The value of a key "image"; inside a text the quotes would be escaped.
@@ -170,7 +186,7 @@ _IMAGE_PATH = re.compile(rb'"image"\s*:\s*("(?:[^"\\]|\\.)*")')
 def image_paths(annotations: Path) -> list[str]:
     """The image paths in an annotation file, found by a search, which is faster than parsing.
 
-    Values that `read_contents` will refuse are left out.
+    Values that `LlavaFiles.contents` will refuse are left out.
     """
     with annotations.open("rb") as file:
         if not annotations.stat().st_size:

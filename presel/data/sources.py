@@ -3,17 +3,16 @@
 from dataclasses import field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from presel.component import component
 from presel.data.checks import check_file
 from presel.data.digits.stage import DigitSplit, ScenesStage
-from presel.data.errors import OnError, refuse
 from presel.data.images import image_fingerprint
-from presel.data.listing import Item, Listing, PoolFiles
-from presel.data.llava import Contents, Record, TaskNamer, TaskRule, TextOnly, image_paths, read_contents
+from presel.data.listing import PoolFiles
+from presel.data.llava import LlavaFiles, TaskNamer, TaskRule, TextOnly, image_paths
 from presel.errors import PreselError
 from presel.storage.files import sha256
 from presel.storage.stage import Stage, fields_identity
@@ -23,46 +22,6 @@ NO_INSTRUCTIONS = (
     "this pool has images and no instructions; choose who writes them (instructions=openai, openai_batch, "
     "label_studio or transformers)"
 )
-
-
-class LlavaFiles(NamedTuple):
-    """A LLaVA-format annotation file and the folder its image paths are relative to.
-
-    Attributes:
-        annotations: The file.
-        images: The folder.
-        tasks: The rule for tasks.
-        numbered: Whether records are named by their position.
-        text_only: How records without an image are treated, see `read_contents`.
-        group: The config group that error messages name.
-    """
-
-    annotations: Path
-    images: Path
-    tasks: TaskNamer
-    numbered: bool = False
-    text_only: TextOnly = "refuse"
-    group: str = "pool"
-
-    def contents(self, on_error: OnError = refuse) -> Contents:
-        """Every record with an image, and the number of those skipped; see `read_contents`."""
-        return read_contents(
-            self.annotations,
-            self.tasks,
-            numbered=self.numbered,
-            text_only=self.text_only,
-            group=self.group,
-            on_error=on_error,
-        )
-
-    def records(self) -> list[Record]:
-        """The records of `contents`."""
-        return self.contents().records
-
-    def listing(self, on_error: OnError = refuse) -> Listing:
-        """The images of `contents`, without their text."""
-        records, text_only = self.contents(on_error)
-        return Listing([Item(record.id, record.image, record.task) for record in records], text_only)
 
 
 def annotated(files: PoolFiles) -> LlavaFiles:

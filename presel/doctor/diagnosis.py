@@ -13,7 +13,8 @@ from presel.console import ConsoleReporter, progress
 from presel.data.errors import RecordError
 from presel.data.images import check_images, map_images
 from presel.data.listing import Listing, PoolFiles
-from presel.data.sources import LlavaFiles, Source
+from presel.data.llava import LlavaFiles
+from presel.data.sources import Source
 from presel.doctor import findings
 from presel.doctor.examine import examine
 from presel.doctor.findings import SEVERITIES, Finding

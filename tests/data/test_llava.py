@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from presel.data.errors import RecordError
-from presel.data.llava import Record, TaskRule, TextOnly, read_contents, read_records, write_records
+from presel.data.llava import LlavaFiles, Record, TaskRule, TextOnly, read_records, write_records
 from presel.data.prompts import Turn
 from presel.data.sources import LlavaJson
 from presel.errors import PreselError
@@ -188,7 +188,7 @@ def test_a_list_in_json_lines_is_named(tmp_path: Path, indent: int | None) -> No
     path = written(tmp_path, json.dumps([fields(), fields(id="b")], indent=indent), "pool.jsonl")
     assert failure(path) == "line 1 begins a JSON list; rename the file to end in .json"
     found: list[RecordError] = []
-    read_contents(path, FIELD, on_error=found.append)
+    LlavaFiles(path, path.parent, FIELD).contents(found.append)
     assert len(found) == 2, "one for the list, one for a file without records"
     path = written(tmp_path, json.dumps(fields(), indent=1), "pretty.jsonl")
     assert failure(path).startswith("line 1 is only the beginning of a record; ")
@@ -319,7 +319,7 @@ def test_other_programs_keys_are_named(
 ) -> None:
     path = written(tmp_path, [fields(), fields(**changes)])
     with pytest.raises(PreselError) as caught:
-        read_contents(path, FIELD, text_only=text_only)
+        LlavaFiles(path, path.parent, FIELD, text_only=text_only).contents()
     assert f": the record has {said}LLaMA-Factory's" in str(caught.value)
 
 
@@ -333,7 +333,7 @@ def test_text_only_records_are_dropped_and_counted(
     tmp_path: Path, changes: dict[str, Any], text_only: TextOnly
 ) -> None:
     path = written(tmp_path, [fields(**changes, conversations=CHAT), fields(id="b")])
-    records, dropped = read_contents(path, FIELD, text_only=text_only)
+    records, dropped = LlavaFiles(path, path.parent, FIELD, text_only=text_only).contents()
     assert [record.id for record in records] == ["b"]
     assert dropped == 1
 
@@ -361,10 +361,10 @@ def test_a_question_about_an_image_is_no_text_alone(
     turns = [*CHAT, {"from": "human", "value": f"And {token}?"}, ANSWER]
     path = written(tmp_path, [fields(), fields(id="b", **changes, conversations=turns)])
     with pytest.raises(PreselError) as caught:
-        read_contents(path, FIELD, text_only="drop", group="evaluation")
+        LlavaFiles(path, path.parent, FIELD, text_only="drop", group="evaluation").contents()
     assert f"record 1 (id 'b'): a question contains {token}, and 'image' is missing; " in str(caught.value)
     assert "evaluation.text_only=drop_all" in str(caught.value)
-    assert read_contents(path, FIELD, text_only="drop_all").text_only == 1
+    assert LlavaFiles(path, path.parent, FIELD, text_only="drop_all").contents().text_only == 1
 
 
 @pytest.mark.parametrize(("first", "second"), [("1", "1"), (1, "1"), (1, 1)])
@@ -378,7 +378,7 @@ def test_an_image_in_the_place_of_its_path_is_not_carried_on(tmp_path: Path) -> 
         tmp_path, [fields(image="data:image/png;base64," + "A" * 10_000), fields(image="../a.jpg")]
     )
     found: list[RecordError] = []
-    read_contents(path, FIELD, on_error=found.append)
+    LlavaFiles(path, path.parent, FIELD).contents(found.append)
     assert [error.image for error in found] == [None, "../a.jpg"]
     assert all(len(str(error)) < 400 + len(str(path)) for error in found)
 
