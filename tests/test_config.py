@@ -26,6 +26,7 @@ from hydra.utils import get_class
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from presel.commands.execution import made_for_digits
 from presel.commands.run import run_help
@@ -556,6 +557,13 @@ def test_yaml_that_cannot_be_read_is_told(tmp_path: Path, content: bytes, told: 
     (tmp_path / "strategy").mkdir()
     (tmp_path / "strategy" / "mine.yaml").write_bytes(content)
     assert told in mistake(f"hydra.searchpath=[file://{tmp_path}]", "strategy=mine")
+
+
+def test_an_error_that_is_its_own_cause_is_explained() -> None:
+    # As OmegaConf raises it while a debugger or coverage traces.
+    error = OmegaConfBaseException("wrong")
+    error.__cause__ = error
+    assert explain(error) == "the configuration: wrong"
 
 
 def test_a_run_that_ends_early_needs_no_benchmarks() -> None:

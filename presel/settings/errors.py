@@ -1,7 +1,7 @@
 """Errors of the configuration, each explained in one sentence with the nearest valid name."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from hydra.errors import (
     HydraException,
@@ -46,7 +46,7 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
         error: Raised by Hydra, OmegaConf, YAML or a component; of any other, the message is returned.
         overrides: The command line's, flags among them.
     """
-    chain = list(_chain(error))
+    chain = _chain(error)
     key = _full_key(chain)
     for link in chain:
         match link:
@@ -80,11 +80,13 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
     return " ".join(str(error).split())
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and its causes."""
-    while error is not None:
-        yield error
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error and its causes, which OmegaConf makes a cycle while a debugger or coverage traces."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return chain
 
 
 def _full_key(chain: Iterable[BaseException]) -> str:
