@@ -77,8 +77,8 @@ def failure_message(log: Path, code: int, folder: Path, processes: int) -> str:
 
     Args:
         log: torchrun's output on all nodes.
-        code: Its exit status.
-        folder: Holds the logs of the processes.
+        code: torchrun's exit status.
+        folder: Holds the log of each process.
         processes: Number of processes.
     """
     again = "the same command continues where it stopped"

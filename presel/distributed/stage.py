@@ -46,10 +46,7 @@ class ParallelStage(Stage[T_co]):
         """
 
     def work_in_processes(self, store: Store, folder: Path) -> dict[str, Any]:
-        """Starts all processes on their shares and waits for them.
-
-        Returns:
-            The measurements of rank 0.
+        """Starts all processes on their shares, waits for them, and returns the measurements of rank 0.
 
         Raises:
             PreselError: If a process fails.
@@ -73,27 +70,28 @@ class ParallelStage(Stage[T_co]):
 
 
 def write_task(task: Path, stage: Stage[Any], store: Path, folder: Path) -> None:
-    """Hands a stage on to the processes that compute it: a message between our own, never a result.
+    """Writes a stage and its folders to a file for the processes that compute it.
 
-    Pickle, because a stage may hold objects of any class; readable by the user alone. It carries the stages'
-    keys, so that no process reads the sources again.
+    Pickle, because a stage may hold objects of any class. The file is readable by the user alone, and only
+    our own processes read it.
     """
+    # Cached in the pickled stage, so that no process reads the sources again.
     _ = stage.key
     with atomic(task / _TASK, private=True) as temporary:
         temporary.write_bytes(pickle.dumps((stage, store, folder)))
 
 
 def read_task(task: Path) -> tuple[ParallelStage[Any], Path, Path]:
-    """Reads the stage, the store's folder and the stage's folder of `write_task`."""
+    """Reads what `write_task` wrote: the stage, the store's folder and the stage's folder."""
     content: tuple[ParallelStage[Any], Path, Path] = pickle.loads((task / _TASK).read_bytes())
     return content
 
 
 def work_on(task: Path, rank: int, processes: int, device: int) -> None:
-    """Computes one process's share of a stage; rank 0 writes its measurements.
+    """Computes one process's share of the stage in the folder `task`; rank 0 writes its measurements.
 
     Args:
-        task: The folder that describes the stage.
+        task: The folder given to `write_task`.
         rank: Rank of the process.
         processes: Number of processes.
         device: Number of its GPU, if it uses one.

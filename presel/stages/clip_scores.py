@@ -1,6 +1,7 @@
 """Stages `clip_scores` and `clip_features`: CLIP embeddings of every sample's image and text."""
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from presel.data.llava import Record
 from presel.distributed.stage import ShardedStage
 from presel.models.clip import Clip
+from presel.selection.arrays import Float32Matrix
 from presel.selection.feature_rows import Features
 from presel.stages.features import VectorsStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.results import TableStage
-from presel.storage.shards import ArrayShards, Batches, TableShards, chunks
+from presel.storage.shards import ArrayShards, Batches, Shards, TableShards, chunks
 from presel.storage.stage import T_co
 from presel.storage.store import Store
 
@@ -26,9 +28,12 @@ class ClipStage(ShardedStage[T_co]):
     """Base of both stages.
 
     Attributes:
+        shard_type: Form of the shards.
         instructions: The samples.
         clip: The model.
     """
+
+    shard_type: ClassVar[type[Shards[Any, Any]]]
 
     instructions: InstructionsStage
     clip: Clip
@@ -37,15 +42,29 @@ class ClipStage(ShardedStage[T_co]):
         """Checks the model."""
         self.clip.check()
 
-    def embedded(
-        self, store: Store, batches: Batches[Record]
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Embeddings of the images and of the texts of each batch, (n, d) each."""
+    @abstractmethod
+    def combine(self, batch: Sequence[Record], images: Float32Matrix, texts: Float32Matrix) -> Any:
+        """A batch's rows of the result, from the unit embeddings of its images and texts, (n, d) each."""
+
+    def shards(self, store: Store, folder: Path) -> Shards[Record, Any]:
+        """The samples, embedded in batches."""
         from presel.models.conversations import Example
 
-        images = self.instructions.pool.files(store).images
-        examples = [[Example(images / one.image, one.conversations) for one in batch] for batch in batches]
-        return self.clip.embed(examples, self.runtime.workers, self.runtime.hardware.accelerator)
+        root = self.instructions.pool.files(store).images
+
+        def embed(batches: Batches[Record]) -> Iterator[Any]:
+            examples = [[Example(root / one.image, one.conversations) for one in batch] for batch in batches]
+            embedded = self.clip.embed(examples, self.runtime.workers, self.runtime.hardware.accelerator)
+            for batch, (images, texts) in zip(batches, embedded, strict=True):
+                yield self.combine(batch, images, texts)
+
+        return self.shard_type(
+            folder=folder / "shards",
+            items=store.load(self.instructions),
+            label="embedding samples",
+            to_batches=lambda shard: list(chunks(shard, self.clip.batch_size)),
+            compute_batches=embed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +75,14 @@ class ClipScoresStage(TableStage, ClipStage[pd.DataFrame]):
     """
 
     name: ClassVar[str] = "clip_scores"
+    shard_type: ClassVar[type[Shards[Any, Any]]] = TableShards
 
-    def shards(self, store: Store, folder: Path) -> TableShards[Record]:
-        """The samples."""
+    def combine(self, batch: Sequence[Record], images: Float32Matrix, texts: Float32Matrix) -> pd.DataFrame:
+        """One row a sample: id, clip_score."""
+        cosines = np.einsum("ij,ij->i", images, texts)  # (n, d), (n, d) -> (n,)
+        return pd.DataFrame({"id": [record.id for record in batch], "clip_score": cosines})
 
-        def score(batches: Batches[Record]) -> Iterator[pd.DataFrame]:
-            for batch, (images, texts) in zip(batches, self.embedded(store, batches), strict=True):
-                cosines = np.einsum("ij,ij->i", images, texts)  # (n, d), (n, d) -> (n,)
-                yield pd.DataFrame({"id": [record.id for record in batch], "clip_score": cosines})
-
-        return TableShards(
-            folder=folder / "shards",
-            items=store.load(self.instructions),
-            label="scoring samples",
-            to_batches=lambda shard: list(chunks(shard, self.clip.batch_size)),
-            compute_batches=score,
-        )
-
-    def join(self, store: Store, folder: Path, shards: TableShards[Record]) -> dict[str, Any]:
+    def join(self, store: Store, folder: Path, shards: Any) -> dict[str, Any]:
         """Joins the shards into one table."""
         table = shards.joined()
         self.write(folder, table)
@@ -88,23 +97,15 @@ class ClipFeaturesStage(VectorsStage, ClipStage[Features]):
     """
 
     name: ClassVar[str] = "clip_features"
+    shard_type: ClassVar[type[Shards[Any, Any]]] = ArrayShards
 
-    def shards(self, store: Store, folder: Path) -> ArrayShards[Record]:
-        """The samples."""
+    def combine(
+        self, batch: Sequence[Record], images: Float32Matrix, texts: Float32Matrix
+    ) -> NDArray[np.float16]:
+        """Both embeddings side by side, (n, 2 · d)."""
+        return np.hstack((images, texts)).astype(np.float16)
 
-        def concatenate(batches: Batches[Record]) -> Iterator[NDArray[np.float16]]:
-            for both in self.embedded(store, batches):
-                yield np.hstack(both).astype(np.float16)
-
-        return ArrayShards(
-            folder=folder / "shards",
-            items=store.load(self.instructions),
-            label="embedding samples",
-            to_batches=lambda shard: list(chunks(shard, self.clip.batch_size)),
-            compute_batches=concatenate,
-        )
-
-    def join(self, store: Store, folder: Path, shards: ArrayShards[Record]) -> dict[str, Any]:
+    def join(self, store: Store, folder: Path, shards: Any) -> dict[str, Any]:
         """Joins the shards into one file."""
         ids = pd.Series([record.id for record in shards.items])
         dimensions = self.write(folder, ids, shards.files, np.arange(len(ids)))

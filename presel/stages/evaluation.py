@@ -98,10 +98,18 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
         self.lvlm.check()
 
     def check_data(self, store: Store) -> None:
-        """Checks that all questions fit into a prompt and all answers can be scored."""
-        check_scoring(store, self.benchmarks, self.scoring)
+        """Checks that all answers can be scored and all questions fit into a prompt.
+
+        A truncated question would be answered and scored like any other.
+
+        Raises:
+            PreselError: If `scoring` names an unknown benchmark, a metric cannot parse a reference, or a
+                question is too long.
+        """
+        asked = questions(store, self.benchmarks)
+        self._check_scoring(asked)
         if not store.has(self):
-            check_prompts(store, self.benchmarks, self.lvlm)
+            self._check_prompts(asked)
 
     def shards(self, store: Store, folder: Path) -> TableShards[Question]:
         """The questions to answer."""
@@ -138,6 +146,47 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
         write_table(folder / "predictions.parquet", scored)
         self.write(folder, scores)
         return {"answers": len(predictions), "mean": mean_score(scores)}
+
+    def _check_scoring(self, asked: Sequence[Question]) -> None:
+        names = sorted({question.benchmark for question in asked})
+        if unknown := sorted(self.scoring.metrics.keys() - set(names)):
+            raise PreselError(
+                f"evaluation.metrics names '{unknown[0]}', which is no benchmark; there are "
+                f"{', '.join(names)}"
+            )
+        for question in asked:
+            metric = METRICS[self.scoring.metric_of(question.benchmark)]
+            try:
+                metric([question.reference], [question.reference])
+            except ValueError as error:
+                raise PreselError(
+                    f"evaluation: record '{question.id}' of benchmark '{question.benchmark}': {error}; "
+                    "correct it or choose another metric"
+                ) from None
+
+    def _check_prompts(self, asked: Sequence[Question]) -> None:
+        from presel.models.conversations import ConversationEncoder
+
+        encoder = ConversationEncoder(self.lvlm)
+        too_long: dict[str, list[str]] = defaultdict(list)
+        longest = 0
+        with progress("measuring questions", len(asked)) as advance:
+            for question in asked:
+                prompt = encoder.tokens(question.prompt)
+                longest = max(longest, prompt.length)
+                if prompt.truncated:
+                    too_long[question.benchmark].append(f"'{question.id}'")
+                advance(1)
+        if not too_long:
+            return
+        named = "; ".join(
+            f"{len(ids)} in benchmark '{name}': {', '.join(ids[:_NAMED])}{' …' if len(ids) > _NAMED else ''}"
+            for name, ids in sorted(too_long.items())
+        )
+        raise PreselError(
+            f"evaluation: questions are longer than lvlm.max_length={self.lvlm.max_length} tokens and "
+            f"would be cut off ({named}); raise it to {longest}, or remove these records"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,59 +225,3 @@ def score(predictions: pd.DataFrame, scoring: Scoring) -> tuple[Scores, pd.DataF
     scored = pd.concat(parts)
     means = scored.groupby("benchmark", sort=True)["score"].mean()
     return {str(name): round(float(mean), 6) for name, mean in means.items()}, scored
-
-
-def check_scoring(store: Store, benchmarks: PoolStage, scoring: Scoring) -> None:
-    """Checks that every reference can be scored, before any training.
-
-    Raises:
-        PreselError: If `scoring` names an unknown benchmark, or a metric cannot parse a reference.
-    """
-    asked = questions(store, benchmarks)
-    names = sorted({question.benchmark for question in asked})
-    unknown = sorted(scoring.metrics.keys() - set(names))
-    if unknown:
-        raise PreselError(
-            f"evaluation.metrics names '{unknown[0]}', which is no benchmark; there are {', '.join(names)}"
-        )
-    for question in asked:
-        try:
-            METRICS[scoring.metric_of(question.benchmark)]([question.reference], [question.reference])
-        except ValueError as error:
-            raise PreselError(
-                f"evaluation: record '{question.id}' of benchmark '{question.benchmark}': {error}; "
-                "correct it or choose another metric"
-            ) from None
-
-
-def check_prompts(store: Store, benchmarks: PoolStage, lvlm: Lvlm) -> None:
-    """Checks that no question is longer than the model's prompt, before any training.
-
-    A truncated question would be answered and scored like any other.
-
-    Raises:
-        PreselError: If one is.
-    """
-    from presel.models.conversations import ConversationEncoder
-
-    encoder = ConversationEncoder(lvlm)
-    asked = questions(store, benchmarks)
-    too_long: dict[str, list[str]] = defaultdict(list)
-    longest = 0
-    with progress("measuring questions", len(asked)) as advance:
-        for question in asked:
-            prompt = encoder.tokens(question.prompt)
-            longest = max(longest, prompt.length)
-            if prompt.truncated:
-                too_long[question.benchmark].append(f"'{question.id}'")
-            advance(1)
-    if not too_long:
-        return
-    named = "; ".join(
-        f"{len(ids)} in benchmark '{benchmark}': {', '.join(ids[:_NAMED])}{' …' if len(ids) > _NAMED else ''}"
-        for benchmark, ids in sorted(too_long.items())
-    )
-    raise PreselError(
-        f"evaluation: questions are longer than lvlm.max_length={lvlm.max_length} tokens and would be cut "
-        f"off ({named}); raise it to {longest}, or remove these records"
-    )

@@ -100,8 +100,17 @@ class PoolStage(Pool):
         """
         pool = store.load(self)
         self._check_tasks(pool)
-        folder = store.folder(self)
-        self._check_rejected(pd.read_parquet(folder / "rejected.parquet"), len(pool), folder)
+        listed = store.folder(self) / "rejected.parquet"
+        rejected = pd.read_parquet(listed)
+        total = len(pool) + len(rejected)
+        if len(rejected) > self.source.max_rejected_share * total:
+            first = rejected.iloc[0]
+            raise PreselError(
+                f"{len(rejected)} of {total} images are unusable, more than max_rejected_share="
+                f"{self.source.max_rejected_share:g} allows (first: record '{first['id']}', "
+                f"{first['image']}: {first['why']}); all are listed in {listed}; "
+                f"replace them or raise {self.source.group}.max_rejected_share"
+            )
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Lists the records and checks the images.
@@ -111,16 +120,14 @@ class PoolStage(Pool):
         """
         files = self.files(store)
         listing = files.listing()
-        items = listing.items
-        table = pd.DataFrame(items, columns=["id", "image", "task"])
+        table = pd.DataFrame(listing.items, columns=["id", "image", "task"])
         self._check_tasks(table)
         if listing.text_only:
             _log.info(f"  records left out, since they have no image: {listing.text_only:,}")
         if listing.other_files:
-            left_out = listing.describe_skipped()
-            _log.info(f"  files left out, since they are no images: {left_out}")
-        with progress(f"checking {len(items):,} images", len(items)) as advance:
-            images = [item.image for item in items]
+            _log.info(f"  files left out, since they are no images: {listing.describe_skipped()}")
+        images = table["image"].tolist()
+        with progress(f"checking {len(images):,} images", len(images)) as advance:
             checked = check_images(files.images, images, self.workers, self.source.min_side, advance)
         table["why"] = pd.Series([one.fault for one in checked], dtype=object)
         table["content"] = pd.Series([one.content for one in checked], dtype=object)
@@ -147,15 +154,4 @@ class PoolStage(Pool):
             raise PreselError(
                 f"{len(without)} of {len(table)} images have no task (first: '{without['image'].iloc[0]}'); "
                 "name one for them by pool.task=NAME, or have tasks found among all by tasks=discovered"
-            )
-
-    def _check_rejected(self, rejected: pd.DataFrame, usable: int, folder: Path) -> None:
-        total = usable + len(rejected)
-        if len(rejected) > self.source.max_rejected_share * total:
-            first = rejected.iloc[0]
-            raise PreselError(
-                f"{len(rejected)} of {total} images are unusable, more than max_rejected_share="
-                f"{self.source.max_rejected_share:g} allows (first: record '{first['id']}', "
-                f"{first['image']}: {first['why']}); all are listed in {folder / 'rejected.parquet'}; "
-                f"replace them or raise {self.source.group}.max_rejected_share"
             )

@@ -117,13 +117,7 @@ class SelectionStage(TableStage):
 
 
 def check_budget(budget: float, images: int, reference: int, share: float) -> None:
-    """Checks that a budget holds the reference set.
-
-    Args:
-        budget: The budget as it was set.
-        images: Its number of images.
-        reference: Number of images of the reference set.
-        share: Share of each task in the reference set.
+    """Checks that a budget of so many images holds the reference set, `share` of each task.
 
     Raises:
         PreselError: If not.
@@ -136,14 +130,10 @@ def check_budget(budget: float, images: int, reference: int, share: float) -> No
 
 
 def images_in_budget(budget: float, pool_size: int) -> int:
-    """Turns a budget into a number of images.
-
-    Args:
-        budget: Up to 1 a share of the pool, above 1 a number of images.
-        pool_size: Usable images in the pool.
+    """Turns a budget, up to 1 a share of the pool and above 1 a number of images, into a number of images.
 
     Raises:
-        PreselError: If that is no image at all, or more than there are.
+        PreselError: If that is not a whole number, no image at all, or more than the pool has.
     """
     if budget > 1 and budget != int(budget):
         raise PreselError(

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
 from presel.component import component
 from presel.errors import PreselError
 from presel.importance import relevance_scores
+from presel.selection.arrays import FloatMatrix
 from presel.stages.relevance import RelevanceStage
 from presel.stages.results import TableStage
 from presel.stages.tuning import FineTuneStage
@@ -20,8 +20,6 @@ from presel.storage.store import Store
 
 if TYPE_CHECKING:
     from presel.models.tuner import MakeTuner
-
-FloatMatrix = npt.NDArray[np.float64]
 
 
 @component

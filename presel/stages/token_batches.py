@@ -17,15 +17,10 @@ _log = logging.getLogger(__name__)
 def measure(
     examples: Sequence["Example"], encode: Callable[["Example"], "Encoded | Pair"], max_length: int
 ) -> tuple[list[int], int]:
-    """Measures samples in tokens, and prints how many are truncated.
-
-    Args:
-        examples: The samples, (n,).
-        encode: Encodes a sample as the model reads it.
-        max_length: Length at which prompts are truncated, in tokens.
+    """Measures samples as the model reads them, and prints how many are truncated at `max_length` tokens.
 
     Returns:
-        Length of each sample, (n,), and how many are truncated.
+        Length of each sample in tokens, (n,), and how many are truncated.
     """
     lengths, truncated = [], 0
     with progress("measuring samples", len(examples)) as advance:
@@ -48,12 +43,9 @@ def longest_first(lengths: Sequence[int]) -> list[int]:
 
 
 def cut_by_tokens(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> Batches[int]:
-    """Divides samples, longest first, into batches up to a number of tokens, padding counted.
+    """Divides some samples, row numbers longest first, into batches of at most `tokens` tokens with padding.
 
-    Args:
-        rows: Row numbers of some of the samples.
-        lengths: Length of every sample in tokens.
-        tokens: See `presel.models.batching.fill_batches`.
+    See `presel.models.batching.fill_batches`; `lengths` holds the tokens of every sample, (n,).
     """
     from presel.models.batching import fill_batches
 

@@ -115,8 +115,7 @@ def sync_tree(folder: Path) -> None:
     paths = [path for path in folder.rglob("*") if path.is_dir() or path.is_file()]
     # Concurrently, because file systems batch such requests.
     with ThreadPoolExecutor(16) as pool:
-        for _ in pool.map(sync, [*paths, folder]):
-            pass
+        list(pool.map(sync, [*paths, folder]))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,33 +2,22 @@
 
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_REPORTED_PACKAGES = [
-    "presel",
-    "torch",
-    "transformers",
-    "peft",
-    "pytorch-lightning",
-    "numpy",
-    "scikit-learn",
-    "faiss-cpu",
-    "pandas",
-    "pillow",
-]
+_MODEL_PACKAGES = ["torch", "transformers", "peft", "pytorch-lightning"]
+_DATA_PACKAGES = ["numpy", "scikit-learn", "faiss-cpu", "pandas", "pillow"]
 
 
 @cache
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that results may depend on."""
     found = {"python": platform.python_version()}
-    for package in _REPORTED_PACKAGES:
-        try:
+    for package in ("presel", *_MODEL_PACKAGES, *_DATA_PACKAGES):
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

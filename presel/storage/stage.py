@@ -1,4 +1,13 @@
-"""Stages: steps of the method whose results are stored under a key of everything that decides them."""
+"""Stages: steps of the method whose results are stored under a key of everything that decides them.
+
+A key is a hash of the stage's name, class and fields, each reduced to JSON by `identity`:
+
+- A stage counts by its key, so that a key holds those of all stages before it.
+- A component counts by its class and its fields, except those with `compare=False`. One that reads files
+  defines a method `identity`, which adds digests of them.
+- A class of this package counts by its name and `version`, which is raised when its code gives other
+  results; a class from elsewhere also by the text of its module.
+"""
 
 import dataclasses
 import hashlib
@@ -22,16 +31,12 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 
-# Classes whose code is not part of a key: those of this package raise their `version` instead.
+# Packages whose text is not part of a key.
 _VERSIONED = {"presel", *sys.stdlib_module_names}
 
 
 def identity(value: Any) -> Any:
-    """Reduces a stage, a component or a plain value to what decides its result, as JSON-ready data.
-
-    A stage is reduced to its key, a dataclass to its class and its `identity()`, or to its fields if it has
-    no such method. A class from outside this package is identified by its module's text as well.
-    """
+    """Reduces a stage, a component or a plain value to what decides its result, as JSON-ready data."""
     if isinstance(value, Stage):
         return {"stage": value.name, "key": value.key}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -49,20 +54,15 @@ def identity(value: Any) -> Any:
 
 
 def fields_identity(value: Any) -> dict[str, Any]:
-    """The identity of a dataclass's fields, without those with `compare=False`: they do not decide results.
+    """The identities of a dataclass's fields, without those with `compare=False`.
 
-    A component that reads files adds their content to it, as in
-    `fields_identity(self) | {"path": digest_of_the_file}`.
+    A component that reads a file returns `fields_identity(self) | {"path": sha256(self.path)}`.
     """
-    return {
-        field.name: identity(getattr(value, field.name))
-        for field in dataclasses.fields(value)
-        if field.compare
-    }
+    counted = [field.name for field in dataclasses.fields(value) if field.compare]
+    return {name: identity(getattr(value, name)) for name in counted}
 
 
 def _class_identity(kind: type) -> dict[str, Any]:
-    """A class's name and version, and the text of all modules outside this package that define it."""
     outside = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _VERSIONED]
     return {
         "name": kind.__qualname__,
@@ -72,11 +72,10 @@ def _class_identity(kind: type) -> dict[str, Any]:
 
 
 def _module_digest(kind: type) -> str:
-    """SHA-256 of the text of a class's module; of the class alone where it was defined in a notebook."""
     file = getattr(sys.modules[kind.__module__], "__file__", None)
     if file:
         return sha256(Path(file))
-    try:
+    try:  # a class that was defined in a notebook
         return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
     except (OSError, TypeError) as error:
         raise PreselError(
@@ -90,7 +89,8 @@ class Stage(ABC, Generic[T_co]):
     """One step of the method.
 
     Subclasses are frozen dataclasses with keyword arguments. Their fields decide the result, except those
-    declared with `compare=False`, which say how it is computed.
+    with `compare=False`, which say how it is computed. A field that is a stage, or a collection of stages, is
+    an input.
 
     Attributes:
         name: The stage's name, and its folder in the store.
@@ -136,7 +136,7 @@ class Stage(ABC, Generic[T_co]):
         """Reads the result from the stage's finished folder."""
 
     def settings(self) -> dict[str, Any]:
-        """What decides the result besides name and version: the fields. A stage may add to them."""
+        """What decides the result besides name and class: the fields. A stage may add to them."""
         return fields_identity(self)
 
     @property

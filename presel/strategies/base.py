@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 class Result(Generic[T]):
-    """An attribute of `SelectionContext` that holds a stage's result, if the strategy needs it."""
+    """An attribute of `SelectionContext` that reads the result of its own name."""
 
     def __set_name__(self, owner: type, name: str) -> None:
-        """Takes the name of the attribute."""
+        """Called by Python with the attribute's name."""
         self._name = name
 
     def __get__(self, context: "SelectionContext", owner: type) -> T:

@@ -91,14 +91,9 @@ class _Neighbors:
         self._known: dict[int, tuple[IntVector, FloatVector]] = {}
 
     def of(self, pick: int, left: FloatVector) -> tuple[IntVector, FloatVector]:
-        """Finds the k nearest images among those not picked; all if there are fewer.
+        """Rows and cosines of the k nearest images not picked yet, nearest first; all if there are fewer.
 
-        Args:
-            pick: Row of the image.
-            left: Difficulties, shape (n,); -inf marks picked images, including this one.
-
-        Returns:
-            Rows by descending cosine, and the cosines.
+        `left` holds the difficulties, (n,), with -inf for picked images, this one included.
         """
         if pick not in self._known:
             self._look_up(pick, left)

@@ -3,13 +3,12 @@
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
 from presel.component import component
 from presel.errors import PreselError
-from presel.selection.arrays import squared_distances
+from presel.selection.arrays import Float32Matrix, IntVector, squared_distances
 from presel.selection.clustering import cluster
 from presel.strategies.base import SelectionContext, Strategy
 
@@ -70,7 +69,7 @@ class TypiClust(Strategy):
         return pd.concat(chosen, ignore_index=True)
 
 
-def round_robin(sizes: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int64]:
+def round_robin(sizes: IntVector, budget: int) -> IntVector:
     """Quotas of clusters if images are taken round robin, larger clusters first.
 
     Args:
@@ -82,22 +81,18 @@ def round_robin(sizes: npt.NDArray[np.int64], budget: int) -> npt.NDArray[np.int
     """
     quotas = np.zeros_like(sizes)
     left = min(budget, int(sizes.sum()))
+    # Stable, so that of equally large clusters the first comes first.
+    larger_first = np.argsort(-sizes, kind="stable")
     while left:
-        # Stable, so that of equally large clusters the first comes first.
-        open_ = np.argsort(-sizes, kind="stable")[: int((sizes > quotas).sum())]
-        rounds = min(int((sizes - quotas)[open_].min()), left // len(open_))
-        if rounds:
-            quotas[open_] += rounds
-            left -= rounds * len(open_)
-        else:
-            quotas[open_[:left]] += 1
-            left = 0
+        not_exhausted = larger_first[sizes[larger_first] > quotas[larger_first]][:left]
+        quotas[not_exhausted] += 1
+        left -= len(not_exhausted)
     return quotas
 
 
 def most_typical(
-    vectors: npt.NDArray[np.float32], count: int, neighbors: int = 20, distance: Distance = "squared"
-) -> npt.NDArray[np.int64]:
+    vectors: Float32Matrix, count: int, neighbors: int = 20, distance: Distance = "squared"
+) -> IntVector:
     """Repeatedly takes the most typical image among the remaining images of a cluster.
 
     Typicality is 1 / (mean distance to the nearest others + 1e-5).
@@ -119,13 +114,9 @@ def most_typical(
     left = np.arange(len(vectors))
     picks = np.empty(count, dtype=np.int64)
     for place in range(count):
-        if len(left) > 1:
-            k = max(1, min(neighbors, len(left) // 2))
-            among = distances[np.ix_(left, left)]
-            mean = np.partition(among, k - 1, axis=1)[:, :k].mean(axis=1)
-            typicality = np.round(1 / (mean + 1e-5), 9)
-        else:
-            typicality = np.ones(1)
+        k = max(1, min(neighbors, len(left) // 2))
+        nearest = np.partition(distances[np.ix_(left, left)], k - 1, axis=1)[:, :k]  # (images left, k)
+        typicality = np.round(1 / (nearest.mean(axis=1) + 1e-5), 9)
         best = int(typicality.argmax())
         picks[place] = left[best]
         left = np.delete(left, best)
