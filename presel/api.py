@@ -66,7 +66,7 @@ def select(
             is zero (the image is named), the budget is no whole number from 0 to n, `k` is below 1, a task
             has no weight or a weight no images, or a weight is negative or not finite.
     """
-    # Lists, because a pandas Series would be asked by label.
+    # Lists, because a pandas Series would be indexed by label.
     images, tasks = list(images), list(tasks)
     n = len(images)
     if not n:
@@ -154,7 +154,7 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
     if not logging.getLogger("presel").hasHandlers():
         show_messages()
     with isolated_hydra(), run_log(folder):
-        return execute(config, folder, overrides)
+        return execute(config, folder, overrides, overrides)
 
 
 def _features(images: Sequence[Any], features: npt.ArrayLike | None) -> npt.NDArray[Any]:

@@ -122,5 +122,5 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
         return
     from presel.console.escaping import visible
 
-    for line in "".join(traceback.format_exception(kind, error, trace)).split("\n"):
-        print(visible(line), file=sys.stderr)
+    lines = "".join(traceback.format_exception(kind, error, trace)).split("\n")
+    print(*map(visible, lines), sep="\n", file=sys.stderr)

@@ -28,22 +28,19 @@ from presel.storage.store import Store
 _log = logging.getLogger(__name__)
 
 
-def execute(
-    config: DictConfig, folder: Path, overrides: Sequence[str], typed: Sequence[str] | None = None
-) -> RunRecord:
+def execute(config: DictConfig, folder: Path, overrides: Sequence[str], typed: Sequence[str]) -> RunRecord:
     """Runs one configuration and leaves `run.json`, and with an evaluation `summary.csv`, in its folder.
 
     Args:
         config: The configuration.
         folder: The run's folder.
         overrides: Settings that distinguish this run, for its record.
-        typed: What the user typed, where `overrides` may come from files as well.
+        typed: Those of them that the user typed; others come from files.
 
     Raises:
         PreselError: If the configuration or the data is invalid.
         Paused: If instructions are awaited from people or a batch service.
     """
-    typed = overrides if typed is None else typed
     try:
         pipeline = build(config)
     except MISTAKES as error:

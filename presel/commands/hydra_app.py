@@ -72,9 +72,9 @@ def run_app(arguments: Sequence[str]) -> None:
         if not _raised_by(error, "submitit"):
             raise
         # What the job printed would follow; it is in its folder.
-        said = " ".join(str(error).partition("\nError stream")[0].split())
+        reason = " ".join(str(error).partition("\nError stream")[0].split())
         raise PreselError(
-            f"hydra/launcher: {said}; what jobs ask for is set by hydra.launcher.*, what they "
+            f"hydra/launcher: {reason}; what jobs ask for is set by hydra.launcher.*, what they "
             "print is in .submitit in the sweep's folder, and the same command continues where it stopped"
         ) from error
 

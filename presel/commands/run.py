@@ -98,7 +98,7 @@ def _explained(group: str, folders: Sequence[Path]) -> Iterator[str]:
         if values:
             yield _wrapped("  ".join(f"{key}={_shown(value)}" for key, value in values.items()), "    ")
         for key in values:
-            # Docstrings speak of Python's None.
+            # Docstrings write None, YAML files null.
             meaning = re.sub(r"\bNone\b", "null", fields.get(key, ""))
             if reference := option.reference(key):
                 meaning = f"Taken from {reference}; set that."

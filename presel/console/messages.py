@@ -48,7 +48,7 @@ class _FileHandler(logging.FileHandler):
 
 
 class _FileFormatter(logging.Formatter):
-    """One line a message, and a line for each line of a traceback; secrets are masked."""
+    """One line per message and per line of a traceback; secrets are masked."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")

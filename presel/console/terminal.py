@@ -1,4 +1,4 @@
-"""The terminal: text is printed literally, one line a string, without control characters."""
+"""The terminal: text is printed literally, one line per string, without control characters."""
 
 import logging
 import sys
@@ -34,7 +34,7 @@ class PlainConsole(Console):
         return super().render_str(visible(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Escapes what was printed as something else than a string, such as a path."""
+        """Escapes objects that are not strings, such as paths."""
         if isinstance(renderable, Text) and not renderable.plain.isprintable():
             renderable = renderable.copy()
             renderable.plain = visible(renderable.plain)

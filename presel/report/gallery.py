@@ -29,15 +29,15 @@ def gallery(shown: Mapping[str, RunRecord], count: int) -> dict[str, list[tuple[
     for name, run in shown.items():
         files = dict(zip(run.pool["id"], run.pool["image"], strict=True))
         for task, images in run.selection.groupby("task"):
-            its = rows.setdefault(str(task), [])
+            task_rows = rows.setdefault(str(task), [])
             if "centrality" in images:
                 ranked = images.dropna(subset="centrality").sort_values("centrality")["id"]
-                its.append(_row(f"most central ({name})", run, files, ranked[: -count - 1 : -1]))
-                its.append(_row(f"least central ({name})", run, files, ranked[:count]))
+                task_rows.append(_row(f"most central ({name})", run, files, ranked[: -count - 1 : -1]))
+                task_rows.append(_row(f"least central ({name})", run, files, ranked[:count]))
             # Evenly spaced by id, which often reflects how images were made.
             chosen = images[images["selected"]].sort_values("id")["id"]
             spread = chosen[:: max(1, len(chosen) // count)][:count]
-            its.append(_row(f"chosen by {name}", run, files, spread))
+            task_rows.append(_row(f"chosen by {name}", run, files, spread))
     return rows
 
 

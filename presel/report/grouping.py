@@ -57,12 +57,12 @@ def left_out(folders: Sequence[Path], runs: Sequence[RunRecord]) -> list[str]:
     started = {hydra.parent for folder in folders for hydra in folder.rglob(".hydra")}
     unscored = {run.folder for run in runs if not run.tuned}
     return [
-        f"Left out: {len(ones)} that {why}, such as {min(ones)}."
-        for ones, why in (
+        f"Left out: {len(skipped)} that {why}, such as {min(skipped)}."
+        for skipped, why in (
             (started - {run.folder for run in runs}, "did not finish"),
             (unscored, "ended before the evaluation"),
         )
-        if ones
+        if skipped
     ]
 
 

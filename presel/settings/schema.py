@@ -118,7 +118,7 @@ class Executor:
     """Group `executor`.
 
     Attributes:
-        workers: Processes that decode images and prepare batches; null for one a core, 0 for none.
+        workers: Processes that decode images and prepare batches; null for one per core, 0 for none.
         batch_tokens: Tokens of a forward pass that scores samples, padding included; halved where memory runs
             out.
     """
@@ -132,7 +132,7 @@ class Config:
     """All settings. Groups typed `Any` hold a component, which checks its own arguments.
 
     Attributes:
-        seed: Decides the reference set, the selection and the tuning: a whole number of at least 0.
+        seed: Random seed of the reference set, the selection and the tuning: a whole number of at least 0.
         budget: Images to instruct, the reference set included: up to 1 a share of the pool, as in 0.15; above
             1 a number of images, as in 5400.
         until: The last step to run: selection, instructions, model, merged or evaluation.
@@ -207,7 +207,7 @@ def check(config: DictConfig) -> None:
         raise PreselError(unknown_key(str(error.full_key))) from error
     if config.until != "evaluation":
         settings.pop("evaluation", None)
-    # Here, because Hydra names whatever refers to the setting instead of the setting itself.
+    # Here, because Hydra's own error names the setting that refers to the missing one.
     _check_not_missing(settings)
     for key, (range_, holds) in RANGES.items():
         value = OmegaConf.select(config, key)
@@ -289,7 +289,7 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     # Here as well, because an error of the strategy that reads it would name the strategy's key.
     "tau.value": ("above 0, or null for 1/sqrt(M)", lambda value: value is None or value > 0),
     "executor.batch_tokens": ("at least 1", lambda value: value >= 1),
-    "executor.workers": ("at least 0, or null for one a core", lambda value: value is None or value >= 0),
+    "executor.workers": ("at least 0, or null for one per core", lambda value: value is None or value >= 0),
     "paths.min_free_gb": ("at least 0", lambda value: value >= 0),
 }
 
