@@ -184,9 +184,9 @@ class Pipeline:
     def strategy_stages(self) -> dict[str, Stage[Any]]:
         """The strategy's own stages, by name."""
         stages = self.strategy.stages(self)
+        kind = type(self.strategy).__name__
         for name in stages:
             if hasattr(type(self), name):
-                kind = type(self.strategy).__name__
                 raise PreselError(f"{kind}.stages names '{name}', which is a name of the pipeline; rename it")
         return stages
 
@@ -281,11 +281,7 @@ class Pipeline:
         return {roles[stage.key]: stage for stage in found}
 
     def check(self, store: Store, target: Stage[Any]) -> None:
-        """Checks all stages that a run computes before the first long one starts.
-
-        Args:
-            store: Where the pool and the benchmarks are kept, which are read.
-            target: The stage that the run ends with.
+        """Checks everything that a run up to `target` needs, before its first long computation.
 
         Raises:
             PreselError: If anything about the models, the pool, the benchmarks or the budget is wrong.

@@ -33,17 +33,7 @@ class ParallelStage(Stage[T_co]):
 
     @abstractmethod
     def work(self, store: Store, folder: Path, rank: int, processes: int) -> dict[str, Any]:
-        """Computes one process's share.
-
-        Args:
-            store: Holds the stage's inputs.
-            folder: The stage's folder.
-            rank: Rank of the process.
-            processes: Number of processes.
-
-        Returns:
-            Measurements; those of rank 0 are kept.
-        """
+        """Computes the share of the process `rank`; of all returned measurements those of rank 0 are kept."""
 
     def work_in_processes(self, store: Store, folder: Path) -> dict[str, Any]:
         """Starts all processes on their shares, waits for them, and returns the measurements of rank 0.
@@ -88,13 +78,13 @@ def read_task(task: Path) -> tuple[ParallelStage[Any], Path, Path]:
 
 
 def work_on(task: Path, rank: int, processes: int, device: int) -> None:
-    """Computes one process's share of the stage in the folder `task`; rank 0 writes its measurements.
+    """Computes one process's share of a stage; rank 0 writes its measurements.
 
     Args:
         task: The folder given to `write_task`.
         rank: Rank of the process.
         processes: Number of processes.
-        device: Number of its GPU, if it uses one.
+        device: Number of the process's GPU, if it uses one.
     """
     import torch
 

@@ -209,11 +209,7 @@ class MostFrequentStage(ScoresStage):
 
 
 def score(predictions: pd.DataFrame, scoring: Scoring) -> tuple[Scores, pd.DataFrame]:
-    """Scores predictions.
-
-    Args:
-        predictions: benchmark, answer, reference; one row an answer.
-        scoring: Says which metric scores which benchmark.
+    """Scores predictions: a table of benchmark, answer, reference, one row an answer.
 
     Returns:
         Mean score by benchmark, and the predictions with a column `score`.

@@ -51,12 +51,7 @@ class _Manifest(BaseModel):
 
 
 def write_manifest(folder: Path, about: dict[str, Any]) -> None:
-    """Writes a folder's manifest, which makes it a finished result.
-
-    Args:
-        folder: The folder.
-        about: The manifest's fields besides the list of files.
-    """
+    """Writes a manifest of `about` and the list of files, which makes the folder a finished result."""
     listed = {
         name: {"size": path.stat().st_size, "sha256": sha256(path)} for name, path in result_files(folder)
     }

@@ -65,14 +65,10 @@ class Shards(ABC, Generic[Item, Result]):
         return [file for file in self.files if not file.exists()]
 
     def compute(self, rank: int = 0, processes: int = 1) -> None:
-        """Computes the missing shards.
+        """Computes the missing ones of every `processes`-th shard, from shard `rank` on.
 
         The batches of all missing shards are computed as one stream, so that the worker processes that
         prepare batches ahead do not pause between two shards.
-
-        Args:
-            rank: Rank of the process.
-            processes: Number of processes; each computes every `processes`-th shard.
         """
         shards = list(zip(self.files, chunks(self.items, SHARD_SIZE), strict=True))[rank::processes]
         missing = [(file, self.to_batches(shard)) for file, shard in shards if not file.exists()]

@@ -26,11 +26,7 @@ class Result(Generic[T]):
         self._name = name
 
     def __get__(self, context: "SelectionContext", owner: type) -> T:
-        """The result.
-
-        Raises:
-            PreselError: If the strategy does not declare it.
-        """
+        """The result; see `SelectionContext.__getitem__`."""
         result: T = context[self._name]
         return result
 

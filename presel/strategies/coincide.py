@@ -123,15 +123,10 @@ def gaussian_kernel(first: FloatMatrix, second: FloatMatrix) -> FloatMatrix:
 
 
 def mean_similarities(vectors: FloatMatrix) -> FloatVector:
-    """Averages the Gaussian kernel of each vector of a cluster with all of them, itself included.
+    """Averages the Gaussian kernel of each vector of a cluster with all of them, (n, d) -> (n,).
 
-    The mean of these means is the cluster's density D; that of a single sample is 1.
-
-    Args:
-        vectors: Shape (n, d).
-
-    Returns:
-        Shape (n,). Memory grows with n, not with its square.
+    The mean of these means is the cluster's density D; that of a single sample is 1. Memory grows with n, not
+    with its square.
     """
     step = max(1, _BLOCK // len(vectors))
     blocks = [vectors[start : start + step] for start in range(0, len(vectors), step)]
