@@ -84,10 +84,10 @@ def check_overrides(overrides: Sequence[str]) -> None:
         overrides: The command line's, flags among them.
 
     Raises:
-        PreselError: If Hydra takes an option or a path of group `paths` for a number or the like, or drops
-            the blanks around the name of a file or folder; if a folder has no name; if a setting takes its
-            value from another one; or if there is a control character, which Hydra's own messages would print
-            to the terminal.
+        PreselError: If Hydra takes an option or a path of group `paths` for a number or the like, or strips
+            the whitespace around the name of a file or folder; if a folder has no name; if a setting takes
+            its value from another one; or if there is a control character, which Hydra's own messages would
+            print to the terminal.
     """
     for override in filter(_CONTROL.search, overrides):
         raise PreselError(f"the argument {override!r} holds a control character; write it without")
@@ -106,7 +106,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
         typed = override.partition("=")[2]
         path = typed.strip()
         if value == path != typed and os.access(typed, os.F_OK) and not os.access(path, os.F_OK):
-            raise PreselError(f"{key}: Hydra drops the blanks around '{path}'; write {quoted(override)}")
+            raise PreselError(f"{key}: Hydra strips the whitespace around '{path}'; write {quoted(override)}")
 
 
 def chosen_options(overrides: Sequence[str]) -> dict[str, list[Option]]:
