@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from presel.selection.arrays import check_all, check_choice
 
 Task = TypeVar("Task", bound=Hashable)
 
@@ -29,9 +31,8 @@ def instruction_relevance(
             finite or negative, or a loss without question is 0.
     """
     numerator, denominator = _losses(loss_with_question, loss_without_question)
-    _refuse(
-        denominator <= 0, denominator, "loss_without_question", "eq. 3 divides by it, so it must be above 0"
-    )
+    rule = "eq. 3 divides by it, so it must be above 0"
+    check_all(denominator > 0, denominator, "loss_without_question", rule)
     return numerator / denominator
 
 
@@ -56,8 +57,7 @@ def relevance_scores(
     Raises:
         ValueError: As in `instruction_relevance`, but for losses of 0, or if the score is unknown.
     """
-    if score not in get_args(Relevance):
-        raise ValueError(f"score '{score}' is unknown; choose one of {', '.join(get_args(Relevance))}")
+    check_choice(score, "score", Relevance)
     with_question, without_question = _losses(loss_with_question, loss_without_question)
     if score == "response_loss":
         return with_question
@@ -126,7 +126,7 @@ def _losses(
             "per sample"
         )
     for values, name in ((one, "loss_with_question"), (other, "loss_without_question")):
-        _refuse(values < 0, values, name, "a mean loss is never negative")
+        check_all(values >= 0, values, name, "a mean loss is never negative")
     return one, other
 
 
@@ -136,11 +136,5 @@ def _finite_vector(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
         raise ValueError(f"{name} has shape {vector.shape}; it must be one-dimensional")
     if not len(vector):
         raise ValueError(f"{name} is empty; at least one value is needed")
-    _refuse(~np.isfinite(vector), vector, name, "every value must be finite")
+    check_all(np.isfinite(vector), vector, name, "every value must be finite")
     return vector
-
-
-def _refuse(bad: npt.NDArray[np.bool_], values: npt.NDArray[np.float64], name: str, why: str) -> None:
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise ValueError(f"{name}[{first}] is {values[first]}; {why}")

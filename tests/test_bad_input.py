@@ -84,7 +84,7 @@ def test_a_bad_annotation_file_is_refused(case: str, in_process: Program, pool_f
         (["lvlm=hf", "lvlm.path=/nowhere"], ["no model in /nowhere: it has no config.json"]),
         (["encoder.path=models/dinoo"], ["'models/dinoo' is no folder, and the hub gives no model"]),
         (["evaluation.metrics={QA: cider}"], ["names 'QA', which is no benchmark; there are ocr, vqa"]),
-        (["evaluation.metric=box_accuracy"], ["record '0000' of benchmark 'ocr'", "holds no box"]),
+        (["evaluation.metric=box_accuracy"], ["record '0000' of benchmark 'ocr'", "contains no box"]),
         (
             ["lvlm.template=llama_3"],
             ["lvlm.template=llama_3 ends a response by '<|eot_id|>'", "set lvlm.template=vicuna_v1 or"],

@@ -34,7 +34,7 @@ def test_a_box_counts_from_half_overlap_on(answer: str, score: int) -> None:
 
 
 def test_a_reference_without_a_box_is_an_error() -> None:
-    with pytest.raises(ValueError, match="holds no box"):
+    with pytest.raises(ValueError, match="contains no box"):
         box_accuracy(["[0, 0, 1, 1]"], ["top left"])
 
 

@@ -16,7 +16,7 @@ from presel.models.encoder import Encoder
 from presel.models.lvlm import Lvlm
 from presel.models.model_files import locate
 
-OWN_CODE = "needs Python code of its own"
+OWN_CODE = "needs custom Python code"
 
 
 class Runs:
@@ -87,7 +87,7 @@ def test_pickled_weights_are_read_as_tensors_only(copy: Callable[[str], Path], t
     (folder / "pytorch_model.bin").write_bytes(
         pickle.dumps({"lm_head.weight": Runs(tmp_path / "ran")}, protocol=2)
     )
-    with pytest.raises(PreselError, match="a pickle that holds more than tensors"):
+    with pytest.raises(PreselError, match="a pickle that contains more than tensors"):
         Lvlm(path=str(folder)).load_model()
     assert not (tmp_path / "ran").exists()
 

@@ -1,4 +1,4 @@
-"""Benchmarks by lmms-eval, called as a program in an environment of its own."""
+"""Benchmarks by lmms-eval, called as a program in a separate environment."""
 
 import json
 import logging

@@ -38,7 +38,7 @@ def box_accuracy(answers: Sequence[str], references: Sequence[str]) -> AnswerSco
     for answer, reference in zip(answers, references, strict=True):
         wanted, found = _box(reference), _box(answer)
         if wanted is None:
-            raise ValueError(f"the reference {reference!r} holds no box of four numbers")
+            raise ValueError(f"the reference {reference!r} contains no box of four numbers")
         scores.append(float(found is not None and _overlap(found, wanted) >= 0.5))
     return np.array(scores)
 

@@ -68,7 +68,7 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
         vision_feature_select_strategy="default",
         tie_word_embeddings=body.config.tie_word_embeddings,
     )
-    # Built without memory of its own; the loaded parts take its place.
+    # On the meta device weights take no memory; the loaded parts replace them.
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     model.model.vision_tower = tower

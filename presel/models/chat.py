@@ -112,5 +112,6 @@ class _Sampling:
         self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        waits = [torch.empty_like(scores[0]).exponential_(generator=one) for one in self._generators]
-        return scores / self._temperature - torch.stack(waits).log()
+        # The negative logarithm of an exponential variable is Gumbel-distributed.
+        draws = [torch.empty_like(scores[0]).exponential_(generator=one) for one in self._generators]
+        return scores / self._temperature - torch.stack(draws).log()

@@ -33,7 +33,7 @@ from presel.storage.files import atomic, checked
 
 _log = logging.getLogger(__name__)
 
-# Importing Lightning sets this level to INFO, on which it advertises.
+# Importing Lightning sets this level to INFO, at which it prints tips and advertisements.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
@@ -207,7 +207,7 @@ class _Checkpoints(TorchCheckpointIO):
     """Writes checkpoints atomically, also if the folder for temporary files is on another disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes to a file beside it, then renames."""
+        """Writes to a temporary file in the same folder, then renames it."""
         with atomic(Path(path), with_digest=True) as temporary:
             torch.save(checkpoint, temporary)
 

@@ -139,7 +139,7 @@ def one_pass(model: PreTrainedModel, batch: PairBatch) -> Losses:
     parts = batch.parts[rows, places + 1]  # (t,)
     output_layer = model.get_output_embeddings()
     losses, errors = _token_scores(
-        lambda some: output_layer(states[rows[some], places[some]]), batch.labels[rows, places + 1]
+        lambda chunk: output_layer(states[rows[chunk], places[chunk]]), batch.labels[rows, places + 1]
     )  # (t,), (t,)
 
     def mean(values: Tensor, part: int) -> Tensor:
@@ -175,7 +175,7 @@ def _prompt_scores(model: PreTrainedModel, batch: PairBatch, part: int) -> tuple
         model, labels, input_ids=ids, pixel_values=batch.pixels, attention_mask=kept.long()
     )
     rows, places = (targets != IGNORED).nonzero(as_tuple=True)  # (t,), (t,)
-    scores = _token_scores(lambda some: logits[rows[some], places[some]], targets[rows, places])
+    scores = _token_scores(lambda chunk: logits[rows[chunk], places[chunk]], targets[rows, places])
     counts = rows.bincount(minlength=len(batch))  # (n,)
     losses, errors = (values.new_zeros(len(batch)).index_add_(0, rows, values) / counts for values in scores)
     return losses, errors, counts
@@ -188,9 +188,9 @@ def _token_scores(logits_of: Callable[[Tensor], Tensor], targets: Tensor) -> tup
     `logits_of` returns the logits, (m, vocabulary), of the tokens at indices (m,).
     """
     scores = []
-    for some in torch.split(torch.arange(len(targets), device=targets.device), _TOKENS_AT_ONCE):
-        target = targets[some, None]  # (m, 1)
-        log_probabilities = logits_of(some).float().log_softmax(dim=1)  # (m, vocabulary)
+    for chunk in torch.split(torch.arange(len(targets), device=targets.device), _TOKENS_AT_ONCE):
+        target = targets[chunk, None]  # (m, 1)
+        log_probabilities = logits_of(chunk).float().log_softmax(dim=1)  # (m, vocabulary)
         losses = -log_probabilities.gather(1, target)  # (m, 1)
         errors = log_probabilities.exp_().scatter_add_(1, target, -torch.ones_like(losses))
         scores.append((losses.squeeze(1), torch.linalg.vector_norm(errors, dim=1)))

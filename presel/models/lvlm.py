@@ -67,8 +67,8 @@ class Lvlm(ModelFiles):
     def _check_tokenizer(self, tokenizer: Any) -> None:
         if not tokenizer.is_fast:
             raise PreselError(
-                f"lvlm.path: the tokenizer of {self.path} has no tokenizer.json, which is needed to tell "
-                "special tokens from text; save it as a fast tokenizer of transformers"
+                f"lvlm.path: the tokenizer of {self.path} has no tokenizer.json, which is needed to "
+                "distinguish special tokens from text; save it as a fast tokenizer of transformers"
             )
         if tokenizer.encode("a")[-1] == tokenizer.eos_token_id:
             raise PreselError(

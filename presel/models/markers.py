@@ -1,4 +1,4 @@
-"""Makes special tokens unwritable in the text of a pool, where `</s>` must be four plain characters."""
+"""Prevents text of a pool from being read as special tokens: `</s>` must be four plain characters there."""
 
 import json
 import re

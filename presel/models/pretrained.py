@@ -64,9 +64,9 @@ def _reason(error: Exception) -> str:
     said = str(error).strip()
     if "trust_remote_code" in said:
         return (
-            "it needs Python code of its own (auto_map), which presel does not run; name a model that "
+            "it needs custom Python code (auto_map), which presel does not run; name a model that "
             "transformers itself implements"
         )
     if isinstance(error, UnpicklingError):
-        return "its weights are a pickle that holds more than tensors, which presel does not load"
+        return "its weights are a pickle that contains more than tensors, which presel does not load"
     return shorten(said, 200, placeholder=" …") or type(error).__name__

@@ -1,6 +1,6 @@
 """Throughput of a fine-tune: samples and response tokens per second, and model-FLOPs utilization.
 
-Own code because Lightning's ThroughputMonitor cannot count response tokens and needs our FLOPs anyway.
+Own code because Lightning's ThroughputMonitor cannot count response tokens and expects FLOPs from its caller.
 """
 
 import time

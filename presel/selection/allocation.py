@@ -1,13 +1,13 @@
 """Splits the budget over tasks, and a task's budget over its clusters (eq. 6)."""
 
 import math
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from presel.selection.apportionment import apportion
-from presel.selection.arrays import FloatVector, IntVector, check_whole
+from presel.selection.arrays import FloatVector, IntVector, check_all, check_choice, check_whole
 
 TaskMode: TypeAlias = Literal["exact", "paper", "released_llava", "released_vision_flan"]
 ClusterMode: TypeAlias = Literal["exact", "paper", "released"]
@@ -45,7 +45,7 @@ def allocate_tasks(
         ValueError: If a weight is negative or not finite, all weights are 0, a size or the budget is not a
             whole number of at least 0, the lengths differ, there is no task, or the mode is unknown.
     """
-    _check_mode(mode, TaskMode)
+    check_choice(mode, "mode", TaskMode)
     caps = _whole_numbers(sizes, "sizes")  # (M,)
     shares = _weights(weights)  # (M,)
     if len(shares) != len(caps):
@@ -103,7 +103,7 @@ def allocate_clusters(
             `available`, there is no cluster, the budget is negative, not finite or not whole where it has to
             be, or the mode is unknown.
     """
-    _check_mode(mode, ClusterMode)
+    check_choice(mode, "mode", ClusterMode)
     caps = _whole_numbers(available, "available")  # (C,)
     full = caps if totals is None else _whole_numbers(totals, "totals")
     if len(full) != len(caps):
@@ -166,19 +166,12 @@ def _floor_of_equation_6(sizes: IntVector, budget: float) -> IntVector:
     return np.floor(budget * sizes / task_size).astype(np.int64)
 
 
-def _check_mode(mode: str, allowed: object) -> None:
-    if mode not in get_args(allowed):
-        raise ValueError(f"mode '{mode}' is unknown; choose one of {', '.join(get_args(allowed))}")
-
-
 def _weights(values: npt.ArrayLike) -> FloatVector:
     weights = np.asarray(values, dtype=np.float64)
     if weights.ndim != 1 or not len(weights):
         raise ValueError(f"weights has shape {weights.shape}; one weight per task is needed")
-    bad = ~np.isfinite(weights) | (weights < 0)
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise ValueError(f"weights[{first}] is {weights[first]}; a weight must be finite and at least 0")
+    good = np.isfinite(weights) & (weights >= 0)
+    check_all(good, weights, "weights", "a weight must be finite and at least 0")
     if not weights.any():
         raise ValueError("all weights are 0; at least one task needs a weight above 0")
     return weights
@@ -188,10 +181,8 @@ def _whole_numbers(values: npt.ArrayLike, name: str) -> IntVector:
     numbers = np.asarray(values)
     if numbers.ndim != 1 or not len(numbers):
         raise ValueError(f"{name} has shape {numbers.shape}; a non-empty vector of image counts is needed")
-    bad = ~((numbers >= 0) & (numbers == np.floor(numbers)) & np.isfinite(numbers))
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise ValueError(f"{name}[{first}] is {numbers[first]}; it must be a whole number of at least 0")
+    good = (numbers >= 0) & (numbers == np.floor(numbers)) & np.isfinite(numbers)
+    check_all(good, numbers, name, "it must be a whole number of at least 0")
     return numbers.astype(np.int64)
 
 

@@ -1,7 +1,7 @@
-"""Array types, and two functions that several modules of the selection and the strategies need."""
+"""Array types, checks of arguments, and distances, for the selection, the importance and the strategies."""
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,21 @@ Float32Vector: TypeAlias = npt.NDArray[np.float32]
 Float32Matrix: TypeAlias = npt.NDArray[np.float32]
 
 
-def check_whole(value: float, name: str, least: int = 1) -> None:
-    """Checks that a value is a whole number of at least `least`.
+def check_choice(value: str, name: str, choices: object) -> None:
+    """Raises a ValueError unless a value is one of those of a `Literal`; the message calls it `name`."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(get_args(choices))}")
 
-    Raises:
-        ValueError: If it is not; the message calls the value `name`.
-    """
+
+def check_all(good: BoolVector, values: npt.NDArray[Any], name: str, rule: str) -> None:
+    """Raises a ValueError with the first of `values`, (n,), that is not good, and the rule that it breaks."""
+    if not good.all():
+        first = int(np.argmin(good))
+        raise ValueError(f"{name}[{first}] is {values[first]}; {rule}")
+
+
+def check_whole(value: float, name: str, least: int = 1) -> None:
+    """Raises a ValueError unless a value is a whole number of at least `least`."""
     if isinstance(value, bool) or not (math.isfinite(value) and value == int(value) and value >= least):
         raise ValueError(f"{name} is {value}; it must be a whole number of at least {least}")
 

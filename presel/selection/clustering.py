@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from presel.selection.arrays import Float32Matrix, IntVector, check_whole
+from presel.selection.arrays import Float32Matrix, IntVector, check_choice, check_whole
 from presel.selection.feature_rows import FeatureRows
 from presel.selection.kmeans.hierarchical import hierarchical, plain
 from presel.selection.kmeans.lloyd import Settings
@@ -56,7 +56,7 @@ def cluster(
     vectors, their order and the seed; no cluster is empty; features are read in blocks and copied only if
     they take less than 32 MB in float32, so that a memory-mapped file stays on disk. Two backends agree up to
     rounding. Distances come from dot products in float32: subtract an offset that is common to all vectors
-    and large beside their differences.
+    and large compared with their differences.
 
     Backends:
         auto: faiss if it sees a GPU, else numpy; above 1,000 clusters hierarchical (`kmeans.hierarchical`),
@@ -86,10 +86,7 @@ def cluster(
         ValueError: If a vector has a NaN or is zero, the shape is not (n, d), `n_clusters` is not between 1
             and n, an option is out of range, or the backend is unknown or its library not installed.
     """
-    if backend not in get_args(ClusterBackend):
-        raise ValueError(
-            f"backend '{backend}' is unknown; choose one of {', '.join(get_args(ClusterBackend))}"
-        )
+    check_choice(backend, "backend", ClusterBackend)
     if max_iterations < 1 or tolerance < 0:
         raise ValueError(
             f"max_iterations is {max_iterations} and tolerance {tolerance}; they must be at least 1 and 0"

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from presel.selection.allocation import ClusterMode, allocate_clusters
-from presel.selection.arrays import BoolVector, FloatVector, IntVector, check_whole
+from presel.selection.arrays import BoolVector, FloatVector, IntVector, check_choice, check_whole
 from presel.selection.centrality import centrality_of
 from presel.selection.feature_rows import FeatureRows
 
@@ -121,8 +121,7 @@ def task_centrality(
         ValueError: As in `select_from_task`.
     """
     check_whole(k, "k")
-    if scope not in get_args(Scope):
-        raise ValueError(f"scope '{scope}' is unknown; choose one of {', '.join(get_args(Scope))}")
+    check_choice(scope, "scope", Scope)
     rows = FeatureRows.of(features, ids)
     clusters, free = _checked_labels(labels, available, len(rows))
     order = id_order(ids, len(rows))
