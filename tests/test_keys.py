@@ -128,9 +128,9 @@ def test_a_users_subclass_never_has_the_key_of_its_base(
     assert len({json.dumps(one, sort_keys=True) for one in found}) == 5
 
 
-def test_a_class_without_a_file_has_no_key() -> None:
+def test_a_class_without_a_file_has_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     module: dict[str, Any] = {"__name__": "nowhere", "dataclass": dataclass}
-    sys.modules["nowhere"] = ModuleType("nowhere")
+    monkeypatch.setitem(sys.modules, "nowhere", ModuleType("nowhere"))
     exec("@dataclass\nclass Mine:\n    size: int = 1", module)
     with pytest.raises(PreselError, match=r"class Mine was defined in no file, .*; put it into a module"):
         identity(module["Mine"]())
