@@ -101,7 +101,7 @@ def test_the_ledger_names_what_was_revealed_and_nothing_else(store: Store, pool:
 
 def test_the_full_pool_requests_everything(store: Store, pool: PoolStage) -> None:
     stage = InstructionsStage(
-        pool=pool, chosen=select(Full(), pool), provider=Annotations(), purpose="selection"
+        pool=pool, chosen=select(Full(), pool, budget=1.0), provider=Annotations(), purpose="selection"
     )
     store.ensure(stage)
     assert len(requested_ids(store, stage)) == 60

@@ -33,7 +33,7 @@ class ParallelStage(Stage[T_co]):
 
     @abstractmethod
     def work(self, store: Store, folder: Path, rank: int, processes: int) -> dict[str, Any]:
-        """Computes the share of the process `rank`; of all returned measurements those of rank 0 are kept."""
+        """Computes the share of one process; returns measurements, of which those of rank 0 are kept."""
 
     def work_in_processes(self, store: Store, folder: Path) -> dict[str, Any]:
         """Starts all processes on their shares, waits for them, and returns the measurements of rank 0.

@@ -78,7 +78,7 @@ class ClipScoresStage(TableStage, ClipStage[pd.DataFrame]):
     shard_type: ClassVar[type[Shards[Any, Any]]] = TableShards
 
     def combine(self, batch: Sequence[Record], images: Float32Matrix, texts: Float32Matrix) -> pd.DataFrame:
-        """One row a sample: id, clip_score."""
+        """One row per sample: id, clip_score."""
         cosines = np.einsum("ij,ij->i", images, texts)  # (n, d), (n, d) -> (n,)
         return pd.DataFrame({"id": [record.id for record in batch], "clip_score": cosines})
 

@@ -63,7 +63,7 @@ def questions(store: Store, benchmarks: PoolStage) -> list[Question]:
 
 
 def as_table(asked: Sequence[Question]) -> pd.DataFrame:
-    """One row a question: id, turn, benchmark, reference."""
+    """One row per question: id, turn, benchmark, reference."""
     return pd.DataFrame([question[:4] for question in asked], columns=Question._fields[:4])
 
 
@@ -209,7 +209,7 @@ class MostFrequentStage(ScoresStage):
 
 
 def score(predictions: pd.DataFrame, scoring: Scoring) -> tuple[Scores, pd.DataFrame]:
-    """Scores predictions: a table of benchmark, answer, reference, one row an answer.
+    """Scores predictions: a table of benchmark, answer, reference, one row per answer.
 
     Returns:
         Mean score by benchmark, and the predictions with a column `score`.

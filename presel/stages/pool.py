@@ -75,7 +75,7 @@ class PoolStage(Pool):
 
     @property
     def label(self) -> str:
-        """Says what the images are for."""
+        """The title."""
         return self.title
 
     @property

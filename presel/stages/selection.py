@@ -73,7 +73,7 @@ class SelectionStage(TableStage):
             PreselError: If the budget cannot be met, or the selection exceeds it.
         """
         pool = store.load(self.pool)
-        budget = len(pool) if self.strategy.whole_pool else images_in_budget(self.budget, len(pool))
+        budget = images_in_budget(self.budget, len(pool))
         results = {name: store.load(stage) for name, stage in self.needed.items()}
         context = SelectionContext(
             pool=pool.copy(), budget=budget, rng=np.random.default_rng(self.seed), results=results

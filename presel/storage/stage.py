@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 
-# Packages whose text is not part of a key.
+# Packages whose text is not part of a key: `version` stands for it.
 _VERSIONED = {"presel", *sys.stdlib_module_names}
 
 

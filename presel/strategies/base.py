@@ -1,4 +1,9 @@
-"""Base class of selection strategies, and the context that a strategy selects in."""
+"""Base class of selection strategies, and the context that a strategy selects in.
+
+A strategy lists in `needs` the results of the pipeline that it reads. They are computed first, and `select`
+reads them as attributes of its context, as in `context.features`; those of the strategy's own `stages` by
+their names, as in `context["sharpness"]`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -39,7 +44,7 @@ class SelectionContext:
         pool: Table of all images: id, image, task.
         budget: Maximum number of images to select, the reference set included.
         rng: The only source of randomness.
-        results: The declared results and those of the strategy's own stages, by name; see `__getitem__`.
+        results: The declared results and those of the strategy's own stages, by name.
     """
 
     pool: pd.DataFrame

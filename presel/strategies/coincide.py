@@ -48,7 +48,7 @@ class Coincide(Strategy):
         """Spends exactly the budget.
 
         Returns:
-            One row an image: id, cluster, its transferability and density, rank (from 1 in the order of
+            One row per image: id, cluster, its transferability and density, rank (from 1 in the order of
             choosing in the cluster), selected.
         """
         ids, rows = context.multimodal_features.normalized_by_id()

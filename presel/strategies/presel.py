@@ -47,7 +47,7 @@ class PreSel(Strategy):
         """Selects the reference set and the most central images of every cluster.
 
         Returns:
-            One row an image: id, task, cluster, selected, why (`reference`, `central` or `random`), the
+            One row per image: id, task, cluster, selected, why (`reference`, `central` or `random`), the
             task's weight and budget, centrality, and rank (from 1 by centrality in the cluster).
         """
         images = context.centrality.assign(reference=context.centrality["id"].isin(context.reference["id"]))
