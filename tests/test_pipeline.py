@@ -47,6 +47,7 @@ STAGES = [
 ]
 
 
+@pytest.mark.slow
 def test_the_quickstart_compares_strategies_and_then_reuses_everything(
     program: Program, in_process: Program, tmp_path: Path
 ) -> None:

@@ -365,6 +365,7 @@ def test_figures_draw_names_as_they_are(tmp_path: Path) -> None:
         assert [name for name in names if f"<!-- {visible(name)} -->" not in svg] == []
 
 
+@pytest.mark.slow
 def test_the_report_of_a_sweep(program: Program, in_process: Program, tmp_path: Path) -> None:
     in_process.succeeds("run", "-m", *TINY, "strategy=random,presel", "seed=0,1")
     in_process.succeeds("run", *TINY, "strategy=full")

@@ -50,6 +50,7 @@ def test_what_slurm_refuses_is_told_in_one_sentence(
     assert f"presel: error: hydra/launcher: {told}" in swept
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_best_of_its_trials(in_process: Program, tmp_path: Path) -> None:
     in_process.succeeds("run", "experiment=search", "hydra.sweeper.n_trials=2", *TINY)
     (results,) = tmp_path.glob("outputs/runs/*/*/optimization_results.yaml")
