@@ -1,6 +1,6 @@
-"""Draws README's picture from the runs of a finished quickstart: what PreSel chose, and what all strategies score.
+"""Draws README's picture from a finished quickstart: what PreSel chose, and what all strategies score.
 
-    python experiments/quickstart/picture.py outputs/runs/DATE/TIME docs/images/quickstart.png
+python experiments/quickstart/picture.py outputs/runs/DATE/TIME docs/images/quickstart.png
 """
 
 import argparse
@@ -14,7 +14,12 @@ from presel.data.images import open_image
 
 TASKS = ("count", "caption", "math", "dialog")
 PICTURES = 5
-NAMES = {"base": "before tuning", "random": "random, 15 %", "presel": "PreSel, 15 %", "full": "all instructions"}
+NAMES = {
+    "base": "before tuning",
+    "random": "random, 15 %",
+    "presel": "PreSel, 15 %",
+    "full": "all instructions",
+}
 
 
 def main() -> None:
