@@ -40,19 +40,19 @@ def draw(runs: dict[str, presel.RunRecord]) -> Figure:
     Args:
         runs: A run of each strategy.
     """
-    figure = Figure(figsize=(11, 3.6), facecolor="white")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.7, 1))
+    figure = Figure(figsize=(12, 3.3), facecolor="white")
+    left, right = figure.subfigures(1, 2, width_ratios=(2.2, 1))
     run = runs["presel"]
     table = run.selection.merge(run.pool[["id", "image"]], on="id")
-    panels = left.subplots(len(TASKS), 2 * PICTURES + 1)
+    panels = left.subplots(len(TASKS), 2 * PICTURES + 1, gridspec_kw={"wspace": 0.08, "hspace": 0.08})
     for row, task in zip(panels, TASKS, strict=True):
         of_task = table[table["task"] == task].sort_values("centrality", ascending=False)
         chosen, unchosen = (of_task[of_task["selected"] == flag]["image"] for flag in (True, False))
         for axes, image in zip(row, [*chosen.head(PICTURES), None, *unchosen.tail(PICTURES)], strict=True):
             show(axes, image and run.image_folder / image)
         row[0].set_ylabel(task, rotation=0, ha="right", va="center")
-    panels[0][2].set_title("chosen", fontsize=10)
-    panels[0][-3].set_title("left out", fontsize=10)
+    panels[0][2].set_title("most central: chosen", fontsize=10)
+    panels[0][-3].set_title("least central: left out", fontsize=10)
     bars(right.subplots(), runs)
     return figure
 
