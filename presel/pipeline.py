@@ -268,9 +268,9 @@ class Pipeline:
         may be reworded; programs find a stage by its role.
         """
         found = upstream(target)
+        named = {id(stage): name for name, stage in self.strategy_stages.items()}
         # The evaluated properties hold these stages; where two hold the same one, the first names it.
-        named = {id(stage): role for role, stage in reversed(vars(self).items()) if isinstance(stage, Stage)}
-        named |= {id(stage): name for name, stage in self.strategy_stages.items()}
+        named |= {id(stage): role for role, stage in reversed(vars(self).items()) if isinstance(stage, Stage)}
         roles: dict[str, str] = {}
         for stage in reversed(found):
             role = roles.setdefault(stage.key, named.get(id(stage), stage.name))

@@ -391,12 +391,18 @@ def test_a_sweep_may_set_what_only_one_of_its_options_has(tmp_path: Path) -> Non
 
     job = ["strategy=random", "++strategy.pick=random", "++seed=1"]
     config = configured(*job)
-    assert drop_foreign(config, job) == ["strategy=random", "seed=1"]
+    assert drop_foreign(config, job, sweep) == ["strategy=random", "seed=1"]
     assert build(config).strategy == Random()
     job = ["strategy=presel", "++strategy.pick=random"]
     config = configured(*job)
-    assert drop_foreign(config, job) == ["strategy=presel", "strategy.pick=random"]
+    assert drop_foreign(config, job, sweep) == ["strategy=presel", "strategy.pick=random"]
     assert config.strategy.pick == "random"
+    # What no option of the sweep has is a mistake.
+    job = ["strategy=random", "++strategy.pikc=1"]
+    config = configured(*job)
+    drop_foreign(config, job, [*sweep[:-1], job[1]])
+    with pytest.raises(HydraException, match="pikc"):
+        build(config)
 
 
 @pytest.mark.parametrize(

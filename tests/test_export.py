@@ -178,6 +178,12 @@ def test_images_that_got_no_instruction_are_told_apart(in_process: Program, pool
     assert len(records) == 11
     assert table["id"][table["instructed"]].tolist() == [record.id for record in records]
 
+    # A stricter limit counts for stored instructions too.
+    stricter = (*run.overrides, "instructions.max_unanswered_share=0.01", "--config-dir=conf")
+    told = in_process.refuses("run", *stricter)
+    assert "1 of 12 images have no instruction, more than instructions.max_unanswered_share=0.01" in told
+    assert f"delete {run.stages['instructions'].folder}, then run the same command again" in told
+
 
 def test_only_an_earlier_export_is_replaced_and_only_by_force(run: RunRecord, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -18,6 +18,7 @@ from presel.errors import PreselError
 from presel.evaluation.lmms_eval import LmmsColumn, LmmsEval
 from presel.evaluation.vlmevalkit import VlmEvalColumn, VlmEvalKit
 from presel.settings.options import config_folder
+from presel.storage.stage import identity
 from tests.helpers import OWN_STORE, TINY, Program, last_run, stage_lines
 
 # What lmms-eval 0.7.3 left of a tiny model on copies of its nine tasks that read made-up data; the copies'
@@ -51,6 +52,14 @@ def stand_in(folder: Path, script: str) -> Path:
     file.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\n{script}\n')
     file.chmod(file.stat().st_mode | stat.S_IXUSR)
     return file
+
+
+def test_of_the_models_arguments_only_the_device_leaves_the_result_alone() -> None:
+    keys = [
+        identity(lmms_eval(model_args=given))
+        for given in ({"device": "cuda"}, {"device_map": "auto"}, {"chat_template": "mine"})
+    ]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_the_configs_columns_name_what_lmms_eval_writes(tmp_path: Path) -> None:

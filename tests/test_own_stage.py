@@ -9,8 +9,11 @@ from typing import Any, ClassVar
 
 import pytest
 
+from presel import compose
 from presel.component import component
+from presel.errors import PreselError
 from presel.pipeline import Pipeline
+from presel.settings.schema import build
 from presel.storage.stage import Stage
 from presel.storage.store import Store
 from presel.strategies.random import Random
@@ -121,3 +124,23 @@ def test_every_stage_has_a_role_of_its_own(in_process: Program, tmp_path: Path) 
     second = f"whole.part.{Part(number=2).key}"
     roles = ["images.scenes", "images", "whole.part", second, "whole", "selection"]
     assert list(last_run(tmp_path).stages) == roles
+
+
+@component
+class Borrowing(Random):
+    """Reads a stage of the pipeline by another name."""
+
+    def stages(self, pipeline: Pipeline) -> dict[str, Stage[Any]]:
+        return {"mine": pipeline.features}
+
+
+def test_a_stage_of_the_pipeline_keeps_its_role() -> None:
+    target = "strategy._target_=tests.test_own_stage.Borrowing"
+    pipeline = build(compose(["strategy=random", target, "pool.size=40", "trainer=cpu"]))
+    assert list(pipeline.steps(pipeline.selection)) == ["images.scenes", "images", "features", "selection"]
+
+
+def test_a_field_that_no_key_can_hold_is_named() -> None:
+    odd = Part(inputs_of=(), number={1})  # type: ignore[arg-type]
+    with pytest.raises(PreselError, match="a field holds a set, which cannot be part of a stage's key; make"):
+        assert odd.key

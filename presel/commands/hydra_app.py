@@ -103,7 +103,7 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     task_overrides = list(hydra_config.overrides.task)
     if sweeping:
-        task_overrides = drop_foreign(config, task_overrides)
+        task_overrides = drop_foreign(config, task_overrides, overrides)
         OmegaConf.save(config, Path(hydra_config.runtime.output_dir) / CONFIG)
         console.print()
         console.print(" ".join(task_overrides), style="bold")

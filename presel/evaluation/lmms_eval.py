@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from presel.component import component
 from presel.errors import PreselError
 from presel.evaluation.external import Column, ExternalBenchmarks, read_text, result_files
 from presel.evaluation.scores import Scores
+from presel.storage.stage import fields_identity
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ _RESULTS = "[0-9]*_[0-9]*_results.json"
 
 # Logged by lmms-eval for each question on which the model raised an exception.
 _FAILURE = re.compile(r"Error (.*) in generating")
+
+
+# Arguments of lmms-eval's models that say where they run.
+_PLACES = ("device", "device_map")
 
 
 @component
@@ -73,11 +78,16 @@ class LmmsEval(ExternalBenchmarks):
 
     python: Path | None = field(compare=False)
     model: str = "llava_hf"
-    model_args: dict[str, str] = field(compare=False)
+    model_args: dict[str, str]
     gen_kwargs: dict[str, bool | int | float | str] = field(default_factory=lambda: {"temperature": 0})
     batch_size: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
     include_path: Path | None = field(default=None, compare=False)
     columns: Annotated[dict[str, LmmsColumn], Field(min_length=1)]
+
+    def identity(self) -> dict[str, Any]:
+        """The fields, without the model's arguments that say where it runs."""
+        model_args = {name: value for name, value in self.model_args.items() if name not in _PLACES}
+        return fields_identity(self) | {"model_args": model_args}
 
     @property
     def tasks(self) -> list[str]:

@@ -54,17 +54,25 @@ def request(
         )
     listed = pd.DataFrame({"id": list(unanswered), "why": list(unanswered.values())}, dtype=object)
     write_table(folder / UNANSWERED, listed)
-    too_many = len(unanswered) > provider.max_unanswered_share * len(requests)
-    if not records or too_many:
-        share = f"instructions.max_unanswered_share={provider.max_unanswered_share:g}"
-        limit = f"more than {share} allows" if too_many else "and there is nothing to train on without any"
+    if fault := shortage(unanswered, len(requests), provider, folder):
         remedy = provider.how_to_ask_again([image for image in requests if image.id in unanswered])
-        raise PreselError(
-            f"{len(unanswered)} of {len(requests)} images have no instruction, {limit}: "
-            f"{_counts(unanswered)}; all are listed in {folder / UNANSWERED}; answers are kept"
-            + (f"; {remedy}" if remedy else "")
-        )
+        raise PreselError(f"{fault}; answers are kept" + (f"; {remedy}" if remedy else ""))
     return [found[image.id] for image in requests if image.id in found]
+
+
+def shortage(
+    unanswered: Mapping[str, str], requested: int, provider: InstructionProvider, folder: Path
+) -> str | None:
+    """Says that too few images have an instruction, if so; `unanswered` holds the others' reasons."""
+    too_many = len(unanswered) > provider.max_unanswered_share * requested
+    if len(unanswered) < requested and not too_many:
+        return None
+    share = f"instructions.max_unanswered_share={provider.max_unanswered_share:g}"
+    limit = f"more than {share} allows" if too_many else "and there is nothing to train on without any"
+    return (
+        f"{len(unanswered)} of {requested} images have no instruction, {limit}: {_counts(unanswered)}; all "
+        f"are listed in {folder / UNANSWERED}"
+    )
 
 
 def _counts(unanswered: Mapping[str, str]) -> str:

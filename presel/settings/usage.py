@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from presel.settings.options import fields_of
+from presel.settings.overrides import chosen_options
 from presel.settings.schema import BASES, bases
 from presel.storage.stage import upstream
 
@@ -38,17 +39,23 @@ def group_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
-def drop_foreign(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+def drop_foreign(config: DictConfig, overrides: Sequence[str], typed: Sequence[str]) -> list[str]:
     """Removes from a job's configuration what `spread_over_jobs` added for other options of a group.
+
+    Args:
+        config: The job's configuration.
+        overrides: The job's.
+        typed: The sweep's, as on the command line.
 
     Returns:
         The overrides that are left.
     """
-    kept = []
+    chosen, kept = chosen_options(typed), []
     for override in overrides:
         group, _, rest = override.lstrip("+").partition("=")[0].partition(".")
         name = rest.partition(".")[0]
-        added = override.startswith("++") and name
+        foreign = any(name in option.settings for option in chosen.get(group, []))
+        added = override.startswith("++") and foreign
         known = fields_of(str(config.get(group, {}).get("_target_"))) if added else {}
         if known and name not in known:
             with open_dict(config):

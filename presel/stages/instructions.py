@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from presel.data.llava import Record, TaskRule, read_records, write_records
-from presel.instructions.ledger import request
+from presel.errors import PreselError
+from presel.instructions.ledger import UNANSWERED, request, shortage
 from presel.instructions.provider import InstructionProvider, InstructionRequest
 from presel.stages.pool import Pool
+from presel.storage.files import read_table
+from presel.storage.integrity import remedy
 from presel.storage.stage import Stage
 from presel.storage.store import Store
 
@@ -43,9 +46,21 @@ class InstructionsStage(Stage[list[Record]]):
         return f"{self.name} ({self.purpose})"
 
     def check_data(self, store: Store) -> None:
-        """Lets the provider check the pool's files and tasks, unless there is a result."""
+        """Lets the provider check the pool's files and tasks, or checks a result against its limit.
+
+        The limit is not part of the key: another run may have accepted more images without an instruction.
+
+        Raises:
+            PreselError: If too few images of a result have an instruction.
+        """
         if not store.has(self):
             self.provider.check(self.pool.files(store), self.pool.task_names(store))
+            return
+        folder = store.folder(self)
+        unanswered = read_table(folder / UNANSWERED, "id", "why").set_index("id")["why"].to_dict()
+        requested = store.manifest(self)["measured"]["requested"]
+        if fault := shortage(unanswered, requested, self.provider, folder):
+            raise PreselError(f"{fault}; raise that limit, or {remedy(folder)}")
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Requests the instructions of the chosen images."""

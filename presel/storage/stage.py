@@ -50,7 +50,10 @@ def identity(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{type(value).__qualname__} cannot be part of a stage's key")
+    raise PreselError(
+        f"a field holds a {type(value).__qualname__}, which cannot be part of a stage's key; make it text, a "
+        "number, a component or a stage, or declare it with field(compare=False) if it decides no result"
+    )
 
 
 def fields_identity(value: Any) -> dict[str, Any]:

@@ -166,8 +166,8 @@ def greedy_mmd(vectors: FloatMatrix, similarities: FloatVector, count: int) -> I
     """Greedily chooses samples that represent their cluster, each minimizing MMD².
 
     MMD² between a cluster and m chosen samples Y (Gretton et al., 2012, biased, k by `gaussian_kernel`) is a
-    constant + Σ_yy' k(y, y')/m² − 2·Σ_y similarities[y]/m. So, the others context, the best m-th sample y has
-    the largest similarities[y] − Σ_y' k(y, y')/m over the others y'.
+    constant + Σ_yy' k(y, y')/m² − 2·Σ_y similarities[y]/m. Given the others, the best m-th sample y has the
+    largest similarities[y] − Σ_y' k(y, y')/m over the others y'.
 
     Args:
         vectors: Samples of a cluster, shape (n, d).
