@@ -57,7 +57,8 @@ class InstructionsStage(Stage[list[Record]]):
             self.provider.check(self.pool.files(store), self.pool.task_names(store))
             return
         folder = store.folder(self)
-        unanswered = read_table(folder / UNANSWERED, "id", "why").set_index("id")["why"].to_dict()
+        listed = read_table(folder / UNANSWERED, "id", "why")
+        unanswered = dict(zip(listed["id"], listed["why"], strict=True))
         requested = store.manifest(self)["measured"]["requested"]
         if fault := shortage(unanswered, requested, self.provider, folder):
             raise PreselError(f"{fault}; raise that limit, or {remedy(folder)}")
