@@ -628,6 +628,18 @@ def test_weights_in_half_precision_are_not_trained_in_float32(store: Store) -> N
         pipeline.model.check(store)
 
 
+@pytest.mark.parametrize("role", ["features", "clip_scores", "multimodal_features", "scores", "evaluation"])
+@pytest.mark.parametrize("devices", [10_000, "auto"])
+def test_gpus_that_are_not_there_are_refused_before_any_work(
+    role: str, devices: int | str, store: Store
+) -> None:
+    if devices == "auto" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    pipeline = build(configured("trainer=ddp", "trainer.accelerator=gpu", f"trainer.devices={devices}"))
+    with pytest.raises(PreselError, match=rf"^trainer\.devices={devices}: this machine has \d+ GPUs; ask"):
+        getattr(pipeline, role).check(store)
+
+
 def test_conf_is_found_beside_the_package() -> None:
     assert (config_folder() / "config.yaml").exists()
     assert config_folder().name == "conf"

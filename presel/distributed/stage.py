@@ -10,7 +10,7 @@ from typing import Any
 
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
-from presel.models.hardware import device_for, processes_per_node, resolved
+from presel.models.hardware import check_devices, device_for, processes_per_node, resolved
 from presel.storage.files import atomic, read_json, write_json
 from presel.storage.shards import Shards
 from presel.storage.stage import Stage, T_co
@@ -30,6 +30,10 @@ class ParallelStage(Stage[T_co]):
     """
 
     runtime: Runtime
+
+    def check(self, store: Store) -> None:
+        """Checks the devices."""
+        check_devices(self.runtime.hardware)
 
     @abstractmethod
     def work(self, store: Store, folder: Path, rank: int, processes: int) -> dict[str, Any]:

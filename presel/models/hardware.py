@@ -98,22 +98,27 @@ def total_processes(hardware: Hardware) -> int:
     return hardware.nodes * processes_per_node(hardware)
 
 
-def check_hardware(hardware: Hardware, batch_size: int, micro_batch_size: int) -> None:
+def check_devices(hardware: Hardware) -> None:
+    """Raises a `PreselError` if this machine has no GPU, or too few, where GPUs are requested."""
+    import torch
+
+    if device_for(hardware.accelerator).type != "cuda":
+        return
+    here, gpus = processes_per_node(hardware), torch.cuda.device_count()
+    if not gpus or here > gpus:
+        raise PreselError(
+            f"trainer.devices={hardware.devices}: this machine has {gpus} GPUs; ask for as many, or set "
+            "trainer.accelerator=cpu"
+        )
+
+
+def check_distribution(hardware: Hardware, batch_size: int, micro_batch_size: int) -> None:
     """Checks that a fine-tune can be distributed as requested; both sizes are in samples.
 
     Raises:
-        PreselError: If there are too few GPUs, the batch size is not divisible by the number of processes, or
-            DeepSpeed is missing.
+        PreselError: If the batch size is not divisible by the number of processes, or DeepSpeed is missing.
     """
-    import torch
-
-    use_gpu = device_for(hardware.accelerator).type == "cuda"
-    here, processes = processes_per_node(hardware), total_processes(hardware)
-    if use_gpu and here > torch.cuda.device_count():
-        raise PreselError(
-            f"trainer.devices={here}: this machine has {torch.cuda.device_count()} GPUs; ask for as many, or "
-            "set trainer.accelerator=cpu"
-        )
+    processes = total_processes(hardware)
     if batch_size % (micro_batch_size * processes):
         raise PreselError(
             f"tune.batch_size={batch_size} does not divide into micro batches of "
@@ -126,5 +131,5 @@ def check_hardware(hardware: Hardware, batch_size: int, micro_batch_size: int) -
                 'trainer=deepspeed_zero3: DeepSpeed is not installed; pip install "presel[deepspeed]", or '
                 "set trainer=fsdp"
             )
-        if not use_gpu:
+        if device_for(hardware.accelerator).type != "cuda":
             raise PreselError("trainer=deepspeed_zero3 runs on GPUs only; set trainer=fsdp or trainer=ddp")

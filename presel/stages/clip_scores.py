@@ -39,7 +39,8 @@ class ClipStage(ShardedStage[T_co]):
     clip: Clip
 
     def check(self, store: Store) -> None:
-        """Checks the model."""
+        """Checks devices and model."""
+        super().check(store)
         self.clip.check()
 
     @abstractmethod

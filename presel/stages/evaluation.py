@@ -94,7 +94,8 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
         return f"{self.name} ({self.model_name})"
 
     def check(self, store: Store) -> None:
-        """Checks the model."""
+        """Checks devices and model."""
+        super().check(store)
         self.lvlm.check()
 
     def check_data(self, store: Store) -> None:

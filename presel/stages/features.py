@@ -69,7 +69,8 @@ class FeaturesStage(VectorsStage):
     encoder: Encoder
 
     def check(self, store: Store) -> None:
-        """Checks the model."""
+        """Checks devices and model."""
+        super().check(store)
         self.encoder.check()
 
     def shards(self, store: Store, folder: Path) -> ArrayShards[Path]:

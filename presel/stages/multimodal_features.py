@@ -35,7 +35,8 @@ class MultimodalFeaturesStage(VectorsStage):
     instructions: InstructionsStage
 
     def check(self, store: Store) -> None:
-        """Checks the model."""
+        """Checks devices and model."""
+        super().check(store)
         self.lvlm.check()
 
     def shards(self, store: Store, folder: Path) -> ArrayShards[int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from presel.distributed.stage import ParallelStage
 from presel.errors import PreselError
-from presel.models.hardware import check_hardware, precision_for
+from presel.models.hardware import check_distribution, precision_for
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
 from presel.stages.instructions import InstructionsStage
@@ -42,9 +42,10 @@ class FineTuneStage(ParallelStage[T_co]):
         Raises:
             PreselError: If the training cannot run with these settings.
         """
+        super().check(store)
         self.lvlm.check()
         self.runtime.logger.check()
-        check_hardware(self.runtime.hardware, self.tune.batch_size, self.tune.micro_batch_size)
+        check_distribution(self.runtime.hardware, self.tune.batch_size, self.tune.micro_batch_size)
         if self.precision == "32-true" and self.lvlm.dtype != "float32":
             raise PreselError(
                 f"trainer.precision=32-true: lvlm.dtype={self.lvlm.dtype} loads weights that do not mix with "
