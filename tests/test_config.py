@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import presel
 from presel.commands.execution import made_for_digits
 from presel.commands.run import run_help
 from presel.data.image_folder import ImageFolder
@@ -353,9 +354,21 @@ def test_a_folder_without_a_name_is_refused(folder: str) -> None:
 
 @pytest.mark.parametrize("options", ["[1,2]", "[random,7]", "[null]", "[[]]", "[{a:1}]"])
 def test_a_list_of_options_holds_names(options: str) -> None:
-    with pytest.raises(PreselError, match="holds their names; write strategy=NAME"):
-        check_overrides([f"strategy={options}"])
+    with pytest.raises(PreselError, match="holds their names; write experiment=NAME"):
+        check_overrides([f"experiment={options}"])
     check_overrides(["experiment=[table1,'quickstart']", "tune.betas=[1,2]"])
+
+
+@pytest.mark.parametrize("override", ["~pool", "~pool=digit_scenes", "pool=null", "pool=[manifest]"])
+def test_a_group_takes_exactly_one_option(override: str) -> None:
+    with pytest.raises(PreselError) as error:
+        check_overrides([override])
+    assert str(error.value) == f"{override}: pool takes exactly one option; write pool=NAME"
+
+
+def test_overrides_are_a_list() -> None:
+    with pytest.raises(PreselError, match=r"give a list of texts: \['budget=0.1'\]"):
+        presel.compose("budget=0.1")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
@@ -160,3 +161,13 @@ def test_the_page_runs(
     printed = capsys.readouterr().out
     assert re.search(r"^\d of 30 images in common$", printed, re.MULTILINE)
     assert "there is no setting 'budgt' (did you mean 'budget'?)" in printed
+
+
+def test_flags_may_stand_between_overrides(in_process: Program, tmp_path: Path) -> None:
+    (tmp_path / "mine/strategy").mkdir(parents=True)
+    (tmp_path / "mine/strategy/own.yaml").write_text("_target_: presel.strategies.random.Random\n")
+    printed = in_process.succeeds(
+        "run", "strategy=own", "--config-dir", "mine", "seed=3", "--cfg", "job", "budget=7"
+    ).stdout
+    config = yaml.safe_load(printed)
+    assert (config["seed"], config["budget"]) == (3, 7)

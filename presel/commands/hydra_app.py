@@ -56,7 +56,7 @@ def run_app(arguments: Sequence[str]) -> None:
     # The user's own strategies may lie in the working directory, as with `python -m`.
     sys.path.append(str(Path.cwd()))
     # Hydra refuses overrides on both sides of a flag.
-    flags_first = sorted(overrides, key=lambda one: one not in ("-m", "--multirun"))
+    flags_first = sorted(overrides, key=lambda one: "=" in one and not one.startswith("-"))
     try:
         refuse_keys(overrides)
         check_overrides(overrides)

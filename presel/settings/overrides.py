@@ -84,10 +84,10 @@ def check_overrides(overrides: Sequence[str]) -> None:
         overrides: The command line's, flags among them.
 
     Raises:
-        PreselError: If Hydra takes an option or a path of group `paths` for a number or the like, or strips
-            the whitespace around the name of a file or folder; if a folder has no name; if a setting takes
-            its value from another one; or if there is a control character, which Hydra's own messages would
-            print to the terminal.
+        PreselError: If a group has no option or a list of them; if Hydra takes an option or a path of group
+            `paths` for a number or the like, or strips the whitespace around the name of a file or folder; if
+            a folder has no name; if a setting takes its value from another one; or if there is a control
+            character, which Hydra's own messages would print to the terminal.
     """
     for override in filter(_CONTROL.search, overrides):
         raise PreselError(f"the argument {override!r} holds a control character; write it without")
@@ -98,6 +98,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
         if key in _FOLDERS and value == "":
             raise PreselError(f"{key} is empty; name a folder, . for the working directory")
         for one in _values(value):
+            if key in defaults() and (override[0] == "~" or one is None or isinstance(one, list)):
+                raise PreselError(f"{override}: {key} takes exactly one option; write {key}=NAME")
             is_number = isinstance(one, bool | int | float)
             if (key in _PATHS and (is_number or one is None)) or (is_number and _is_group(key)):
                 raise PreselError(not_text(key, one, overrides))
