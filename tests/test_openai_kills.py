@@ -24,6 +24,8 @@ HARSH = {
 
 
 def _reveal(url: str, folder: Path, wanted: list[InstructionRequest], changes: dict[str, Any]) -> None:
+    # A shell's background job, as the tests themselves may be, inherits that it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     reveal(Running(url, folder), folder, wanted, **changes)
 
 
