@@ -136,11 +136,13 @@ def test_every_job_of_a_sweep_has_its_log_and_reports_its_failure(
     result = in_process("run", "-m", *settings, "budget=61,30.5")
     assert result.returncode == 2
     first, second, last = result.stderr.splitlines()
-    assert first.startswith("presel: this job failed: budget=61 is above")
-    assert second.startswith("presel: this job failed: budget is 30.5")
+    assert first.startswith("presel: job 0 failed: budget=61 is above")
+    assert second.startswith("presel: job 1 failed: budget is 30.5")
     assert last.startswith("presel: error: budget=61 is above")
     logs = sorted(tmp_path.glob("outputs/runs/*/*/*/run.log"))
     assert ["budget=61 is above" in log.read_text() for log in logs] == [True, False]
+    same = in_process("run", "-m", *settings, "budget=61", "seed=0,1")
+    assert [line.split(":")[1] for line in same.stderr.splitlines()] == [" job 0 failed", " error"]
 
 
 def test_help_and_mistyped_commands(in_process: Program) -> None:

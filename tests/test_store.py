@@ -236,7 +236,7 @@ def test_the_store_command_finds_damage(store: Store, capsys: pytest.CaptureFixt
         return code, capsys.readouterr().out.replace("\n", "")
 
     sound, damaged, torn = (store.ensure(Number(value)) for value in (1, 2, 3))
-    assert verified() == (0, "3 results, 0 problems")
+    assert verified() == (0, "results: 3, problems: 0")
     flip(damaged / "number.json", 0, 0)
     (torn / MANIFEST).unlink()
     os.mkfifo(torn / MANIFEST)
@@ -247,7 +247,7 @@ def test_the_store_command_finds_damage(store: Store, capsys: pytest.CaptureFixt
     assert f"stage 'number': {damaged}/number.json does not hold what was written" in told
     assert f"{torn}/manifest.json is damaged, or of an earlier version; delete {torn}, then run" in told
     assert f"{sound}/notes.txt is not part of the result" in told
-    assert told.endswith("3 results, 4 problems")
+    assert told.endswith("results: 3, problems: 4")
     assert store_command(["list", "--store", str(store.root)]) == 0
     assert store_command(["clean", "--store", str(store.root)]) == 0
     assert "1 temporary files deleted" in capsys.readouterr().out

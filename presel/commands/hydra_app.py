@@ -37,6 +37,8 @@ def run_app(arguments: Sequence[str]) -> None:
     verbosity = next((levels[one] for one in arguments if one in levels), 0)
     overrides = [one for one in arguments if one not in levels]
 
+    failures: set[str] = set()
+
     def run_job(config: DictConfig) -> float | None:
         # A launcher of Hydra may have started this process.
         show_messages(verbosity)
@@ -46,8 +48,9 @@ def run_app(arguments: Sequence[str]) -> None:
                 return _run(config, overrides)
             except PreselError as error:
                 # The other jobs continue, and Hydra raises the first failure at the end.
-                if job.mode == RunMode.MULTIRUN:
-                    print_error(f"this job failed: {error}")
+                if job.mode == RunMode.MULTIRUN and str(error) not in failures:
+                    failures.add(str(error))
+                    print_error(f"job {job.job.num} failed: {error}")
                 raise
 
     register()

@@ -56,7 +56,7 @@ def _verify(store: Path) -> int:
         for problem in _problems(folder, store):
             problems += 1
             console.print(problem)
-    console.print(f"{len(folders)} results, {problems} problems")
+    console.print(f"results: {len(folders)}, problems: {problems}")
     return int(problems > 0)
 
 
