@@ -180,7 +180,7 @@ def test_the_store_command_lists_verifies_and_cleans(in_process: Program, tmp_pa
     in_process.succeeds("run", *TINY, "until=selection", "strategy=random", OWN_STORE)
     store = tmp_path / "outputs" / "store"
     assert "selection" in in_process("store", "list").stdout
-    assert "0 problems" in in_process("store", "verify").stdout
+    assert "problems: 0" in in_process("store", "verify").stdout
     (store / "features" / "halfway").mkdir(parents=True)
     found = in_process("store", "verify")
     assert found.returncode == 1
