@@ -53,5 +53,5 @@ class ReferenceStage(TableStage):
 
 
 def reference_size(share: float, images: int) -> int:
-    """Number of reference images of a task with so many images."""
+    """Number of reference images that a task of `images` images gets."""
     return max(1, round(share * images))

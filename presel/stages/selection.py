@@ -117,7 +117,7 @@ class SelectionStage(TableStage):
 
 
 def check_budget(budget: float, images: int, reference: int, share: float) -> None:
-    """Checks that a budget of so many images holds the reference set, `share` of each task.
+    """Checks that the reference set (`share` of each task) fits into a budget of `images` images.
 
     Raises:
         PreselError: If not.
