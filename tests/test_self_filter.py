@@ -14,8 +14,6 @@ from presel.data.llava import TaskRule, read_records
 from presel.importance import instruction_relevance
 from presel.instructions.ledger import LEDGER
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.fine_tune import fine_tune
-from presel.models.loggers import TrainingLogger
 from presel.models.score_net import SCORE_NET, ScoreNetTuner
 from presel.models.tuner import Tuner, add_lora
 from presel.selection import FeatureRows
@@ -28,7 +26,7 @@ from presel.strategies.base import SelectionContext
 from presel.strategies.self_filter import SelfFilter, pick_difficult
 from tests.helpers import Program, on_folder, stage_files
 from tests.selection.mixtures import mixture
-from tests.training import CPU, LVLM, PowerCut, settings
+from tests.training import LVLM, PowerCut, settings, tune
 
 SCORES = np.random.default_rng(0).uniform(-1, 1, (24, 3))
 
@@ -96,31 +94,20 @@ def test_an_interrupted_training_ends_with_the_same_net(pool_folder: Path) -> No
     # 24 samples, 2 a batch, 2 batches a step: 6 steps an epoch, of which the second is cut off at its fourth.
     recipe = settings(epochs=2, lora_dropout=0.1)
 
-    def run(name: str, logger: Logger) -> list[float]:
+    def run(name: str, logger: Logger | None = None) -> list[float]:
         folder = pool_folder / name
         make_tuner = partial(ScoreNetTuner, scores=SCORES, lr=0.01)
-        fine_tune(
-            LVLM,
-            recipe,
-            CPU,
-            records,
-            pool_folder / "images",
-            folder=folder,
-            seed=3,
-            workers=0,
-            logger=logger,
-            make_tuner=make_tuner,
-        )
+        tune(records, folder, recipe, seed=3, logger=logger, make_tuner=make_tuner)
         assert not (folder / "adapter").exists()
         weights: list[float] = np.load(folder / SCORE_NET).tolist()
         return weights
 
-    whole = run("whole", TrainingLogger().create(pool_folder / "whole", "whole"))
+    whole = run("whole")
     assert all(whole)
     with pytest.raises(ConnectionError):
         run("cut", PowerCut(pool_folder / "cut", 9))
     assert list((pool_folder / "cut" / "checkpoints" / "single-1").glob("step=*.ckpt"))
-    assert run("cut", TrainingLogger().create(pool_folder / "cut", "cut")) == whole
+    assert run("cut") == whole
 
 
 def by_brute_force(

@@ -24,14 +24,12 @@ from presel.errors import PreselError
 from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.decoding import generate_answers, prompt_batch
-from presel.models.fine_tune import fine_tune
 from presel.models.hardware import Hardware
-from presel.models.loggers import TrainingLogger
 from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial, try_micro_batch
 from presel.models.tuner import Tuner, add_lora, cosine_with_warmup
 from tests.gradients import first_gradients
-from tests.training import CPU, LVLM, PowerCut, settings
+from tests.training import CPU, LVLM, PowerCut, settings, tune
 
 
 @pytest.fixture(scope="module")
@@ -147,17 +145,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_response_tokens(
 ) -> None:
     folder = pool_folder / "mean"
     recipe = settings(batch_size=24, micro_batch_size=3, lora_dropout=0.0)
-    fine_tune(
-        LVLM,
-        recipe,
-        CPU,
-        records,
-        pool_folder / "images",
-        folder=folder,
-        seed=3,
-        workers=0,
-        logger=TrainingLogger().create(folder, "mean"),
-    )
+    tune(records, folder, recipe, seed=3)
     (logged,) = pd.read_csv(folder / "metrics" / "version_0" / "metrics.csv")["train/loss"]
     batch = encoder.batch(examples(records, pool_folder))
     # The adapter starts as the identity, so the first step's loss is the base model's.
@@ -190,19 +178,8 @@ def test_training_on_a_gpu_ends_the_same_with_a_memory_trial(
 ) -> None:
     def run(name: str) -> bytes:
         folder = pool_folder / name
-        gpu, logger = Hardware(accelerator="gpu"), TrainingLogger().create(folder, name)
         recipe = settings(lora_dropout=0.1)
-        fine_tune(
-            LVLM,
-            recipe,
-            gpu,
-            records,
-            pool_folder / "images",
-            folder=folder,
-            seed=3,
-            workers=0,
-            logger=logger,
-        )
+        tune(records, folder, recipe, hardware=Hardware(accelerator="gpu"), seed=3)
         return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
     tried = run("tried")
@@ -282,28 +259,18 @@ def test_an_interrupted_tuning_ends_like_an_uninterrupted_one(
     # the third, behind a step whose checkpoint is yet to come and behind one that has one.
     recipe = settings(epochs=4, lora_dropout=0.1)
 
-    def run(name: str, logger: Logger) -> bytes:
+    def run(name: str, logger: Logger | None = None) -> bytes:
         folder = pool_folder / name
-        fine_tune(
-            LVLM,
-            recipe,
-            CPU,
-            records,
-            pool_folder / "images",
-            folder=folder,
-            seed=3,
-            workers=workers,
-            logger=logger,
-        )
+        tune(records, folder, recipe, seed=3, workers=workers, logger=logger)
         return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
-    whole = run("whole", TrainingLogger().create(pool_folder / "whole", "whole"))
+    whole = run("whole")
     # Lightning turns Ctrl-C into an exit with status 1, which `tune` undoes.
     for step, error in ((8, ConnectionError), (15, KeyboardInterrupt)):
         with pytest.raises(error):
             run("cut", PowerCut(pool_folder / "cut", step, error))
         assert list((pool_folder / "cut" / "checkpoints" / "single-1").glob("step=*.ckpt"))
-    assert run("cut", TrainingLogger().create(pool_folder / "cut", "cut")) == whole
+    assert run("cut") == whole
 
 
 @pytest.mark.parametrize(
@@ -319,27 +286,17 @@ def test_a_damaged_checkpoint_is_named(
 ) -> None:
     folder = pool_folder / "damaged"
 
-    def run(logger: Logger) -> None:
-        fine_tune(
-            LVLM,
-            settings(),
-            CPU,
-            records,
-            pool_folder / "images",
-            folder=folder,
-            seed=3,
-            workers=0,
-            logger=logger,
-        )
+    def run(logger: Logger | None = None) -> None:
+        tune(records, folder, seed=3, logger=logger)
 
     with pytest.raises(ConnectionError):
         run(PowerCut(folder, 4))
     (checkpoint,) = (folder / "checkpoints" / "single-1").glob("*.ckpt")
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     with pytest.raises(PreselError, match=rf"{checkpoint.name} is damaged .*; delete it"):
-        run(TrainingLogger().create(folder, "damaged"))
+        run()
     checkpoint.unlink()
-    run(TrainingLogger().create(folder, "damaged"))
+    run()
 
 
 def test_a_tuning_cut_off_after_its_last_step_goes_on(
@@ -347,18 +304,7 @@ def test_a_tuning_cut_off_after_its_last_step_goes_on(
 ) -> None:
     def run(name: str) -> bytes:
         folder = pool_folder / name
-        logger = TrainingLogger().create(folder, name)
-        fine_tune(
-            LVLM,
-            settings(epochs=2),
-            CPU,
-            records,
-            pool_folder / "images",
-            folder=folder,
-            seed=3,
-            workers=0,
-            logger=logger,
-        )
+        tune(records, folder, settings(epochs=2), seed=3)
         return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
     whole = run("whole")
@@ -382,36 +328,14 @@ def test_a_single_step_trains_and_half_precision_weights_do_too(
     records: list[Record], pool_folder: Path
 ) -> None:
     lvlm, folder = replace(LVLM, dtype="bfloat16"), pool_folder / "short"
-    logger = TrainingLogger().create(folder, "short")
-    fine_tune(
-        lvlm,
-        settings(),
-        CPU,
-        records[:4],
-        pool_folder / "images",
-        folder=folder,
-        seed=0,
-        workers=0,
-        logger=logger,
-    )
+    tune(records[:4], folder, lvlm=lvlm)
     base, tuned = lvlm.load_model(), dict(lvlm.load_model(folder / "adapter").named_parameters())
     assert any(not torch.equal(weight, tuned[name]) for name, weight in base.named_parameters())
 
 
 def test_throughput_is_measured(records: list[Record], pool_folder: Path) -> None:
     folder = pool_folder / "measured"
-    logger = TrainingLogger().create(folder, "measured")
-    measured = fine_tune(
-        LVLM,
-        settings(),
-        CPU,
-        records,
-        pool_folder / "images",
-        folder=folder,
-        seed=0,
-        workers=0,
-        logger=logger,
-    )
+    measured = tune(records, folder)
     assert measured["samples_per_second"] > 0
     assert measured["response_tokens_per_second"] > measured["samples_per_second"]
     assert measured["utilization"] is None
@@ -420,18 +344,7 @@ def test_throughput_is_measured(records: list[Record], pool_folder: Path) -> Non
 
 def test_a_tuned_adapter_changes_the_model_and_loads_merged(records: list[Record], pool_folder: Path) -> None:
     folder = pool_folder / "tuned"
-    logger = TrainingLogger().create(folder, "tuned")
-    measured = fine_tune(
-        LVLM,
-        settings(),
-        CPU,
-        records,
-        pool_folder / "images",
-        folder=folder,
-        seed=0,
-        workers=0,
-        logger=logger,
-    )
+    measured = tune(records, folder)
     assert measured["steps"] == 6
     assert not (folder / "checkpoints").exists()
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
@@ -452,35 +365,14 @@ def test_answers_that_are_cut_are_counted(
         records[0], conversations=[records[0].conversations[0], {"from": "gpt", "value": "no " * 300}]
     )
     folder = pool_folder / "cut"
-    measured = fine_tune(
-        LVLM,
-        settings(),
-        CPU,
-        [long, *records[1:4]],
-        pool_folder / "images",
-        folder=folder,
-        seed=0,
-        workers=0,
-        logger=TrainingLogger().create(folder, "cut"),
-    )
+    measured = tune([long, *records[1:4]], folder)
     assert measured["truncated"] == 1
     assert "1 of 4 samples are longer than lvlm.max_length=256 tokens" in capsys.readouterr().out
 
 
 def test_a_response_beyond_the_maximal_length_is_named(records: list[Record], pool_folder: Path) -> None:
     short = Lvlm(path=LVLM.path, template="plain", max_length=30)
-    logger = TrainingLogger().create(pool_folder, "x")
     with pytest.raises(
         PreselError, match="record '0000': none of its responses lies within the first 30 tokens"
     ):
-        fine_tune(
-            short,
-            settings(),
-            CPU,
-            records,
-            pool_folder / "images",
-            folder=pool_folder / "x",
-            seed=0,
-            workers=0,
-            logger=logger,
-        )
+        tune(records, pool_folder / "x", lvlm=short)
