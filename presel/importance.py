@@ -1,4 +1,4 @@
-"""Task importance from instruction relevance: eq. 3 to 5 of the paper."""
+"""Task importance from instruction relevance (eq. 3 to 5 of the paper), or from learning gains."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -115,17 +115,78 @@ def task_weights(scores: Mapping[Task, float], tau: float | None = None) -> dict
     return dict(zip(scores, (exponentials / total).tolist(), strict=True))
 
 
+def learning_gains(
+    base_loss: npt.ArrayLike, tuned_loss: npt.ArrayLike, n_tokens: npt.ArrayLike, tasks: Sequence[Task]
+) -> dict[Task, float]:
+    """Measures how much tuning on other samples lowers the loss of each task's responses.
+
+    The gain of a task is the mean over its samples of n_tokens · (base_loss - tuned_loss), the nats by which
+    a whole response becomes more probable. No model may have been tuned on the samples that it scores.
+
+    Args:
+        base_loss: Mean loss of the response tokens under the model before tuning, shape (n,), at least 0.
+        tuned_loss: The same under the tuned model, shape (n,), at least 0.
+        n_tokens: Response tokens of every sample, shape (n,).
+        tasks: The task of every sample, n of them.
+
+    Returns:
+        Task to gain in nats a response, which is negative where tuning does harm; tasks in the order of their
+        first sample, sums as in `task_scores`.
+
+    Raises:
+        ValueError: If an argument is empty or not one-dimensional, the lengths differ, a loss is not finite
+            or negative, or a number of tokens is below 1.
+    """
+    before, after = _losses(base_loss, tuned_loss, ("base_loss", "tuned_loss"))
+    tokens = _finite_vector(n_tokens, "n_tokens")
+    check_all(tokens >= 1, tokens, "n_tokens", "a response has at least one token")
+    if len(tokens) != len(before):
+        raise ValueError(
+            f"n_tokens has {len(tokens)} values and base_loss {len(before)}; both need one per sample"
+        )
+    return task_scores(tokens * (before - after), tasks)
+
+
+def gain_weights(gains: Mapping[Task, float], exponent: float = 0.5) -> dict[Task, float]:
+    """Turns learning gains into the tasks' shares of the budget: max(gain, 0) ** exponent, summing to 1.
+
+    If the loss of task i falls with its n_i samples as a_i · n_i ** -b, the sum of all losses is lowest with
+    n_i proportional to a_i ** (1 / (1 + b)). The gain stands for a_i; the default exponent is that of b = 1.
+
+    Args:
+        gains: Task to gain, as `learning_gains` returns them.
+        exponent: 0 gives all tasks that gain equal weights, 1 weights proportional to the gains.
+
+    Returns:
+        Task to weight, in the order of `gains`. A task that does not gain has weight 0; `fill_tasks` of
+        `presel.selection` leaves it the images that are bought already. If no task gains, all weights are
+        equal.
+
+    Raises:
+        ValueError: If there is no task, a gain is not finite, or `exponent` is not finite or below 0.
+    """
+    values = _finite_vector(list(gains.values()), "gains")
+    if not (math.isfinite(exponent) and exponent >= 0):
+        raise ValueError(f"exponent is {exponent}; it must be finite and at least 0")
+    positive = np.maximum(values, 0)
+    if not positive.any():
+        positive = np.ones_like(values)
+    # Relative to the largest, so that no exponent overflows; 0 ** 0 is 1, but who does not gain gets nothing.
+    shares = np.where(positive > 0, (positive / positive.max()) ** exponent, 0)
+    return dict(zip(gains, (shares / math.fsum(shares.tolist())).tolist(), strict=True))
+
+
 def _losses(
-    with_question: npt.ArrayLike, without_question: npt.ArrayLike
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    names: tuple[str, str] = ("loss_with_question", "loss_without_question"),
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    one = _finite_vector(with_question, "loss_with_question")
-    other = _finite_vector(without_question, "loss_without_question")
+    one, other = _finite_vector(first, names[0]), _finite_vector(second, names[1])
     if len(one) != len(other):
         raise ValueError(
-            f"loss_with_question has {len(one)} values and loss_without_question {len(other)}; both need one "
-            "per sample"
+            f"{names[0]} has {len(one)} values and {names[1]} {len(other)}; both need one per sample"
         )
-    for values, name in ((one, "loss_with_question"), (other, "loss_without_question")):
+    for values, name in zip((one, other), names, strict=True):
         check_all(values >= 0, values, name, "a mean loss is never negative")
     return one, other
 

@@ -26,7 +26,8 @@ from presel.stages.clusters import Clustering, ClustersStage, DiscoveredClusters
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage
 from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.stages.features import FeaturesStage
-from presel.stages.instructions import InstructionsStage
+from presel.stages.instructions import InstructionsStage, SamplesStage
+from presel.stages.learning_gain import LearningGainStage, ReferenceHalfStage
 from presel.stages.merged import MergedStage
 from presel.stages.multimodal_features import MultimodalFeaturesStage
 from presel.stages.pool import Pool, PoolStage
@@ -120,7 +121,26 @@ class Pipeline:
     @cached_property
     def relevance(self) -> RelevanceStage:
         """How much the question helps the answer, for each reference sample."""
-        return self._scored(self.reference_instructions)
+        return self._scored(self.reference_instructions, self.reference_model)
+
+    @cached_property
+    def learning_gain(self) -> LearningGainStage:
+        """How much tuning helps with each reference sample, by models tuned on the half without it."""
+        one, other = (
+            ReferenceHalfStage(
+                pool=self.pool,
+                purpose=f"reference half {half}",
+                instructions=self.reference_instructions,
+                half=half,
+                seed=self.seed,
+            )
+            for half in (1, 2)
+        )
+        return LearningGainStage(
+            untuned=self._scored(self.reference_instructions, self.lvlm),
+            first=self._scored(one, self._tuned_on(other)),
+            second=self._scored(other, self._tuned_on(one)),
+        )
 
     # Which images represent their task.
 
@@ -148,7 +168,7 @@ class Pipeline:
     @cached_property
     def scores(self) -> RelevanceStage:
         """The reference model's scores of every sample of the pool."""
-        return self._scored(self.all_instructions)
+        return self._scored(self.all_instructions, self.reference_model)
 
     @cached_property
     def clip_scores(self) -> ClipScoresStage:
@@ -301,10 +321,10 @@ class Pipeline:
     def _bought(self, chosen: Stage[pd.DataFrame], purpose: str) -> InstructionsStage:
         return InstructionsStage(pool=self.pool, chosen=chosen, provider=self.provider, purpose=purpose)
 
-    def _scored(self, instructions: InstructionsStage) -> RelevanceStage:
-        return RelevanceStage(instructions=instructions, model=self.reference_model, runtime=self.runtime)
+    def _scored(self, instructions: SamplesStage, model: TuningStage | Lvlm) -> RelevanceStage:
+        return RelevanceStage(instructions=instructions, model=model, runtime=self.runtime)
 
-    def _tuned_on(self, instructions: InstructionsStage) -> TuningStage:
+    def _tuned_on(self, instructions: SamplesStage) -> TuningStage:
         return TuningStage(
             instructions=instructions, lvlm=self.lvlm, tune=self.tuning, seed=self.seed, runtime=self.runtime
         )

@@ -8,6 +8,7 @@ from typing import Any
 from presel.doctor.plan import Plan
 from presel.errors import PreselError
 from presel.pipeline import Pipeline
+from presel.stages.learning_gain import ReferenceHalfStage
 from presel.storage.integrity import MANIFEST, DamagedResult, read_manifest
 from presel.storage.stage import Stage, identity
 from presel.storage.store import Store
@@ -85,6 +86,9 @@ def _images(step: Stage[Any], pipeline: Pipeline, work: Work) -> int | None:
         return sum(work.plan.selected.values())
     if work.plan.reference is not None and step == pipeline.reference_instructions:
         return sum(work.plan.reference.values())
+    if isinstance(step, ReferenceHalfStage):
+        reference = _images(step.instructions, pipeline, work)
+        return reference and math.ceil(reference / 2)
     return _images(step.inputs[0], pipeline, work) if step.inputs else None
 
 

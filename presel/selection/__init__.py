@@ -1,6 +1,12 @@
 """Selects images by allocation (eq. 6), clustering and neighbor centrality (eq. 7), on NumPy arrays."""
 
-from presel.selection.allocation import ClusterMode, TaskMode, allocate_clusters, allocate_tasks
+from presel.selection.allocation import (
+    ClusterMode,
+    TaskMode,
+    allocate_clusters,
+    allocate_tasks,
+    fill_tasks,
+)
 from presel.selection.centrality import neighbor_centrality
 from presel.selection.clustering import ClusterBackend, cluster, number_of_clusters
 from presel.selection.feature_rows import FeatureRows
@@ -23,6 +29,7 @@ __all__ = [
     "allocate_tasks",
     "cluster",
     "comparable",
+    "fill_tasks",
     "id_order",
     "most_central",
     "neighbor_centrality",

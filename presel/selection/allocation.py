@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from presel.selection.apportionment import apportion
+from presel.selection.apportionment import SMALLEST, apportion
 from presel.selection.arrays import FloatVector, IntVector, check_all, check_choice, check_whole
 
 TaskMode: TypeAlias = Literal["exact", "paper", "released_llava", "released_vision_flan"]
@@ -67,6 +67,49 @@ def allocate_tasks(
         floors[np.argmax(shares)] += total - floors.sum()
         return floors
     return _released_vision_flan(ideal, floors, caps, total)
+
+
+def fill_tasks(weights: npt.ArrayLike, owned: npt.ArrayLike, sizes: npt.ArrayLike, budget: int) -> IntVector:
+    """Splits a budget over tasks of which some images are bought already, so that these count in the split.
+
+    The ideal numbers are `level · weight`, bounded below by the images already bought and above by the task's
+    size, with the level at which they sum to the budget (water-filling). In `allocate_tasks` the weights
+    divide the rest of the budget instead, whatever is bought.
+
+    Args:
+        weights: The tasks' weights, with any positive sum, shape (M,).
+        owned: Images of each task that are bought already, shape (M,).
+        sizes: All images of each task, those included, shape (M,).
+        budget: Total number of images, those included.
+
+    Returns:
+        Images to add to each task, shape (M,), rounded as in `allocate_tasks`; the sum is exactly
+        `min(budget, sizes.sum()) - owned.sum()`. Tasks of weight 0 get images only once all others are full.
+
+    Raises:
+        ValueError: As in `allocate_tasks`, or if a task owns more images than it has, or the budget is below
+            what is bought.
+    """
+    shares, least, most = _weights(weights), _whole_numbers(owned, "owned"), _whole_numbers(sizes, "sizes")
+    if not len(shares) == len(least) == len(most):
+        raise ValueError(
+            f"there are {len(shares)} weights, {len(least)} values of owned and {len(most)} sizes; each "
+            "needs one per task"
+        )
+    check_all(least <= most, least, "owned", "no task owns more images than it has")
+    total = _whole_budget(budget)
+    if total < least.sum():
+        raise ValueError(f"the budget is {total}, below the {least.sum()} images that are bought already")
+    positive = shares > 0
+    # Relative to the largest and not too small, so that every level is finite.
+    shares = np.where(positive, np.maximum(shares / shares.max(), SMALLEST), 0)
+    w, low, high = shares[positive], least[positive], most[positive]
+    # The sum is linear in the level between the levels at which a task leaves one bound or reaches the other.
+    levels = np.unique(np.concatenate([low / w, high / w]))  # (l,), at most 2 M
+    sums = np.clip(levels[:, None] * w, low, high).sum(axis=1)  # (l,)
+    level = np.interp(total - least[~positive].sum(), sums, levels)
+    ideal = np.clip(level * shares, least, most)  # (M,)
+    return apportion(ideal - least, most - least, total - int(least.sum()))
 
 
 def allocate_clusters(

@@ -13,7 +13,7 @@ from presel.selection.arrays import FloatVector, IntVector
 # Shares are sums and quotients of float64; a share this close to a whole number counts as whole.
 _NOISE = 1e-9
 # Keeps quotients finite: a weight below this share of the largest counts as this share.
-_SMALLEST = 1e-100
+SMALLEST = 1e-100
 
 
 def apportion(weights: FloatVector, caps: IntVector, budget: int) -> IntVector:
@@ -59,7 +59,7 @@ def _sequence(weights: FloatVector, caps: IntVector, budget: int) -> IntVector:
         return given
     # Scaled by a power of two, which keeps quotients, and so ties, exact.
     scaled = weights / 2.0 ** np.frexp(weights.max())[1]
-    claimant, midpoint, release = _units(np.maximum(scaled, _SMALLEST), caps, budget)  # (u,) each
+    claimant, midpoint, release = _units(np.maximum(scaled, SMALLEST), caps, budget)  # (u,) each
     precedence = np.empty(len(caps), dtype=np.int64)  # (m,)
     precedence[np.lexsort((np.arange(len(caps)), -caps, -weights))] = np.arange(len(caps))
     order = np.argsort(release, kind="stable")

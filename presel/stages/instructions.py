@@ -21,29 +21,54 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstructionsStage(Stage[list[Record]]):
-    """A training file in LLaVA format, `train.json`, and the ledger of the requests, `ledger.parquet`.
-
-    Leaves `unanswered.parquet` too: id and reason (`why`) of the images that got no instruction.
+class SamplesStage(Stage[list[Record]]):
+    """Base of the stages whose result is images with their instructions, `train.json` in LLaVA format.
 
     Attributes:
         pool: The pool that the images are from.
-        chosen: A stage whose result is a table with the column `id`: the images to buy instructions for.
-        provider: Where instructions come from.
-        purpose: What they are bought for, noted in the ledger: `reference`, `selection` or `whole pool`.
+        purpose: What the samples are for, for labels.
     """
 
-    name: ClassVar[str] = "instructions"
-
     pool: Pool
-    chosen: Stage[pd.DataFrame]
-    provider: InstructionProvider
     purpose: str = field(compare=False)
 
     @property
     def label(self) -> str:
-        """Says what the instructions are bought for."""
+        """Says what the samples are for."""
         return f"{self.name} ({self.purpose})"
+
+    def write(self, folder: Path, records: list[Record]) -> None:
+        """Writes the records into the stage's folder."""
+        write_records(folder / "train.json", records)
+
+    def load(self, folder: Path) -> list[Record]:
+        """The records, with their conversations."""
+        return read_records(folder / "train.json", TaskRule())
+
+    def examples(self, store: Store) -> "list[Example]":
+        """The records with the paths of their images, as models read them."""
+        from presel.models.conversations import Example
+
+        images = self.pool.files(store).images
+        return [Example(images / record.image, record.conversations) for record in store.load(self)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionsStage(SamplesStage):
+    """A training file in LLaVA format, `train.json`, and the ledger of the requests, `ledger.parquet`.
+
+    Leaves `unanswered.parquet` too: id and reason (`why`) of the images that got no instruction. The purpose,
+    noted in the ledger, is `reference`, `selection` or `whole pool`.
+
+    Attributes:
+        chosen: A stage whose result is a table with the column `id`: the images to buy instructions for.
+        provider: Where instructions come from.
+    """
+
+    name: ClassVar[str] = "instructions"
+
+    chosen: Stage[pd.DataFrame]
+    provider: InstructionProvider
 
     def check_data(self, store: Store) -> None:
         """Lets the provider check the pool's files and tasks, or checks a result against its limit.
@@ -70,16 +95,5 @@ class InstructionsStage(Stage[list[Record]]):
         wanted = [InstructionRequest(*row) for row in chosen.itertuples(name=None)]
         files = self.pool.files(store)
         records = request(wanted, self.provider, files, folder, self.purpose)
-        write_records(folder / "train.json", records)
+        self.write(folder, records)
         return {"requested": len(wanted), "unanswered": len(wanted) - len(records)}
-
-    def load(self, folder: Path) -> list[Record]:
-        """The records, with their conversations."""
-        return read_records(folder / "train.json", TaskRule())
-
-    def examples(self, store: Store) -> "list[Example]":
-        """The records with the paths of their images, as models read them."""
-        from presel.models.conversations import Example
-
-        images = self.pool.files(store).images
-        return [Example(images / record.image, record.conversations) for record in store.load(self)]

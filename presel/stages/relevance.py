@@ -12,7 +12,8 @@ import pandas as pd
 
 from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
-from presel.stages.instructions import InstructionsStage
+from presel.models.lvlm import Lvlm
+from presel.stages.instructions import SamplesStage
 from presel.stages.results import TableStage
 from presel.stages.token_batches import cut_by_tokens, longest_first, measure
 from presel.stages.tuning import TuningStage
@@ -24,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
-    """Losses with and without the question under the reference model (eq. 1 and 2), and EL2N.
+    """Losses with and without the question under a model (eq. 1 and 2), and EL2N.
 
     Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, el2n, n_tokens.
 
@@ -33,20 +34,32 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
     sequence for each answer with the questions, and a single one without.
 
     Attributes:
-        model: The reference model.
-        instructions: Those of the reference set, or of the whole pool for strategies that score all of it.
+        model: The model that scores: a tuned one, as the reference model, or one without any tuning.
+        instructions: The samples: those of the reference set or of half of it, or of the whole pool for
+            strategies that score all of it.
     """
 
     name: ClassVar[str] = "relevance"
     version: ClassVar[int] = 4
 
-    instructions: InstructionsStage
-    model: TuningStage
+    instructions: SamplesStage
+    model: TuningStage | Lvlm
 
     @property
     def label(self) -> str:
-        """Says which samples are scored."""
-        return f"{self.name} ({self.instructions.purpose})"
+        """Says which samples are scored, and whether by a model without tuning."""
+        untuned = ", untuned" if isinstance(self.model, Lvlm) else ""
+        return f"{self.name} ({self.instructions.purpose}{untuned})"
+
+    @property
+    def lvlm(self) -> Lvlm:
+        """The model before any tuning."""
+        return self.model if isinstance(self.model, Lvlm) else self.model.lvlm
+
+    def check(self, store: Store) -> None:
+        """Checks devices and model."""
+        super().check(store)
+        self.lvlm.check()
 
     def shards(self, store: Store, folder: Path) -> TableShards[int]:
         """The samples, longest first, scored in one pass.
@@ -60,13 +73,13 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
         from presel.models.prefetch import prefetched
         from presel.models.prompt_pairs import pair, pair_batch
 
-        lvlm = self.model.lvlm
-        encoder = ConversationEncoder(lvlm)
+        encoder = ConversationEncoder(self.lvlm)
         examples = self.instructions.examples(store)
-        lengths, truncated = measure(examples, partial(pair, encoder), lvlm.max_length)
+        lengths, truncated = measure(examples, partial(pair, encoder), self.lvlm.max_length)
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
-            model = lvlm.load_model(store.load(self.model)).to(device_for(self.runtime.hardware.accelerator))
+            adapter = None if isinstance(self.model, Lvlm) else store.load(self.model)
+            model = self.lvlm.load_model(adapter).to(device_for(self.runtime.hardware.accelerator))
             scorer = Scorer(model)
             chosen = [[examples[row] for row in batch] for batch in batches]
             for batch, encoded in zip(
@@ -124,12 +137,12 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
         if (cut_off := table["n_tokens"] == 0).any():
             raise PreselError(
                 f"record '{table['id'][cut_off].iloc[0]}': none of its responses lies within lvlm.max_length="
-                f"{self.model.lvlm.max_length} tokens, so it has no relevance score; raise lvlm.max_length"
+                f"{self.lvlm.max_length} tokens, so it has no relevance score; raise lvlm.max_length"
             )
         losses = table[["loss_with_question", "loss_without_question", "el2n"]]
         if (broken := ~np.isfinite(losses.to_numpy()).all(axis=1)).any():
             raise PreselError(
-                f"record '{table['id'][broken].iloc[0]}': its loss under the reference model is not a number "
+                f"record '{table['id'][broken].iloc[0]}': its loss under the model is not a number "
                 f"({broken.sum()} of {len(table)} records); compute more precisely (lvlm.dtype=float32, or "
                 "bfloat16 instead of float16), or lower tune.lr"
             )

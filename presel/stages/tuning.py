@@ -9,7 +9,7 @@ from presel.errors import PreselError
 from presel.models.hardware import check_distribution, precision_for
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
-from presel.stages.instructions import InstructionsStage
+from presel.stages.instructions import SamplesStage
 from presel.storage.stage import T_co
 from presel.storage.store import Store
 
@@ -31,7 +31,7 @@ class FineTuneStage(ParallelStage[T_co]):
 
     by_length: ClassVar[bool] = True
 
-    instructions: InstructionsStage
+    instructions: SamplesStage
     lvlm: Lvlm
     tune: Tune
     seed: int

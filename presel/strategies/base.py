@@ -60,6 +60,9 @@ class SelectionContext:
     reference = Result[pd.DataFrame]()
     # Scores of the reference samples: id, both losses, el2n, n_tokens (`RelevanceStage`).
     relevance = Result[pd.DataFrame]()
+    # Losses of the reference samples before and after tuning on others: id, task, loss_base, loss_tuned,
+    # n_tokens (`LearningGainStage`).
+    learning_gain = Result[pd.DataFrame]()
     # Neighbor centrality, by task and id: id, task, cluster, centrality (NaN in the reference set).
     centrality = Result[pd.DataFrame]()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from presel.selection import allocate_clusters, allocate_tasks
+from presel.selection import allocate_clusters, allocate_tasks, fill_tasks
 
 WEIGHT = st.one_of(st.just(0.0), st.integers(1, 5).map(float), st.floats(1e-6, 1e3))
 TASKS = st.lists(st.tuples(WEIGHT, st.integers(0, 60)), min_size=1, max_size=8).filter(
@@ -178,3 +178,49 @@ def test_clusters_refuse(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         allocate_clusters(available, budget, mode=mode, totals=totals)  # type: ignore[arg-type]
+
+
+@given(
+    st.lists(st.tuples(WEIGHT, st.integers(0, 30), st.integers(0, 60)), min_size=1, max_size=8).filter(
+        lambda tasks: any(weight > 0 for weight, _, _ in tasks)
+    ),
+    st.integers(0, 400),
+)
+def test_filling_counts_what_is_owned(tasks: list[tuple[float, int, int]], more: int) -> None:
+    weights, owned, free = (np.array(column) for column in zip(*tasks, strict=True))
+    sizes, budget = owned + free, int(owned.sum()) + more
+    added = fill_tasks(weights, owned, sizes, budget)
+    assert added.sum() == min(more, free.sum())
+    assert ((added >= 0) & (added <= free)).all()
+    # The water level by bisection, with tasks of weight 0 at what they own.
+    if more > free[weights > 0].sum():
+        assert (added == free)[weights > 0].all()
+        return
+    low, high = 0.0, 1e9
+    for _ in range(200):
+        middle = (low + high) / 2
+        filled = np.clip(middle * weights, owned, sizes)
+        low, high = (low, middle) if filled.sum() > budget else (middle, high)
+    assert (np.abs(owned + added - np.clip(low * weights, owned, sizes)) < 2).all()
+
+
+def test_filling_by_hand() -> None:
+    # 30 images for weights 3 : 2 : 1 are 15, 10, 5; the last task owns 9, so that the others share 21.
+    assert fill_tasks([3, 2, 1], [2, 2, 9], [40, 40, 40], 30).tolist() == [11, 6, 0]
+    # The first holds 8 images, so that the second gets the rest.
+    assert fill_tasks([3, 2, 1], [2, 2, 9], [8, 40, 40], 30).tolist() == [6, 11, 0]
+    assert fill_tasks([1, 0], [1, 1], [5, 9], 10).tolist() == [4, 4]
+    assert fill_tasks([1, 5e-324], [1, 1], [5, 9], 6).tolist() == [4, 0]
+
+
+@pytest.mark.parametrize(
+    ("owned", "sizes", "budget", "message"),
+    [
+        ([3, 1], [2, 2], 4, r"owned\[0\] is 3; no task owns more"),
+        ([2, 2], [5, 5], 3, "the budget is 3, below the 4 images"),
+        ([2], [5, 5], 3, "2 weights, 1 values of owned and 2 sizes"),
+    ],
+)
+def test_filling_refuses(owned: list[int], sizes: list[int], budget: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fill_tasks([1, 1], owned, sizes, budget)

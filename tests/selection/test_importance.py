@@ -1,11 +1,17 @@
-"""Equations 3 to 5: values, invariants, refusals."""
+"""Equations 3 to 5, and learning gains: values, invariants, refusals."""
 
 import math
 
 import numpy as np
 import pytest
 
-from presel.importance import instruction_relevance, task_scores, task_weights
+from presel.importance import (
+    gain_weights,
+    instruction_relevance,
+    learning_gains,
+    task_scores,
+    task_weights,
+)
 
 
 def test_relevance_is_the_ratio_of_the_losses() -> None:
@@ -61,3 +67,42 @@ def test_weights_refuse_bad_scores() -> None:
         task_weights({})
     with pytest.raises(ValueError, match=r"scores\[0\] is nan"):
         task_weights({"a": math.nan})
+
+
+def test_a_gain_is_in_nats_a_response() -> None:
+    # 4 tokens of 1 nat less and 2 of half a nat more are 1.5 nats a response; one token is worth a half.
+    gains = learning_gains([2.0, 1.0, 1.0], [1.0, 1.5, 0.5], [4, 2, 1], ["a", "a", "b"])
+    assert gains == {"a": 1.5, "b": 0.5}
+
+
+def test_weights_of_gains_are_roots_and_a_loss_gets_nothing() -> None:
+    assert gain_weights({"a": 9.0, "b": 1.0, "c": -4.0, "d": 0.0}) == {
+        "a": 0.75,
+        "b": 0.25,
+        "c": 0.0,
+        "d": 0.0,
+    }
+    assert gain_weights({"a": 3.0, "b": 1.0}, exponent=1) == {"a": 0.75, "b": 0.25}
+    assert gain_weights({"a": 3.0, "b": 1.0, "c": -1.0}, exponent=0) == {"a": 0.5, "b": 0.5, "c": 0.0}
+    assert gain_weights({"a": -3.0, "b": 0.0}) == {"a": 0.5, "b": 0.5}
+    assert gain_weights({"a": 1e300, "b": 1.0}, exponent=10) == {"a": 1.0, "b": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1.0, 1.0], [1.0], [1, 1], ["a", "a"]), "base_loss has 2 values and tuned_loss 1"),
+        (([1.0], [-1.0], [1], ["a"]), r"tuned_loss\[0\] is -1.0; a mean loss is never negative"),
+        (([1.0], [1.0], [0], ["a"]), r"n_tokens\[0\] is 0.0; a response has at least one token"),
+        (([1.0], [1.0], [1, 1], ["a"]), "n_tokens has 2 values and base_loss 1"),
+    ],
+)
+def test_gains_refuse(arguments: tuple[list[float], list[float], list[int], list[str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        learning_gains(*arguments)
+
+
+@pytest.mark.parametrize("exponent", [-1.0, math.nan, math.inf])
+def test_weights_of_gains_refuse_a_bad_exponent(exponent: float) -> None:
+    with pytest.raises(ValueError, match="exponent is"):
+        gain_weights({"a": 1.0}, exponent)
