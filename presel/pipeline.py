@@ -25,7 +25,7 @@ from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage
 from presel.stages.clusters import Clustering, ClustersStage, DiscoveredClustersStage
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage
 from presel.stages.external_evaluation import ExternalEvaluationStage
-from presel.stages.features import FeaturesStage
+from presel.stages.features import FeaturesStage, ImageTokensStage
 from presel.stages.instructions import InstructionsStage, SamplesStage
 from presel.stages.learning_gain import LearningGainStage, ReferenceHalfStage
 from presel.stages.merged import MergedStage
@@ -157,6 +157,10 @@ class Pipeline:
     def centrality(self) -> CentralityStage:
         """How well each image represents its cluster."""
         return CentralityStage(clusters=self.clusters, reference=self.reference, neighbors=self.neighbors)
+
+    def image_tokens_at(self, layer: int) -> ImageTokensStage:
+        """One vector per image: its tokens after the first `layer` layers of the untuned language model."""
+        return ImageTokensStage(pool=self.images, lvlm=self.lvlm, layer=layer, runtime=self.runtime)
 
     # What baselines read before they select: the instructions of every image.
 

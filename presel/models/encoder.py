@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,25 @@ from presel.storage.shards import chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class ImageEncoder(Protocol):
+    """Whatever makes one vector of an image."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images encoded at once."""
+        ...
+
+    def check(self) -> None:
+        """Raises a `PreselError` if the model is missing or unfit."""
+        ...
+
+    def encode(
+        self, batches: Sequence[Sequence[Path]], workers: int, accelerator: str = "auto"
+    ) -> Iterator[NDArray[np.float16]]:
+        """Encodes images batch by batch, see `Encoder.encode`."""
+        ...
 
 
 @component

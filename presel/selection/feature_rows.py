@@ -175,8 +175,12 @@ class Features(NamedTuple):
     ids: pd.Series
     array: npt.NDArray[np.float16]
 
-    def normalized_by_id(self) -> tuple[npt.NDArray[np.str_], FeatureRows]:
-        """Ids in ascending order, (n,), and the features in that order, L2-normalized as they are read."""
+    def by_id(self, normalize: bool = False) -> tuple[npt.NDArray[np.str_], FeatureRows]:
+        """Ids in ascending order, (n,), and the features in that order; see `FeatureRows`."""
         names = self.ids.to_numpy(dtype=str)
         order = np.argsort(names)
-        return names[order], FeatureRows(self.array, index=order, normalize=True, ids=names.tolist())
+        return names[order], FeatureRows(self.array, index=order, normalize=normalize, ids=names.tolist())
+
+    def normalized_by_id(self) -> tuple[npt.NDArray[np.str_], FeatureRows]:
+        """Ids in ascending order, (n,), and the features in that order, L2-normalized as they are read."""
+        return self.by_id(normalize=True)

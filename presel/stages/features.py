@@ -1,5 +1,6 @@
-"""Stage `features`: one vector for every image of the pool."""
+"""Stages `features` and `image_tokens`: one vector for every image of the pool."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from presel.distributed.stage import ShardedStage
-from presel.models.encoder import Encoder
+from presel.models.encoder import Encoder, ImageEncoder
+from presel.models.image_tokens import ImageTokenEncoder
+from presel.models.lvlm import Lvlm
 from presel.selection.feature_rows import Features
 from presel.stages.pool import PoolStage
 from presel.storage.files import atomic, checked, map_array, write_table
@@ -54,34 +57,33 @@ class VectorsStage(ShardedStage[Features]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeaturesStage(VectorsStage):
-    """Features of every image by an encoder, `features.npy` and `ids.parquet`.
+class ImageVectorsStage(VectorsStage):
+    """A stage that encodes the images of a pool, copies once: `features.npy` and `ids.parquet`.
 
     Attributes:
         pool: The images.
-        encoder: The model.
     """
 
-    name: ClassVar[str] = "features"
-    version: ClassVar[int] = 2
-
     pool: PoolStage
-    encoder: Encoder
+
+    @abstractmethod
+    def image_encoder(self) -> ImageEncoder:
+        """What encodes them."""
 
     def check(self, store: Store) -> None:
         """Checks devices and model."""
         super().check(store)
-        self.encoder.check()
+        self.image_encoder().check()
 
     def shards(self, store: Store, folder: Path) -> ArrayShards[Path]:
         """The distinct images; copies are encoded once."""
-        rows = self._rows(store)
+        rows, encoder = self._rows(store), self.image_encoder()
         return ArrayShards(
             folder=folder / "shards",
             items=self.pool.image_paths(store, store.load(self.pool)["image"].groupby(rows).first()),
             label="encoding images",
-            to_batches=lambda shard: list(chunks(shard, self.encoder.batch_size)),
-            compute_batches=lambda batches: self.encoder.encode(
+            to_batches=lambda shard: list(chunks(shard, encoder.batch_size)),
+            compute_batches=lambda batches: encoder.encode(
                 batches, self.runtime.workers, self.runtime.hardware.accelerator
             ),
         )
@@ -96,3 +98,40 @@ class FeaturesStage(VectorsStage):
         """Number of the distinct image that each record shows, (n,)."""
         rows: NDArray[np.intp] = pd.factorize(self.pool.contents(store))[0]
         return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesStage(ImageVectorsStage):
+    """Features of every image by a vision model.
+
+    Attributes:
+        encoder: The model.
+    """
+
+    name: ClassVar[str] = "features"
+    version: ClassVar[int] = 2
+
+    encoder: Encoder
+
+    def image_encoder(self) -> ImageEncoder:
+        """The model."""
+        return self.encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTokensStage(ImageVectorsStage):
+    """Features of every image by `ImageTokenEncoder`.
+
+    Attributes:
+        lvlm: The model, untuned.
+        layer: Layers of the language model that the image's tokens pass.
+    """
+
+    name: ClassVar[str] = "image_tokens"
+
+    lvlm: Lvlm
+    layer: int
+
+    def image_encoder(self) -> ImageEncoder:
+        """The language model's first layers."""
+        return ImageTokenEncoder(self.lvlm, self.layer)

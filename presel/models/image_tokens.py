@@ -1,0 +1,109 @@
+"""Features of images by the first layers of a vision-language model's language model (PRISM)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from presel.data.prompts import IMAGE_TOKEN
+from presel.errors import PreselError
+from presel.models.lvlm import Lvlm
+from presel.models.model_files import locate
+from presel.models.pretrained import load_pretrained
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import ModuleList
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ImageTokenEncoder:
+    """Mean hidden state of an image's tokens after the first layers of the language model.
+
+    The prompt is the template's constant beginning and the image. Since each token attends only to those
+    before it, the image's tokens have the same hidden states in front of any question.
+
+    Attributes:
+        lvlm: The model, untuned.
+        layer: Number of layers that the tokens pass; those above are not computed.
+        batch_size: Images encoded at once.
+    """
+
+    lvlm: Lvlm
+    layer: int
+    batch_size: int = 16
+
+    def check(self) -> None:
+        """Checks that the model exists and has the layer.
+
+        Raises:
+            PreselError: If not.
+        """
+        from transformers import AutoConfig
+
+        self.lvlm.check()
+        path = self.lvlm.path
+        config = load_pretrained(AutoConfig, locate(path), revision=self.lvlm.revision)
+        n_layers = config.get_text_config().num_hidden_layers
+        if self.layer > n_layers:
+            raise PreselError(
+                f"strategy.layer={self.layer}: the language model of {path} has {n_layers} layers; set at "
+                "most as many"
+            )
+
+    def encode(
+        self, batches: Sequence[Sequence[Path]], workers: int, accelerator: str = "auto"
+    ) -> Iterator[NDArray[np.float16]]:
+        """Encodes images batch by batch; arguments and result are those of `Encoder.encode`.
+
+        Raises:
+            PreselError: If the model has no list of layers, or an image does not fit into its maximum length.
+        """
+        import torch
+
+        from presel.models.conversations import ConversationEncoder
+        from presel.models.hardware import device_for
+        from presel.models.prefetch import prefetched
+
+        conversations = ConversationEncoder(self.lvlm)
+        prompt = conversations.tokens([{"from": "human", "value": IMAGE_TOKEN}])
+        if prompt.truncated:
+            raise PreselError(
+                f"lvlm.max_length={self.lvlm.max_length} is less than an image takes; set at least "
+                f"{prompt.length}"
+            )
+        model = self.lvlm.load_model()
+        layers = _layers(model, self.lvlm)
+        del layers[self.layer :]
+        model.to(device_for(accelerator))
+        ids = torch.tensor(prompt.ids, device=model.device)  # (prompt,)
+        places = (ids == conversations.image_token).nonzero()[:, 0]  # (image tokens,)
+        ids = ids[: places[-1] + 1]
+        states: list[Tensor] = []
+        layers[-1].register_forward_hook(lambda _, __, output: states.append(output))
+        with torch.inference_mode():
+            for pixels in prefetched(batches, conversations.pixels, workers):
+                model.base_model(
+                    input_ids=ids.expand(len(pixels), -1),
+                    pixel_values=pixels.to(model.device, model.dtype),
+                    use_cache=False,
+                )
+                hidden = states.pop()[:, places]  # (n, image tokens, d)
+                yield hidden.float().mean(dim=1).half().cpu().numpy()
+
+
+def _layers(model: "PreTrainedModel", lvlm: Lvlm) -> "ModuleList":
+    """The layers of the language model, in the list that the model itself runs through."""
+    from torch.nn import ModuleList
+
+    for name, module in model.named_modules():
+        if lvlm.language_model in name.split(".") and isinstance(module, ModuleList):
+            return module
+    raise PreselError(
+        f"lvlm.language_model: '{lvlm.language_model}' has no list of layers, whose outputs strategy=prism "
+        "reads; choose a model of the Llama family"
+    )
