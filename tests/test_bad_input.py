@@ -70,6 +70,11 @@ def test_a_bad_annotation_file_is_refused(case: str, in_process: Program, pool_f
     [
         (["budget=0"], ["budget is 0.0; it must be a share of the pool"]),
         (["budget=61"], ["budget=61 is above the pool's 60 images"]),
+        (["pool.limit=61"], ["pool.limit=61 is above the 60 images there are; lower it, or set it to null"]),
+        (
+            ["pool.limit=45", "pool.limit_per_task=20"],
+            ["pool.limit=45 is above the 40 images there are; lower it"],
+        ),
         (["budget=2"], ["fewer than the 3 of the reference set"]),
         (["until=report"], ["until is report; it must be one of selection, instructions"]),
         (["pool.images=nowhere"], ["nowhere"]),

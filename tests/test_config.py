@@ -218,7 +218,15 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
         (["budget=nan"], "budget is nan"),
         (["executor.workers=-1"], "executor.workers is -1"),
         (["lvlm.template=foo"], "unknown template 'foo'; choose one of vicuna_v1, plain"),
-        (["evaluation.metric=bleu"], "unknown metric 'bleu'; choose one of exact_match, box_accuracy, cider"),
+        (
+            ["evaluation.metric=bleu"],
+            "unknown metric 'bleu'; choose one of exact_match, number_match, relaxed_",
+        ),
+        (
+            ["pool=image_folder", "pool.images=a", "pool.limit=0"],
+            "pool.limit: input should be greater than or",
+        ),
+        (["pool.limit=9"], "there is no setting 'pool.limit'"),
         (["pool=llava_json"], "pool.annotations has no value; set it, as in pool.annotations=…"),
         (["tau=fixed"], "tau.value has no value; set it, as in tau.value=…"),
         (

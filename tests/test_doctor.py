@@ -259,6 +259,14 @@ def test_a_sound_pool_has_no_findings_and_nothing_is_written(program: Program, p
     assert snapshot(planted.folder) == before
 
 
+def test_only_the_sample_is_examined(in_process: Program, planted: Planted) -> None:
+    planted.write()
+    settings = ("strategy=random", "cluster.images_per_cluster=10", "pool.limit=60")
+    result = in_process.succeeds("doctor", *overrides(planted.folder), *settings)
+    assert "60 records, 60 usable images" in result.stdout
+    assert "nothing is wrong" in result.stdout
+
+
 def test_the_built_in_pool_is_drawn_aside_and_found_sound(in_process: Program, tmp_path: Path) -> None:
     in_process.succeeds("doctor", *TINY, "--json", "report.json")
     report = json.loads((tmp_path / "report.json").read_text())

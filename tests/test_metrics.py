@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 import presel
-from presel.evaluation.metrics import METRICS, box_accuracy, cider, exact_match
+from presel.evaluation.metrics import METRICS, cider
 from presel.evaluation.scores import mean_score, relative_score
 from presel.report.tables import PUBLISHED
 from presel.storage.files import read_json
 
 
 def test_exact_match_forgives_case_space_and_a_full_stop() -> None:
-    scores = exact_match([" Yes. ", "yes", "no", "2  3"], ["yes", "Yes.", "yes", "2 3"])
-    assert scores.tolist() == [1, 1, 0, 1]
+    answers, references = [" Yes. ", "yes", "no", "2  3"], [["yes"], ["Yes."], ["yes"], ["2 3"]]
+    assert METRICS["exact_match"](answers, references).tolist() == [1, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -30,31 +30,109 @@ def test_exact_match_forgives_case_space_and_a_full_stop() -> None:
     ],
 )
 def test_a_box_counts_from_half_overlap_on(answer: str, score: int) -> None:
-    assert box_accuracy([answer], ["[0.00, 0.00, 1.00, 1.00]"]).tolist() == [score]
+    assert METRICS["box_accuracy"]([answer], [["[0.00, 0.00, 1.00, 1.00]"]]).tolist() == [score]
 
 
-def test_a_reference_without_a_box_is_an_error() -> None:
-    with pytest.raises(ValueError, match="contains no box"):
-        box_accuracy(["[0, 0, 1, 1]"], ["top left"])
+@pytest.mark.parametrize(
+    ("metric", "answer", "reference", "score"),
+    [
+        ("number_match", "1195", "1,195", 1),
+        ("number_match", " 1,195.00. ", "1,195", 1),
+        ("number_match", "1196", "1,195", 0),
+        ("number_match", "1195 apples", "1,195", 0),
+        ("number_match", "1/10", "1/10", 1),
+        ("number_match", "0.1", "1/10", 0),
+        ("number_match", "2:35 p.m.", "2:35 P.M.", 1),
+        # "within 5% of the gold answer", both ends included
+        ("relaxed_accuracy", "95", "100", 1),
+        ("relaxed_accuracy", "105", "100", 1),
+        ("relaxed_accuracy", "94.9", "100", 0),
+        ("relaxed_accuracy", "105.1", "100", 0),
+        ("relaxed_accuracy", "-95", "-100", 1),
+        ("relaxed_accuracy", "95", "-100", 0),
+        ("relaxed_accuracy", "1,040", "1000", 1),
+        ("relaxed_accuracy", "0", "0.0", 1),
+        ("relaxed_accuracy", "0.01", "0", 0),
+        ("relaxed_accuracy", "12%", "12.5 %", 1),
+        ("relaxed_accuracy", "0.12", "12%", 1),
+        ("relaxed_accuracy", "12", "12%", 0),
+        ("relaxed_accuracy", ".5", "0.51", 1),
+        # "for non-numeric answers, exact match"
+        ("relaxed_accuracy", "Brazil.", "brazil", 1),
+        ("relaxed_accuracy", "2010/12", "2010/11", 0),
+        ("relaxed_accuracy", "[2003,2009]", "[2003, 2009]", 0),
+        ("relaxed_accuracy", "19 years", "20 years", 0),
+        ("letter_accuracy", "B", "B", 1),
+        ("letter_accuracy", "(B) Volkswagen", "B", 1),
+        ("letter_accuracy", "The answer is B.", "B. Volkswagen", 1),
+        ("letter_accuracy", "C or B", "B", 0),
+        ("letter_accuracy", "Bentley", "B", 0),
+        ("letter_accuracy", "", "B", 0),
+        ("yes_no_accuracy", "Yes, it is.", "yes", 1),
+        ("yes_no_accuracy", " no", "No.", 1),
+        ("yes_no_accuracy", "Yes", "No", 0),
+        ("yes_no_accuracy", "nothing", "No", 0),
+        ("yes_no_accuracy", "I see yes", "yes", 0),
+        ("alphanumeric_match", "di-caprio!", "DiCAPRIO", 1),
+        ("alphanumeric_match", "m g m 2", "MGM2", 1),
+        ("alphanumeric_match", "MGM", "MGM2", 0),
+    ],
+)
+def test_an_answer_is_correct_or_not(metric: str, answer: str, reference: str, score: int) -> None:
+    assert METRICS[metric]([answer], [[reference]]).tolist() == [score]
+
+
+@pytest.mark.parametrize(
+    ("metric", "reference", "fault"),
+    [
+        ("box_accuracy", "top left", "contains no box of four numbers"),
+        ("letter_accuracy", "Volkswagen", "contains no option letter from A to H"),
+        ("yes_no_accuracy", "maybe", "begins with neither yes nor no"),
+        ("alphanumeric_match", "...", "has neither letter nor digit"),
+    ],
+)
+def test_a_reference_that_no_answer_can_match_is_an_error(metric: str, reference: str, fault: str) -> None:
+    # Also if the answer is correct by another reference.
+    good = {"box_accuracy": "[0, 0, 1, 1]", "letter_accuracy": "A", "yes_no_accuracy": "no"}.get(metric, "x")
+    with pytest.raises(ValueError, match=f"the reference '{reference}' {fault}"):
+        METRICS[metric]([good], [[good, reference]])
+
+
+def test_one_of_several_references_suffices() -> None:
+    assert METRICS["exact_match"](["sofa", "chair"], [["couch", "sofa"], ["couch", "sofa"]]).tolist() == [
+        1,
+        0,
+    ]
 
 
 def test_cider_is_1_for_the_reference_itself_and_0_for_nothing_in_common() -> None:
     references = ["a red circle on a white wall", "two blue squares in a dark room", "the green cat sat down"]
-    assert cider(references, references) == pytest.approx([1, 1, 1])
-    assert cider(["entirely different words"] * 3, references) == pytest.approx([0, 0, 0])
+    single = [[reference] for reference in references]
+    assert cider(references, single) == pytest.approx([1, 1, 1])
+    assert cider(["entirely different words"] * 3, single) == pytest.approx([0, 0, 0])
 
 
 def test_cider_by_hand_on_single_words() -> None:
     # One word each, so only 1-grams count: cosine 1, a quarter of the four orders.
-    assert cider(["cat"], ["cat"]) == pytest.approx([0.25])
+    assert cider(["cat"], [["cat"]]) == pytest.approx([0.25])
     # Twice the word is clipped to once: min(2, 1)·1 / (2·1) = 1/2; and one word too many is penalised.
-    assert cider(["cat cat", "dog"], ["cat", "dog"])[0] == pytest.approx(0.25 * 0.5 * np.exp(-1 / 72))
+    twice = cider(["cat cat", "dog"], [["cat"], ["dog"]])[0]
+    assert twice == pytest.approx(0.25 * 0.5 * np.exp(-1 / 72))
+
+
+def test_cider_by_hand_on_several_references() -> None:
+    # Two references of one answer count once: `cat` has document frequency 1 of 2, `dog` 2 of 2 and weight 0.
+    references = [["cat sat", "the cat", "dog"], ["dog"]]
+    found = cider(["cat", "dog"], references)
+    # Cosine 1 / √2 with each of the first two, which have a word more; 0 with the third.
+    expected = (2 / 3) * 0.25 / np.sqrt(2) * np.exp(-1 / 72)
+    assert found == pytest.approx([expected, 0])
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_no_answer_scores_outside_0_to_1(metric: str) -> None:
-    references = ["[0.1, 0.2, 0.3, 0.4] is where", "[0.5, 0.5, 0.9, 0.9] is there"]
-    scores = METRICS[metric](["", references[1] * 3], references)
+    references = ["No, A: [0.1, 0.2, 0.3, 0.4] is where", "Yes, B: [0.5, 0.5, 0.9, 0.9] is there"]
+    scores = METRICS[metric](["", references[1] * 3], [[reference] for reference in references])
     assert ((scores >= 0) & (scores <= 1)).all()
 
 

@@ -72,6 +72,18 @@ def test_every_source_is_selected_from(
     assert selection(tmp_path)["selected"].sum() > 0
 
 
+@pytest.mark.parametrize("make", [as_folder, as_manifest, as_dataset, as_shards])
+def test_of_every_source_a_sample_can_be_used(
+    make: Callable[[Path], list[str]], in_process: Program, tmp_path: Path
+) -> None:
+    limits = ("pool.limit=24", "pool.limit_per_task=15")
+    result = in_process.succeeds("run", *make(tmp_path), *SELECT, *limits)
+    assert "a random sample of 24 of 40 images" in result.stdout
+    sizes = selection(tmp_path)["task"].value_counts()
+    assert sizes.sum() == 24
+    assert sizes.max() <= 15
+
+
 def test_discovered_tasks(in_process: Program, tmp_path: Path) -> None:
     for number in range(40):
         picture(tmp_path / "flat" / f"{number:03}.png", number, light=number >= 25)

@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from presel.data.llava import TaskRule, read_records
+from presel.evaluation.metrics import cider
 from presel.models.lvlm import Lvlm
 from presel.storage.integrity import MANIFEST
 from tests.helpers import (
@@ -190,6 +191,21 @@ def test_another_metric_is_another_evaluation(in_process: Program, pool_folder: 
         lines = stage_lines(result.stdout)
         assert lines["evaluation (random)"] == lines["most_frequent"] == "computed"
     assert lines["benchmarks"] == lines["model (selection)"] == "reused"
+
+
+def test_benchmarks_are_sampled_and_scored_by_all_their_references(
+    in_process: Program, pool_folder: Path
+) -> None:
+    records = json.loads((pool_folder / "eval.json").read_text())
+    several = [entry | {"references": ["a red cat", f"number {entry['id']}"]} for entry in records]
+    (pool_folder / "eval.json").write_text(json.dumps(several))
+    cider_of_2 = ("evaluation.metric=cider", "evaluation.limit_per_task=2")
+    in_process.succeeds("run", *on_folder(pool_folder), "strategy=random", *cider_of_2)
+    found = pd.read_parquet(last_run(pool_folder).paths["evaluation"])
+    assert found["benchmark"].value_counts().to_dict() == {"ocr": 2, "vqa": 2}
+    for _, rows in found.groupby("benchmark"):
+        assert rows["references"].map(list).tolist() == [["a red cat", f"number {one}"] for one in rows["id"]]
+        assert rows["score"].tolist() == cider(rows["answer"].tolist(), rows["references"].tolist()).tolist()
 
 
 @pytest.mark.slow

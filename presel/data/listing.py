@@ -1,5 +1,7 @@
 """The images of a pool: ids, paths and tasks, without any text."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -37,6 +39,27 @@ class Listing(NamedTuple):
     def describe_skipped(self) -> str:
         """The skipped files, as in `300 .heic, 2 hidden`."""
         return ", ".join(f"{number:,} {kind}" for kind, number in self.other_files.items())
+
+    def sample(self, size: int | None, per_task: int | None) -> "Listing":
+        """A uniform random sample of the items, in their order.
+
+        Which items are in it depends on their ids alone, neither on their order nor on a seed, and a smaller
+        sample is part of every larger one.
+
+        Args:
+            size: Maximum number of items, drawn from those that `per_task` leaves; None for all.
+            per_task: Maximum number of items of each task; None for all.
+        """
+        # The order of the ids' hashes is as good as random.
+        shuffled = sorted(self.items, key=lambda item: hashlib.sha256(item.id.encode()).digest())
+        seen: Counter[str | None] = Counter()
+        drawn = []
+        for item in shuffled:
+            seen[item.task] += 1
+            if per_task is None or seen[item.task] <= per_task:
+                drawn.append(item.id)
+        chosen = set(drawn[:size])
+        return self._replace(items=[item for item in self.items if item.id in chosen])
 
 
 class PoolFiles(Protocol):

@@ -39,12 +39,14 @@ class Record:
         image: Posix path relative to the image folder.
         task: The task whose budget the record is chosen from.
         conversations: Questions and answers, alternating, one image token among the questions.
+        references: All reference answers of a benchmark's question, if it has several.
     """
 
     id: str
     image: str
     task: str
     conversations: tuple[Turn, ...]
+    references: tuple[str, ...] = ()
 
 
 class TaskNamer(Protocol):
@@ -124,6 +126,8 @@ class LlavaFiles(NamedTuple):
         text_only: How records without an image are treated: `refuse` makes them an error; `drop` skips them
             if none of their questions contains an image token; `drop_all` skips those as well.
         group: The config group that error messages name, `pool` or `evaluation`.
+        with_references: Read `references`, the list of all reference answers that a record with one question
+            may have; the answer in its conversation counts only if the list repeats it.
     """
 
     annotations: Path
@@ -132,6 +136,7 @@ class LlavaFiles(NamedTuple):
     numbered: bool = False
     text_only: TextOnly = "refuse"
     group: str = "pool"
+    with_references: bool = False
 
     def contents(self, on_error: OnError = refuse) -> Contents:
         """Reads the file record by record, and checks each; keys that a `Record` lacks are dropped.
@@ -152,7 +157,7 @@ class LlavaFiles(NamedTuple):
                 if self.text_only != "refuse" and _is_text_only(fields, self.text_only, self.group):
                     dropped += 1
                     continue
-                record = _record(fields, self.rule, str(position) if self.numbered else None, self.group)
+                record = _record(fields, self, position)
                 _check_first(record, positions, position, self.group)
             except PreselError as error:
                 on_error(_placed(error, self.annotations, position, fields))
@@ -179,6 +184,7 @@ def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
     return LlavaFiles(annotations, annotations.parent, rule).records()
 
 
+_TRAINING_FIELDS = ("id", "image", "task", "conversations")
 # The value of a key "image"; inside a text the quotes would be escaped.
 _IMAGE_PATH = re.compile(rb'"image"\s*:\s*("(?:[^"\\]|\\.)*")')
 
@@ -211,7 +217,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
         with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
             stream.write(opening)
             for position, record in enumerate(records):
-                fields = {name: getattr(record, name) for name in Record.__slots__}
+                fields = {name: getattr(record, name) for name in _TRAINING_FIELDS}
                 stream.write((separator if position else "") + json.dumps(fields, ensure_ascii=False))
             stream.write(closing)
     except OSError as error:
@@ -287,19 +293,22 @@ def _check_keys(fields: Mapping[str, object]) -> None:
         )
 
 
-def _record(fields: object, rule: TaskNamer, identifier: str | None, group: str) -> Record:
+def _record(fields: object, file: LlavaFiles, position: int) -> Record:
     if not isinstance(fields, dict):
         raise RecordError(
             f"the record is {kind_of(fields)}, not an object; remove it or write it as one", "not an object"
         )
     _check_keys(fields)
-    identifier = identifier or check_name(
-        fields.get("id"), "'id'", "give every record an id of its own", "no id"
-    )
-    remedy = f"name one image file, or skip text-only records ({group}.text_only=drop)"
+    if file.numbered:
+        identifier = str(position)
+    else:
+        identifier = check_name(fields.get("id"), "'id'", "give every record an id of its own", "no id")
+    remedy = f"name one image file, or skip text-only records ({file.group}.text_only=drop)"
     image = check_path(check_text(fields.get("image"), "'image'", remedy, "no image"), "'image'")
-    task = rule.task_of(fields, image)
-    return Record(identifier, image, task, _conversations(fields.get("conversations")))
+    task = file.rule.task_of(fields, image)
+    conversations = _conversations(fields.get("conversations"))
+    references = _references(fields.get("references"), conversations) if file.with_references else ()
+    return Record(identifier, image, task, conversations, references)
 
 
 def _name(position: int, fields: object) -> str:
@@ -354,6 +363,19 @@ def _turn(position: int, fields: object) -> Turn:
         value = check_text(value, where, f"write the {name} there", f"no {name}")
     # Literals, not the file's strings, so that millions of turns share their keys and roles.
     return {"from": expected, "value": value}
+
+
+def _references(value: object, turns: tuple[Turn, ...]) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    texts = [text for text in value if is_text(text)] if isinstance(value, list) else []
+    if not isinstance(value, list) or not value or len(texts) < len(value):
+        fault, remedy = f"is {shown(value)}", "write a list of reference answers, or leave it out"
+    elif len(turns) > 2:
+        fault, remedy = f"is given for {len(turns) // 2} questions", "write a record for each of them"
+    else:
+        return tuple(texts)
+    raise RecordError(f"'references' {fault}; {remedy}", "bad references")
 
 
 def _check_image_tokens(turns: tuple[Turn, ...]) -> None:

@@ -11,7 +11,7 @@ from presel.component import component
 from presel.data.checks import check_file
 from presel.data.digits.stage import DigitSplit, ScenesStage
 from presel.data.images import image_fingerprint
-from presel.data.listing import PoolFiles
+from presel.data.listing import Listing, PoolFiles
 from presel.data.llava import LlavaFiles, TaskNamer, TaskRule, TextOnly, image_paths
 from presel.errors import PreselError
 from presel.storage.files import sha256
@@ -75,9 +75,46 @@ class Source:
         """The files, which stages produce first if necessary."""
         raise NotImplementedError
 
+    def sample(self, listing: Listing) -> Listing:
+        """The images to use of all that the files list; here all of them."""
+        return listing
+
 
 @component
-class ImageSource(Source):
+class FileSource(Source):
+    """Base class of sources that read existing files, of whose images a random sample may be used.
+
+    See `Listing.sample`. It is drawn before any image is opened.
+
+    Attributes:
+        limit: Number of images to use, whatever their tasks; None for all.
+        limit_per_task: Maximum number of images of each task; None for all.
+    """
+
+    limit: Annotated[int, Field(ge=1)] | None = None
+    limit_per_task: Annotated[int, Field(ge=1)] | None = None
+
+    def sample(self, listing: Listing) -> Listing:
+        """Draws the sample.
+
+        Raises:
+            PreselError: If there are fewer than `limit` images, or some without a task and `limit_per_task`.
+        """
+        if self.limit_per_task is not None and any(item.task is None for item in listing.items):
+            raise PreselError(
+                f"{self.group}.limit_per_task needs images that each name a task; use {self.group}.limit"
+            )
+        sampled = listing.sample(self.limit, self.limit_per_task)
+        if self.limit is not None and len(sampled.items) < self.limit:
+            raise PreselError(
+                f"{self.group}.limit={self.limit} is above the {len(sampled.items):,} images there are; "
+                "lower it, or set it to null for all"
+            )
+        return sampled
+
+
+@component
+class ImageSource(FileSource):
     """Base class of sources that have images and no instructions.
 
     Attributes:
@@ -90,7 +127,7 @@ class ImageSource(Source):
 
 
 @component
-class LlavaJson(Source):
+class LlavaJson(FileSource):
     """An existing LLaVA-format annotation file and its folder of images.
 
     Attributes:
@@ -102,7 +139,10 @@ class LlavaJson(Source):
         ids: Whether a record's name is its `id` (`field`) or its position in the file, from 0 (`position`).
         text_only: Whether records without an image are an error (`refuse`) or are skipped and counted: those
             whose questions contain no image token (`drop`), or all (`drop_all`).
+        with_references: Whether records may have a field `references`, see `LlavaFiles`.
     """
+
+    with_references: ClassVar[bool] = False
 
     annotations: Path
     images: Path
@@ -129,6 +169,7 @@ class LlavaJson(Source):
             numbered=self.ids == "position",
             text_only=self.text_only,
             group=self.group,
+            with_references=self.with_references,
         )
 
     @cached_property

@@ -76,7 +76,8 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     made = store if kept else Store(scratch / "store", ConsoleReporter())
     files = source.files(made)
     errors: list[RecordError] = []
-    listing = _with_tasks(files.listing(errors.append), pipeline.tasks, errors)
+    listed = files.listing(errors.append)
+    listing = _with_tasks(source.sample(listed), pipeline.tasks, errors)
     started = time.perf_counter()
     table = _examined(pipeline, files, listing)
     seconds = time.perf_counter() - started
@@ -86,9 +87,8 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     plan, problems = _planned(pipeline, files, sizes, steps)
     found = [
         *findings.of_records(errors),
-        # The errors in the records are reported already.
-        *(findings.of_texts(files.contents(lambda _: None).records) if isinstance(files, LlavaFiles) else ()),
-        *_of_pool(table, files, errors),
+        *_of_texts(files, listing),
+        *_of_pool(table, files, {item.image for item in listed.items}, errors),
         *_of_rejected(source, table),
         *_of_benchmarks(pipeline, table, store),
         *problems,
@@ -123,9 +123,19 @@ def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.Data
         return findings.pool_table(listing.items, examined)
 
 
-def _of_pool(table: pd.DataFrame, files: PoolFiles, errors: list[RecordError]) -> Iterator[Finding]:
+def _of_texts(files: PoolFiles, listing: Listing) -> Iterator[Finding]:
+    if isinstance(files, LlavaFiles):
+        ids = {item.id for item in listing.items}
+        # The errors in the records are reported already.
+        records = files.contents(lambda _: None).records
+        yield from findings.of_texts([record for record in records if record.id in ids])
+
+
+def _of_pool(
+    table: pd.DataFrame, files: PoolFiles, listed: set[str], errors: list[RecordError]
+) -> Iterator[Finding]:
     present = findings.image_files(files.images)
-    named = set(table["image"]) | {error.image for error in errors if error.image is not None}
+    named = listed | {error.image for error in errors if error.image is not None}
     yield from findings.of_images(table, present)
     yield from findings.of_copies(table)
     yield from findings.of_near_duplicates(table)
@@ -149,7 +159,7 @@ def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Ite
         return
     files = source.files(store)
     errors: list[RecordError] = []
-    items = files.listing(errors.append).items
+    items = source.sample(files.listing(errors.append)).items
     yield from findings.of_records(errors)
     with progress(f"checking {len(items):,} benchmark images", len(items)) as advance:
         images = [item.image for item in items]

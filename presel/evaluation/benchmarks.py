@@ -61,7 +61,9 @@ class Benchmarks(Source):
 
 @component
 class LlavaBenchmarks(Benchmarks, LlavaJson):
-    """Benchmarks in a LLaVA-format file."""
+    """Benchmarks in a LLaVA-format file, whose records may have a list `references`."""
+
+    with_references: ClassVar[bool] = True
 
 
 @component

@@ -13,60 +13,138 @@ from numpy.typing import NDArray
 
 # One score per answer, (n,).
 AnswerScores = NDArray[np.float64]
+# Scores n answers, each by one reference or several.
+Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], AnswerScores]
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_BOX_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+# A whole text such as 1,195, -0.5 or 12%.
+_NUMBER = re.compile(r"([-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+))\s?(%?)")
+# The largest relative error of a number that counts as correct (Masry et al. 2022, section 5.1).
+_RELATIVE_ERROR = 0.05
 # CIDEr-D as published (Vedantam et al. 2015): n-grams up to 4, length penalty of this width.
 _NGRAM_ORDER = 4
 _LENGTH_SIGMA = 6.0
 
 
-def exact_match(answers: Sequence[str], references: Sequence[str]) -> AnswerScores:
-    """1 if answer and reference are equal up to case, white space and a final full stop, else 0."""
-    pairs = zip(answers, references, strict=True)
-    return np.array([float(_plain(answer) == _plain(reference)) for answer, reference in pairs])
+def exact_match(answer: str, reference: str) -> bool:
+    """Whether the two are equal up to case, white space and a final full stop."""
+    return _plain(answer) == _plain(reference)
 
 
-def box_accuracy(answers: Sequence[str], references: Sequence[str]) -> AnswerScores:
-    """1 if the IoU of the answer's and the reference's box is at least 0.5, else 0 (RefCOCO's metric).
+def number_match(answer: str, reference: str) -> bool:
+    """Whether the two are the same number, as 1,195 and 1195.0 are; exact match if one is no number."""
+    found, wanted = _number(answer), _number(reference)
+    if found is None or wanted is None:
+        return exact_match(answer, reference)
+    return found == wanted
 
-    Boxes are the first four numbers of a text, x1, y1, x2, y2; an answer without four numbers scores 0.
+
+def relaxed_accuracy(answer: str, reference: str) -> bool:
+    """Whether a number is within 5 % of the reference; exact match if one of the two is no number.
+
+    The metric of ChartQA (Masry et al. 2022). A percent sign divides by 100, as in lmms-eval and
+    Pix2Struct; commas may separate thousands.
+    """
+    found, wanted = _number(answer), _number(reference)
+    if found is None or wanted is None:
+        return exact_match(answer, reference)
+    return abs(found - wanted) <= _RELATIVE_ERROR * abs(wanted)
+
+
+def letter_accuracy(answer: str, reference: str) -> bool:
+    """Whether both choose the same option: the first capital letter from A to H that stands alone.
 
     Raises:
-        ValueError: If a reference has no box.
+        ValueError: If the reference chooses none.
     """
-    scores = []
-    for answer, reference in zip(answers, references, strict=True):
-        wanted, found = _box(reference), _box(answer)
-        if wanted is None:
-            raise ValueError(f"the reference {reference!r} contains no box of four numbers")
-        scores.append(float(found is not None and _overlap(found, wanted) >= 0.5))
-    return np.array(scores)
+    wanted = _letter(reference)
+    if wanted is None:
+        raise ValueError(f"the reference {reference!r} contains no option letter from A to H")
+    return _letter(answer) == wanted
 
 
-def cider(answers: Sequence[str], references: Sequence[str]) -> AnswerScores:
-    """CIDEr-D with one reference each, divided by 10: 1 for an exact answer of four words or more.
+def yes_no_accuracy(answer: str, reference: str) -> bool:
+    """Whether both begin with `yes`, or both with `no`.
 
-    Document frequencies are those of the references, as in the COCO caption evaluation.
+    Raises:
+        ValueError: If the reference begins with neither.
     """
-    wanted = [_ngrams(reference) for reference in references]
-    frequency = Counter(gram for grams in wanted for gram in grams)
+    wanted = _yes_or_no(reference)
+    if wanted is None:
+        raise ValueError(f"the reference {reference!r} begins with neither yes nor no")
+    return _yes_or_no(answer) == wanted
+
+
+def alphanumeric_match(answer: str, reference: str) -> bool:
+    """Whether letters and digits are equal up to case: word accuracy of scene text recognition.
+
+    Raises:
+        ValueError: If the reference has neither letter nor digit.
+    """
+    wanted = _alphanumeric(reference)
+    if not wanted:
+        raise ValueError(f"the reference {reference!r} has neither letter nor digit")
+    return _alphanumeric(answer) == wanted
+
+
+def box_accuracy(answer: str, reference: str) -> bool:
+    """Whether the IoU of the answer's and the reference's box is at least 0.5 (RefCOCO's metric).
+
+    Boxes are the first four numbers of a text, x1, y1, x2, y2; an answer without four numbers is wrong.
+
+    Raises:
+        ValueError: If the reference has no box.
+    """
+    wanted, found = _box(reference), _box(answer)
+    if wanted is None:
+        raise ValueError(f"the reference {reference!r} contains no box of four numbers")
+    return found is not None and _overlap(found, wanted) >= 0.5
+
+
+def cider(answers: Sequence[str], references: Sequence[Sequence[str]]) -> AnswerScores:
+    """CIDEr-D, divided by 10: 1 for an answer of four words or more that is equal to all of its references.
+
+    An n-gram's document frequency is the number of answers with a reference that contains it, and an answer's
+    score is the mean over its references, as in the COCO caption evaluation.
+    """
+    wanted = [[_ngrams(reference) for reference in several] for several in references]
+    frequency = Counter(gram for several in wanted for gram in set().union(*several))
     log_total = math.log(max(len(wanted), 2))
 
     def weigh(grams: Counter[tuple[str, ...]]) -> dict[tuple[str, ...], float]:
         return {gram: n * (log_total - math.log(max(1, frequency[gram]))) for gram, n in grams.items()}
 
-    scores = []
-    for answer, grams in zip(answers, wanted, strict=True):
-        found = _ngrams(answer)
+    def similarity(found: Counter[tuple[str, ...]], grams: Counter[tuple[str, ...]]) -> float:
         gap = _n_words(found) - _n_words(grams)
         penalty = math.exp(-(gap**2) / (2 * _LENGTH_SIGMA**2))
-        scores.append(penalty * _clipped_cosine(weigh(found), weigh(grams)))
+        return penalty * _clipped_cosine(weigh(found), weigh(grams))
+
+    scores = []
+    for answer, several in zip(answers, wanted, strict=True):
+        found = _ngrams(answer)
+        scores.append(sum(similarity(found, grams) for grams in several) / len(several))
     return np.array(scores)
 
 
-METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], AnswerScores]] = {
-    "exact_match": exact_match,
-    "box_accuracy": box_accuracy,
+def _by_best_reference(is_correct: Callable[[str, str], bool]) -> Metric:
+    """The metric by which an answer scores 1 if it is correct by any of its references, else 0."""
+
+    def metric(answers: Sequence[str], references: Sequence[Sequence[str]]) -> AnswerScores:
+        pairs = zip(answers, references, strict=True)
+        correct = [any([is_correct(answer, one) for one in several]) for answer, several in pairs]
+        return np.array(correct, np.float64)
+
+    return metric
+
+
+METRICS: dict[str, Metric] = {
+    "exact_match": _by_best_reference(exact_match),
+    "number_match": _by_best_reference(number_match),
+    "relaxed_accuracy": _by_best_reference(relaxed_accuracy),
+    "letter_accuracy": _by_best_reference(letter_accuracy),
+    "yes_no_accuracy": _by_best_reference(yes_no_accuracy),
+    "alphanumeric_match": _by_best_reference(alphanumeric_match),
+    "box_accuracy": _by_best_reference(box_accuracy),
     "cider": cider,
 }
 
@@ -75,8 +153,30 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(".")
 
 
+def _number(text: str) -> float | None:
+    found = _NUMBER.fullmatch(_plain(text))
+    if found is None:
+        return None
+    number = float(found[1].replace(",", ""))
+    return number / 100 if found[2] else number
+
+
+def _letter(text: str) -> str | None:
+    found = re.search(r"\b[A-H]\b", text)
+    return found[0] if found else None
+
+
+def _yes_or_no(text: str) -> str | None:
+    found = re.match(r"\W*(yes|no)\b", text.lower())
+    return found[1] if found else None
+
+
+def _alphanumeric(text: str) -> str:
+    return "".join(character for character in text.lower() if character.isalnum())
+
+
 def _box(text: str) -> tuple[float, ...] | None:
-    numbers = _NUMBER.findall(text)[:4]
+    numbers = _BOX_NUMBER.findall(text)[:4]
     return tuple(float(number) for number in numbers) if len(numbers) == 4 else None
 
 

@@ -36,7 +36,8 @@ class Question(NamedTuple):
         id: Id of the record.
         turn: Number of the answer's turn in the record's conversation, from 0.
         benchmark: The benchmark that the record belongs to.
-        reference: The reference answer.
+        reference: The reference answer in the record's conversation.
+        references: All reference answers to score against.
         image: Path of the image, relative to the benchmarks' folder.
         prompt: The turns before the answer. They hold the reference answers, so that one mistake is not
             counted twice.
@@ -46,6 +47,7 @@ class Question(NamedTuple):
     turn: int
     benchmark: str
     reference: str
+    references: tuple[str, ...]
     image: str
     prompt: Sequence[Turn]
 
@@ -58,13 +60,15 @@ def questions(store: Store, benchmarks: PoolStage) -> list[Question]:
         for turn, said in enumerate(record.conversations if record.id in usable else []):
             prompt = record.conversations[:turn]
             if said["from"] == "gpt" and any(IMAGE_TOKEN in earlier["value"] for earlier in prompt):
-                found.append(Question(record.id, turn, record.task, said["value"], record.image, prompt))
+                answer = said["value"]
+                references = record.references or (answer,)
+                found.append(Question(record.id, turn, record.task, answer, references, record.image, prompt))
     return sorted(found, key=lambda question: sum(len(turn["value"]) for turn in question.prompt))
 
 
 def as_table(asked: Sequence[Question]) -> pd.DataFrame:
-    """One row per question: id, turn, benchmark, reference."""
-    return pd.DataFrame([question[:4] for question in asked], columns=Question._fields[:4])
+    """One row per question: id, turn, benchmark, reference, references."""
+    return pd.DataFrame([question[:5] for question in asked], columns=Question._fields[:5])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +162,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
         for question in asked:
             metric = METRICS[self.scoring.metric_of(question.benchmark)]
             try:
-                metric([question.reference], [question.reference])
+                metric([question.reference], [question.references])
             except ValueError as error:
                 raise PreselError(
                     f"evaluation: record '{question.id}' of benchmark '{question.benchmark}': {error}; "
@@ -210,7 +214,7 @@ class MostFrequentStage(ScoresStage):
 
 
 def score(predictions: pd.DataFrame, scoring: Scoring) -> tuple[Scores, pd.DataFrame]:
-    """Scores predictions: a table of benchmark, answer, reference, one row per answer.
+    """Scores predictions: a table of benchmark, answer, references, one row per answer.
 
     Returns:
         Mean score by benchmark, and the predictions with a column `score`.
@@ -218,7 +222,7 @@ def score(predictions: pd.DataFrame, scoring: Scoring) -> tuple[Scores, pd.DataF
     parts = []
     for name, rows in predictions.groupby("benchmark", sort=True):
         metric = METRICS[scoring.metric_of(str(name))]
-        parts.append(rows.assign(score=metric(rows["answer"].tolist(), rows["reference"].tolist())))
+        parts.append(rows.assign(score=metric(rows["answer"].tolist(), rows["references"].tolist())))
     scored = pd.concat(parts)
     means = scored.groupby("benchmark", sort=True)["score"].mean()
     return {str(name): round(float(mean), 6) for name, mean in means.items()}, scored

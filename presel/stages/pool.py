@@ -120,12 +120,16 @@ class PoolStage(Pool):
         """
         files = self.files(store)
         listing = files.listing()
+        listed = len(listing.items)
+        listing = self.source.sample(listing)
         table = pd.DataFrame(listing.items, columns=["id", "image", "task"])
         self._check_tasks(table)
         if listing.text_only:
             _log.info(f"  records left out, since they have no image: {listing.text_only:,}")
         if listing.other_files:
             _log.info(f"  files left out, since they are no images: {listing.describe_skipped()}")
+        if len(listing.items) < listed:
+            _log.info(f"  a random sample of {len(listing.items):,} of {listed:,} images")
         images = table["image"].tolist()
         with progress(f"checking {len(images):,} images", len(images)) as advance:
             checked = check_images(files.images, images, self.workers, self.source.min_side, advance)

@@ -389,6 +389,36 @@ def test_the_remedy_is_a_setting_of_the_files_own_group(tmp_path: Path) -> None:
         LlavaBenchmarks(annotations=path, images=tmp_path)._files.records()
 
 
+def test_only_benchmarks_read_further_references(tmp_path: Path) -> None:
+    path = written(tmp_path, [fields(references=["A cat.", "A pet."]), fields(id="b")])
+    both = [LlavaBenchmarks(annotations=path, images=tmp_path), LlavaJson(annotations=path, images=tmp_path)]
+    found = [[record.references for record in source._files.records()] for source in both]
+    assert found == [[("A cat.", "A pet."), ()], [(), ()]]
+    write_records(tmp_path / "out.json", both[0]._files.records())
+    assert "references" not in (tmp_path / "out.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"references": "A cat."}, "'references' is 'A cat.'; write a list of reference answers"),
+        ({"references": []}, "'references' is []; write"),
+        ({"references": ["A cat.", " "]}, "'references' is ['A cat.', ' ']; write"),
+        (
+            {"references": ["A cat."], "conversations": [QUESTION, ANSWER, CHAT[0], ANSWER]},
+            "'references' is given for 2 questions; write a record for each of them",
+        ),
+    ],
+)
+def test_references_that_cannot_be_scored_against(
+    tmp_path: Path, changes: dict[str, Any], fault: str
+) -> None:
+    path = written(tmp_path, [fields(), fields(id="b", **changes)])
+    with pytest.raises(PreselError) as caught:
+        LlavaBenchmarks(annotations=path, images=tmp_path)._files.records()
+    assert f"{path}: record 1 (id 'b'): {fault}" in str(caught.value)
+
+
 def in_second(changes: dict[str, Any]) -> list[dict[str, Any]]:
     """A good record, and one with changes."""
     return [fields(), fields(id="bad", **changes)]
