@@ -37,6 +37,7 @@ from presel.stages.selection import SelectionStage
 from presel.stages.self_filter import ScoreNet, SelfFilterStage
 from presel.stages.tasks import DiscoveredTasksStage, Tasks
 from presel.stages.tuning import TuningStage
+from presel.stages.uncertainty import UncertaintyStage
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
 from presel.strategies.base import RESULTS, Strategy
@@ -140,6 +141,16 @@ class Pipeline:
             untuned=self._scored(self.reference_instructions, self.lvlm),
             first=self._scored(one, self._tuned_on(other)),
             second=self._scored(other, self._tuned_on(one)),
+        )
+
+    def uncertainty_by(self, questions: int) -> UncertaintyStage:
+        """How unsure the reference model is, asked a number of its own questions about every other image."""
+        return UncertaintyStage(
+            instructions=self.reference_instructions,
+            model=self.reference_model,
+            questions=questions,
+            seed=self.seed,
+            runtime=self.runtime,
         )
 
     # Which images represent their task.

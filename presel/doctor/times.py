@@ -9,6 +9,7 @@ from presel.doctor.plan import Plan
 from presel.errors import PreselError
 from presel.pipeline import Pipeline
 from presel.stages.learning_gain import ReferenceHalfStage
+from presel.stages.uncertainty import UncertaintyStage
 from presel.storage.integrity import MANIFEST, DamagedResult, read_manifest
 from presel.storage.stage import Stage, identity
 from presel.storage.store import Store
@@ -86,9 +87,9 @@ def _images(step: Stage[Any], pipeline: Pipeline, work: Work) -> int | None:
         return sum(work.plan.selected.values())
     if work.plan.reference is not None and step == pipeline.reference_instructions:
         return sum(work.plan.reference.values())
-    if isinstance(step, ReferenceHalfStage):
-        reference = _images(step.instructions, pipeline, work)
-        return reference and math.ceil(reference / 2)
+    if isinstance(step, ReferenceHalfStage | UncertaintyStage):
+        reference = _images(step.instructions, pipeline, work) or 0
+        return math.ceil(reference / 2) if isinstance(step, ReferenceHalfStage) else work.images - reference
     return _images(step.inputs[0], pipeline, work) if step.inputs else None
 
 

@@ -1,4 +1,4 @@
-"""Greedy decoding of answers."""
+"""Greedy decoding of answers, and how unsure a model is of their first token."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,8 +28,7 @@ def generate_answers(
 
     They have at most `max_new_tokens` tokens, without special tokens and surrounding white space.
     """
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    inputs = _on_device(model, batch)
     tokenizer = encoder.tokenizer
     output = model.generate(
         **inputs,
@@ -41,3 +40,20 @@ def generate_answers(
     )
     answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [answer.strip() for answer in answers]
+
+
+@torch.inference_mode()
+def first_token_entropies(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """Entropy of the distribution of the first answer token, in nats, (n,), for a `prompt_batch`."""
+    inputs = _on_device(model, batch)
+    # As in generation: padding, which is on the left, has no position.
+    positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)  # (n, length)
+    logits = model(**inputs, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1]
+    entropies: Tensor = torch.special.entr(logits.float().softmax(dim=1)).sum(dim=1)
+    return entropies.cpu()
+
+
+def _on_device(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    return inputs

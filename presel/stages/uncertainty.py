@@ -1,0 +1,158 @@
+"""Stage `uncertainty`: how unsure the reference model is about images that it was not tuned on."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from presel.data.prompts import IMAGE_TOKEN, Turn
+from presel.distributed.stage import ShardedStage
+from presel.errors import PreselError
+from presel.stages.instructions import InstructionsStage
+from presel.stages.results import TableStage
+from presel.stages.token_batches import cut_by_tokens, longest_first
+from presel.stages.tuning import TuningStage
+from presel.storage.shards import Batches, TableShards
+from presel.storage.store import Store
+
+if TYPE_CHECKING:
+    from presel.models.conversations import ConversationEncoder
+
+
+class Probe(NamedTuple):
+    """A question of the reference set, asked about another image.
+
+    Attributes:
+        id: The image's id.
+        image: Path of the image, relative to the pool's folder.
+        question: Text of the question, with the image token.
+        length: Length of the prompt in tokens.
+    """
+
+    id: str
+    image: str
+    question: str
+    length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
+    """Entropy of the answers to questions of the reference set, for each image outside it.
+
+    Only questions that are bought already are asked: those about other images of the same task, or of all
+    tasks if the task's own have none. Questions that are too long for the model are left out. An image's
+    uncertainty is the mean entropy of the distribution of the first answer token.
+
+    Leaves `uncertainty.parquet`: id, uncertainty (in nats), without the reference set.
+
+    Attributes:
+        instructions: Those of the reference set.
+        model: The model that is asked, tuned on them.
+        questions: Number of different questions per image, fewer if its task has fewer.
+        seed: Seed of the choice of questions, which does not depend on the order of the pool's rows.
+    """
+
+    name: ClassVar[str] = "uncertainty"
+
+    instructions: InstructionsStage
+    model: TuningStage
+    questions: int
+    seed: int
+
+    def probes(self, store: Store, encoder: "ConversationEncoder") -> list[Probe]:
+        """The questions to ask, by task and id of the image.
+
+        Raises:
+            PreselError: If all questions are too long for the model.
+        """
+        pool = store.load(self.instructions.pool)
+        by_task = self._lengths(store, dict(zip(pool["id"], pool["task"], strict=True)), encoder)
+        of_all = {text: length for lengths in by_task.values() for text, length in lengths.items()}
+        if not of_all:
+            raise PreselError(
+                "all questions of the reference set are longer than lvlm.max_length="
+                f"{self.model.lvlm.max_length} tokens; raise it"
+            )
+        # Another stream than those of the reference set and its halves.
+        generator = np.random.default_rng([self.seed, 2])
+        probes = []
+        free = pool[~pool["id"].isin(store.load(self.instructions.chosen)["id"])]
+        for task, images in free.sort_values("id").groupby("task", sort=True):
+            questions = sorted(by_task.get(str(task), of_all).items())
+            count = min(self.questions, len(questions))
+            for name, image in zip(images["id"], images["image"], strict=True):
+                for chosen in generator.choice(len(questions), count, replace=False):
+                    probes.append(Probe(name, image, *questions[chosen]))
+        return probes
+
+    def shards(self, store: Store, folder: Path) -> TableShards[int]:
+        """The probes, longest first."""
+        from presel.models.conversations import ConversationEncoder, Example
+        from presel.models.decoding import first_token_entropies, prompt_batch
+        from presel.models.hardware import device_for
+        from presel.models.prefetch import prefetched
+
+        lvlm = self.model.lvlm
+        encoder = ConversationEncoder(lvlm)
+        images = self.instructions.pool.files(store).images
+        probes = self.probes(store, encoder)
+        lengths = [probe.length for probe in probes]
+
+        def ask(batches: Batches[int]) -> Iterator[pd.DataFrame]:
+            model = lvlm.load_model(store.load(self.model)).to(device_for(self.runtime.hardware.accelerator))
+            asked = [[probes[row] for row in batch] for batch in batches]
+            examples = [
+                [Example(images / one.image, _turns(one.question)) for one in batch] for batch in asked
+            ]
+            encoded = prefetched(examples, partial(prompt_batch, encoder), self.runtime.workers)
+            for batch, inputs in zip(asked, encoded, strict=True):
+                entropies = first_token_entropies(model, inputs)
+                yield pd.DataFrame(
+                    {"id": [one.id for one in batch], "uncertainty": entropies.double().numpy()}
+                )
+
+        return TableShards(
+            folder=folder / "shards",
+            items=longest_first(lengths),
+            label="asking questions",
+            to_batches=partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
+            compute_batches=ask,
+        )
+
+    def join(self, store: Store, folder: Path, shards: TableShards[int]) -> dict[str, Any]:
+        """Averages over the questions about each image.
+
+        Raises:
+            PreselError: If an entropy is not a number.
+        """
+        asked = shards.joined()
+        if (broken := ~np.isfinite(asked["uncertainty"])).any():
+            raise PreselError(
+                f"image '{asked['id'][broken].iloc[0]}': the entropy of the model's answer is not a number "
+                f"({broken.sum()} of {len(asked)} answers); compute more precisely (lvlm.dtype=float32, or "
+                "bfloat16 instead of float16), or lower tune.lr"
+            )
+        table = asked.groupby("id", sort=True)["uncertainty"].mean().reset_index()
+        self.write(folder, table)
+        return {"images": len(table), "questions": len(asked)}
+
+    def _lengths(
+        self, store: Store, tasks: dict[str, str], encoder: "ConversationEncoder"
+    ) -> dict[str, dict[str, int]]:
+        """Lengths of the prompts of each task's different questions, those that show the image."""
+        lengths: dict[str, dict[str, int]] = defaultdict(dict)
+        for record in store.load(self.instructions):
+            text = next(turn["value"] for turn in record.conversations if IMAGE_TOKEN in turn["value"])
+            prompt = encoder.tokens(_turns(text))
+            if not prompt.truncated:
+                lengths[tasks[record.id]][text] = len(prompt.ids)
+        return dict(lengths)
+
+
+def _turns(question: str) -> list[Turn]:
+    return [{"from": "human", "value": question}]
