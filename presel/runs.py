@@ -15,6 +15,7 @@ from presel.data.checks import check_file
 from presel.data.llava import Record, TaskRule, read_records
 from presel.errors import PreselError
 from presel.evaluation.scores import ModelScores, Scores, mean_score, relative_score
+from presel.instructions.ledger import LEDGER
 from presel.settings.schema import TARGETS
 from presel.storage.files import read_json, read_table, write_json
 from presel.storage.integrity import MANIFEST, check_result, read_manifest
@@ -224,6 +225,15 @@ class RunRecord:
         return self._evaluated.requested or 0.0
 
     @cached_property
+    def requested_first(self) -> float:
+        """Share of the pool whose instructions the selection read, by the ledgers of the stages behind it."""
+        ledgers = [
+            stage.verified / LEDGER for stage in self._behind("selection") if stage.name == "instructions"
+        ]
+        requested = {name for ledger in ledgers for name in read_table(ledger, "id")["id"]}
+        return len(requested) / len(self.selection)
+
+    @cached_property
     def full_scores(self) -> Scores | None:
         """Scores of the same run on all instructions, or None where that is not in the store."""
         if self.full_evaluation is None or not (self.full_evaluation / MANIFEST).exists():
@@ -302,6 +312,20 @@ class RunRecord:
     def seconds(self) -> float:
         """Time of selection and tuning together."""
         return self.selection_seconds + self.tuning_seconds
+
+    def _behind(self, role: str) -> list[StageRecord]:
+        """The stages that a stage depends on, found by the inputs in their manifests."""
+        roles = {f"{stage.name}/{stage.key}": name for name, stage in self.stages.items()}
+        found: dict[str, StageRecord] = {}
+        waiting = [role]
+        while waiting:
+            for source in self._stage(waiting.pop()).manifest["inputs"]:
+                if source not in roles:
+                    raise PreselError(f"{self.folder / FILE} lacks stage {source}; {_REMEDY}")
+                if source not in found:
+                    found[source] = self._stage(roles[source])
+                    waiting.append(roles[source])
+        return list(found.values())
 
     def _stage(self, role: str) -> StageRecord:
         stage = self.stages.get(role)

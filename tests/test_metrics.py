@@ -9,7 +9,7 @@ import pytest
 import presel
 from presel.evaluation.metrics import METRICS, cider
 from presel.evaluation.scores import mean_score, relative_score
-from presel.report.tables import PUBLISHED
+from presel.report.published import PRESEL
 from presel.storage.files import read_json
 
 
@@ -137,7 +137,7 @@ def test_no_answer_scores_outside_0_to_1(metric: str) -> None:
 
 
 def _published_tables() -> list[dict[str, Any]]:
-    tables = read_json(Path(presel.__file__).parent / "assets" / PUBLISHED)["tables"]
+    tables = read_json(Path(presel.__file__).parent / "assets" / PRESEL)["tables"]
     return [
         tables["table1_llava665k"],
         tables["table2_vision_flan"],

@@ -20,7 +20,7 @@ import presel
 from presel.evaluation.scores import ModelScores
 from presel.runs import RunRecord, StageRecord
 from tests.documents import blocks
-from tests.helpers import OWN_STORE, TINY, Program, stage_lines
+from tests.helpers import OWN_STORE, TINY, Program, last_run, stage_lines
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 SELECT = [*TINY, OWN_STORE, "strategy=random", "until=selection"]
@@ -97,6 +97,25 @@ def test_runs_in_one_process_share_the_store_with_the_command_line(
     assert all((first.image_folder / image).is_file() for image in first.chosen["image"])
     with pytest.raises(presel.PreselError, match=r"has no evaluation; run .* again with until=evaluation"):
         _ = first.scores
+
+
+def test_what_a_run_reads_before_it_selects(in_process: Program, tmp_path: Path) -> None:
+    found = {}
+    for strategy in ("random", "typiclust", "presel", "ifd"):
+        in_process.succeeds("run", *TINY, f"strategy={strategy}", "until=selection")
+        found[strategy] = last_run(tmp_path).requested_first
+    # 5 % of each task are 11 images; `ifd` reads them too, and they count once.
+    assert found == {"random": 0, "typiclust": 0, "presel": 11 / 200, "ifd": 1}
+
+
+def test_a_record_that_lacks_a_stage_is_refused(in_process: Program, tmp_path: Path) -> None:
+    in_process.succeeds("run", *TINY, "strategy=ifd", "until=selection")
+    run = last_run(tmp_path)
+    run = replace(run, stages={role: run.stages[role] for role in run.stages if role != "all_instructions"})
+    with pytest.raises(
+        presel.PreselError, match=r"run\.json lacks stage instructions/\w+; run the same command"
+    ):
+        _ = run.requested_first
 
 
 def test_the_callers_hydra_arguments_and_logging_stay(

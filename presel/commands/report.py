@@ -5,25 +5,17 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Template
 
 from presel.console import ArgumentParser, console
 from presel.console.escaping import csv_text, markdown_text, visible
 from presel.report import tables
 from presel.report.gallery import gallery
-from presel.report.grouping import by_setting, counterpart, evaluated, find_runs, left_out
-from presel.report.statistics import spread
+from presel.report.grouping import by_setting, evaluated, find_runs, left_out
+from presel.report.notes import notes_on
+from presel.report.published import PUBLISHED_TABLES
 from presel.runs import RunRecord
 from presel.storage.files import atomic
-
-# Seeds behind each row of the paper's tables.
-_ENOUGH_SEEDS = 5
-_INTERVALS = (
-    f"In brackets 95 % intervals of the difference: against {tables.BASELINE} by a paired bootstrap over "
-    "seeds and questions; paired t over seeds alone, whose p is adjusted for the table's rows (Holm). "
-    "Both are conditional on one pool, one draw of benchmarks, one base model and one seed of k-means."
-)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,23 +29,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--title", default="Selection strategies", help="the page's heading")
     parser.add_argument(
         "--published",
-        default="table1_llava665k",
-        choices=tables.PUBLISHED_TABLES,
-        help="the paper's table to show Rel. from (%(default)s)",
+        action="append",
+        choices=PUBLISHED_TABLES,
+        help="a published table to show Rel. from; may be given several times (table1_llava665k)",
     )
     parser.add_argument(
         "--pictures", type=_count, default=8, help="images per row of the gallery (%(default)s)"
     )
     options = parser.parse_args(arguments)
+    published = options.published or ["table1_llava665k"]
     found = find_runs(options.runs)
     groups = by_setting(evaluated(found))
-    results = tables.results(groups, options.published)
+    results = tables.results(groups, published)
     benchmarks = dict.fromkeys(name for runs in groups.values() for run in runs for name in run.scores)
-    shown = tables.formatted(results, list(benchmarks))
+    shown = tables.formatted(results, list(benchmarks), published)
     costs = tables.costs(results)
-    notes = [*_verdicts(groups), *_few_seeds(groups), *left_out(options.runs, found)]
-    if "paired t" in shown:
-        notes.insert(0, _INTERVALS)
+    notes = [*notes_on(groups, results, published), *left_out(options.runs, found)]
     seeds = sorted({run.seed for runs in groups.values() for run in runs})
     drawn = _one_run_per_setting(groups)
     template = (files("presel.report") / "page.html").read_text(encoding="utf-8")
@@ -89,46 +80,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
-
-
-def _verdicts(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
-    """States whether the spread over seeds is small enough to distinguish strategies."""
-    notes = []
-    for name, runs in groups.items():
-        whole = counterpart(runs, tables.WHOLE_POOL, groups)
-        noise = spread([run.mean for run in runs])
-        if runs[0].strategy != tables.BASELINE or not whole or noise is None:
-            continue
-        gap = float(np.mean([run.mean for run in whole]) - np.mean([run.mean for run in runs]))
-        share, ability = ("at most", "can") if noise <= gap / 3 else ("above", "is too noisy to")
-        notes.append(
-            f"The spread of {name} over seeds is {100 * noise:.2f}, {share} a third of its distance to the "
-            f"full pool, {100 * gap:.2f}: the evaluation {ability} tell strategies apart."
-        )
-    return notes
-
-
-def _few_seeds(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
-    """Names rows with few seeds, and rows without a baseline to compare with."""
-    few = [f"{name} ({len(runs)})" for name, runs in groups.items() if len(runs) < _ENOUGH_SEEDS]
-    notes = [f"Fewer than {_ENOUGH_SEEDS} seeds: {', '.join(few)}."] if few else []
-    if not any(runs[0].strategy == tables.BASELINE for runs in groups.values()):
-        return notes
-    alone, partly = [], []
-    for name, runs in groups.items():
-        seeds = {run.seed for run in runs}
-        common = seeds & {run.seed for run in counterpart(runs, tables.BASELINE, groups)}
-        if not common:
-            alone.append(name)
-        elif common < seeds:
-            partly.append(f"{name} ({len(common)} of {len(seeds)})")
-    if partly:
-        notes.append(f"Compared with {tables.BASELINE} on common seeds only: {', '.join(partly)}.")
-    if alone:
-        notes.append(
-            f"Without {tables.BASELINE} of the same budget, conditions and seeds: {', '.join(alone)}."
-        )
-    return notes
 
 
 def _one_run_per_setting(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, RunRecord]:

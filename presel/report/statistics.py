@@ -1,4 +1,4 @@
-"""Confidence intervals and tests for the difference between two strategies.
+"""Confidence intervals and tests for the difference between two strategies, and rank correlation.
 
 The bootstrap is written out because that of SciPy resamples one level only, not seeds and questions.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from presel.runs import RunRecord
 
@@ -118,6 +119,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(order))
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return [float(value) for value in adjusted]
+
+
+def rank_correlation(ours: Sequence[float], others: Sequence[float]) -> float:
+    """Spearman's rank correlation of two equally long columns; NaN if all values of one are equal."""
+    ranks = [pd.Series(values).rank() for values in (ours, others)]
+    return float(ranks[0].corr(ranks[1]))
 
 
 def _interval(by_benchmark: Sequence[npt.NDArray[np.float64]], seed: int) -> tuple[float, float]:

@@ -1,8 +1,6 @@
 """The table of a report, in Markdown, LaTeX and CSV."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,20 +8,16 @@ import pandas as pd
 
 from presel.console.escaping import markdown_text, visible
 from presel.report.grouping import counterpart
+from presel.report.published import (
+    PUBLISHED_BUDGET,
+    PUBLISHED_TABLES,
+    published_hours,
+    published_relative,
+)
 from presel.report.statistics import compare, holm, spread
 from presel.report.summary import percent
 from presel.runs import RunRecord
-from presel.storage.files import read_json
 
-PUBLISHED = "paper_results.json"
-# Each with its place in the file.
-PUBLISHED_TABLES = {
-    "table1_llava665k": ("table1_llava665k",),
-    "table2_vision_flan": ("table2_vision_flan",),
-    "table3_vicuna_13b": ("table3_architectures", "vicuna-13b"),
-    "table3_llama_3_8b": ("table3_architectures", "llama-3-8b"),
-}
-_PUBLISHED_BUDGET = 0.15
 # What the others are compared with, and what Rel. is relative to.
 BASELINE = "random"
 WHOLE_POOL = "full"
@@ -31,23 +25,24 @@ WHOLE_POOL = "full"
 _COMPARED = ("difference", "low", "high", "t_low", "t_high", "p")
 
 
-def results(groups: Mapping[str, Sequence[RunRecord]], published: str) -> pd.DataFrame:
+def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str]) -> pd.DataFrame:
     """Summarizes each setting in one row of numbers; shares and scores from 0 to 1.
 
     Args:
         groups: Runs of each setting, one per seed, as `by_setting` gives them.
-        published: A table of the paper, such as `table1_llava665k`, to take published Rel. from.
+        published: Published tables to take Rel. from, keys of `PUBLISHED_TABLES`.
 
     Returns:
-        One row per setting: setting, seeds, requested, instructions (their number), a column for each
-        benchmark, mean, mean_sd, relative, relative_sd, relative_seeds (seeds that were run on the full pool
-        too); compared with random selection under the same conditions, if that was run (see `counterpart`):
-        difference, low, high, t_low, t_high, p, p_holm (p adjusted for the number of rows compared),
-        seeds_won and benchmarks_won (see `Comparison`); selection_seconds, tuning_seconds, seconds_of_full
-        (their sum as a share of the full pool's); published, and from the paper's Table 4
-        published_selection_hours and published_tuning_hours.
+        One row per setting: setting, seeds, requested, requested_first (see `RunRecord`), instructions (their
+        number), a column for each benchmark, mean, mean_sd, relative, relative_sd, relative_seeds (seeds that
+        were run on the full pool too); compared with random selection under the same conditions, if that was
+        run (see `counterpart`): difference, low, high, t_low, t_high, p, p_holm (p adjusted for the number of
+        rows compared), seeds_won and benchmarks_won (see `Comparison`); selection_seconds, tuning_seconds;
+        compared with the full pool, if that was run: seconds_of_full (the sum of both times as a share of the
+        full pool's) and prism_cost (see `_prism_cost`); Rel. in each published table, as published_NAME; from
+        PreSel's Table 4 published_selection_hours and published_tuning_hours.
     """
-    relative_published, hours = published_relative(published), published_hours()
+    relative_published, hours = {name: published_relative(name) for name in published}, published_hours()
     rows = []
     for name, runs in groups.items():
         relative = [run.relative for run in runs if run.relative is not None]
@@ -55,6 +50,7 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: str) -> pd.Dat
             "setting": name,
             "seeds": len(runs),
             "requested": float(np.mean([run.requested for run in runs])),
+            "requested_first": float(np.mean([run.requested_first for run in runs])),
             "instructions": float(np.mean([run.requested * len(run.selection) for run in runs])),
         }
         for benchmark in runs[0].scores:
@@ -77,15 +73,16 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: str) -> pd.Dat
                 "benchmarks_won": f"{comparison.benchmarks_won}/{comparison.benchmarks}",
             }
         seconds = float(np.mean([run.seconds for run in runs]))
-        whole = [run.seconds for run in counterpart(runs, WHOLE_POOL, groups)]
+        whole = counterpart(runs, WHOLE_POOL, groups)
         row |= {
             "selection_seconds": float(np.mean([run.selection_seconds for run in runs])),
             "tuning_seconds": float(np.mean([run.tuning_seconds for run in runs])),
-            "seconds_of_full": seconds / float(np.mean(whole)) if whole else None,
+            "seconds_of_full": seconds / float(np.mean([run.seconds for run in whole])) if whole else None,
+            "prism_cost": _prism_cost(runs, whole),
         }
-        # The paper has these only for a strategy's own settings, at its budget or on the whole pool.
-        known = name if round(runs[0].budget, 2) in (_PUBLISHED_BUDGET, 1) else ""
-        row["published"] = relative_published.get(known)
+        # Published are only a strategy's own settings, at this budget or on the whole pool.
+        known = name if round(runs[0].budget, 2) in (PUBLISHED_BUDGET, 1) else ""
+        row |= {column_of(table): relative.get(known) for table, relative in relative_published.items()}
         row["published_selection_hours"], row["published_tuning_hours"] = hours.get(known, (None, None))
         rows.append(row)
     tested = [row for row in rows if row.get("p") is not None]
@@ -94,33 +91,37 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: str) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def published_relative(table: str) -> dict[str, float]:
-    """Rel. of each strategy in a table of the paper, a key of `PUBLISHED_TABLES`; from 0 to 1."""
-    return {row["method"]: row["relative"] / 100 for row in _published(*PUBLISHED_TABLES[table])}
+def column_of(published: str) -> str:
+    """The column of `results` with Rel. in a published table."""
+    return f"published_{published}"
 
 
-def published_hours() -> dict[str, tuple[float, float]]:
-    """GPU hours of selection and of tuning in the paper's Table 4, by strategy."""
-    return {
-        row["method"]: (row["selection_gpu_hours"] or 0.0, row["finetune_gpu_hours"])
-        for row in _published("table4_cost")
-    }
+def _prism_cost(runs: Sequence[RunRecord], whole: Sequence[RunRecord]) -> float | None:
+    """Cost measure C of PRISM (arXiv 2502.12119): what selection and tuning cost for what they achieve.
+
+    C = P_full / P_sub * (T_select + T_tune,sub) / T_tune,full, where P is the mean score and T a time, each
+    averaged over the runs. Tuning on the full pool has C = 1, so that selection saves time only below 1.
+
+    Args:
+        runs: Runs of a setting.
+        whole: Their counterparts on the full pool.
+
+    Returns:
+        None without such counterparts, or where the selection's mean score is 0.
+    """
+    score = float(np.mean([run.mean for run in runs]))
+    if not whole or not score:
+        return None
+    gain = float(np.mean([run.mean for run in whole])) / score
+    seconds = float(np.mean([run.seconds for run in runs]))
+    return gain * seconds / float(np.mean([run.tuning_seconds for run in whole]))
 
 
-def _published(*place: str) -> list[dict[str, Any]]:
-    found: Any = read_json(Path(str(files("presel") / "assets" / PUBLISHED)))["tables"]
-    for name in place:
-        found = found[name]
-    rows: list[dict[str, Any]] = found
-    return rows
-
-
-def formatted(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
-    """Formats the numbers of `results` for printing, in percent."""
+def formatted(table: pd.DataFrame, benchmarks: Sequence[str], published: Sequence[str]) -> pd.DataFrame:
+    """Formats the numbers of `results` for printing, in percent; what one compares first stands left."""
     shown = pd.DataFrame({"setting": table["setting"], "seeds": table["seeds"].astype(str)})
     shown["requested"] = table["requested"].map(percent)
-    for benchmark in benchmarks:
-        shown[benchmark] = table[benchmark].map(percent)
+    shown["read first"] = table["requested_first"].map(percent)
     shown["mean"] = _with_spread(table, "mean")
     shown["Rel."] = [
         text if known in (0, seeds) else f"{text} ({known} of {seeds} seeds)"
@@ -139,8 +140,11 @@ def formatted(table: pd.DataFrame, benchmarks: Sequence[str]) -> pd.DataFrame:
         shown["p (Holm)"] = [_p_value(p) for p in table["p_holm"]]
         shown["seeds won"] = table["seeds_won"].fillna("")
         shown["benchmarks won"] = table["benchmarks_won"].fillna("")
-    if table["published"].notna().any():
-        shown["Rel. in the paper"] = table["published"].map(percent)
+    for benchmark in benchmarks:
+        shown[benchmark] = table[benchmark].map(percent)
+    for name in published:
+        if table[column_of(name)].notna().any():
+            shown[f"Rel. in {PUBLISHED_TABLES[name].title}"] = table[column_of(name)].map(percent)
     return shown
 
 
@@ -154,10 +158,12 @@ def costs(table: pd.DataFrame) -> pd.DataFrame:
         shown[name] = seconds.map(lambda value: f"{value:.0f} s")
     if table["seconds_of_full"].notna().any():
         shown["of the full pool's"] = table["seconds_of_full"].map(percent)
+    if table["prism_cost"].notna().any():
+        shown["C (PRISM)"] = table["prism_cost"].map(lambda cost: "–" if pd.isna(cost) else f"{cost:.2f}")
     shown["Rel."] = table["relative"].map(percent)
     if table["published_tuning_hours"].notna().any():
         hours = zip(table["published_selection_hours"], table["published_tuning_hours"], strict=True)
-        shown["GPU hours in the paper"] = [
+        shown["GPU hours in PreSel's Table 4"] = [
             "–" if pd.isna(tuned) else f"{selected:.1f} + {tuned:.1f}" for selected, tuned in hours
         ]
     return shown
