@@ -184,7 +184,6 @@ def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
     return LlavaFiles(annotations, annotations.parent, rule).records()
 
 
-_TRAINING_FIELDS = ("id", "image", "task", "conversations")
 # The value of a key "image"; inside a text the quotes would be escaped.
 _IMAGE_PATH = re.compile(rb'"image"\s*:\s*("(?:[^"\\]|\\.)*")')
 
@@ -204,6 +203,10 @@ def image_paths(annotations: Path) -> list[str]:
         with suppress(ValueError):
             paths.append(json.loads(text))
     return paths
+
+
+# What a training file holds of a `Record`.
+_TRAINING_FIELDS = ("id", "image", "task", "conversations")
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
