@@ -101,11 +101,11 @@ def test_runs_in_one_process_share_the_store_with_the_command_line(
 
 def test_what_a_run_reads_before_it_selects(in_process: Program, tmp_path: Path) -> None:
     found = {}
-    for strategy in ("random", "typiclust", "presel", "ifd"):
+    for strategy in ("random", "typiclust", "prism", "presel", "ifd"):
         in_process.succeeds("run", *TINY, f"strategy={strategy}", "until=selection")
         found[strategy] = last_run(tmp_path).requested_first
     # 5 % of each task are 11 images; `ifd` reads them too, and they count once.
-    assert found == {"random": 0, "typiclust": 0, "presel": 11 / 200, "ifd": 1}
+    assert found == {"random": 0, "typiclust": 0, "prism": 0, "presel": 11 / 200, "ifd": 1}
 
 
 def test_a_record_that_lacks_a_stage_is_refused(in_process: Program, tmp_path: Path) -> None:
