@@ -17,7 +17,7 @@ from presel.evaluation.benchmarks import Benchmarks
 from presel.evaluation.external import ExternalBenchmarks
 from presel.instructions.provider import InstructionProvider
 from presel.models.clip import Clip
-from presel.models.encoder import Encoder
+from presel.models.encoder import ImageEncoder, LvlmEncoder
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
 from presel.stages.centrality import CentralityStage, Neighbors
@@ -73,7 +73,7 @@ class Pipeline:
     benchmark_source: Benchmarks | ExternalBenchmarks | None
     lvlm: Lvlm
     tuning: Tune
-    encoder: Encoder
+    encoder: ImageEncoder
     clustering: Clustering
     neighbors: Neighbors
     clip: Clip
@@ -328,7 +328,7 @@ class Pipeline:
         for step in steps:
             step.check(store)
         # After the quick checks, and only if needed: loading a processor takes seconds.
-        if any(hasattr(step, "lvlm") and not store.has(step) for step in steps):
+        if any(_holds_lvlm(step) and not store.has(step) for step in steps):
             self.lvlm.load_processor()
         for step in steps:
             step.check_data(store)
@@ -353,3 +353,7 @@ class Pipeline:
             model_name=model_name,
             runtime=self.runtime,
         )
+
+
+def _holds_lvlm(step: Stage[Any]) -> bool:
+    return hasattr(step, "lvlm") or isinstance(getattr(step, "encoder", None), LvlmEncoder)

@@ -118,12 +118,13 @@ NO_DEFAULTS = {("Hardware", "node_command")}  # Slurm's, which interpolates the 
 
 
 def components(settings: Any) -> Iterator[tuple[type, dict[str, Any]]]:
-    """The class and the settings of every component in a configuration."""
-    if isinstance(settings, dict):
+    """The class and the settings of every component in a configuration, but for those of other groups."""
+    if isinstance(settings, DictConfig):
         if "_target_" in settings:
-            yield get_class(settings["_target_"]), settings
-        for value in settings.values():
-            yield from components(value)
+            yield get_class(settings["_target_"]), OmegaConf.to_container(settings, resolve=True)  # type: ignore[misc]
+        for name in settings:
+            if not OmegaConf.is_interpolation(settings, name):
+                yield from components(settings[name])
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -137,7 +138,7 @@ def test_every_option_builds_and_its_keys_and_defaults_are_those_of_the_class(
     for name in names:
         config = configured(f"{group}={name}", *REQUIRED.get(f"{group}={name}", []))
         assert isinstance(build(config), Pipeline)
-        for kind, settings in components(OmegaConf.to_container(config[group], resolve=True)):
+        for kind, settings in components(config[group]):
             options.setdefault(kind, []).append(settings)
     for kind, chosen in options.items():
         fields = {field.name: field for field in dataclasses.fields(kind)}

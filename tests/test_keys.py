@@ -23,7 +23,7 @@ from presel.instructions.annotations import Annotations
 from presel.instructions.local_model import LocalModel
 from presel.instructions.prompts import Prompt, Prompts
 from presel.models.clip import Clip
-from presel.models.encoder import Encoder
+from presel.models.encoder import Encoder, LvlmEncoder
 from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
 from presel.models.tune import Tune
@@ -31,6 +31,7 @@ from presel.stages.clusters import Clustering
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.storage.stage import Stage, identity
+from presel.strategies.precover import PreCover
 from presel.strategies.presel import PreSel
 from presel.strategies.random import Random
 
@@ -65,6 +66,7 @@ KINDS: list[tuple[type, dict[str, Any]]] = [
     (Encoder, {"path": "builtin:digit_dinov2"}),
     (Clip, {"path": "builtin:digit_clip"}),
     (Lvlm, {"path": "builtin:digit_llava"}),
+    (LvlmEncoder, {"lvlm": Lvlm(path="builtin:digit_llava")}),
     (Hardware, {"accelerator": "cpu"}),
     (
         Tune,
@@ -88,6 +90,7 @@ KINDS: list[tuple[type, dict[str, Any]]] = [
     (LocalModel, {"model": "builtin:digit_llava", "prompts": PROMPTS, "answers": "answers"}),
     (Random, {}),
     (PreSel, {}),
+    (PreCover, {}),
     (ReferenceStage, {"pool": POOL, "share": 0.1, "seed": 0}),
     (PoolStage, {"source": POOL.source, "workers": 0}),
 ]

@@ -1,4 +1,4 @@
-"""Image encoders such as DINOv2: one feature vector per image."""
+"""Image encoders such as DINOv2, or the vision part of the LVLM: one feature vector per image."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
@@ -14,6 +14,7 @@ from pydantic import Field
 from presel.component import component
 from presel.data.images import open_image
 from presel.errors import PreselError
+from presel.models.lvlm import Lvlm
 from presel.models.model_files import BUILTIN, ModelFiles, locate
 from presel.models.pretrained import load_pretrained, load_weights, model_errors
 from presel.storage.shards import chunks
@@ -88,10 +89,61 @@ class Encoder(ModelFiles):
             # Its settings may have the right types and still not match its weights or any image.
             with model_errors(f"{name} fails on an image"):
                 tried = features(_pixels(processor, [Image.new("RGB", (64, 64))]))
-            if not np.isfinite(tried).all():
-                raise PreselError(f"{name}: its features are NaN or infinite; copy the model again")
+            _check_finite(tried, name)
             for pixels in prefetched(batches, partial(_opened_pixels, processor), workers):
                 yield features(pixels)
+
+
+@component
+class LvlmEncoder:
+    """The image as the untuned LVLM's language model sees it: the tokens that its projector makes of it.
+
+    Features are the mean and the standard deviation over an image's tokens, concatenated, (2 · h,). Images
+    are prepared as in tuning. The language model is loaded, but not run.
+
+    Attributes:
+        lvlm: The model.
+        batch_size: Images encoded at once.
+    """
+
+    lvlm: Lvlm
+    batch_size: Annotated[int, Field(gt=0)] = field(default=64, compare=False)
+
+    @property
+    def path(self) -> str:
+        """Where the model is."""
+        return self.lvlm.path
+
+    def check(self) -> None:
+        """Checks that the model exists."""
+        self.lvlm.check()
+
+    def encode(
+        self, batches: Sequence[Sequence[Path]], workers: int, accelerator: str = "auto"
+    ) -> Iterator[NDArray[np.float16]]:
+        """Encodes images batch by batch, see `Encoder.encode`."""
+        import torch
+
+        from presel.models.conversations import ConversationEncoder
+        from presel.models.hardware import device_for
+        from presel.models.prefetch import prefetched
+
+        conversations = ConversationEncoder(self.lvlm)
+        model: Any = self.lvlm.load_model().to(device_for(accelerator))
+        with torch.inference_mode():
+            for pixels in prefetched(batches, conversations.pixels, workers):
+                with model_errors(f"{self.path} fails on an image"):
+                    output = model.get_image_features(pixels.to(model.device, model.dtype), return_dict=True)
+                tokens = torch.stack(list(output.pooler_output)).float()  # (n, tokens, h)
+                parts = (tokens.mean(dim=1), tokens.std(dim=1, correction=0))  # (n, h) each
+                features = torch.cat(parts, dim=1).half().cpu().numpy()
+                _check_finite(features, self.path)
+                yield features
+
+
+def _check_finite(features: NDArray[np.float16], name: str) -> None:
+    if not np.isfinite(features).all():
+        raise PreselError(f"{name}: its features are NaN or infinite; copy the model again")
 
 
 def _pixels(processor: Callable[..., Any], images: Sequence[Image.Image]) -> "Tensor":

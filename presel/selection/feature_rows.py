@@ -22,13 +22,14 @@ _MIN_NORM, _MAX_NORM = 1e-16, 1e16
 class FeatureRows:
     """Feature vectors of any floating-point type, in memory or memory-mapped.
 
-    Blocks are converted to float32, picked by row and, if asked for, L2-normalized as they are read; float32
-    rows that need none of that are returned as views.
+    Blocks are converted to float32, picked by row and, if asked for, centered and L2-normalized as they are
+    read; float32 rows that need none of that are returned as views.
 
     Attributes:
         dimension: Dimension d of a vector.
     """
 
+    _center: Float32Vector | None
     _scale: Float32Vector | None
 
     def __init__(
@@ -36,6 +37,7 @@ class FeatureRows:
         features: npt.ArrayLike,
         *,
         index: IntVector | None = None,
+        center: bool = False,
         normalize: bool = False,
         ids: Sequence[Any] | None = None,
     ) -> None:
@@ -44,13 +46,14 @@ class FeatureRows:
         Args:
             features: Shape (n, d), floating point; a memory map stays on disk.
             index: The rows to use, in the order to use them in; None for all.
+            center: Whether to subtract the mean of these rows from every vector first.
             normalize: Whether to divide every vector by its norm.
             ids: Names of the rows of `features` for error messages; None for row numbers.
 
         Raises:
             ValueError: If the array has another shape or no row, `index` or `ids` do not fit it, or a vector
                 has a NaN, an infinite value or norm 0, or a norm whose square overflows or underflows
-                float32.
+                float32; or if a vector is the mean that is subtracted.
         """
         array = features if isinstance(features, np.ndarray) else np.asarray(features)
         if array.ndim != 2 or not array.shape[0] or not array.shape[1]:
@@ -65,8 +68,11 @@ class FeatureRows:
         if index is not None and np.array_equal(index, np.arange(index[0], index[0] + len(index))):
             offset = int(index[0])
             array, index = array[offset : offset + len(index)], None
-        self._set(array, index, None)
+        self._set(array, index, None, None)
         norms = self._checked_norms(offset, ids)
+        if center:
+            self._center = self._mean()
+            norms = self._checked_norms(offset, ids)
         if normalize and (np.abs(norms - 1) > 1e-6).any():
             self._scale = (1 / norms).astype(np.float32)
 
@@ -75,15 +81,22 @@ class FeatureRows:
         cls,
         array: npt.NDArray[Any],
         index: IntVector | None = None,
+        center: Float32Vector | None = None,
         scale: Float32Vector | None = None,
     ) -> Self:
-        """Wraps checked vectors, (n, d); `scale`, (n,), multiplies each row."""
+        """Wraps checked vectors, (n, d); `center`, (d,), is subtracted, then `scale`, (n,), multiplies."""
         rows = cls.__new__(cls)
-        rows._set(array, index, scale)
+        rows._set(array, index, center, scale)
         return rows
 
-    def _set(self, array: npt.NDArray[Any], index: IntVector | None, scale: Float32Vector | None) -> None:
-        self._array, self._index, self._scale = array, index, scale
+    def _set(
+        self,
+        array: npt.NDArray[Any],
+        index: IntVector | None,
+        center: Float32Vector | None,
+        scale: Float32Vector | None,
+    ) -> None:
+        self._array, self._index, self._center, self._scale = array, index, center, scale
         self.dimension: int = array.shape[1]
 
     @classmethod
@@ -115,7 +128,8 @@ class FeatureRows:
     def subset(self, positions: IntVector) -> Self:
         """A subset of the rows, without reading or checking them again."""
         index = positions if self._index is None else self._index[positions]
-        return self.trusted(self._array, index, None if self._scale is None else self._scale[positions])
+        scale = None if self._scale is None else self._scale[positions]
+        return self.trusted(self._array, index, self._center, scale)
 
     def content_order(self) -> IntVector:
         """An order of the rows, (n,), that depends on the vectors alone, not on their order or names.
@@ -130,14 +144,16 @@ class FeatureRows:
 
     def for_many_passes(self) -> Self:
         """A float32 copy if it is small, which saves the conversion on each pass; else these rows."""
-        plain = self._index is None and self._scale is None and self._array.dtype == np.float32
+        as_is = self._index is None and self._center is None and self._scale is None
+        plain = as_is and self._array.dtype == np.float32
         if plain or len(self) * self.dimension * 4 > _WORKING_COPY_BYTES:
             return self
         return self.trusted(np.ascontiguousarray(self.block(0, len(self))))
 
-    @staticmethod
-    def _finish(rows: npt.NDArray[Any], scale: Float32Vector | None) -> Float32Matrix:
+    def _finish(self, rows: npt.NDArray[Any], scale: Float32Vector | None) -> Float32Matrix:
         block: Float32Matrix = np.asarray(rows, dtype=np.float32)
+        if self._center is not None:
+            block = block - self._center
         return block if scale is None else block * scale[:, None]
 
     def _float64_blocks(self) -> Iterator[tuple[slice, FloatMatrix]]:
@@ -147,6 +163,12 @@ class FeatureRows:
             for start in range(0, len(block), step):
                 rows = block[start : start + step].astype(np.float64)
                 yield slice(place.start + start, place.start + start + len(rows)), rows
+
+    def _mean(self) -> Float32Vector:
+        total = np.zeros(self.dimension)
+        for _, rows in self._float64_blocks():
+            total += rows.sum(axis=0)
+        return (total / len(self)).astype(np.float32)
 
     def _checked_norms(self, offset: int, ids: Sequence[Any] | None) -> FloatVector:
         norms = np.empty(len(self))
@@ -159,7 +181,7 @@ class FeatureRows:
             name = row if ids is None else list(ids)[row]
             what = f"has the norm {norms[first]:g}, which float32 cannot square; scale it"
             if norms[first] == 0:
-                what = "is all zeros"
+                what = "is all zeros" if self._center is None else "equals the mean, which is subtracted"
             elif not np.isfinite(norms[first]):
                 what = "has NaN or infinite values"
             raise ValueError(
@@ -175,11 +197,15 @@ class Features(NamedTuple):
     ids: pd.Series
     array: npt.NDArray[np.float16]
 
-    def by_id(self, normalize: bool = False) -> tuple[npt.NDArray[np.str_], FeatureRows]:
+    def by_id(
+        self, normalize: bool = False, center: bool = False
+    ) -> tuple[npt.NDArray[np.str_], FeatureRows]:
         """Ids in ascending order, (n,), and the features in that order; see `FeatureRows`."""
         names = self.ids.to_numpy(dtype=str)
         order = np.argsort(names)
-        return names[order], FeatureRows(self.array, index=order, normalize=normalize, ids=names.tolist())
+        return names[order], FeatureRows(
+            self.array, index=order, center=center, normalize=normalize, ids=names.tolist()
+        )
 
     def normalized_by_id(self) -> tuple[npt.NDArray[np.str_], FeatureRows]:
         """Ids in ascending order, (n,), and the features in that order, L2-normalized as they are read."""

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from presel.distributed.stage import ShardedStage
-from presel.models.encoder import Encoder, ImageEncoder
+from presel.models.encoder import ImageEncoder
 from presel.models.image_tokens import ImageTokenEncoder
 from presel.models.lvlm import Lvlm
 from presel.selection.feature_rows import Features
@@ -111,7 +111,7 @@ class FeaturesStage(ImageVectorsStage):
     name: ClassVar[str] = "features"
     version: ClassVar[int] = 2
 
-    encoder: Encoder
+    encoder: ImageEncoder
 
     def image_encoder(self) -> ImageEncoder:
         """The model."""

@@ -102,7 +102,6 @@ class Strategy(ABC):
 
     Attributes:
         name: Its name in tables; the class name in lower case unless given.
-        needs: Names of the results to be computed first, attributes of `SelectionContext`.
         whole_pool: Whether the strategy selects every image, whatever the budget.
         version: Raised when a strategy of this package selects differently; the key of one from elsewhere
             holds its module's text.
@@ -111,8 +110,15 @@ class Strategy(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
 
-    needs: ClassVar[tuple[str, ...]] = ()
     whole_pool: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the results to be computed first, attributes of `SelectionContext`.
+
+        A class attribute in most strategies; a property where they depend on the settings.
+        """
+        return ()
 
     def __init_subclass__(cls) -> None:
         """Names a class that does not name itself."""

@@ -8,9 +8,10 @@ import pandas as pd
 from pydantic import Field
 
 from presel.component import component
-from presel.importance import Relevance, relevance_scores, task_scores, task_weights
-from presel.selection import allocate_tasks, comparable, most_central
+from presel.importance import Relevance
+from presel.selection import comparable, most_central
 from presel.strategies.base import SelectionContext, Strategy
+from presel.strategies.task_budgets import split_over_tasks, weights_by_pool, weights_by_relevance
 
 
 @component
@@ -64,17 +65,14 @@ class PreSel(Strategy):
 
     def _task_budgets(
         self, images: pd.DataFrame, weights: Mapping[str, float], budget: int
-    ) -> dict[str, float]:
+    ) -> Mapping[str, float]:
         """Number of images of each task besides its part of the reference set, which is bought already."""
         left = budget - int(images["reference"].sum())
         if self.task_allocation == self.cluster_allocation == "paper":
             # Eq. 6 rounds once, in the clusters.
             return {task: weight * left for task, weight in weights.items()}
-        available = images.groupby("task")["reference"].agg(lambda reference: int((~reference).sum()))
-        budgets = allocate_tasks(
-            list(weights.values()), [available[task] for task in weights], left, mode=self.task_allocation
-        )
-        return dict(zip(weights, budgets.tolist(), strict=True))
+        free = images.loc[~images["reference"], "task"]
+        return split_over_tasks(weights, free, left, self.task_allocation)
 
     def _select_from(self, images: pd.DataFrame, context: SelectionContext, budget: float) -> pd.DataFrame:
         """Marks the selected images of a task; the images are sorted by id."""
@@ -91,24 +89,10 @@ class PreSel(Strategy):
         return images
 
     def weights(self, context: SelectionContext) -> dict[str, float]:
-        """Share of each task: its importance (eq. 3 to 5), or an ablation of it.
-
-        Samples without a defined relevance do not count (`relevance_scores`); a task of such samples alone
-        scores 1, as if its questions neither helped nor misled.
-        """
-        if self.weighting != "relevance":
-            sizes = context.pool["task"].value_counts().sort_index()
-            counted = sizes if self.weighting == "size" else sizes.clip(1, 1)
-            return dict(zip(sizes.index, (counted / counted.sum()).tolist(), strict=True))
-        table = context.relevance.merge(context.pool[["id", "task"]], on="id")
-        table["relevance"] = relevance_scores(
-            table["loss_with_question"].to_numpy(), table["loss_without_question"].to_numpy(), self.score
-        )
-        scores = dict.fromkeys(sorted(table["task"].unique()), 1.0)
-        defined = table.dropna(subset="relevance")
-        if len(defined):
-            scores |= task_scores(defined["relevance"], defined["task"].tolist())
-        return task_weights(scores, self.tau)
+        """Share of each task: its importance (eq. 3 to 5), or an ablation of it."""
+        if self.weighting == "relevance":
+            return weights_by_relevance(context, self.score, self.tau)
+        return weights_by_pool(context, self.weighting)
 
 
 def _fill_at_random(table: pd.DataFrame, context: SelectionContext) -> None:
