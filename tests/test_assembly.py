@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPModel, LlamaForCausalLM
+from transformers import CLIPImageProcessorPil, CLIPModel, LlamaForCausalLM
 
 from presel.data.prompts import IMAGE_TOKEN
 from presel.errors import PreselError
 from presel.models.assembly import assemble
 from presel.models.conversations import ConversationEncoder, Example
+from presel.models.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 from presel.models.lvlm import Lvlm
 from tests.helpers import Program
 from tests.public import projector
@@ -56,6 +57,29 @@ def test_the_parts_compute_what_they_computed_apart(
     assert encoder.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == alone.shape[-1]
 
 
+@torch.no_grad()
+def test_a_tower_of_convolutions(public: Path, tmp_path: Path) -> None:
+    """EfficientNet-Lite has no [CLS] token: every position of the tower becomes an image token."""
+    torch.manual_seed(0)
+    shape = EfficientNetLiteConfig(image_size=64, width=0.25, depth=0.5, head_size=16, hidden_size=144)
+    tower = EfficientNetLite(shape).eval()
+    tower.save_pretrained(tmp_path / "tower")
+    processor = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
+    processor.save_pretrained(tmp_path / "tower")
+    torch.save(projector(shape.hidden_size, 48), tmp_path / "mm.bin")
+    parts = str(public / "vicuna"), str(tmp_path / "tower"), tmp_path / "mm.bin"
+    assemble(*parts, tmp_path / "base", "float32")
+    lvlm = Lvlm(path=str(tmp_path / "base"))
+    encoder, model = ConversationEncoder(lvlm), lvlm.load_model()
+    pixels = encoder.pixels([public / "picture.png"])
+    states = tower(pixels).last_hidden_state
+    assert states.shape == (1, 4, shape.hidden_size)
+    seen = model.model.get_image_features(pixel_values=pixels).pooler_output[0]
+    torch.testing.assert_close(seen, model.model.multi_modal_projector(states)[0])
+    turns: Any = [{"from": "human", "value": "<image>\nWhat is it?"}]
+    assert encoder.tokens(turns).ids.count(encoder.image_token) == 4
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return (print, ("this must not run",))
@@ -96,3 +120,5 @@ def test_what_is_missing_or_there_already_is_named(public: Path, tmp_path: Path)
         assemble(str(public / "vicuna"), str(public / "clip"), tmp_path / "none.bin", tmp_path / "base")
     with pytest.raises(PreselError, match=r"nowhere cannot be loaded"):
         assemble(str(tmp_path / "nowhere"), str(public / "clip"), good, tmp_path / "base")
+    with pytest.raises(PreselError, match=r"dinov2: a tower of the kind dinov2 cannot be assembled"):
+        assemble(str(public / "vicuna"), str(public / "dinov2"), good, tmp_path / "base")

@@ -22,7 +22,13 @@ from presel.models.assembly import assemble
 from presel.models.conversations import IGNORED, ConversationEncoder
 from presel.models.lvlm import Lvlm
 from presel.models.markers import special_tokens
-from tests.tokenizers_of_models import llama_3, save_processor, sentencepiece_bpe, sentencepiece_unigram
+from tests.tokenizers_of_models import (
+    chatml,
+    llama_3,
+    save_processor,
+    sentencepiece_bpe,
+    sentencepiece_unigram,
+)
 
 ROWS = json.loads((Path(__file__).parent / "parity" / "conversation.json").read_text())["rows"]
 
@@ -70,7 +76,8 @@ def test_labels_token_by_token(base: str, row: dict[str, Any], limit: int, quest
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_another_program_prompts_and_pads_as_the_tuning_did(base: str, template: str, tmp_path: Path) -> None:
-    path = save_processor(llama_3, tmp_path / "base") if template == "llama_3" else base
+    own = {"llama_3": llama_3, "chatml": chatml}.get(template)
+    path = save_processor(own, tmp_path / "base") if own else base
     lvlm = Lvlm(path=path, template=template)
     lvlm.load_processor_for_export().save_pretrained(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8)
@@ -119,6 +126,7 @@ MODELS = {
     "sentencepiece_bpe_legacy": (partial(sentencepiece_bpe, legacy=True), "vicuna_v1"),
     "sentencepiece_unigram": (sentencepiece_unigram, "plain"),
     "llama_3": (llama_3, "llama_3"),
+    "chatml": (chatml, "chatml"),
     "builtin": (None, "plain"),
 }
 

@@ -20,6 +20,7 @@ TEXT = [
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 _SENTENCEPIECE = ["<unk>", "<s>", "</s>"]
 _LLAMA_3 = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+_CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # Llama 3's, but for case and contractions.
 _WORDS = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
@@ -65,18 +66,7 @@ def _names() -> dict[str, str]:
 
 def llama_3(eos: str = "<|eot_id|>") -> PreTrainedTokenizerFast:
     """As Llama 3's: that of the base model names another end of sequence."""
-    tokenizer = Tokenizer(BPE(ignore_merges=True))
-    tokenizer.pre_tokenizer = Sequence(
-        [Split(_WORDS, behavior="isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(
-        vocab_size=400,
-        special_tokens=_LLAMA_3,
-        initial_alphabet=ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer = _byte_level(_LLAMA_3)
     bos = "<|begin_of_text|>"
     tokenizer.post_processor = processors.Sequence(
         [
@@ -85,6 +75,27 @@ def llama_3(eos: str = "<|eot_id|>") -> PreTrainedTokenizerFast:
         ]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
+
+
+def chatml() -> PreTrainedTokenizerFast:
+    """As Qwen's and SmolLM's, without a token at the start."""
+    return PreTrainedTokenizerFast(tokenizer_object=_byte_level(_CHATML), eos_token="<|im_end|>")
+
+
+def _byte_level(special_tokens: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = Sequence(
+        [Split(_WORDS, behavior="isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=400,
+        special_tokens=special_tokens,
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return tokenizer
 
 
 def save_processor(make: Callable[[], PreTrainedTokenizerFast], folder: Path) -> str:

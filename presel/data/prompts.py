@@ -23,6 +23,7 @@ class Template:
         end: Text after a response, supervised with it; the model's end-of-sequence token.
         gap: Text between `assistant` and a response. Generation starts before it, so that a token of the gap
             alone is supervised too (`presel.models.conversations`).
+        between: Text between a response and the next question.
         image: Placeholder of the image.
     """
 
@@ -31,6 +32,7 @@ class Template:
     assistant: str
     end: str
     gap: str = " "
+    between: str = ""
     image: str = IMAGE_TOKEN
 
     def render(self, conversations: Sequence[Turn], question: bool = True) -> list[tuple[str, bool]]:
@@ -62,7 +64,8 @@ class Template:
                 raise ValueError(f"turn {position} is from {turn['from']!r} instead of {expected!r}")
             if expected == "human":
                 text = image_first(turn["value"], self.image)
-                pieces.append((f"{self.user}{text}{self.assistant}", False))
+                between = self.between if position else ""
+                pieces.append((f"{between}{self.user}{text}{self.assistant}", False))
             else:
                 pieces += [(self.gap, False)] if self.gap else []
                 pieces.append((f"{turn['value']}{self.end}", True))
@@ -86,6 +89,15 @@ TEMPLATES = {
         end="<|eot_id|>",
         gap="",
     ),
+    # ChatML, the format of Qwen and SmolLM, without a system prompt.
+    "chatml": Template(
+        system="",
+        user="<|im_start|>user\n",
+        assistant="<|im_end|>\n<|im_start|>assistant\n",
+        end="<|im_end|>",
+        gap="",
+        between="\n",
+    ),
 }
 
 
@@ -105,7 +117,7 @@ _JINJA = """\
 {{{{- {system} -}}}}
 {{%- for message in messages -%}}
   {{%- if message['role'] == 'user' -%}}
-    {{{{- {user} + written(message['content']) -}}}}
+    {{{{- ('' if loop.first else {between}) + {user} + written(message['content']) -}}}}
   {{%- elif message['role'] == 'assistant' -%}}
     {{{{- {assistant} + {gap} + written(message['content']) + {end} -}}}}
   {{%- else -%}}

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 _PAD_TOKEN = "<pad>"
-# CLIP's second to last layer, as in LLaVA, without the [CLS] token ("default").
-_FEATURE_LAYER = -2
+# Layer of each kind of tower whose output is taken, and whether its first token is dropped ("default"):
+# CLIP's second to last without [CLS], as in LLaVA.
+_FEATURES = {"clip_vision_model": (-2, "default"), "efficientnet_lite": (-1, "full")}
 # LLaVA's names of the projector's two layers, and those of transformers.
 _LAYERS = {"0": "linear_1", "2": "linear_2"}
 
@@ -29,7 +30,7 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
 
     Args:
         language: Folder or hub name of a causal language model with its tokenizer.
-        vision: Folder or hub name of a CLIP or its image tower.
+        vision: Folder or hub name of a CLIP or its image tower, or of an `EfficientNetLite`.
         projector: LLaVA's `mm_projector.bin`: two layers with a GELU between, saved by PyTorch.
         out: The folder to create.
         dtype: Precision of the saved weights.
@@ -42,7 +43,6 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
         AutoImageProcessor,
         AutoModelForCausalLM,
         AutoTokenizer,
-        CLIPVisionModel,
         LlavaConfig,
         LlavaForConditionalGeneration,
     )
@@ -53,19 +53,20 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
     precision = getattr(torch, dtype)
     tokenizer = load_pretrained(AutoTokenizer, language)
     body = load_weights(AutoModelForCausalLM, language, dtype=precision)
-    tower = load_weights(CLIPVisionModel, vision, dtype=precision)
+    tower = _load_tower(vision, precision)
     image_processor = load_pretrained(AutoImageProcessor, vision, backend="pil")
     _check_shapes(projector, layers, tower.config.hidden_size, body.config.hidden_size)
     _add_tokens(tokenizer, body)
     side, patch = tower.config.image_size, tower.config.patch_size
+    layer, strategy = _FEATURES[tower.config.model_type]
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=body.config,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         image_seq_length=(side // patch) ** 2,
         projector_hidden_act="gelu",
-        vision_feature_layer=_FEATURE_LAYER,
-        vision_feature_select_strategy="default",
+        vision_feature_layer=layer,
+        vision_feature_select_strategy=strategy,
         tie_word_embeddings=body.config.tie_word_embeddings,
     )
     # On the meta device weights take no memory; the loaded parts replace them.
@@ -82,16 +83,20 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     unfinished = out.with_name(f"{out.name}.unfinished")
     model.save_pretrained(unfinished)
-    llava_processor(image_processor, tokenizer, patch).save_pretrained(unfinished)
+    llava_processor(image_processor, tokenizer, patch, strategy).save_pretrained(unfinished)
     unfinished.rename(out)
 
 
 def llava_processor(
-    image_processor: Any, tokenizer: "PreTrainedTokenizerBase", patch: int
+    image_processor: Any, tokenizer: "PreTrainedTokenizerBase", patch: int, strategy: str = "default"
 ) -> "ProcessorMixin":
-    """The processor of a LLaVA whose tower drops the [CLS] token; `patch` is the side of a patch in pixels.
+    """The processor of a LLaVA.
 
-    The tokenizer is the language model's, with an image token.
+    Args:
+        image_processor: That of the tower.
+        tokenizer: The language model's, with an image token.
+        patch: Side of a patch in pixels.
+        strategy: `default` for a tower with a [CLS] token, which is dropped, or `full`.
     """
     from transformers import LlavaProcessor
 
@@ -99,10 +104,24 @@ def llava_processor(
         image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=patch,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=int(strategy == "default"),
         image_token=IMAGE_TOKEN,
     )
+
+
+def _load_tower(name: str, precision: Any) -> "PreTrainedModel":
+    from transformers import AutoConfig, AutoModel, CLIPVisionModel
+
+    kind = load_pretrained(AutoConfig, name).model_type
+    # Of a whole CLIP, its image tower.
+    loader = CLIPVisionModel if kind in ("clip", "clip_vision_model") else AutoModel
+    tower: PreTrainedModel = load_weights(loader, name, dtype=precision)
+    if tower.config.model_type not in _FEATURES:
+        raise PreselError(
+            f"{name}: a tower of the kind {kind} cannot be assembled; name a CLIP or an EfficientNet-Lite"
+        )
+    return tower
 
 
 def _read_projector(file: Path) -> dict[str, "Tensor"]:

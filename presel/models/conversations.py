@@ -66,8 +66,7 @@ class ConversationEncoder:
         self.tokenizer = processor.tokenizer
         self.image_token: int = processor.image_token_id
         self._lvlm = lvlm
-        mean = self._image_processor.image_mean
-        self._padding_color = tuple(int(255 * channel) for channel in mean)
+        self._padding_color = mean_color(self._image_processor)
         markers = special_tokens(self.tokenizer) | {processor.image_token}
         self._marked_tokenizer, names = with_secret_markers(self.tokenizer, markers)
         image = names[processor.image_token] * self._count_image_tokens(processor)
@@ -108,12 +107,7 @@ class ConversationEncoder:
         return pixels
 
     def _open(self, image: Image.Image) -> Image.Image:
-        if not self._lvlm.pad_to_square or image.width == image.height:
-            return image
-        side = max(image.size)
-        square = Image.new("RGB", (side, side), self._padding_color)
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        return square
+        return padded_to_square(image, self._padding_color) if self._lvlm.pad_to_square else image
 
     def batch(
         self,
@@ -143,6 +137,21 @@ class ConversationEncoder:
             "labels": labels,
             "pixel_values": self.pixels([example.image for example in examples]),
         }
+
+
+def mean_color(image_processor: Any) -> tuple[int, ...]:
+    """The mean color that an image processor subtracts, as LLaVA rounds it."""
+    return tuple(int(255 * channel) for channel in image_processor.image_mean)
+
+
+def padded_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
+    """Centers an image on a square of one color, as LLaVA-1.5 does."""
+    if image.width == image.height:
+        return image
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), color)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
 
 
 def _pad(prompt: Encoded, length: int, pad: int, side: str) -> tuple[list[int], list[int], list[int]]:

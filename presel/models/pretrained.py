@@ -25,6 +25,9 @@ def load_pretrained(loader: Any, name: str, **settings: Any) -> Any:
     Raises:
         PreselError: If the model needs custom code, or one of its files is missing or damaged.
     """
+    # Registers our own vision tower with transformers.
+    import presel.models.efficientnet_lite  # noqa: F401
+
     with model_errors(f"{name} cannot be loaded"):
         return loader.from_pretrained(name, trust_remote_code=False, **settings)
 

@@ -1,0 +1,1 @@
+"""Real photographs: a small LLaVA of published parts, and what it measures."""
