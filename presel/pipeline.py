@@ -31,6 +31,7 @@ from presel.stages.learning_gain import LearningGainStage, ReferenceHalfStage
 from presel.stages.merged import MergedStage
 from presel.stages.multimodal_features import MultimodalFeaturesStage
 from presel.stages.pool import Pool, PoolStage
+from presel.stages.question_features import QuestionFeaturesStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.relevance import RelevanceStage
 from presel.stages.selection import SelectionStage
@@ -38,6 +39,7 @@ from presel.stages.self_filter import ScoreNet, SelfFilterStage
 from presel.stages.tasks import DiscoveredTasksStage, Tasks
 from presel.stages.tuning import TuningStage
 from presel.stages.uncertainty import UncertaintyStage
+from presel.stages.visual_necessity import VisualNecessityStage
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
 from presel.strategies.base import RESULTS, Strategy
@@ -201,6 +203,16 @@ class Pipeline:
         return MultimodalFeaturesStage(
             lvlm=self.lvlm, instructions=self.all_instructions, runtime=self.runtime
         )
+
+    @cached_property
+    def visual_necessity(self) -> VisualNecessityStage:
+        """How much the image helps the answer of every sample of the pool, for the untuned model."""
+        return VisualNecessityStage(lvlm=self.lvlm, instructions=self.all_instructions, runtime=self.runtime)
+
+    @cached_property
+    def question_features(self) -> QuestionFeaturesStage:
+        """One vector per sample of the pool, of its first question."""
+        return QuestionFeaturesStage(lvlm=self.lvlm, instructions=self.all_instructions, runtime=self.runtime)
 
     @cached_property
     def self_filter(self) -> SelfFilterStage:

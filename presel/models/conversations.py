@@ -100,6 +100,11 @@ class ConversationEncoder:
         ]
         return Encoded(ids, labels, len(encoding.ids))
 
+    def text_tokens(self, text: str) -> list[int]:
+        """Ids of the tokens of a plain text, without a beginning of sequence."""
+        ids: list[int] = self._marked_tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def pixels(self, images: Sequence[Path]) -> Tensor:
         """Preprocessed images, (n, 3, height, width)."""
         opened = [self._open(open_image(image)) for image in images]

@@ -1,7 +1,10 @@
-"""Scores of samples: mean response losses with and without the question (eq. 1 and 2), and EL2N."""
+"""Scores of samples: mean response losses with and without the question (eq. 1 and 2), and EL2N.
+
+Also those with and without the image, for VisNec.
+"""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,6 +39,20 @@ class Losses(NamedTuple):
     with_question: Tensor
     without_question: Tensor
     el2n: Tensor
+    n_tokens: Tensor
+
+
+class ImageLosses(NamedTuple):
+    """Mean losses of the response tokens of n samples in nats, each (n,).
+
+    Attributes:
+        with_image: Given image and questions.
+        without_image: Given the questions alone.
+        n_tokens: Response tokens.
+    """
+
+    with_image: Tensor
+    without_image: Tensor
     n_tokens: Tensor
 
 
@@ -163,21 +180,68 @@ def two_passes(model: PreTrainedModel, batch: PairBatch) -> Losses:
     return Losses(with_question, without_question, el2n, n_tokens)
 
 
+@torch.inference_mode()
+def image_losses(model: PreTrainedModel, batch: Mapping[str, Tensor], image_token: int) -> ImageLosses:
+    """Scores a batch of `ConversationEncoder` with and without the image, by two plain forward passes.
+
+    Without the image, its tokens are left out, and the text keeps its positions: as if they were masked.
+    """
+    labels, ids = batch["labels"].to(model.device), batch["input_ids"].to(model.device)  # (n, length) each
+    mask = batch["attention_mask"].to(model.device)  # (n, length)
+    pixels = batch["pixel_values"].to(model.device, model.dtype)
+    with_image, _, counts = _response_scores(
+        model, labels, input_ids=ids, pixel_values=pixels, attention_mask=mask
+    )
+    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    text = mask.bool() & (ids != image_token)
+    text, ids, labels, positions = _moved_to_front(text, ids, labels, positions)  # (n, m) each
+    without_image, _, _ = _response_scores(
+        model,
+        labels.masked_fill(~text, IGNORED),
+        # A masked image token would be one too many for the model.
+        input_ids=torch.where(text, ids, ids[:, :1]),
+        attention_mask=text.long(),
+        position_ids=positions,
+    )
+    return ImageLosses(with_image, without_image, counts)
+
+
 def _prompt_scores(model: PreTrainedModel, batch: PairBatch, part: int) -> tuple[Tensor, Tensor, Tensor]:
     kept = (batch.parts == PREFIX) | (batch.parts == part)  # (n, length)
-    # Moves the prompt's m tokens to the front, in their order.
-    order = (~kept).int().argsort(dim=1, stable=True)[:, : int(kept.sum(dim=1).max())]  # (n, m)
-    kept = kept.gather(1, order)
-    # A shorter prompt is padded with its first token, masked: the other prompt's tokens may be image tokens.
-    ids = torch.where(kept, batch.ids.gather(1, order), batch.ids[:, :1])
-    labels = batch.labels.gather(1, order).masked_fill(~kept, IGNORED)
-    logits, targets = _response_logits(
-        model, labels, input_ids=ids, pixel_values=batch.pixels, attention_mask=kept.long()
+    kept, ids, labels = _moved_to_front(kept, batch.ids, batch.labels)  # (n, m) each
+    return _response_scores(
+        model,
+        labels.masked_fill(~kept, IGNORED),
+        # A shorter prompt is padded with its first token: the other prompt's tokens may be image tokens.
+        input_ids=torch.where(kept, ids, ids[:, :1]),
+        pixel_values=batch.pixels,
+        attention_mask=kept.long(),
     )
+
+
+def _moved_to_front(kept: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """Moves the kept tokens of each row to its front, in their order.
+
+    Args:
+        kept: Whether a token is kept, (n, length).
+        values: What to move, (n, length) each.
+
+    Returns:
+        `kept` and the values, (n, m) each, where m is the largest number of tokens that a row keeps.
+    """
+    order = (~kept).int().argsort(dim=1, stable=True)[:, : int(kept.sum(dim=1).max())]  # (n, m)
+    return tuple(value.gather(1, order) for value in (kept, *values))
+
+
+def _response_scores(
+    model: PreTrainedModel, labels: Tensor, **inputs: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean loss and mean error of each sample's response tokens, and their number, (n,) each."""
+    logits, targets = _response_logits(model, labels, **inputs)
     rows, places = (targets != IGNORED).nonzero(as_tuple=True)  # (t,), (t,)
     scores = _token_scores(lambda chunk: logits[rows[chunk], places[chunk]], targets[rows, places])
-    counts = rows.bincount(minlength=len(batch))  # (n,)
-    losses, errors = (values.new_zeros(len(batch)).index_add_(0, rows, values) / counts for values in scores)
+    counts = rows.bincount(minlength=len(labels))  # (n,)
+    losses, errors = (values.new_zeros(len(labels)).index_add_(0, rows, values) / counts for values in scores)
     return losses, errors, counts
 
 

@@ -1,7 +1,7 @@
 """Stage `relevance`: both losses of every sample, the terms of its IRS, and its EL2N."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,7 +116,7 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
         scored = shards.joined().sort_values("row", ignore_index=True)
         table = scored.drop(columns=["row", "passes"])
         table.insert(0, "id", [record.id for record in store.load(self.instructions)])
-        self._check(table)
+        check_losses(table, ["loss_with_question", "loss_without_question", "el2n"], self.lvlm)
         self.write(folder, table)
         certain = int((table["loss_without_question"] == 0).sum())
         if certain:
@@ -133,16 +133,26 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
             "irs_undefined": certain,
         }
 
-    def _check(self, table: pd.DataFrame) -> None:
-        if (cut_off := table["n_tokens"] == 0).any():
-            raise PreselError(
-                f"record '{table['id'][cut_off].iloc[0]}': none of its responses lies within lvlm.max_length="
-                f"{self.lvlm.max_length} tokens, so it has no relevance score; raise lvlm.max_length"
-            )
-        losses = table[["loss_with_question", "loss_without_question", "el2n"]]
-        if (broken := ~np.isfinite(losses.to_numpy()).all(axis=1)).any():
-            raise PreselError(
-                f"record '{table['id'][broken].iloc[0]}': its loss under the model is not a number "
-                f"({broken.sum()} of {len(table)} records); compute more precisely (lvlm.dtype=float32, or "
-                "bfloat16 instead of float16), or lower tune.lr"
-            )
+
+def check_losses(table: pd.DataFrame, losses: Sequence[str], lvlm: Lvlm) -> None:
+    """Checks the losses of samples.
+
+    Args:
+        table: One row per sample: id, n_tokens, and the losses.
+        losses: Their columns.
+        lvlm: The model that was scored with, or that was tuned to it.
+
+    Raises:
+        PreselError: If a sample's responses lie beyond the model's maximum length, or a loss is not a number.
+    """
+    if (cut_off := table["n_tokens"] == 0).any():
+        raise PreselError(
+            f"record '{table['id'][cut_off].iloc[0]}': none of its responses lies within lvlm.max_length="
+            f"{lvlm.max_length} tokens, so it has no loss; raise lvlm.max_length"
+        )
+    if (broken := ~np.isfinite(table[list(losses)].to_numpy()).all(axis=1)).any():
+        raise PreselError(
+            f"record '{table['id'][broken].iloc[0]}': its loss under the model is not a number "
+            f"({broken.sum()} of {len(table)} records); compute more precisely (lvlm.dtype=float32, or "
+            "bfloat16 instead of float16), or lower tune.lr if the model was tuned"
+        )

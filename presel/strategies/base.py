@@ -76,6 +76,11 @@ class SelectionContext:
     clip_features = Result[Features]()
     # Features of each sample, image and text, in the form of `features`.
     multimodal_features = Result[Features]()
+    # Losses with and without the image under the untuned model: id, loss_with_image, loss_without_image,
+    # n_tokens.
+    visual_necessity = Result[pd.DataFrame]()
+    # Mean token embedding of each sample's first question, of norm 1; 0 where there is no text.
+    question_features = Result[Features]()
     # Self-Filter's score of each sample: id, score (low is difficult).
     self_filter = Result[pd.DataFrame]()
 

@@ -1,0 +1,89 @@
+"""Stage `visual_necessity`: the losses of every sample with and without its image (VisNec)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from presel.distributed.stage import ShardedStage
+from presel.models.lvlm import Lvlm
+from presel.stages.instructions import InstructionsStage
+from presel.stages.relevance import check_losses
+from presel.stages.results import TableStage
+from presel.stages.token_batches import cut_by_tokens, longest_first, measure
+from presel.storage.shards import Batches, TableShards
+from presel.storage.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
+    """Mean losses of the response tokens with and without the image, under a model before tuning.
+
+    Leaves `visual_necessity.parquet`: id, loss_with_image, loss_without_image, n_tokens.
+
+    Attributes:
+        lvlm: The model.
+        instructions: Those of the whole pool.
+    """
+
+    name: ClassVar[str] = "visual_necessity"
+
+    lvlm: Lvlm
+    instructions: InstructionsStage
+
+    def check(self, store: Store) -> None:
+        """Checks devices and model."""
+        super().check(store)
+        self.lvlm.check()
+
+    def shards(self, store: Store, folder: Path) -> TableShards[int]:
+        """The samples, longest first."""
+        from presel.models.conversations import ConversationEncoder
+        from presel.models.hardware import device_for
+        from presel.models.losses import image_losses
+        from presel.models.prefetch import prefetched
+
+        conversations = ConversationEncoder(self.lvlm)
+        examples = self.instructions.examples(store)
+        lengths, truncated = measure(
+            examples, lambda example: conversations.tokens(example.conversations), self.lvlm.max_length
+        )
+
+        def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
+            model = self.lvlm.load_model().to(device_for(self.runtime.hardware.accelerator))
+            chosen = [[examples[row] for row in batch] for batch in batches]
+            prepared = prefetched(chosen, conversations.batch, self.runtime.workers)
+            for rows, batch in zip(batches, prepared, strict=True):
+                losses = image_losses(model, batch, conversations.image_token)
+                yield pd.DataFrame(
+                    {
+                        "row": rows,
+                        "loss_with_image": losses.with_image.double().cpu().numpy(),
+                        "loss_without_image": losses.without_image.double().cpu().numpy(),
+                        "n_tokens": losses.n_tokens.cpu().numpy(),
+                    }
+                )
+
+        return TableShards(
+            folder=folder / "shards",
+            items=longest_first(lengths),
+            label="scoring samples",
+            to_batches=partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
+            compute_batches=score,
+            measured={"truncated": truncated},
+        )
+
+    def join(self, store: Store, folder: Path, shards: TableShards[int]) -> dict[str, Any]:
+        """Joins the shards into one table.
+
+        Raises:
+            PreselError: As in `check_losses`.
+        """
+        table = shards.joined().sort_values("row", ignore_index=True).drop(columns="row")
+        table.insert(0, "id", [record.id for record in store.load(self.instructions)])
+        check_losses(table, ["loss_with_image", "loss_without_image"], self.lvlm)
+        self.write(folder, table)
+        return {"samples": len(table), "tokens": int(table["n_tokens"].sum()), **shards.measured}
