@@ -639,9 +639,17 @@ def test_keys_hold_the_kind_of_device_and_the_precision_but_no_number_of_process
         *("scenes (pool)", "pool", "reference", "scenes (benchmarks)", "benchmarks"),
         *("instructions (reference)", "instructions (whole pool)"),
     }
-    # The precision is that of training.
     bf16 = keys("trainer=gpu", "trainer.precision=bf16-mixed")
     assert {label for label in gpu if gpu[label] == bf16[label]} == without_a_model | {"clip_features"}
+
+
+def test_answers_of_the_untuned_model_depend_on_the_precision_only_where_its_weights_are_float32() -> None:
+    def key(*overrides: str) -> str:
+        return build(configured("trainer=cpu", *overrides)).base_evaluation.key
+
+    assert key("trainer.precision=bf16-mixed") != key("trainer.precision=32-true")
+    half = "lvlm.dtype=bfloat16"
+    assert key("trainer.precision=bf16-mixed", half) == key("trainer.precision=bf16-true", half)
 
 
 def test_weights_in_half_precision_are_not_trained_in_float32(store: Store) -> None:

@@ -19,6 +19,7 @@ from presel.importance import instruction_relevance, relevance_scores
 from presel.instructions.annotations import Annotations
 from presel.models.batching import fill_batches
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
+from presel.models.hardware import Hardware
 from presel.models.losses import Scorer, one_pass, two_passes
 from presel.models.lvlm import Lvlm
 from presel.models.prompt_pairs import pair, pair_batch
@@ -41,6 +42,26 @@ def encoder() -> ConversationEncoder:
 @pytest.fixture
 def model() -> PreTrainedModel:
     return LVLM.load_model()
+
+
+@torch.inference_mode()
+def test_a_model_tuned_in_bf16_computes_in_it_and_is_scored_in_one_pass(
+    encoder: ConversationEncoder, model: PreTrainedModel, pool_folder: Path
+) -> None:
+    turns: list[Turn] = [
+        {"from": "human", "value": "<image>\nHow many circles?"},
+        {"from": "gpt", "value": "There are 3 circles."},
+    ]
+    batch = pair_batch(encoder, [Example(pool_folder / "images" / "0000.png", turns)])
+    mixed = LVLM.load_for_inference(Hardware(accelerator="cpu", precision="bf16-mixed"))
+    inputs = encoder.batch([Example(pool_folder / "images" / "0000.png", turns)])
+    assert mixed(**inputs).logits.dtype == torch.bfloat16
+    scorer = Scorer(mixed, autocast=True)
+    losses = scorer.losses(batch)
+    assert scorer.single_pass
+    exact = Scorer(model).losses(batch)
+    assert losses.with_question != exact.with_question
+    torch.testing.assert_close(losses.with_question, exact.with_question, atol=0.1, rtol=0)
 
 
 def conversation(generator: np.random.Generator) -> list[Turn]:

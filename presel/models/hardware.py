@@ -78,6 +78,16 @@ def precision_for(hardware: Hardware, dtype: str) -> Precision:
     return "bf16-mixed" if native or dtype != "float32" else "32-true"
 
 
+def runs_under_autocast(hardware: Hardware, dtype: str) -> bool:
+    """Whether a model scores and answers in bf16 though its weights are float32: if it was tuned so."""
+    return dtype == "float32" and precision_for(hardware, dtype) == "bf16-mixed"
+
+
+def inference_settings(hardware: Hardware, dtype: str) -> dict[str, str]:
+    """What decides the results of scoring and answering besides model, data and kind of device."""
+    return {"autocast": "bf16"} if runs_under_autocast(hardware, dtype) else {}
+
+
 def resolved(hardware: Hardware) -> Hardware:
     """The hardware with `auto` replaced by the device type of this machine."""
     use_gpu = device_for(hardware.accelerator).type == "cuda"

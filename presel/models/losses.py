@@ -59,9 +59,10 @@ class ImageLosses(NamedTuple):
 class Scorer:
     """Scores pairs by one forward pass if that gives the same losses as two, else by two."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Takes the reference model, in eval mode."""
+    def __init__(self, model: PreTrainedModel, autocast: bool = False) -> None:
+        """Takes the reference model, in eval mode, and whether it computes in bf16 with other weights."""
         self._model = model
+        self._tolerance = _TOLERANCE[torch.bfloat16 if autocast else model.dtype]
         # Whether one pass is enough; None until both were compared.
         self.single_pass: bool | None = None
 
@@ -100,8 +101,7 @@ class Scorer:
         compared = one.isfinite() | two.isfinite()
         if not compared.any():
             return
-        tolerance = _TOLERANCE[self._model.dtype]
-        self.single_pass = torch.allclose(one[compared], two[compared], rtol=0, atol=tolerance)
+        self.single_pass = torch.allclose(one[compared], two[compared], rtol=0, atol=self._tolerance)
         if not self.single_pass:
             _log.info("  this model does not support the attention mask of single-pass scoring; it takes two")
 

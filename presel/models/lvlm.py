@@ -8,6 +8,7 @@ from pydantic import Field
 from presel.component import component
 from presel.data.prompts import TEMPLATES, chat_template
 from presel.errors import PreselError
+from presel.models.hardware import Hardware, device_for, runs_under_autocast
 from presel.models.model_files import ModelFiles, locate
 from presel.models.pretrained import load_pretrained, load_weights
 
@@ -133,3 +134,16 @@ class Lvlm(ModelFiles):
         if adapter is not None:
             model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         return model.eval()
+
+    def load_for_inference(self, hardware: Hardware, adapter: Path | None = None) -> "PreTrainedModel":
+        """The model on its device, computing in the precision that it is tuned in; see `load_model`."""
+        import torch
+
+        device = device_for(hardware.accelerator)
+        model = self.load_model(adapter).to(device)
+        if runs_under_autocast(hardware, self.dtype):
+            autocast = torch.autocast(device.type, dtype=torch.bfloat16)
+            # Not the whole model alone: scoring calls these two apart.
+            for module in (model.base_model, model.get_output_embeddings()):
+                module.forward = autocast(module.forward)
+        return model

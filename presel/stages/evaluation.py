@@ -17,6 +17,7 @@ from presel.errors import PreselError
 from presel.evaluation.benchmarks import Scoring
 from presel.evaluation.metrics import METRICS
 from presel.evaluation.scores import Scores, mean_score
+from presel.models.hardware import inference_settings
 from presel.models.lvlm import Lvlm
 from presel.stages.pool import PoolStage
 from presel.stages.results import ScoresStage
@@ -97,6 +98,10 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
         """Names the model."""
         return f"{self.name} ({self.model_name})"
 
+    def settings(self) -> dict[str, Any]:
+        """Adds the precision that the model computes in, if it is not that of its weights."""
+        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
+
     def check(self, store: Store) -> None:
         """Checks devices and model."""
         super().check(store)
@@ -120,7 +125,6 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
         """The questions to answer."""
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.decoding import generate_answers, prompt_batch
-        from presel.models.hardware import device_for
         from presel.models.prefetch import prefetched
 
         images = self.benchmarks.source.files(store).images
@@ -128,7 +132,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
         adapter = store.load(self.tuned) if self.tuned else None
 
         def answer(batches: Batches[Question]) -> Iterator[pd.DataFrame]:
-            model = self.lvlm.load_model(adapter).to(device_for(self.runtime.hardware.accelerator))
+            model = self.lvlm.load_for_inference(self.runtime.hardware, adapter)
             chosen = [[Example(images / item.image, item.prompt) for item in batch] for batch in batches]
             for asked, encoded in zip(
                 batches, prefetched(chosen, partial(prompt_batch, encoder), self.runtime.workers), strict=True

@@ -12,6 +12,7 @@ import pandas as pd
 
 from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
+from presel.models.hardware import inference_settings, runs_under_autocast
 from presel.models.lvlm import Lvlm
 from presel.stages.instructions import SamplesStage
 from presel.stages.results import TableStage
@@ -56,6 +57,10 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
         """The model before any tuning."""
         return self.model if isinstance(self.model, Lvlm) else self.model.lvlm
 
+    def settings(self) -> dict[str, Any]:
+        """Adds the precision that the model computes in, if it is not that of its weights."""
+        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
+
     def check(self, store: Store) -> None:
         """Checks devices and model."""
         super().check(store)
@@ -68,7 +73,6 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
             PreselError: If a sample does not fit into memory.
         """
         from presel.models.conversations import ConversationEncoder
-        from presel.models.hardware import device_for
         from presel.models.losses import Scorer
         from presel.models.prefetch import prefetched
         from presel.models.prompt_pairs import pair, pair_batch
@@ -79,8 +83,8 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
             adapter = None if isinstance(self.model, Lvlm) else store.load(self.model)
-            model = self.lvlm.load_model(adapter).to(device_for(self.runtime.hardware.accelerator))
-            scorer = Scorer(model)
+            model = self.lvlm.load_for_inference(self.runtime.hardware, adapter)
+            scorer = Scorer(model, runs_under_autocast(self.runtime.hardware, self.lvlm.dtype))
             chosen = [[examples[row] for row in batch] for batch in batches]
             for batch, encoded in zip(
                 batches, prefetched(chosen, partial(pair_batch, encoder), self.runtime.workers), strict=True
