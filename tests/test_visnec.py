@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +95,25 @@ def test_losses_equal_the_models_own_with_the_image_and_with_a_masked_one(
         )
         assert found.without_image[row] == pytest.approx(masked, abs=1e-5)
     assert (found.with_image - found.without_image).abs().min() > 1e-3
+
+
+def test_a_batch_too_large_for_memory_is_halved(encoder: ConversationEncoder, pool_folder: Path) -> None:
+    images = [pool_folder / "images" / f"{number:04}.png" for number in range(7)]
+    batch = encoder.batch([Example(image, conversation(number)) for number, image in enumerate(images)])
+    model = LVLM.load_model()
+    whole = image_losses(model, batch, encoder.image_token)
+    room = 3
+
+    def fill_up(_: torch.nn.Module, __: tuple[()], named: dict[str, Any]) -> None:
+        if len(named["inputs_embeds"]) > room:
+            raise torch.OutOfMemoryError
+
+    model.model.language_model.register_forward_pre_hook(fill_up, with_kwargs=True)
+    for one, other in zip(whole, image_losses(model, batch, encoder.image_token), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    room = 0
+    with pytest.raises(PreselError, match="does not fit into the device's memory"):
+        image_losses(model, batch, encoder.image_token)
 
 
 def test_a_question_is_the_mean_of_its_tokens(model: PreTrainedModel) -> None:

@@ -5,7 +5,7 @@ Also those with and without the image, for VisNec.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -56,6 +56,9 @@ class ImageLosses(NamedTuple):
     n_tokens: Tensor
 
 
+Scores = TypeVar("Scores", Losses, ImageLosses)
+
+
 class Scorer:
     """Scores pairs by one forward pass if that gives the same losses as two, else by two."""
 
@@ -77,19 +80,14 @@ class Scorer:
         Raises:
             PreselError: If a single sample does not fit.
         """
-        try:
+
+        def score(rows: slice) -> Losses:
+            part = batch.part(rows)
             if self.single_pass is None:
-                self._compare(batch.part(batch.shares_image.nonzero()[:_COMPARED, 0]))
-            return self._scored(batch)
-        except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
-                raise PreselError(
-                    f"a sample of {batch.ids.shape[1]} tokens does not fit into the device's memory; lower "
-                    "lvlm.max_length or take a larger device"
-                ) from error
-        # Outside the handler: its exception keeps the failed attempt's tensors alive.
-        middle = len(batch) // 2
-        return _joined([self.losses(batch.part(half)) for half in (slice(middle), slice(middle, None))])
+                self._compare(part.part(part.shares_image.nonzero()[:_COMPARED, 0]))
+            return self._scored(part)
+
+        return _in_halves(score, slice(0, len(batch)), batch.ids.shape[1])
 
     def _compare(self, batch: PairBatch) -> None:
         """Decides between one pass and two, unless none of these samples has a loss."""
@@ -117,8 +115,28 @@ class Scorer:
         return Losses(*(values[in_order] for values in _joined(scored)))
 
 
-def _joined(parts: Sequence[Losses]) -> Losses:
-    return Losses(*(torch.cat(values) for values in zip(*parts, strict=True)))
+def _in_halves(score: Callable[[slice], Scores], rows: slice, length: int) -> Scores:
+    """Scores rows of a batch, in halves where they do not fit into memory.
+
+    Raises:
+        PreselError: If a single sample, padded to `length` tokens, does not fit.
+    """
+    try:
+        return score(rows)
+    except torch.OutOfMemoryError as error:
+        if rows.stop - rows.start == 1:
+            raise PreselError(
+                f"a sample of {length} tokens does not fit into the device's memory; lower lvlm.max_length "
+                "or take a larger device"
+            ) from error
+    # Outside the handler: its exception keeps the failed attempt's tensors alive.
+    middle = (rows.start + rows.stop) // 2
+    halves = (slice(rows.start, middle), slice(middle, rows.stop))
+    return _joined([_in_halves(score, half, length) for half in halves])
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    return type(parts[0])(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def token_losses(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> Tensor:
@@ -182,7 +200,24 @@ def two_passes(model: PreTrainedModel, batch: PairBatch) -> Losses:
 
 @torch.inference_mode()
 def image_losses(model: PreTrainedModel, batch: Mapping[str, Tensor], image_token: int) -> ImageLosses:
-    """Scores a batch of `ConversationEncoder` with and without the image, by two plain forward passes.
+    """Scores a batch of `ConversationEncoder`, in halves if it does not fit into memory.
+
+    Raises:
+        PreselError: If a single sample does not fit.
+    """
+
+    def score(rows: slice) -> ImageLosses:
+        part = {name: values[rows] for name, values in batch.items()}
+        return ImageLosses(*(values.cpu() for values in _with_and_without_image(model, part, image_token)))
+
+    n_samples, length = batch["input_ids"].shape
+    return _in_halves(score, slice(0, n_samples), length)
+
+
+def _with_and_without_image(
+    model: PreTrainedModel, batch: Mapping[str, Tensor], image_token: int
+) -> ImageLosses:
+    """Scores a batch by two plain forward passes.
 
     Without the image, its tokens are left out, and the text keeps its positions: as if they were masked.
     """

@@ -61,9 +61,9 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
                 yield pd.DataFrame(
                     {
                         "row": rows,
-                        "loss_with_image": losses.with_image.double().cpu().numpy(),
-                        "loss_without_image": losses.without_image.double().cpu().numpy(),
-                        "n_tokens": losses.n_tokens.cpu().numpy(),
+                        "loss_with_image": losses.with_image.double().numpy(),
+                        "loss_without_image": losses.without_image.double().numpy(),
+                        "n_tokens": losses.n_tokens.numpy(),
                     }
                 )
 
