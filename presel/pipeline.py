@@ -36,6 +36,7 @@ from presel.stages.reference import ReferenceStage
 from presel.stages.relevance import RelevanceStage
 from presel.stages.selection import SelectionStage
 from presel.stages.self_filter import ScoreNet, SelfFilterStage
+from presel.stages.swapped_images import SwappedImagesStage
 from presel.stages.tasks import DiscoveredTasksStage, Tasks
 from presel.stages.tuning import TuningStage
 from presel.stages.uncertainty import UncertaintyStage
@@ -125,6 +126,17 @@ class Pipeline:
     def relevance(self) -> RelevanceStage:
         """How much the question helps the answer, for each reference sample."""
         return self._scored(self.reference_instructions, self.reference_model)
+
+    @cached_property
+    def swapped_relevance(self) -> RelevanceStage:
+        """The same, each sample with the image of another one: its loss tells how much the image helps."""
+        swapped = SwappedImagesStage(
+            pool=self.pool,
+            purpose="reference, images swapped",
+            instructions=self.reference_instructions,
+            seed=self.seed,
+        )
+        return self._scored(swapped, self.reference_model)
 
     @cached_property
     def learning_gain(self) -> LearningGainStage:

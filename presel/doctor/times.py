@@ -9,6 +9,7 @@ from presel.doctor.plan import Plan
 from presel.errors import PreselError
 from presel.pipeline import Pipeline
 from presel.stages.learning_gain import ReferenceHalfStage
+from presel.stages.swapped_images import SwappedImagesStage
 from presel.stages.uncertainty import UncertaintyStage
 from presel.storage.integrity import MANIFEST, DamagedResult, read_manifest
 from presel.storage.stage import Stage, identity
@@ -87,9 +88,11 @@ def _images(step: Stage[Any], pipeline: Pipeline, work: Work) -> int | None:
         return sum(work.plan.selected.values())
     if work.plan.reference is not None and step == pipeline.reference_instructions:
         return sum(work.plan.reference.values())
-    if isinstance(step, ReferenceHalfStage | UncertaintyStage):
+    if isinstance(step, SwappedImagesStage | ReferenceHalfStage | UncertaintyStage):
         reference = _images(step.instructions, pipeline, work) or 0
-        return math.ceil(reference / 2) if isinstance(step, ReferenceHalfStage) else work.images - reference
+        if isinstance(step, UncertaintyStage):
+            return work.images - reference
+        return math.ceil(reference / 2) if isinstance(step, ReferenceHalfStage) else reference
     return _images(step.inputs[0], pipeline, work) if step.inputs else None
 
 

@@ -60,6 +60,8 @@ class SelectionContext:
     reference = Result[pd.DataFrame]()
     # Scores of the reference samples: id, both losses, el2n, n_tokens (`RelevanceStage`).
     relevance = Result[pd.DataFrame]()
+    # The same, each sample with the image of another one of its task.
+    swapped_relevance = Result[pd.DataFrame]()
     # Losses of the reference samples before and after tuning on others: id, task, loss_base, loss_tuned,
     # n_tokens (`LearningGainStage`).
     learning_gain = Result[pd.DataFrame]()
