@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from presel.instructions.ledger import LEDGER
 from presel.selection.coverage import facility_location, nearest_to_centers
 from presel.selection.feature_rows import Features
+from presel.selection.uncertainty import uncertain_and_diverse
 from presel.strategies.base import SelectionContext
 from presel.strategies.precover import PreCover
 from presel.strategies.presel import PreSel
@@ -39,16 +40,33 @@ def context(
                 "loss_without_question": 1.0,
             }
         ),
+        # The image helps as much as the question does in `relevance`.
+        "swapped_relevance": pd.DataFrame({"id": REFERENCE, "loss_with_question": 1.0}),
+        # Gains of 9, 1 and -1 nats a response.
+        "learning_gain": pd.DataFrame(
+            {
+                "id": REFERENCE,
+                "task": np.repeat(["count", "read", "caption"], 5),
+                "loss_base": np.repeat([4.0, 2.0, 1.0], 5),
+                "loss_tuned": np.repeat([1.0, 1.5, 1.5], 5),
+                "n_tokens": np.repeat([3, 2, 2], 5),
+            }
+        ),
+        "uncertainty": pd.DataFrame({"id": IDS, "uncertainty": np.linspace(0.5, 2, 120)})[
+            ~np.isin(IDS, REFERENCE)
+        ],
     }
+    needed = (*strategy.needs, *(["uncertainty"] if strategy.picks == "uncertainty" else []))
     return SelectionContext(
         pool=pd.DataFrame({"id": IDS, "task": TASKS}).iloc[order],
         budget=budget,
         rng=np.random.default_rng(seed),
-        results={name: results[name] for name in strategy.needs},
+        results={name: results[name] for name in needed},
     )
 
 
-PICKS = ("random", "kmeans", "facility_location")
+PICKS = ("random", "kmeans", "facility_location", "uncertainty")
+BUDGETS = ("uniform", "size", "relevance", "image_relevance", "gain")
 
 
 @pytest.mark.parametrize("picks", PICKS)
@@ -59,6 +77,9 @@ PICKS = ("random", "kmeans", "facility_location")
         ("size", {"caption": 15, "count": 45, "read": 30}),
         # Beside 15 reference images; shares of the other 75 as in `tests/test_presel.py`: 40.6, 24.2, 10.2.
         ("relevance", {"caption": 10, "count": 41, "read": 24}),
+        ("image_relevance", {"caption": 10, "count": 41, "read": 24}),
+        # Roots are 3 : 1 : 0; `count` has but 60 images, and `caption` keeps its 5 reference images.
+        ("gain", {"caption": 0, "count": 55, "read": 20}),
     ],
 )
 def test_task_budgets_are_spent_exactly(budgets: Any, picks: Any, expected: dict[str, int]) -> None:
@@ -66,13 +87,15 @@ def test_task_budgets_are_spent_exactly(budgets: Any, picks: Any, expected: dict
     table = strategy.select(context(strategy))
     assert len(table) == 120 and table["selected"].sum() == 90
     chosen = table[table["why"] == picks]
+    bought = set(REFERENCE) if picks == "uncertainty" or budgets not in ("uniform", "size") else set()
+    if bought and budgets in ("uniform", "size"):
+        # Five of each task are among its images.
+        expected = {task: count - 5 for task, count in expected.items()}
+    expected = {task: count for task, count in expected.items() if count}
     assert chosen["task"].value_counts().to_dict() == expected
-    assert table.groupby("task")["task_budget"].unique().map(list).to_dict() == {
-        task: [count] for task, count in expected.items()
-    }
-    assert set(table["id"][table["why"] == "reference"]) == (
-        set(REFERENCE) if budgets == "relevance" else set()
-    )
+    for task, budget in table.groupby("task")["task_budget"]:
+        assert set(budget) == {expected.get(str(task), 0)}
+    assert set(table["id"][table["why"] == "reference"]) == bought
     for _, ranks in chosen.groupby("task")["rank"]:
         assert sorted(ranks) == list(range(1, len(ranks) + 1))
     assert (table["rank"].notna() == (table["why"] == picks)).all()
@@ -94,22 +117,27 @@ def test_picks_are_those_of_the_functions_on_the_tasks_features(budgets: Any, ce
         vectors -= VECTORS.astype(np.float64).mean(axis=0).astype(np.float32)
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     unit = (vectors * (1 / norms).astype(np.float32))[60:100]
-    bought = np.isin(IDS[60:100], REFERENCE) & (budgets == "relevance")
-    for picks in ("facility_location", "kmeans"):
+    reference, doubt = np.isin(IDS[60:100], REFERENCE), np.linspace(0.5, 2, 120)[60:100]
+    for picks in ("facility_location", "kmeans", "uncertainty"):
+        bought = reference & (budgets == "relevance" or picks == "uncertainty")
         strategy = PreCover(budgets=budgets, picks=picks, center=center)
         table = strategy.select(context(strategy, budget=60))
         chosen = table[(table["task"] == "read") & (table["why"] == picks)].sort_values("rank")
+        rng = np.random.default_rng(0)
+        seed = [int(rng.integers(2**31)) for _ in range(3)][2]
         if picks == "facility_location":
             expected = facility_location(unit, ~bought, bought, len(chosen))
-        else:
-            rng = np.random.default_rng(0)
-            seed = [int(rng.integers(2**31)) for _ in range(3)][2]
+        elif picks == "kmeans":
             expected = nearest_to_centers(unit, ~bought, len(chosen), seed)
+        else:
+            expected = uncertain_and_diverse(
+                unit, doubt, ~bought, bought, len(chosen), np.random.default_rng(seed)
+            )
         assert chosen["id"].tolist() == IDS[60:100][expected].tolist()
 
 
 @drawn(
-    st.sampled_from(["uniform", "size", "relevance"]),
+    st.sampled_from(BUDGETS),
     st.sampled_from(PICKS),
     st.integers(15, 120),
     st.integers(0, 2**31),
@@ -135,14 +163,24 @@ def test_a_larger_budget_contains_the_selection_of_a_smaller_one(
     assert set(small["id"][small["selected"]]) < set(large["id"][large["selected"]])
 
 
-@pytest.mark.parametrize(("budgets", "before"), [("uniform", 0), ("relevance", 3)])
-def test_only_relevance_buys_instructions_before_the_selection(
-    budgets: str, before: int, in_process: Program, pool_folder: Path
+@pytest.mark.parametrize(
+    ("setting", "stage", "before"),
+    [
+        ("budgets=uniform", "features", 0),
+        ("budgets=relevance", "relevance", 3),
+        ("budgets=image_relevance", "swapped_relevance", 3),
+        ("budgets=gain", "learning_gain", 3),
+        ("picks=uncertainty", "uncertainty", 3),
+    ],
+)
+def test_only_what_rests_on_the_reference_set_buys_it_before_the_selection(
+    setting: str, stage: str, before: int, in_process: Program, pool_folder: Path
 ) -> None:
     run = ("run", *on_folder(pool_folder), "strategy=precover", "budget=12", "until=instructions")
-    in_process.succeeds(*run, f"strategy.budgets={budgets}")
+    in_process.succeeds(*run, f"strategy.{setting}")
     stages = last_run(pool_folder).stages
-    assert ("reference_model" in stages) == (before > 0)
+    assert stage in stages
+    assert ("reference_instructions" in stages) == (before > 0)
     ledgers = {
         stage.label: pd.read_parquet(stage.folder / LEDGER)
         for stage in stages.values()

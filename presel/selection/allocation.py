@@ -85,6 +85,7 @@ def fill_tasks(weights: npt.ArrayLike, owned: npt.ArrayLike, sizes: npt.ArrayLik
     Returns:
         Images to add to each task, shape (M,), rounded as in `allocate_tasks`; the sum is exactly
         `min(budget, sizes.sum()) - owned.sum()`. Tasks of weight 0 get images only once all others are full.
+        If nothing is bought, the result is that of `allocate_tasks`.
 
     Raises:
         ValueError: As in `allocate_tasks`, or if a task owns more images than it has, or the budget is below
@@ -98,6 +99,8 @@ def fill_tasks(weights: npt.ArrayLike, owned: npt.ArrayLike, sizes: npt.ArrayLik
         )
     check_all(least <= most, least, "owned", "no task owns more images than it has")
     total = _whole_budget(budget)
+    if not least.any():
+        return apportion(shares, most, total)
     if total < least.sum():
         raise ValueError(f"the budget is {total}, below the {least.sum()} images that are bought already")
     positive = shares > 0

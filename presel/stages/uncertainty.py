@@ -13,6 +13,7 @@ import pandas as pd
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
+from presel.models.hardware import inference_settings
 from presel.stages.instructions import InstructionsStage
 from presel.stages.results import TableStage
 from presel.stages.token_batches import cut_by_tokens, longest_first
@@ -64,6 +65,10 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
     questions: int
     seed: int
 
+    def settings(self) -> dict[str, Any]:
+        """Adds the precision that the model computes in, if it is not that of its weights."""
+        return super().settings() | inference_settings(self.runtime.hardware, self.model.lvlm.dtype)
+
     def probes(self, store: Store, encoder: "ConversationEncoder") -> list[Probe]:
         """The questions to ask, by task and id of the image.
 
@@ -94,7 +99,6 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         """The probes, longest first."""
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.decoding import first_token_entropies, prompt_batch
-        from presel.models.hardware import device_for
         from presel.models.prefetch import prefetched
 
         lvlm = self.model.lvlm
@@ -104,7 +108,7 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         lengths = [probe.length for probe in probes]
 
         def ask(batches: Batches[int]) -> Iterator[pd.DataFrame]:
-            model = lvlm.load_model(store.load(self.model)).to(device_for(self.runtime.hardware.accelerator))
+            model = lvlm.load_for_inference(self.runtime.hardware, store.load(self.model))
             asked = [[probes[row] for row in batch] for batch in batches]
             examples = [
                 [Example(images / one.image, _turns(one.question)) for one in batch] for batch in asked

@@ -1,6 +1,6 @@
 """PreCover: images that cover their task, chosen from images alone."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,27 @@ from presel.selection.arrays import IntVector
 from presel.selection.coverage import facility_location, nearest_to_centers
 from presel.selection.feature_rows import FeatureRows
 from presel.selection.threads import for_each_task
+from presel.selection.uncertainty import uncertain_and_diverse
 from presel.strategies.base import SelectionContext, Strategy
-from presel.strategies.task_budgets import split_over_tasks, weights_by_pool, weights_by_relevance
+from presel.strategies.task_budgets import (
+    fill_over_tasks,
+    split_over_tasks,
+    weights_by_gain,
+    weights_by_image_relevance,
+    weights_by_pool,
+    weights_by_relevance,
+)
+
+if TYPE_CHECKING:
+    from presel.pipeline import Pipeline
+    from presel.storage.stage import Stage
+
+# What the budgets that rest on the reference set are measured by.
+_MEASURED = {
+    "relevance": ("relevance",),
+    "image_relevance": ("relevance", "swapped_relevance"),
+    "gain": ("learning_gain",),
+}
 
 
 @component
@@ -21,52 +40,73 @@ class PreCover(Strategy):
     """Coverage of each task in place of PreSel's central images of its clusters.
 
     With budgets by `size` or `uniform` no instruction is read before the selection and no model tuned: all
-    images of the budget are chosen, and there is no reference set. With budgets by `relevance` the reference
-    set is bought first, as in PreSel: it counts in the budget, is part of the selection, and what it covers
-    need not be covered again.
+    images of the budget are chosen, and there is no reference set. With other budgets, or picks by
+    `uncertainty`, the reference set is bought first, as in PreSel: it counts in the budget, is part of the
+    selection, and what it covers need not be covered again.
 
     Attributes:
-        budgets: How tasks share the budget: equally (`uniform`), by their `size`, or by the `relevance` of
-            instructions (eq. 5).
-        picks: Which images of a task are taken: those of greedy `facility_location`, those nearest to the
-            centers of as many clusters as there are images to take (`kmeans`), or `random` ones.
+        budgets: How tasks share the budget: equally (`uniform`); by their `size`; by the `relevance` of
+            questions (eq. 5) or that of images (`image_relevance`: how much another image raises the loss),
+            which share what the reference set leaves, as in PreSel; or by learning `gain`, how much tuning
+            on one half of the reference set lowers the loss of the other.
+        picks: Which images of a task are taken: those of greedy `facility_location`; those nearest to the
+            centers of as many clusters as there are images to take (`kmeans`); those drawn by `uncertainty`
+            of the reference model and distance from each other (`uncertain_and_diverse`); or `random` ones.
         center: Whether the mean of the pool's features is subtracted before they are L2-normalized.
         score: Relevance of a sample, see `presel.importance.relevance_scores`.
         tau: Temperature of the task weights (eq. 5); None for 1/sqrt(number of tasks).
+        exponent: Exponent of learning gains, see `presel.importance.gain_weights`.
+        questions: Questions of the reference set that the reference model is asked about each image.
+        beta: Exponent of uncertainty; 0 for distance alone.
     """
 
-    budgets: Literal["size", "uniform", "relevance"] = "uniform"
-    picks: Literal["random", "kmeans", "facility_location"] = "facility_location"
+    budgets: Literal["size", "uniform", "relevance", "image_relevance", "gain"] = "uniform"
+    picks: Literal["random", "kmeans", "facility_location", "uncertainty"] = "facility_location"
     center: bool = True
     score: Relevance = "ratio"
     tau: Annotated[float, Field(gt=0)] | None = None
+    exponent: Annotated[float, Field(ge=0)] = 0.5
+    questions: Annotated[int, Field(ge=1)] = 2
+    beta: Annotated[float, Field(ge=0)] = 1.0
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Features for all picks but random ones, and the reference set only where budgets rest on it."""
+        """Features for all picks but random ones, and the reference set only where something rests on it."""
         features = () if self.picks == "random" else ("features",)
-        return (*features, "reference", "relevance") if self.budgets == "relevance" else features
+        measured = _MEASURED.get(self.budgets, ())
+        reference = ("reference",) if measured or self.picks == "uncertainty" else ()
+        return (*features, *reference, *measured)
+
+    def stages(self, pipeline: "Pipeline") -> "dict[str, Stage[Any]]":
+        """The uncertainty of each image, if it decides."""
+        uncertain = self.picks == "uncertainty"
+        return {"uncertainty": pipeline.uncertainty_by(self.questions)} if uncertain else {}
 
     def select(self, context: SelectionContext) -> pd.DataFrame:
         """Spends exactly the budget.
 
         Returns:
             One row per image: id, task, selected, why (`reference`, or the setting `picks`), rank (from 1 in
-            the order of choosing in the task), the task's weight and budget.
+            the order of choosing in the task), the task's weight and budget, uncertainty if picks are by it.
         """
         images = context.pool[["id", "task"]].sort_values(["task", "id"], ignore_index=True)
         bought = np.zeros(len(images), dtype=np.bool_)
-        if self.budgets == "relevance":
+        if "reference" in self.needs:
             bought = images["id"].isin(context.reference["id"]).to_numpy()
-            weights = weights_by_relevance(context, self.score, self.tau)
+        weights = self._weights(context)
+        if self.budgets in ("relevance", "image_relevance"):
+            budgets = split_over_tasks(weights, images["task"][~bought], context.budget - int(bought.sum()))
         else:
-            weights = weights_by_pool(context, self.budgets)
-        budgets = split_over_tasks(weights, images["task"][~bought], context.budget - int(bought.sum()))
+            budgets = fill_over_tasks(weights, images["task"], bought, context.budget)
         images["task_weight"] = images["task"].map(weights)
         images["task_budget"] = images["task"].map(budgets)
         images["why"] = pd.Series("reference", index=images.index).where(bought)
         images["rank"] = np.nan
         vectors = self._vectors(context, images["id"])
+        if self.picks == "uncertainty":
+            known = context["uncertainty"].set_index("id")["uncertainty"]
+            images["uncertainty"] = images["id"].map(known)
+            doubt = images["uncertainty"].to_numpy()
 
         def choose(task: tuple[IntVector, int, int]) -> IntVector:
             rows, budget, seed = task
@@ -75,6 +115,11 @@ class PreCover(Strategy):
             features, available = vectors.subset(rows), ~bought[rows]
             if self.picks == "kmeans":
                 return rows[nearest_to_centers(features, available, budget, seed)]
+            if self.picks == "uncertainty":
+                unsure, rng = doubt[rows], np.random.default_rng(seed)
+                return rows[
+                    uncertain_and_diverse(features, unsure, available, ~available, budget, rng, self.beta)
+                ]
             return rows[facility_location(features, available, ~available, budget)]
 
         members = images.groupby("task").indices
@@ -86,6 +131,15 @@ class PreCover(Strategy):
             images.loc[chosen, "why"] = self.picks
             images.loc[chosen, "rank"] = np.arange(1, len(chosen) + 1)
         return images.assign(selected=images["why"].notna())
+
+    def _weights(self, context: SelectionContext) -> dict[str, float]:
+        if self.budgets == "relevance":
+            return weights_by_relevance(context, self.score, self.tau)
+        if self.budgets == "image_relevance":
+            return weights_by_image_relevance(context, self.score, self.tau)
+        if self.budgets == "gain":
+            return weights_by_gain(context, self.exponent)
+        return weights_by_pool(context, self.budgets)
 
     def _vectors(self, context: SelectionContext, wanted: pd.Series) -> FeatureRows | None:
         """Features of these images, in their order; None where picks are random."""

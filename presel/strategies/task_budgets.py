@@ -5,8 +5,16 @@ from typing import Literal
 
 import pandas as pd
 
-from presel.importance import Relevance, relevance_scores, task_scores, task_weights
-from presel.selection import TaskMode, allocate_tasks
+from presel.importance import (
+    Relevance,
+    gain_weights,
+    learning_gains,
+    relevance_scores,
+    task_scores,
+    task_weights,
+)
+from presel.selection import TaskMode, allocate_tasks, fill_tasks
+from presel.selection.arrays import BoolVector
 from presel.strategies.base import SelectionContext
 
 
@@ -30,7 +38,44 @@ def weights_by_relevance(
         score: See `presel.importance.relevance_scores`.
         tau: Temperature of eq. 5; None for 1/sqrt(number of tasks).
     """
-    table = context.relevance.merge(context.pool[["id", "task"]], on="id")
+    return _weights_of(context.relevance, context.pool, score, tau)
+
+
+def weights_by_image_relevance(
+    context: SelectionContext, score: Relevance = "ratio", tau: float | None = None
+) -> dict[str, float]:
+    """Weighs tasks as `weights_by_relevance` does, by how much the image helps in place of the question.
+
+    The loss given image and question is compared with that given the image of another sample of the task.
+
+    Args:
+        context: Needs `relevance` and `swapped_relevance`.
+        score: See `presel.importance.relevance_scores`.
+        tau: Temperature of eq. 5; None for 1/sqrt(number of tasks).
+    """
+    swapped = context.swapped_relevance.set_index("id")["loss_with_question"]
+    losses = context.relevance.assign(loss_without_question=context.relevance["id"].map(swapped))
+    return _weights_of(losses, context.pool, score, tau)
+
+
+def weights_by_gain(context: SelectionContext, exponent: float = 0.5) -> dict[str, float]:
+    """Weighs tasks by the learning gains of their reference samples; the weights sum to 1.
+
+    Args:
+        context: Needs `learning_gain`.
+        exponent: See `presel.importance.gain_weights`.
+    """
+    table = context.learning_gain
+    gains = learning_gains(table["loss_base"], table["loss_tuned"], table["n_tokens"], table["task"].tolist())
+    tasks = sorted(context.pool["task"].unique())
+    # A task whose reference samples all lack an instruction has no gain.
+    return gain_weights({task: gains.get(task, 0.0) for task in tasks}, exponent)
+
+
+def _weights_of(
+    losses: pd.DataFrame, pool: pd.DataFrame, score: Relevance, tau: float | None
+) -> dict[str, float]:
+    table = losses.merge(pool[["id", "task"]], on="id")
     table["relevance"] = relevance_scores(
         table["loss_with_question"].to_numpy(), table["loss_without_question"].to_numpy(), score
     )
@@ -56,3 +101,21 @@ def split_over_tasks(
     sizes = [int(available.get(task, 0)) for task in weights]
     budgets = allocate_tasks(list(weights.values()), sizes, budget, mode)
     return dict(zip(weights, budgets.tolist(), strict=True))
+
+
+def fill_over_tasks(
+    weights: Mapping[str, float], tasks: pd.Series, bought: BoolVector, budget: int
+) -> dict[str, int]:
+    """Number of images to choose of each task besides those bought, which count in its share of the budget.
+
+    Args:
+        weights: Weight of each task.
+        tasks: Task of every image, (n,).
+        bought: Which images are bought already, (n,).
+        budget: Number of images, those included.
+    """
+    owned, sizes = (counted.value_counts() for counted in (tasks[bought], tasks))
+    added = fill_tasks(
+        list(weights.values()), [int(owned.get(task, 0)) for task in weights], sizes[list(weights)], budget
+    )
+    return dict(zip(weights, added.tolist(), strict=True))
