@@ -1,12 +1,16 @@
 """Plans the batches: random optimizer steps, split into micro-batches, and batches of bounded size."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
 
+from presel.errors import PreselError
 from presel.storage.shards import chunks
+
+Result = TypeVar("Result")
 
 
 class MicroBatch(NamedTuple):
@@ -93,6 +97,33 @@ def fill_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
         batches.append(list(range(start, min(start + size, len(lengths)))))
         start += size
     return batches
+
+
+def in_memory(compute: Callable[[slice], Result], rows: range, tokens: int) -> list[Result]:
+    """Computes consecutive samples at once, or in halves where they do not fit into the device's memory.
+
+    Args:
+        compute: Computes some of the samples.
+        rows: The samples.
+        tokens: Tokens of each, padding included, for the error message.
+
+    Returns:
+        What `compute` returned for each part, in order.
+
+    Raises:
+        PreselError: If a single sample does not fit.
+    """
+    try:
+        return [compute(slice(rows.start, rows.stop))]
+    except torch.OutOfMemoryError as error:
+        if len(rows) == 1:
+            raise PreselError(
+                f"a sample of {tokens} tokens does not fit into the device's memory; lower "
+                "lvlm.max_length or take a larger device"
+            ) from error
+    # Outside the handler: its exception keeps the failed attempt's tensors alive.
+    middle = len(rows) // 2
+    return [part for half in (rows[:middle], rows[middle:]) for part in in_memory(compute, half, tokens)]
 
 
 class BatchPlan(Sampler[MicroBatch]):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from presel.errors import PreselError
+from presel.models.batching import in_memory
 from presel.models.conversations import IGNORED
 from presel.models.prompt_pairs import PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
 
@@ -87,7 +87,7 @@ class Scorer:
                 self._compare(part.part(part.shares_image.nonzero()[:_COMPARED, 0]))
             return self._scored(part)
 
-        return _in_halves(score, slice(0, len(batch)), batch.ids.shape[1])
+        return _joined(in_memory(score, range(len(batch)), batch.ids.shape[1]))
 
     def _compare(self, batch: PairBatch) -> None:
         """Decides between one pass and two, unless none of these samples has a loss."""
@@ -113,26 +113,6 @@ class Scorer:
                 rows.append(own.nonzero()[:, 0])
         in_order = torch.cat(rows).argsort()
         return Losses(*(values[in_order] for values in _joined(scored)))
-
-
-def _in_halves(score: Callable[[slice], Scores], rows: slice, length: int) -> Scores:
-    """Scores rows of a batch, in halves where they do not fit into memory.
-
-    Raises:
-        PreselError: If a single sample, padded to `length` tokens, does not fit.
-    """
-    try:
-        return score(rows)
-    except torch.OutOfMemoryError as error:
-        if rows.stop - rows.start == 1:
-            raise PreselError(
-                f"a sample of {length} tokens does not fit into the device's memory; lower lvlm.max_length "
-                "or take a larger device"
-            ) from error
-    # Outside the handler: its exception keeps the failed attempt's tensors alive.
-    middle = (rows.start + rows.stop) // 2
-    halves = (slice(rows.start, middle), slice(middle, rows.stop))
-    return _joined([_in_halves(score, half, length) for half in halves])
 
 
 def _joined(parts: Sequence[Scores]) -> Scores:
@@ -211,7 +191,7 @@ def image_losses(model: PreTrainedModel, batch: Mapping[str, Tensor], image_toke
         return ImageLosses(*(values.cpu() for values in _with_and_without_image(model, part, image_token)))
 
     n_samples, length = batch["input_ids"].shape
-    return _in_halves(score, slice(0, n_samples), length)
+    return _joined(in_memory(score, range(n_samples), length))
 
 
 def _with_and_without_image(
