@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from presel.data.sources import Source
+from presel.data.validation import Validation
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.evaluation.benchmarks import Benchmarks
@@ -26,6 +27,7 @@ from presel.stages.clusters import Clustering, ClustersStage, DiscoveredClusters
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage
 from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.stages.features import FeaturesStage, ImageTokensStage
+from presel.stages.gradients import GradientsStage
 from presel.stages.instructions import InstructionsStage, SamplesStage
 from presel.stages.learning_gain import LearningGainStage, ReferenceHalfStage
 from presel.stages.merged import MergedStage
@@ -40,6 +42,7 @@ from presel.stages.swapped_images import SwappedImagesStage
 from presel.stages.tasks import DiscoveredTasksStage, Tasks
 from presel.stages.tuning import TuningStage
 from presel.stages.uncertainty import UncertaintyStage
+from presel.stages.validation import ValidationStage
 from presel.stages.visual_necessity import VisualNecessityStage
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
@@ -56,6 +59,7 @@ class Pipeline:
         tasks: Where the pool's tasks come from.
         benchmark_source: The held-out benchmarks, or the program that runs its own; None for a run that
             ends before the evaluation.
+        validation_source: Held-out samples with answers, for strategies that read some before they select.
         lvlm: The vision-language model before visual instruction tuning.
         tuning: Hyperparameters of fine-tuning, on the reference set and on the selection.
         encoder: Image encoder whose features are clustered.
@@ -74,6 +78,7 @@ class Pipeline:
     source: Source
     tasks: Tasks
     benchmark_source: Benchmarks | ExternalBenchmarks | None
+    validation_source: Validation
     lvlm: Lvlm
     tuning: Tune
     encoder: ImageEncoder
@@ -236,6 +241,36 @@ class Pipeline:
             seed=self.seed,
             scores=self.scores,
             lr=self.score_net.lr,
+            runtime=self.runtime,
+        )
+
+    # What strategies that aim at target tasks read besides: labeled samples that are not in the pool.
+
+    @cached_property
+    def validation(self) -> PoolStage:
+        """The validation samples' images and tasks, checked as the pool's are."""
+        for group, source in (("pool", self.source), ("evaluation", self.benchmark_source)):
+            if isinstance(source, Source) and self.validation_source.repeats(source):
+                raise PreselError(
+                    f"validation has the same samples as {group}, and strategy={self.strategy.name} reads "
+                    "their answers before it selects; set another validation.annotations or validation.seed"
+                )
+        return PoolStage(source=self.validation_source, workers=self.runtime.workers, title="validation")
+
+    @cached_property
+    def validation_samples(self) -> ValidationStage:
+        """The validation samples with their answers."""
+        return ValidationStage(pool=self.validation, purpose="validation")
+
+    def gradients_of(
+        self, samples: SamplesStage, dimension: int, modules: str | None = None
+    ) -> GradientsStage:
+        """The gradient of each sample's loss under the reference model; see `GradientsStage`."""
+        return GradientsStage(
+            samples=samples,
+            model=self.reference_model,
+            dimension=dimension,
+            modules=modules,
             runtime=self.runtime,
         )
 

@@ -224,6 +224,12 @@ class RunRecord:
         """Share of the pool whose instructions were requested, by the ledger."""
         return self._evaluated.requested or 0.0
 
+    @property
+    def validation_samples(self) -> int:
+        """Samples outside the pool whose answers the strategy read, which the ledger does not count."""
+        role = "validation_samples"
+        return int(self._stage(role).manifest["measured"]["samples"]) if role in self.stages else 0
+
     @cached_property
     def requested_first(self) -> float:
         """Share of the pool whose instructions the selection read, by the ledgers of the stages behind it."""

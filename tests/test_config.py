@@ -64,6 +64,7 @@ GROUPS = [
     "strategy",
     "instructions",
     "evaluation",
+    "validation",
     "trainer",
     "logger",
     "paths",
@@ -71,6 +72,8 @@ GROUPS = [
 ]
 # Groups that PreSel reads and rivals do not.
 PRESEL_ONLY = {"irs", "tau", "neighbors", "allocation", "reference"}
+# Groups that some rivals read and PreSel does not.
+RIVALS_ONLY = {"clip", "score_net", "validation"}
 OPENAI = ("instructions=openai", "instructions.model=any")
 # What an option leaves to the user.
 REQUIRED = {
@@ -90,6 +93,10 @@ REQUIRED = {
     "evaluation=llava_json": [
         "evaluation.annotations=eval.json",
         "evaluation.images=images",
+    ],
+    "validation=llava_json": [
+        "validation.annotations=validation.json",
+        "validation.images=images",
     ],
 }
 
@@ -430,10 +437,12 @@ def test_a_sweep_may_set_what_only_one_of_its_options_has(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("overrides", "unused"),
     [
-        ([], {"clip", "score_net"}),
-        (["strategy=clip_score"], {*PRESEL_ONLY, "score_net", "encoder", "cluster"}),
-        (["strategy=self_filter"], {*PRESEL_ONLY, "encoder", "cluster"} - {"reference"}),
-        (["strategy=random", "until=selection"], {*PRESEL_ONLY, "clip", "score_net", "encoder", "cluster"}),
+        ([], RIVALS_ONLY),
+        (["strategy=clip_score"], {*PRESEL_ONLY, *RIVALS_ONLY, "encoder", "cluster"} - {"clip"}),
+        (["strategy=self_filter"], {*PRESEL_ONLY, "validation", "encoder", "cluster"} - {"reference"}),
+        (["strategy=icons"], {*PRESEL_ONLY, "clip", "score_net", "encoder", "cluster"} - {"reference"}),
+        (["strategy=tive"], {*PRESEL_ONLY, *RIVALS_ONLY, "encoder", "cluster"} - {"reference"}),
+        (["strategy=random", "until=selection"], {*PRESEL_ONLY, *RIVALS_ONLY, "encoder", "cluster"}),
     ],
 )
 def test_what_a_run_does_not_read_is_known(overrides: list[str], unused: set[str]) -> None:

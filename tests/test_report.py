@@ -304,6 +304,15 @@ def test_published_tables_stand_last_and_side_by_side(tmp_path: Path) -> None:
     }
 
 
+def test_labeled_samples_outside_the_pool_stand_in_the_row(tmp_path: Path) -> None:
+    runs = [tuned(tmp_path, "icons"), tuned(tmp_path, "tive")]
+    runs[0].stages["validation_samples"] = finished(tmp_path / "samples", samples=9)
+    table = results(by_setting(runs), [])
+    assert formatted(table, ["vqa"], [])["read first"].tolist() == ["0.0 + 9 labeled", "0.0"]
+    assert ["Labeled" in note for note in notes_on(by_setting(runs), table, [])].count(True) == 1
+    assert not any("Labeled" in note for note in notes_on(by_setting(runs[1:]), table[1:], []))
+
+
 def test_the_cost_measure_by_hand(tmp_path: Path) -> None:
     runs = [
         tuned(tmp_path, "presel", score=0.4),

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from presel.console import ConsoleReporter
 from presel.data.sources import DigitScenes
+from presel.data.validation import DigitValidation
 from presel.errors import PreselError
 from presel.evaluation.benchmarks import DigitBenchmarks
 from presel.evaluation.external import ExternalBenchmarks
@@ -90,15 +91,13 @@ def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
     """The groups whose options are made for the built-in digit scenes, if a run's pool is another."""
     if isinstance(pipeline.source, DigitScenes):
         return []
+    held = [held for step in upstream(target) for held in vars(step).items()]
     # Stages name their models like the configuration groups.
-    models = {
-        name: value
-        for step in upstream(target)
-        for name, value in vars(step).items()
-        if name in ("lvlm", "encoder", "clip")
-    }
+    models = {name: value for name, value in held if name in ("lvlm", "encoder", "clip")}
     groups = sorted(name for name, model in models.items() if model.path.startswith(BUILTIN))
-    return [*groups, "evaluation"] if isinstance(pipeline.benchmark_source, DigitBenchmarks) else groups
+    for group, kind in (("evaluation", DigitBenchmarks), ("validation", DigitValidation)):
+        groups += [group] if any(isinstance(value, kind) for _, value in held) else []
+    return groups
 
 
 def _tuned_scores(pipeline: Pipeline, store: Store) -> ModelScores:

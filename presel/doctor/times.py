@@ -17,7 +17,19 @@ from presel.storage.store import Store
 
 # Fields that decide how many images a stage processes, not how long each takes.
 _DATA = frozenset(
-    ["source", "pool", "reference", "instructions", "chosen", "needed", "seed", "share", "budget", "size"]
+    [
+        "source",
+        "pool",
+        "reference",
+        "instructions",
+        "samples",
+        "chosen",
+        "needed",
+        "seed",
+        "share",
+        "budget",
+        "size",
+    ]
 )
 # Where a stage's manifest has its number of images; a stage without any has that of its first input.
 _COUNTS = ("different_images", "samples", "requested", "images")

@@ -20,6 +20,10 @@ _INTERVALS = (
     "seeds and questions; paired t over seeds alone, whose p is adjusted for the table's rows (Holm). "
     "Both are conditional on one pool, one draw of benchmarks, one base model and one seed of k-means."
 )
+_LABELED = (
+    "Labeled: held-out samples of target tasks, outside the pool, whose answers the strategy read before it "
+    "selected. The ledger does not count them."
+)
 
 
 def notes_on(
@@ -34,6 +38,7 @@ def notes_on(
     """
     return [
         *([_INTERVALS] if "difference" in results else []),
+        *([_LABELED] if any(runs[0].validation_samples for runs in groups.values()) else []),
         *_verdicts(groups),
         *_few_seeds(groups),
         *_rank_agreement(results, published),

@@ -33,14 +33,15 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
         published: Published tables to take Rel. from, keys of `PUBLISHED_TABLES`.
 
     Returns:
-        One row per setting: setting, seeds, requested, requested_first (see `RunRecord`), instructions (their
-        number), a column for each benchmark, mean, mean_sd, relative, relative_sd, relative_seeds (seeds that
-        were run on the full pool too); compared with random selection under the same conditions, if that was
-        run (see `counterpart`): difference, low, high, t_low, t_high, p, p_holm (p adjusted for the number of
-        rows compared), seeds_won and benchmarks_won (see `Comparison`); selection_seconds, tuning_seconds;
-        compared with the full pool, if that was run: seconds_of_full (the sum of both times as a share of the
-        full pool's) and prism_cost (see `_prism_cost`); Rel. in each published table, as published_NAME; from
-        PreSel's Table 4 published_selection_hours and published_tuning_hours.
+        One row per setting: setting, seeds, requested, requested_first and validation_samples (see
+        `RunRecord`), instructions (their number), a column for each benchmark, mean, mean_sd, relative,
+        relative_sd, relative_seeds (seeds that were run on the full pool too); compared with random selection
+        under the same conditions, if that was run (see `counterpart`): difference, low, high, t_low, t_high,
+        p, p_holm (p adjusted for the number of rows compared), seeds_won and benchmarks_won (see
+        `Comparison`); selection_seconds, tuning_seconds; compared with the full pool, if that was run:
+        seconds_of_full (the sum of both times as a share of the full pool's) and prism_cost (see
+        `_prism_cost`); Rel. in each published table, as published_NAME; from PreSel's Table 4
+        published_selection_hours and published_tuning_hours.
     """
     relative_published, hours = {name: published_relative(name) for name in published}, published_hours()
     rows = []
@@ -51,6 +52,7 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
             "seeds": len(runs),
             "requested": float(np.mean([run.requested for run in runs])),
             "requested_first": float(np.mean([run.requested_first for run in runs])),
+            "validation_samples": runs[0].validation_samples,
             "instructions": float(np.mean([run.requested * len(run.selection) for run in runs])),
         }
         for benchmark in runs[0].scores:
@@ -121,7 +123,10 @@ def formatted(table: pd.DataFrame, benchmarks: Sequence[str], published: Sequenc
     """Formats the numbers of `results` for printing, in percent; what one compares first stands left."""
     shown = pd.DataFrame({"setting": table["setting"], "seeds": table["seeds"].astype(str)})
     shown["requested"] = table["requested"].map(percent)
-    shown["read first"] = table["requested_first"].map(percent)
+    shown["read first"] = [
+        percent(share) + (f" + {besides} labeled" if besides else "")
+        for share, besides in zip(table["requested_first"], table["validation_samples"], strict=True)
+    ]
     shown["mean"] = _with_spread(table, "mean")
     shown["Rel."] = [
         text if known in (0, seeds) else f"{text} ({known} of {seeds} seeds)"

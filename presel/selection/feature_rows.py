@@ -192,10 +192,10 @@ class FeatureRows:
 
 
 class Features(NamedTuple):
-    """Image features on disk: `ids[i]` names row `i` of `array`, (n, d) float16, not normalized."""
+    """Vectors on disk: `ids[i]` names row `i` of `array`, (n, d), not normalized; float16 for features."""
 
     ids: pd.Series
-    array: npt.NDArray[np.float16]
+    array: npt.NDArray[np.floating]
 
     def by_id(
         self, normalize: bool = False, center: bool = False

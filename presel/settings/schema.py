@@ -45,6 +45,7 @@ BASES: dict[str, tuple[str, ...]] = {
         "presel.evaluation.benchmarks.Benchmarks",
         "presel.evaluation.external.ExternalBenchmarks",
     ),
+    "validation": ("presel.data.validation.Validation",),
     "trainer": ("presel.models.hardware.Hardware",),
     "logger": ("presel.models.loggers.TrainingLogger",),
 }
@@ -153,6 +154,7 @@ class Config:
         strategy: How the images are chosen.
         instructions: Where the instructions of chosen images come from.
         evaluation: The benchmarks that the tuned model is scored on.
+        validation: Held-out samples with answers, for strategies that read some before they select.
         trainer: Where models run: devices, precision, processes.
         logger: Where training metrics go.
         paths: Where results are kept.
@@ -178,6 +180,7 @@ class Config:
     strategy: Any = MISSING
     instructions: Any = MISSING
     evaluation: Any = MISSING
+    validation: Any = MISSING
     trainer: Any = MISSING
     logger: Any = MISSING
     paths: Paths = MISSING
@@ -257,6 +260,7 @@ def build(config: DictConfig) -> "Pipeline":
         source=made["pool"],
         tasks=made["tasks"],
         benchmark_source=made.get("evaluation"),
+        validation_source=made["validation"],
         lvlm=made["lvlm"],
         tuning=made["tune"],
         encoder=made["encoder"],

@@ -42,7 +42,7 @@ class VectorsStage(ShardedStage[Features]):
         dimensions = int(shards[0].shape[1])
         start = 0
         with atomic(folder / "features.npy") as file:
-            joined = np.lib.format.open_memmap(file, "w+", np.float16, (len(rows), dimensions))
+            joined = np.lib.format.open_memmap(file, "w+", shards[0].dtype, (len(rows), dimensions))
             for shard in shards:
                 wanted = np.flatnonzero((rows >= start) & (rows < start + len(shard)))
                 joined[wanted] = shard[rows[wanted] - start]

@@ -102,11 +102,11 @@ class TableShards(Shards[Item, pd.DataFrame]):
         return pd.concat([read_table(checked(file)) for file in self.files], ignore_index=True)
 
 
-class ArrayShards(Shards[Item, NDArray[np.float16]]):
+class ArrayShards(Shards[Item, NDArray[np.floating]]):
     """Shards of an array."""
 
     suffix: ClassVar[str] = ".npy"
 
-    def write(self, file: Path, results: list[NDArray[np.float16]]) -> None:
+    def write(self, file: Path, results: list[NDArray[np.floating]]) -> None:
         """Writes the concatenated rows."""
         write_array(file, np.concatenate(results), with_digest=True)

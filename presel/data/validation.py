@@ -1,0 +1,54 @@
+"""Sources of labeled validation samples, for strategies that read some before they select."""
+
+from dataclasses import field
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from presel.component import component
+from presel.data.checks import check_file
+from presel.data.digits.stage import DigitSplit
+from presel.data.sources import DigitScenes, LlavaJson, Source
+from presel.storage.files import sha256
+
+
+@component
+class Validation(Source):
+    """Held-out samples of the target tasks, with their answers; not those that models are scored on."""
+
+    group: ClassVar[str] = "validation"
+
+    # Without some of its samples a task would not be comparable.
+    max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
+
+    def repeats(self, other: Source) -> bool:
+        """Whether another source has the same samples."""
+        raise NotImplementedError
+
+
+@component
+class LlavaValidation(Validation, LlavaJson):
+    """Validation samples in a LLaVA-format file, as the evaluation's may be."""
+
+    with_references: ClassVar[bool] = True
+
+    def repeats(self, other: Source) -> bool:
+        """Whether it reads a file of the same content."""
+        if not isinstance(other, LlavaJson):
+            return False
+        for file in (self.annotations, other.annotations):
+            check_file(file)
+        return sha256(self.annotations) == sha256(other.annotations)
+
+
+@component
+class DigitValidation(Validation, DigitScenes):
+    """Validation samples of the built-in benchmarks' tasks, drawn with another seed than the benchmarks."""
+
+    split: DigitSplit = "benchmarks"
+    size: Annotated[int, Field(ge=1)] = 20
+    seed: Annotated[int, Field(ge=0)] = 2
+
+    def repeats(self, other: Source) -> bool:
+        """Whether it is drawn with the same seed, however many."""
+        return isinstance(other, DigitScenes) and (self.split, self.seed) == (other.split, other.seed)

@@ -1,0 +1,114 @@
+"""Stage `gradients`: the gradient of every sample's loss under the reference model, randomly projected."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from presel.errors import PreselError
+from presel.stages.features import VectorsStage
+from presel.stages.instructions import SamplesStage
+from presel.stages.token_batches import cut_by_tokens, longest_first, measure
+from presel.stages.tuning import TuningStage
+from presel.storage.shards import ArrayShards, Batches
+from presel.storage.store import Store
+
+if TYPE_CHECKING:
+    from presel.models.conversations import ConversationEncoder, Encoded, Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientsStage(VectorsStage):
+    """Projected gradients of samples by `GradientProjector`, `features.npy`, float32, and `ids.parquet`.
+
+    They are not normalized. Those of plain SGD: Adam's update would need its moments, which no tuning keeps.
+
+    Attributes:
+        samples: The samples.
+        model: The reference model, whose LoRA weights the gradients are with respect to.
+        dimension: Dimension of the projected gradients.
+        modules: Only LoRA inside modules of this name counts; None for all LoRA.
+    """
+
+    name: ClassVar[str] = "gradients"
+
+    samples: SamplesStage
+    model: TuningStage
+    dimension: int
+    modules: str | None
+
+    @property
+    def label(self) -> str:
+        """Says which samples the gradients are of."""
+        return f"{self.name} ({self.samples.purpose})"
+
+    def shards(self, store: Store, folder: Path) -> ArrayShards[int]:
+        """The samples, longest first.
+
+        Raises:
+            PreselError: If a sample's responses lie beyond the model's maximum length, or a gradient is not
+                a number.
+        """
+        from presel.models.conversations import ConversationEncoder
+        from presel.models.gradients import GradientProjector
+        from presel.models.hardware import device_for
+        from presel.models.prefetch import prefetched
+
+        lvlm = self.model.lvlm
+        encoder = ConversationEncoder(lvlm)
+        examples = self.samples.examples(store)
+        lengths, truncated = measure(examples, partial(_answered, encoder), lvlm.max_length)
+
+        def project(batches: Batches[int]) -> Iterator[NDArray[np.float32]]:
+            projector = GradientProjector(lvlm, store.load(self.model), self.dimension, self.modules)
+            projector.to(device_for(self.runtime.hardware.accelerator))
+            chosen = [[examples[row] for row in batch] for batch in batches]
+            for some, encoded in zip(
+                chosen, prefetched(chosen, encoder.batch, self.runtime.workers), strict=True
+            ):
+                gradients = projector.project(encoded).numpy()
+                _check_finite(gradients, some)
+                yield gradients
+
+        return ArrayShards(
+            folder=folder / "shards",
+            items=longest_first(lengths),
+            label="computing gradients",
+            to_batches=partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
+            compute_batches=project,
+            measured={"truncated": truncated},
+        )
+
+    def join(self, store: Store, folder: Path, shards: ArrayShards[int]) -> dict[str, Any]:
+        """Joins the shards into one file."""
+        ids = pd.Series([record.id for record in store.load(self.samples)])
+        dimensions = self.write(folder, ids, shards.files, np.argsort(shards.items))
+        return {"samples": len(ids), **shards.measured, "dimensions": dimensions}
+
+
+def _answered(encoder: "ConversationEncoder", example: "Example") -> "Encoded":
+    """A sample's prompt, which must have a response: without one it has no loss."""
+    from presel.models.conversations import IGNORED
+
+    prompt = encoder.tokens(example.conversations)
+    if all(label == IGNORED for label in prompt.labels):
+        raise PreselError(
+            f"{example.image}: none of its responses lies within the first {len(prompt.ids)} tokens, so it "
+            "has no gradient; raise lvlm.max_length"
+        )
+    return prompt
+
+
+def _check_finite(gradients: NDArray[np.float32], examples: "list[Example]") -> None:
+    broken = ~np.isfinite(gradients).all(axis=1)
+    if broken.any():
+        raise PreselError(
+            f"{examples[int(broken.argmax())].image}: the gradient of its loss under the reference model is "
+            "not a number; compute more precisely (lvlm.dtype=float32, or bfloat16 instead of float16), or "
+            "lower tune.lr"
+        )
