@@ -1,5 +1,6 @@
 """PreSel's own choices, and the ablations of its parts."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,17 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from presel.selection.distinct import distinct_ranks
+from presel.selection.feature_rows import Features
 from presel.strategies.base import SelectionContext
 from presel.strategies.presel import PreSel
+from tests.helpers import Program, last_run, on_folder
+from tests.selection.mixtures import mixture
 
 # 200, 100 and 60 images; ten of each make up the reference set.
 TASKS = ["count"] * 200 + ["read"] * 100 + ["caption"] * 60
 IDS = [f"{number:03}" for number in range(360)]
+VECTORS = mixture(360, 8, 40, spread=0.2).astype(np.float16)
 REFERENCE = [name for task in (0, 200, 300) for name in IDS[task : task + 10]]
 
 
@@ -34,6 +40,7 @@ def context(seed: int = 0, budget: int = 90) -> SelectionContext:
             cluster=np.arange(360) % 2,
             centrality=np.where(np.isin(IDS, REFERENCE), np.nan, np.random.default_rng(5).random(360)),
         ),
+        "features": Features(pd.Series(IDS)[::-1], VECTORS[::-1]),
     }
     return SelectionContext(pool=pool, budget=budget, rng=np.random.default_rng(seed), results=results)
 
@@ -46,7 +53,7 @@ def bought(strategy: PreSel, seed: int = 0) -> dict[str, int]:
     return {str(task): int(count) for task, count in chosen["task"].value_counts().items()}
 
 
-@pytest.mark.parametrize("pick", ["centrality", "random"])
+@pytest.mark.parametrize("pick", ["centrality", "distinct", "random"])
 def test_task_budgets_of_the_ablations(pick: Any) -> None:
     assert bought(PreSel(weighting="uniform", pick=pick)) == {"count": 20, "read": 20, "caption": 20}
     assert bought(PreSel(weighting="size", pick=pick)) == {"count": 33, "read": 17, "caption": 10}
@@ -59,13 +66,14 @@ def test_task_budgets_of_the_ablations(pick: Any) -> None:
     st.integers(0, 5),
     st.tuples(st.integers(30, 360), st.integers(30, 360)).map(sorted),
     st.sampled_from(["relevance", "size", "uniform"]),
-    st.sampled_from(["centrality", "random"]),
+    st.sampled_from(["centrality", "distinct", "random"]),
     st.none() | st.floats(0.01, 10),
+    st.sampled_from([0.5, 1]),
 )
 def test_a_larger_budget_contains_the_selection_of_a_smaller_one(
-    seed: int, budgets: list[int], weighting: Any, pick: Any, tau: float | None
+    seed: int, budgets: list[int], weighting: Any, pick: Any, tau: float | None, exponent: float
 ) -> None:
-    strategy = PreSel(weighting=weighting, pick=pick, tau=tau)
+    strategy = PreSel(weighting=weighting, pick=pick, tau=tau, size_exponent=exponent)
     tables = [strategy.select(context(seed, budget)) for budget in budgets]
     small, large = (set(table["id"][table["selected"]]) for table in tables)
     assert [len(small), len(large)] == budgets
@@ -92,3 +100,57 @@ def test_random_picks_keep_the_budgets_and_change_the_images() -> None:
     quotas = [table[table["selected"]].groupby(["task", "cluster"]).size() for table in (central, drawn)]
     pd.testing.assert_series_equal(*quotas)
     assert set(central["id"][central["selected"]]) != set(drawn["id"][drawn["selected"]])
+
+
+def test_shrinking_moves_weights_toward_equal_ones() -> None:
+    full, equal = (PreSel(weighting=weighting).weights(context()) for weighting in ("relevance", "uniform"))
+    assert PreSel(shrink=0).weights(context()) == full
+    assert PreSel(shrink=1).weights(context()) == equal
+    half = {task: (full[task] + equal[task]) / 2 for task in full}
+    assert PreSel(shrink=0.5).weights(context()) == pytest.approx(half)
+
+
+def test_distinct_picks_are_the_first_of_their_cluster_by_distinct_ranks() -> None:
+    strategy = PreSel(pick="distinct", redundancy_penalty=0.5, redundancy_power=4)
+    assert "features" in strategy.needs and "features" not in PreSel().needs
+    some = context()
+    table = strategy.select(some).sort_values("id")
+    taken = (table["why"] == "distinct").to_numpy()
+    for task in set(TASKS):
+        inside = np.array(TASKS) == task
+        given = some.centrality[inside]
+        ranks = distinct_ranks(
+            VECTORS[inside].astype(np.float32),
+            given["centrality"].to_numpy(),
+            given["cluster"].to_numpy(),
+            given["centrality"].notna().to_numpy(),
+            penalty=0.5,
+            power=4,
+        )
+        for cluster in (0, 1):
+            chosen = ranks[taken[inside] & (given["cluster"] == cluster).to_numpy()]
+            assert sorted(chosen) == list(range(1, len(chosen) + 1))
+    assert set(table["id"][taken]) != set(
+        table["id"][PreSel().select(some).sort_values("id")["why"] == "central"]
+    )
+
+
+def test_small_clusters_get_more_where_sizes_count_by_their_roots() -> None:
+    some = context()
+    some.centrality["cluster"] = (np.arange(360) % 10 > 0).astype(int)  # a tenth of the images in cluster 0
+    for exponent, expected in ((1.0, 2), (0.5, 5), (0.0, 10)):
+        table = PreSel(weighting="uniform", pick="random", size_exponent=exponent).select(some)
+        counts = table[table["why"] == "random"].groupby(["task", "cluster"]).size()
+        assert counts["count"].sum() == 20 and counts["count", 0] == expected
+    with pytest.raises(ValueError, match=r"size_exponent=0\.5 needs allocation\.clusters=exact, not paper"):
+        PreSel(size_exponent=0.5, cluster_allocation="paper")
+
+
+def test_distinct_images_are_chosen_on_a_real_pool(in_process: Program, pool_folder: Path) -> None:
+    run = ("run", *on_folder(pool_folder), "budget=12", "until=selection")
+    in_process.succeeds(*run, "strategy.pick=distinct", "strategy.shrink=0.5", "strategy.size_exponent=0.5")
+    chosen = last_run(pool_folder).selection
+    assert chosen["selected"].sum() == 12
+    assert chosen["why"].value_counts().to_dict() == {"distinct": 9, "reference": 3}
+    error = in_process.refuses(*run, "strategy.size_exponent=0.5", "allocation=paper")
+    assert "size_exponent=0.5 needs allocation.clusters=exact, not paper" in error

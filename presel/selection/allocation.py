@@ -120,13 +120,15 @@ def allocate_clusters(
     budget: float,
     mode: ClusterMode = "exact",
     totals: npt.ArrayLike | None = None,
+    *,
+    size_exponent: float = 1.0,
 ) -> IntVector:
     """Splits a task's budget over its clusters.
 
     Modes:
-        exact: Shares proportional to `available`, by the rule of `allocate_tasks`' exact mode: the sum is
-            `min(budget, available.sum())`, no share exceeds `available`, and none shrinks when the budget
-            grows.
+        exact: Shares proportional to `available ** size_exponent`, by the rule of `allocate_tasks`' exact
+            mode: the sum is `min(budget, available.sum())`, no share exceeds `available`, and none shrinks
+            when the budget grows.
         paper: Eq. 6, floor(|A_c| / |T| * budget), with |A_c| the cluster's full size if `totals` is given
             and `available` otherwise. There is no cap, and the sum is slightly below the budget.
         released: The released code: round(available / sum * budget), halves to even, capped at `available`;
@@ -140,6 +142,8 @@ def allocate_clusters(
             makes eq. 6 exact.
         mode: One of the above.
         totals: The clusters' full sizes, reference images included, shape (C,); None: as `available`.
+        size_exponent: Of mode `exact`, at least 0: 1 as in eq. 6; below 1 small clusters get more than their
+            share (Mahajan et al., 2018, sample by the square root of frequency); 0 for equal shares.
 
     Returns:
         Images per cluster, shape (C,).
@@ -147,9 +151,14 @@ def allocate_clusters(
     Raises:
         ValueError: If a count is not a whole number of at least 0, the lengths differ, a total is below its
             `available`, there is no cluster, the budget is negative, not finite or not whole where it has to
-            be, or the mode is unknown.
+            be, the mode is unknown, or the exponent is below 0 or set in another mode than `exact`.
     """
     check_choice(mode, "mode", ClusterMode)
+    if not (math.isfinite(size_exponent) and size_exponent >= 0) or (mode != "exact" and size_exponent != 1):
+        raise ValueError(
+            f"size_exponent is {size_exponent} in mode '{mode}'; it must be finite and at least 0, and only "
+            "mode 'exact' has another than 1"
+        )
     caps = _whole_numbers(available, "available")  # (C,)
     full = caps if totals is None else _whole_numbers(totals, "totals")
     if len(full) != len(caps):
@@ -167,7 +176,7 @@ def allocate_clusters(
     if not caps.any():
         return np.zeros_like(caps)
     if mode == "exact":
-        return apportion(caps.astype(np.float64), caps, total)
+        return apportion(caps.astype(np.float64) ** size_exponent, caps, total)
     return _released_clusters(caps, full, total)
 
 

@@ -197,15 +197,21 @@ class Features(NamedTuple):
     ids: pd.Series
     array: npt.NDArray[np.floating]
 
-    def by_id(
-        self, normalize: bool = False, center: bool = False
-    ) -> tuple[npt.NDArray[np.str_], FeatureRows]:
+    def by_id(self, normalize: bool = False) -> tuple[npt.NDArray[np.str_], FeatureRows]:
         """Ids in ascending order, (n,), and the features in that order; see `FeatureRows`."""
         names = self.ids.to_numpy(dtype=str)
         order = np.argsort(names)
-        return names[order], FeatureRows(
-            self.array, index=order, center=center, normalize=normalize, ids=names.tolist()
-        )
+        return names[order], FeatureRows(self.array, index=order, normalize=normalize, ids=names.tolist())
+
+    def rows_of(self, wanted: pd.Series, *, center: bool = False) -> FeatureRows:
+        """Features of some images, in the order of their ids, L2-normalized as they are read.
+
+        Args:
+            wanted: Ids of the images.
+            center: Whether to subtract their mean first.
+        """
+        index = pd.Index(self.ids).get_indexer(pd.Index(wanted))
+        return FeatureRows(self.array, index=index, center=center, normalize=True, ids=self.ids.tolist())
 
     def normalized_by_id(self) -> tuple[npt.NDArray[np.str_], FeatureRows]:
         """Ids in ascending order, (n,), and the features in that order, L2-normalized as they are read."""

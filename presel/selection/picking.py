@@ -64,12 +64,14 @@ def most_central(
     budget: float,
     mode: ClusterMode = "exact",
     *,
+    size_exponent: float = 1.0,
     ids: Sequence[Any] | None = None,
 ) -> IntVector:
     """Chooses as `select_from_task` does, by given scores.
 
-    The scores, shape (n,), are such as those of `task_centrality`; only available images need one. The other
-    arguments and the result are those of `select_from_task`.
+    The scores, shape (n,), are such as those of `task_centrality`; only available images need one.
+    `size_exponent` is that of `allocate_clusters`. The other arguments and the result are those of
+    `select_from_task`.
 
     Raises:
         ValueError: As in `select_from_task`, or if an available image has no score.
@@ -77,7 +79,7 @@ def most_central(
     scores = np.asarray(centrality, dtype=np.float64)
     if scores.ndim != 1:
         raise ValueError(f"centrality has shape {scores.shape}; it must be one score per image")
-    clusters, free = _checked_labels(labels, available, len(scores))
+    clusters, free = checked_labels(labels, available, len(scores))
     if np.isnan(scores[free]).any():
         raise ValueError(
             f"centrality has no score for row {int(np.flatnonzero(free & np.isnan(scores))[0])}, which is "
@@ -86,7 +88,8 @@ def most_central(
     order = id_order(ids, len(scores))
     names, position = np.unique(clusters, return_inverse=True)  # (C,), (n,)
     counts = np.bincount(position[free], minlength=len(names))  # (C,)
-    quotas = allocate_clusters(counts, budget, mode, np.bincount(position, minlength=len(names)))  # (C,)
+    totals = np.bincount(position, minlength=len(names))  # (C,)
+    quotas = allocate_clusters(counts, budget, mode, totals, size_exponent=size_exponent)  # (C,)
     # In the order of the ids, which the stable sort keeps among ties.
     candidates = order[free[order]]  # (m,)
     ranked = candidates[np.lexsort((-comparable(scores[candidates]), position[candidates]))]  # (m,)
@@ -123,7 +126,7 @@ def task_centrality(
     check_whole(k, "k")
     check_choice(scope, "scope", Scope)
     rows = FeatureRows.of(features, ids)
-    clusters, free = _checked_labels(labels, available, len(rows))
+    clusters, free = checked_labels(labels, available, len(rows))
     order = id_order(ids, len(rows))
     scores = np.full(len(rows), np.nan)
     # By id inside a cluster, so that the order of the rows cannot change even the last bit.
@@ -155,7 +158,12 @@ def id_order(ids: Sequence[Any] | None, n_rows: int) -> IntVector:
     return np.array(order, dtype=np.int64)
 
 
-def _checked_labels(labels: npt.ArrayLike, available: npt.ArrayLike, n: int) -> tuple[IntVector, BoolVector]:
+def checked_labels(labels: npt.ArrayLike, available: npt.ArrayLike, n: int) -> tuple[IntVector, BoolVector]:
+    """Labels and availability of n images as arrays.
+
+    Raises:
+        ValueError: If one has another shape than (n,) or the wrong type, or a label is negative.
+    """
     clusters = np.asarray(labels)
     free = np.asarray(available)
     for name, values in (("labels", clusters), ("available", free)):

@@ -10,7 +10,6 @@ from presel.component import component
 from presel.importance import Relevance
 from presel.selection.arrays import IntVector
 from presel.selection.coverage import facility_location, nearest_to_centers
-from presel.selection.feature_rows import FeatureRows
 from presel.selection.threads import for_each_task
 from presel.selection.uncertainty import uncertain_and_diverse
 from presel.strategies.base import SelectionContext, Strategy
@@ -102,7 +101,9 @@ class PreCover(Strategy):
         images["task_budget"] = images["task"].map(budgets)
         images["why"] = pd.Series("reference", index=images.index).where(bought)
         images["rank"] = np.nan
-        vectors = self._vectors(context, images["id"])
+        vectors = None
+        if self.picks != "random":
+            vectors = context.features.rows_of(images["id"], center=self.center)
         if self.picks == "uncertainty":
             known = context["uncertainty"].set_index("id")["uncertainty"]
             images["uncertainty"] = images["id"].map(known)
@@ -140,10 +141,3 @@ class PreCover(Strategy):
         if self.budgets == "gain":
             return weights_by_gain(context, self.exponent)
         return weights_by_pool(context, self.budgets)
-
-    def _vectors(self, context: SelectionContext, wanted: pd.Series) -> FeatureRows | None:
-        """Features of these images, in their order; None where picks are random."""
-        if self.picks == "random":
-            return None
-        ids, rows = context.features.by_id(normalize=True, center=self.center)
-        return rows.subset(pd.Index(ids).get_indexer(pd.Index(wanted)))

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +101,20 @@ def test_exact_clusters(available: list[int], budget: int) -> None:
     assert allocation.sum() == min(budget, sum(available))
     assert (allocation <= available).all()
     assert (allocate_clusters(available, budget + 1) >= allocation).all()
+
+
+@given(CLUSTERS, st.integers(0, 3000), st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+def test_sizes_to_a_power_weigh_clusters(available: list[int], budget: int, exponent: float) -> None:
+    allocation = allocate_clusters(available, budget, size_exponent=exponent).tolist()
+    if any(available):
+        weights = [size**exponent if size else 0.0 for size in available]
+        assert allocation == allocate_tasks(weights, available, budget).tolist()
+
+
+@pytest.mark.parametrize(("exponent", "mode"), [(-1, "exact"), (math.nan, "exact"), (0.5, "paper")])
+def test_an_exponent_is_for_the_exact_mode(exponent: float, mode: Any) -> None:
+    with pytest.raises(ValueError, match=f"size_exponent is {exponent} in mode '{mode}'; it must be"):
+        allocate_clusters([1, 2], 2, mode, size_exponent=exponent)
 
 
 @given(CLUSTERS.filter(any), st.integers(0, 2000))
