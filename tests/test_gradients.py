@@ -16,14 +16,13 @@ from presel.instructions.ledger import LEDGER
 from presel.models import gradients as module
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.gradients import GradientProjector, signs
+from presel.models.hardware import Hardware
 from presel.selection.allocation import allocate_tasks
 from presel.selection.feature_rows import Features
 from presel.strategies.base import SelectionContext
 from presel.strategies.gradients import Icons, Less, Tive
 from tests.helpers import Program, last_run, on_folder, record, stage_files
-from tests.training import LVLM, tune
-
-CPU = torch.device("cpu")
+from tests.training import CPU, LVLM, tune
 
 
 def python_signs(rows: int, dimension: int) -> list[list[int]]:
@@ -43,12 +42,12 @@ def python_signs(rows: int, dimension: int) -> list[list[int]]:
 @pytest.mark.parametrize("dimension", [1, 64, 100])
 def test_signs_are_those_of_the_generator_wherever_they_start(dimension: int) -> None:
     expected = python_signs(40, dimension)
-    assert signs(range(40), dimension, CPU).tolist() == expected
-    assert signs(range(13, 29), dimension, CPU).tolist() == expected[13:29]
+    assert signs(range(40), dimension, torch.device("cpu")).tolist() == expected
+    assert signs(range(13, 29), dimension, torch.device("cpu")).tolist() == expected[13:29]
 
 
 def test_signs_are_balanced_and_uncorrelated() -> None:
-    drawn = signs(range(4096), 128, CPU)
+    drawn = signs(range(4096), 128, torch.device("cpu"))
     assert set(drawn.unique().tolist()) == {-1, 1}
     assert drawn.mean().abs() < 0.01
     correlations = (drawn.T @ drawn / len(drawn)).fill_diagonal_(0)
@@ -112,8 +111,8 @@ def test_projected_gradients_are_those_of_a_backward_pass_each_times_the_matrix(
 ) -> None:
     encoder = ConversationEncoder(LVLM)
     expected = one_by_one(tuned / "model" / "adapter", examples, encoder, inside)
-    matrix = signs(range(expected.shape[1]), 100, CPU).double().numpy()
-    projector = GradientProjector(LVLM, tuned / "model" / "adapter", 100, modules)
+    matrix = signs(range(expected.shape[1]), 100, torch.device("cpu")).double().numpy()
+    projector = GradientProjector(LVLM, tuned / "model" / "adapter", CPU, 100, modules)
     found = projector.project(encoder.batch(examples)).numpy()
     assert found.dtype == np.float32
     tolerance = 1e-4 * np.linalg.norm(expected, axis=1).max() / np.sqrt(100)
@@ -127,7 +126,7 @@ def test_projected_gradients_are_those_of_a_backward_pass_each_times_the_matrix(
 def test_norms_and_cosines_survive_the_projection(tuned: Path, examples: list[Example]) -> None:
     encoder = ConversationEncoder(LVLM)
     exact = one_by_one(tuned / "model" / "adapter", examples, encoder, "lora_")
-    found = GradientProjector(LVLM, tuned / "model" / "adapter", 2048).project(encoder.batch(examples))
+    found = GradientProjector(LVLM, tuned / "model" / "adapter", CPU, 2048).project(encoder.batch(examples))
     products = found.double().numpy() @ found.double().numpy().T
     norms = np.linalg.norm(exact, axis=1)
     # The standard deviation of a cosine is at most √(2/d).
@@ -135,10 +134,20 @@ def test_norms_and_cosines_survive_the_projection(tuned: Path, examples: list[Ex
     np.testing.assert_allclose(products / scale, exact @ exact.T / scale, atol=0.15)
 
 
+def test_a_model_tuned_in_bf16_has_nearly_the_same_gradients(tuned: Path, examples: list[Example]) -> None:
+    batch = ConversationEncoder(LVLM).batch(examples)
+    exact, rounded = (
+        GradientProjector(LVLM, tuned / "model" / "adapter", hardware, 64).project(batch)
+        for hardware in (CPU, Hardware(accelerator="cpu", precision="bf16-mixed"))
+    )
+    assert rounded.dtype == torch.float32
+    assert 0.98 < torch.cosine_similarity(exact, rounded).min() < 1 - 1e-6
+
+
 def test_a_batch_too_large_for_memory_is_halved(tuned: Path, examples: list[Example]) -> None:
     encoder = ConversationEncoder(LVLM)
     batch = encoder.batch(examples)
-    projector = GradientProjector(LVLM, tuned / "model" / "adapter", 64)
+    projector = GradientProjector(LVLM, tuned / "model" / "adapter", CPU, 64)
     whole = projector.project(batch)
     room = 2
 
@@ -155,7 +164,7 @@ def test_a_batch_too_large_for_memory_is_halved(tuned: Path, examples: list[Exam
 
 def test_modules_that_the_model_lacks_are_refused(tuned: Path) -> None:
     with pytest.raises(PreselError, match=r"strategy\.modules=attention: LoRA has no weights in"):
-        GradientProjector(LVLM, tuned / "model" / "adapter", 64, "attention")
+        GradientProjector(LVLM, tuned / "model" / "adapter", CPU, 64, "attention")
 
 
 def seen(budget: int, pool: pd.DataFrame, seed: int = 0, **results: object) -> SelectionContext:

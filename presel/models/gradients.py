@@ -12,6 +12,7 @@ from torch import Tensor
 from presel.errors import PreselError
 from presel.models.batching import in_memory
 from presel.models.conversations import IGNORED
+from presel.models.hardware import Hardware, device_for, runs_under_autocast
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
 
@@ -31,12 +32,15 @@ class GradientProjector:
     batch (`torch.func.vmap` cannot pass through the model, which counts its image tokens).
     """
 
-    def __init__(self, lvlm: Lvlm, adapter: Path, dimension: int, modules: str | None = None) -> None:
+    def __init__(
+        self, lvlm: Lvlm, adapter: Path, hardware: Hardware, dimension: int, modules: str | None = None
+    ) -> None:
         """Loads the model, its LoRA not merged.
 
         Args:
             lvlm: The base model.
             adapter: Folder of the PEFT adapter.
+            hardware: Where the model runs, and in which precision, that of tuning.
             dimension: Dimension d of the projected gradients.
             modules: Only LoRA inside modules of this name counts; None for all LoRA.
 
@@ -45,7 +49,9 @@ class GradientProjector:
         """
         base = lvlm.load_model()
         self._dtype, self._dimension = base.dtype, dimension
-        self._model = PeftModel.from_pretrained(base, str(adapter)).eval()
+        self._device = device_for(hardware.accelerator)
+        self._autocast = runs_under_autocast(hardware, lvlm.dtype)
+        self._model = PeftModel.from_pretrained(base, str(adapter)).eval().to(self._device)
         self._layers = [
             module
             for name, module in self._model.named_modules()
@@ -60,11 +66,6 @@ class GradientProjector:
             )
         for layer in self._layers:
             layer.requires_grad_(True)
-
-    def to(self, device: torch.device) -> "GradientProjector":
-        """Moves the model to a device."""
-        self._model.to(device)
-        return self
 
     def project(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Projects the gradients of a batch, in halves if it does not fit into memory.
@@ -88,7 +89,7 @@ class GradientProjector:
         return torch.cat(parts)
 
     def _project(self, batch: Mapping[str, Tensor]) -> Tensor:
-        device = self._model.device
+        device = self._device
         projected = torch.zeros(len(batch["labels"]), self._dimension, device=device)
         step = max(1, _SIGNS_AT_ONCE[device.type] // self._dimension)
         row = 0
@@ -110,12 +111,13 @@ class GradientProjector:
         with ExitStack() as hooks:
             for layer in self._layers:
                 hooks.enter_context(layer.register_forward_hook(remember))
-            losses = token_losses(self._model, **batch)  # (n, p)
+            with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._autocast):
+                losses = token_losses(self._model, **batch)  # (n, p)
         tokens = (batch["labels"][:, 1:] != IGNORED).sum(dim=1)  # (n,)
         loss = (losses.sum(dim=1) / tokens).sum()
         inputs, outputs = zip(*(seen[layer] for layer in self._layers), strict=True)
         for given, change in zip(inputs, torch.autograd.grad(loss, outputs), strict=True):
-            yield torch.einsum("nto,nti->noi", change, given).flatten(1)
+            yield torch.einsum("nto,nti->noi", change.float(), given.float()).flatten(1)
 
 
 def signs(rows: range, dimension: int, device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from presel.errors import PreselError
+from presel.models.hardware import inference_settings
 from presel.stages.features import VectorsStage
 from presel.stages.instructions import SamplesStage
 from presel.stages.token_batches import cut_by_tokens, longest_first, measure
@@ -47,6 +48,10 @@ class GradientsStage(VectorsStage):
         """Says which samples the gradients are of."""
         return f"{self.name} ({self.samples.purpose})"
 
+    def settings(self) -> dict[str, Any]:
+        """Adds the precision that the model computes in, if it is not that of its weights."""
+        return super().settings() | inference_settings(self.runtime.hardware, self.model.lvlm.dtype)
+
     def shards(self, store: Store, folder: Path) -> ArrayShards[int]:
         """The samples, longest first.
 
@@ -56,7 +61,6 @@ class GradientsStage(VectorsStage):
         """
         from presel.models.conversations import ConversationEncoder
         from presel.models.gradients import GradientProjector
-        from presel.models.hardware import device_for
         from presel.models.prefetch import prefetched
 
         lvlm = self.model.lvlm
@@ -65,8 +69,9 @@ class GradientsStage(VectorsStage):
         lengths, truncated = measure(examples, partial(_answered, encoder), lvlm.max_length)
 
         def project(batches: Batches[int]) -> Iterator[NDArray[np.float32]]:
-            projector = GradientProjector(lvlm, store.load(self.model), self.dimension, self.modules)
-            projector.to(device_for(self.runtime.hardware.accelerator))
+            projector = GradientProjector(
+                lvlm, store.load(self.model), self.runtime.hardware, self.dimension, self.modules
+            )
             chosen = [[examples[row] for row in batch] for batch in batches]
             for some, encoded in zip(
                 chosen, prefetched(chosen, encoder.batch, self.runtime.workers), strict=True
