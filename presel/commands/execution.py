@@ -91,7 +91,7 @@ def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
     """The groups whose options are made for the built-in digit scenes, if a run's pool is another."""
     if isinstance(pipeline.source, DigitScenes):
         return []
-    held = [held for step in upstream(target) for held in vars(step).items()]
+    held = [item for step in upstream(target) for item in vars(step).items()]
     # Stages name their models like the configuration groups.
     models = {name: value for name, value in held if name in ("lvlm", "encoder", "clip")}
     groups = sorted(name for name, model in models.items() if model.path.startswith(BUILTIN))

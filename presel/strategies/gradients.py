@@ -60,9 +60,9 @@ class Targeted(Strategy):
 class Icons(Targeted):
     """Influence consensus (ICONS; Wu et al., 2025): the samples that are influential for most target tasks.
 
-    As in its authors' code, but for the order of samples with equally many votes, which is the file's there
-    and goes by id here. Theirs is warmed up for 500 steps, ours is the reference model. Gradients are those
-    of plain SGD, the authors' default.
+    Reads answers of validation samples, see `Targeted`. Votes are those of its authors' code; of samples with
+    equally many, those come first whose id does. Their model is warmed up for 500 steps, ours is the
+    reference model. Gradients are those of plain SGD, the authors' default.
     """
 
     def select(self, context: SelectionContext) -> pd.DataFrame:
@@ -81,9 +81,10 @@ class Icons(Targeted):
 class Less(Targeted):
     """LESS (Xia et al., 2024): the samples that are most influential for one of the target tasks.
 
-    Its authors sum influence over four checkpoints, weighted by their learning rates, and use Adam's update
-    for the pool's samples. The pipeline keeps one checkpoint, the reference model, and no state of Adam: so
-    the sum has one term, and gradients are those of plain SGD, as the authors' are for validation samples.
+    Reads answers of validation samples, see `Targeted`. Its authors sum influence over four checkpoints,
+    weighted by their learning rates, and use Adam's update for the pool's samples. The pipeline keeps one
+    checkpoint, the reference model, and no state of Adam: so the sum has one term, and gradients are those of
+    plain SGD, as the authors' are for validation samples.
     """
 
     dimension: Dimension = 8192
@@ -99,7 +100,7 @@ class Less(Targeted):
 
 @component
 class Tive(Strategy):
-    """TIVE (Liu et al., 2025): budgets by the tasks' mean gradient norm, typical samples of each task.
+    """TIVE (Liu et al., 2024): budgets by the tasks' mean gradient norm, typical samples of each task.
 
     Needs no validation samples. The authors tune on 8 % of the pool, as many of each task, where the
     reference set has 5 % of each; they leave out captions of pictures that the model was pretrained on, and
