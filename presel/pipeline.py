@@ -4,6 +4,7 @@ Evaluating a property computes nothing. `Store.ensure` computes a stage when its
 inputs first: a random selection never fine-tunes a reference model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -36,6 +37,7 @@ from presel.stages.pool import Pool, PoolStage
 from presel.stages.question_features import QuestionFeaturesStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.relevance import RelevanceStage
+from presel.stages.rounds import Round, RoundScoresStage, RoundStage, TrainingSetStage
 from presel.stages.selection import SelectionStage
 from presel.stages.self_filter import ScoreNet, SelfFilterStage
 from presel.stages.swapped_images import SwappedImagesStage
@@ -48,6 +50,7 @@ from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
 from presel.strategies.base import RESULTS, Strategy
 from presel.strategies.full import Full
+from presel.strategies.rounds import RoundStrategy, round_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,20 +287,30 @@ class Pipeline:
                 raise PreselError(f"{kind}.stages names '{name}', which is a name of the pipeline; rename it")
         return stages
 
+    # Strategies in rounds select a part, buy it, score it, and tune on all that is bought, before they go on.
+
+    @cached_property
+    def rounds(self) -> tuple[Round, ...]:
+        """The rounds before the last one, which is the selection; none for most strategies."""
+        rounds: tuple[Round, ...] = ()
+        if isinstance(self.strategy, RoundStrategy):
+            for number in range(1, self.strategy.rounds):
+                rounds += (self._round(number, self.strategy, rounds),)
+        return rounds
+
     # Select, buy the instructions of the selected images only, fine-tune, evaluate.
 
     @cached_property
     def selection(self) -> SelectionStage:
         """D_S, selected by the strategy from the results that it declares in `needs`."""
-        for name in self.strategy.needs:
-            if name not in RESULTS:
-                kind = type(self.strategy).__name__
-                raise PreselError(f"{kind}.needs names '{name}'; it may hold {', '.join(RESULTS)}")
-        needed = {name: getattr(self, name) for name in self.strategy.needs} | self.strategy_stages
         # Full selection ignores the budget; fixed here, so that runs of all budgets share one full model.
         budget = 1.0 if self.strategy.whole_pool else self.budget
         return SelectionStage(
-            strategy=self.strategy, pool=self.pool, budget=budget, seed=self.seed, needed=needed
+            strategy=self.strategy,
+            pool=self.pool,
+            budget=budget,
+            seed=self.seed,
+            needed=self._needed(self.rounds),
         )
 
     @cached_property
@@ -358,11 +371,14 @@ class Pipeline:
         """The target and every stage that it depends on, inputs first, by role.
 
         A stage's role is the name of its property here, as in `reference_model`; the role of any other stage
-        is that of the stage that reads it and its own name, as in `images.scenes`. Labels are for people and
-        may be reworded; programs find a stage by its role.
+        is that of the stage that reads it and its own name, as in `images.scenes`; those of a round are named
+        like `round_2.instructions`. Labels are for people and may be reworded; programs find a stage by its
+        role.
         """
         found = upstream(target)
         named = {id(stage): name for name, stage in self.strategy_stages.items()}
+        for number, one in enumerate(self.rounds, start=1):
+            named |= {id(stage): f"{round_name(number)}.{part}" for part, stage in one._asdict().items()}
         # The evaluated properties hold these stages; where two hold the same one, the first names it.
         named |= {id(stage): role for role, stage in reversed(vars(self).items()) if isinstance(stage, Stage)}
         roles: dict[str, str] = {}
@@ -391,6 +407,42 @@ class Pipeline:
             self.lvlm.load_processor()
         for step in steps:
             step.check_data(store)
+
+    def _needed(self, rounds: Sequence[Round]) -> dict[str, Stage[Any]]:
+        """What the strategy selects from, once these rounds are over."""
+        for name in self.strategy.needs:
+            if name not in RESULTS:
+                kind = type(self.strategy).__name__
+                raise PreselError(f"{kind}.needs names '{name}'; it may hold {', '.join(RESULTS)}")
+        needed = {name: getattr(self, name) for name in self.strategy.needs} | self.strategy_stages
+        return needed | {round_name(number): one.scores for number, one in enumerate(rounds, start=1)}
+
+    def _round(self, number: int, strategy: RoundStrategy, earlier: Sequence[Round]) -> Round:
+        bought = (self.reference_instructions, *(one.instructions for one in earlier))
+        selection = RoundStage(
+            strategy=strategy,
+            pool=self.pool,
+            budget=self.budget,
+            seed=self.seed,
+            needed=self._needed(earlier),
+            bought=bought,
+        )
+        instructions = self._bought(selection, f"round {number}")
+        # Tuned on what was bought before this round, so that its samples are new to both.
+        *_, previous, present = self.lvlm, self.reference_model, *(one.model for one in earlier)
+        before, after = (self._scored(instructions, model) for model in (previous, present))
+        training_set = TrainingSetStage(
+            pool=self.pool, parts=(*bought, instructions), purpose=f"round {number}"
+        )
+        return Round(
+            selection=selection,
+            instructions=instructions,
+            before=before,
+            after=after,
+            scores=RoundScoresStage(before=before, after=after, chosen=selection),
+            training_set=training_set,
+            model=self._tuned_on(training_set),
+        )
 
     def _bought(self, chosen: Stage[pd.DataFrame], purpose: str) -> InstructionsStage:
         return InstructionsStage(pool=self.pool, chosen=chosen, provider=self.provider, purpose=purpose)

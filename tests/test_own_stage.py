@@ -1,4 +1,4 @@
-"""A strategy with a stage of its own, from outside the package, as docs/own_stage.md has it."""
+"""Strategies from outside the package, one with a stage and one in rounds, as docs/own_stage.md has them."""
 
 import shlex
 import sys
@@ -25,19 +25,20 @@ PAGE = Path(__file__).parent.parent / "docs" / "own_stage.md"
 
 @pytest.fixture
 def run(in_process: Program, tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """Runs the page's command on a small pool; gives the stage lines."""
+    """Runs one of the page's commands on a small pool; gives the stage lines."""
     texts = blocks(PAGE)
     for language, text in texts:
         if language:
             file = tmp_path / text.splitlines()[0].removeprefix("# ")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
-    (command,) = [text for language, text in texts if not language]
+    commands = [text for language, text in texts if not language]
 
-    def run(*overrides: str) -> dict[str, str]:
-        sys.modules.pop("sharpest", None)
+    def run(*overrides: str, example: int = 0) -> dict[str, str]:
+        for module in ("sharpest", "hardest"):
+            sys.modules.pop(module, None)
         small = ("pool.size=40", "executor.workers=0", OWN_STORE, *overrides)
-        return stage_lines(in_process.succeeds(*shlex.split(command)[1:], *small).stdout)
+        return stage_lines(in_process.succeeds(*shlex.split(commands[example])[1:], *small).stdout)
 
     return run
 
@@ -64,6 +65,20 @@ def test_its_stage_is_computed_once_and_again_when_its_text_changes(
         "sharpness": "computed",
         "selection (sharpest)": "computed",
     }
+
+
+def test_the_strategy_in_rounds_runs_as_the_page_says(
+    run: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    # The reference set has an image of each of ten tasks.
+    lines = run("budget=25", example=1)
+    assert lines["instructions (round 2)"] == lines["selection (hardest)"] == "computed"
+    record = last_run(tmp_path)
+    table = record.selection[record.selection["selected"]]
+    assert table["round"].value_counts().to_dict() == {0: 10, 1: 5, 2: 5, 3: 5}
+    assert table["loss_after"].notna().tolist() == table["round"].isin([1, 2]).tolist()
+    assert "round_2.after" in record.stages
+    assert set(run("budget=25", example=1).values()) == {"reused"}
 
 
 @component

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -262,6 +263,44 @@ def test_the_reference_set_counts_in_the_budget(store: Store, pool: PoolStage) -
         needed={"reference": ReferenceStage(pool=pool, share=0.05, seed=0)},
     )
     with pytest.raises(PreselError, match="chose 30 images beside the reference set, 33 in all"):
+        store.ensure(stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuyingStage(Stage[pd.DataFrame]):
+    """A strategy's own stage, which has instructions bought."""
+
+    name: ClassVar[str] = "buying"
+
+    bought: tuple[InstructionsStage, ...]
+
+    def compute(self, store: Store, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> pd.DataFrame:
+        return pd.DataFrame()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_whatever_was_bought_counts_in_the_budget_but_the_whole_pool(
+    whole: bool, store: Store, pool: PoolStage
+) -> None:
+    sets = [ReferenceStage(pool=pool, share=0.1, seed=seed) for seed in (0, 1)]
+    purchases = [
+        InstructionsStage(pool=pool, chosen=chosen, provider=Annotations(), purpose="a part")
+        for chosen in [*sets, *([pool] if whole else [])]
+    ]
+    needed = {"reference": sets[0], "own": BuyingStage(bought=tuple(purchases))}
+    stage = SelectionStage(strategy=Spendthrift(), pool=pool, budget=0.5, seed=0, needed=needed)
+    paid = {name for chosen in sets[: 1 if whole else 2] for name in store.load(chosen)["id"]}
+    chosen = Spendthrift().select(
+        SelectionContext(
+            pool=store.load(pool),
+            budget=30,
+            rng=np.random.default_rng(0),
+            results={"reference": store.load(sets[0])},
+        )
+    )
+    with pytest.raises(PreselError, match=f" {len(paid.union(chosen['id']))} in all, where the budget is 30"):
         store.ensure(stage)
 
 

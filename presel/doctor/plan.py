@@ -9,6 +9,7 @@ from presel.pipeline import Pipeline
 from presel.selection import allocate_tasks
 from presel.stages.instructions import InstructionsStage
 from presel.stages.reference import reference_size
+from presel.stages.rounds import check_rounds
 from presel.stages.selection import check_budget, images_in_budget
 from presel.storage.stage import Stage
 
@@ -21,6 +22,7 @@ class Plan:
         reference: Instructions of the reference set, by task; None if the strategy needs none.
         selected: Instructions of the selection, reference set included, by task. The strategy's own split is
             known only after it has run; here it is proportional to the tasks' sizes.
+        rounds: Number of rounds in which the strategy buys what the reference set does not hold.
         bought: All instructions, by task: those of the selection, or of the whole pool for strategies that
             read all instructions before they choose.
         estimate: Their cost; None if the provider is free.
@@ -29,6 +31,7 @@ class Plan:
 
     reference: Mapping[str, int] | None
     selected: Mapping[str, int]
+    rounds: int
     bought: Mapping[str, int]
     estimate: Cost | None
     exceeds: Sequence[str]
@@ -50,13 +53,14 @@ def plan_for(pipeline: Pipeline, sizes: Mapping[str, int], steps: Sequence[Stage
     wanted = {task: images for task, images in bought.items() if images}
     estimate = pipeline.provider.estimate(wanted)
     exceeds = pipeline.provider.exceeded(estimate) if estimate else []
-    return Plan(reference, selected, bought, estimate, exceeds)
+    return Plan(reference, selected, len(pipeline.rounds) + 1, bought, estimate, exceeds)
 
 
 def _by_size(pipeline: Pipeline, sizes: Mapping[str, int], reference: Mapping[str, int]) -> Mapping[str, int]:
     budget = images_in_budget(pipeline.budget, sum(sizes.values()))
     paid = sum(reference.values())
     check_budget(pipeline.budget, budget, paid, pipeline.reference_share)
+    check_rounds(pipeline.budget, budget - paid, len(pipeline.rounds) + 1)
     free = [size - reference.get(task, 0) for task, size in sizes.items()]
     added = allocate_tasks(list(sizes.values()), free, budget - paid).tolist()
     return {task: reference.get(task, 0) + more for task, more in zip(sizes, added, strict=True)}

@@ -147,6 +147,8 @@ def _print_cost(diagnosis: Diagnosis) -> None:
     text = f"instructions: {images:,} images"
     if plan.reference is not None:
         text += f", {sum(plan.reference.values()):,} of them for the reference set"
+    if plan.rounds > 1:
+        text += f", the others in {plan.rounds} rounds"
     if plan.bought != plan.selected:
         text += " (the strategy reads all instructions before it chooses)"
     if plan.estimate is None:

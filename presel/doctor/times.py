@@ -9,11 +9,13 @@ from presel.doctor.plan import Plan
 from presel.errors import PreselError
 from presel.pipeline import Pipeline
 from presel.stages.learning_gain import ReferenceHalfStage
+from presel.stages.rounds import TrainingSetStage
 from presel.stages.swapped_images import SwappedImagesStage
 from presel.stages.uncertainty import UncertaintyStage
 from presel.storage.integrity import MANIFEST, DamagedResult, read_manifest
 from presel.storage.stage import Stage, identity
 from presel.storage.store import Store
+from presel.strategies.rounds import bought_after
 
 # Fields that decide how many images a stage processes, not how long each takes.
 _DATA = frozenset(
@@ -21,10 +23,12 @@ _DATA = frozenset(
         "source",
         "pool",
         "reference",
+        "bought",
         "instructions",
         "samples",
         "chosen",
         "needed",
+        "parts",
         "seed",
         "share",
         "budget",
@@ -105,6 +109,13 @@ def _images(step: Stage[Any], pipeline: Pipeline, work: Work) -> int | None:
         if isinstance(step, UncertaintyStage):
             return work.images - reference
         return math.ceil(reference / 2) if isinstance(step, ReferenceHalfStage) else reference
+    for number, one in enumerate(pipeline.rounds, start=1):
+        if step == one.instructions:
+            images = sum(work.plan.selected.values()) - sum((work.plan.reference or {}).values())
+            before, after = (bought_after(end, work.plan.rounds, images) for end in (number - 1, number))
+            return after - before
+    if isinstance(step, TrainingSetStage):
+        return sum(_images(part, pipeline, work) or 0 for part in step.parts)
     return _images(step.inputs[0], pipeline, work) if step.inputs else None
 
 

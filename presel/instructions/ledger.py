@@ -26,6 +26,7 @@ def request(
     files: PoolFiles,
     folder: Path,
     stage: str,
+    earlier: Mapping[str, str] | None = None,
 ) -> list[Record]:
     """Records every image and the requesting stage in the ledger, then requests the instructions.
 
@@ -35,6 +36,7 @@ def request(
         files: The pool's files.
         folder: Receives the ledger, and the list of images without an instruction.
         stage: Name of the requesting stage.
+        earlier: The images that were requested before, each with the first stage that did so.
 
     Returns:
         The instructions, in the order of the images.
@@ -42,7 +44,9 @@ def request(
     Raises:
         PreselError: If the provider returns other instructions than those requested, or too few.
     """
-    write_table(folder / LEDGER, pd.DataFrame({"id": [image.id for image in requests], "stage": stage}))
+    ids = [image.id for image in requests]
+    stages = [(earlier or {}).get(name, stage) for name in ids]
+    write_table(folder / LEDGER, pd.DataFrame({"id": ids, "stage": stages}))
     records, reasons = provider.reveal(requests, files)
     # A reason may quote half of a surrogate pair, which UTF-8 cannot encode.
     unanswered = {name: why.encode("utf-8", "replace").decode() for name, why in reasons.items()}
@@ -91,7 +95,18 @@ def _kind(why: str) -> str:
     return re.split(r": |, | \(", why, maxsplit=1)[0]
 
 
+def requests_behind(store: Store, *stages: Stage[Any]) -> dict[str, str]:
+    """The images whose instructions stages depend on, each with the stage that requested it first.
+
+    Read from the ledgers of the stages and all before them.
+    """
+    ledgers = [store.verified(step) / LEDGER for step in upstream(*stages) if step.name == "instructions"]
+    first: dict[str, str] = {}
+    for table in map(pd.read_parquet, ledgers):
+        first = dict(zip(table["id"], table["stage"], strict=True)) | first
+    return first
+
+
 def requested_ids(store: Store, stage: Stage[Any]) -> set[str]:
-    """The images whose instructions a stage depends on, read from the ledgers of its upstream stages."""
-    ledgers = [store.verified(step) / LEDGER for step in upstream(stage) if step.name == "instructions"]
-    return {name for ledger in ledgers for name in pd.read_parquet(ledger)["id"]}
+    """The images whose instructions a stage depends on."""
+    return set(requests_behind(store, stage))

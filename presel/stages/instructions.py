@@ -8,7 +8,7 @@ import pandas as pd
 
 from presel.data.llava import Record, TaskRule, read_records, write_records
 from presel.errors import PreselError
-from presel.instructions.ledger import UNANSWERED, request, shortage
+from presel.instructions.ledger import UNANSWERED, request, requests_behind, shortage
 from presel.instructions.provider import InstructionProvider, InstructionRequest
 from presel.stages.pool import Pool
 from presel.storage.files import read_table
@@ -58,7 +58,8 @@ class InstructionsStage(SamplesStage):
     """A training file in LLaVA format, `train.json`, and the ledger of the requests, `ledger.parquet`.
 
     Leaves `unanswered.parquet` too: id and reason (`why`) of the images that got no instruction. The purpose,
-    noted in the ledger, is `reference`, `selection` or `whole pool`.
+    noted in the ledger, is `reference`, `round 1` …, `selection` or `whole pool`; an image that was requested
+    before keeps the first.
 
     Attributes:
         chosen: A stage whose result is a table with the column `id`: the images to buy instructions for.
@@ -94,6 +95,7 @@ class InstructionsStage(SamplesStage):
         chosen = pool.loc[store.load(self.chosen)["id"], ["image", "task", "content"]]
         wanted = [InstructionRequest(*row) for row in chosen.itertuples(name=None)]
         files = self.pool.files(store)
-        records = request(wanted, self.provider, files, folder, self.purpose)
+        earlier = requests_behind(store, self.chosen)
+        records = request(wanted, self.provider, files, folder, self.purpose, earlier)
         self.write(folder, records)
         return {"requested": len(wanted), "unanswered": len(wanted) - len(records)}

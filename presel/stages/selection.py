@@ -47,14 +47,19 @@ class SelectionStage(TableStage):
         return f"{self.name} ({self.strategy.name})"
 
     @property
-    def reference(self) -> ReferenceStage | None:
-        """The reference set, if it counts in the budget: the strategy uses it, or its instructions.
+    def paid(self) -> list[Stage[pd.DataFrame]]:
+        """The images that count in the budget: those whose instructions, or which themselves, are used.
 
-        It does not count for strategies that read the instructions of the whole pool.
+        Instructions do not count for strategies that read those of the whole pool.
         """
         bought = [stage.chosen for stage in upstream(self) if isinstance(stage, InstructionsStage)]
         used = [self.needed.get("reference"), *(bought if self.pool not in bought else [])]
-        return next((stage for stage in used if isinstance(stage, ReferenceStage)), None)
+        return [stage for stage in used if stage is not None]
+
+    @property
+    def reference(self) -> ReferenceStage | None:
+        """The reference set, if it counts in the budget."""
+        return next((stage for stage in self.paid if isinstance(stage, ReferenceStage)), None)
 
     def check_data(self, store: Store) -> None:
         """Checks the budget against the pool and the reference set.
@@ -83,7 +88,7 @@ class SelectionStage(TableStage):
         seconds = time.perf_counter() - started
         if "selected" not in choice:
             choice = choice.assign(selected=True)
-        paid = set(store.load(self.reference)["id"]) if self.reference else set[str]()
+        paid = {name for stage in self.paid for name in store.load(stage)["id"]}
         self._check(choice.loc[choice["selected"], "id"], pool["id"], paid, budget)
         table = pool[["id", "task"]].merge(choice.drop(columns="task", errors="ignore"), on="id", how="left")
         table["selected"] = table["selected"].eq(True)
@@ -106,7 +111,7 @@ class SelectionStage(TableStage):
         if requested > budget:
             raise PreselError(
                 f"strategy {name} chose {len(chosen)} images beside the reference set, {requested} in all, "
-                f"where the budget is {budget}; the reference set counts in it"
+                f"where the budget is {budget}; the reference set counts in it, and whatever else was bought"
             )
         if chosen.duplicated().any():
             raise PreselError(f"strategy {name} chose image '{chosen[chosen.duplicated()].iloc[0]}' twice")
