@@ -37,7 +37,7 @@ class RoundStrategy(Strategy):
     """A strategy that buys in rounds, and learns from each what to buy in the next.
 
     A round selects images, whose instructions are bought and scored; before the next round is scored, the
-    base model is tuned on all that is bought. The images of all rounds and the reference set are the selection.
+    base model is tuned on all that is bought. The reference set and all rounds together are the selection.
 
     Attributes:
         rounds: Number of rounds that share the budget beside the reference set equally.
