@@ -140,7 +140,7 @@ class Pipeline:
         """The same, each sample with the image of another one: its loss tells how much the image helps."""
         swapped = SwappedImagesStage(
             pool=self.pool,
-            purpose="reference, images swapped",
+            purpose="swapped",
             instructions=self.reference_instructions,
             seed=self.seed,
         )
@@ -152,7 +152,7 @@ class Pipeline:
         one, other = (
             ReferenceHalfStage(
                 pool=self.pool,
-                purpose=f"reference half {half}",
+                purpose=f"half {half}",
                 instructions=self.reference_instructions,
                 half=half,
                 seed=self.seed,

@@ -76,8 +76,8 @@ def test_every_reference_sample_is_scored_by_a_model_that_never_saw_it(
 def test_doctor_counts_half_of_the_reference_set(in_process: Program, pool_folder: Path) -> None:
     result = in_process("doctor", *on_folder(pool_folder), *RUN, *SHARE, "--json", "-")
     images = {stage["stage"]: stage["images"] for stage in json.loads(result.stdout)["stages"]}
-    assert images["relevance (reference, untuned)"] == images["learning_gain"] == 12
-    for half in ("reference half 1", "reference half 2"):
+    assert images["relevance (reference, base)"] == images["learning_gain"] == 12
+    for half in ("half 1", "half 2"):
         assert [images[f"{name} ({half})"] for name in ("reference_half", "model", "relevance")] == [6, 6, 6]
 
 

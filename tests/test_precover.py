@@ -164,22 +164,23 @@ def test_a_larger_budget_contains_the_selection_of_a_smaller_one(
 
 
 @pytest.mark.parametrize(
-    ("setting", "stage", "before"),
+    ("budgets", "picks", "used", "before"),
     [
-        ("budgets=uniform", "features", 0),
-        ("budgets=relevance", "relevance", 3),
-        ("budgets=image_relevance", "swapped_relevance", 3),
-        ("budgets=gain", "learning_gain", 3),
-        ("picks=uncertainty", "uncertainty", 3),
+        ("uniform", "facility_location", {"features"}, 0),
+        ("relevance", "random", {"relevance"}, 3),
+        ("image_relevance", "random", {"relevance", "swapped_relevance"}, 3),
+        ("gain", "random", {"learning_gain"}, 3),
+        ("uniform", "uncertainty", {"features", "uncertainty"}, 3),
     ],
 )
 def test_only_what_rests_on_the_reference_set_buys_it_before_the_selection(
-    setting: str, stage: str, before: int, in_process: Program, pool_folder: Path
+    budgets: str, picks: str, used: set[str], before: int, in_process: Program, pool_folder: Path
 ) -> None:
     run = ("run", *on_folder(pool_folder), "strategy=precover", "budget=12", "until=instructions")
-    in_process.succeeds(*run, f"strategy.{setting}")
+    in_process.succeeds(*run, f"strategy.budgets={budgets}", f"strategy.picks={picks}")
     stages = last_run(pool_folder).stages
-    assert stage in stages
+    measured = {"features", "relevance", "swapped_relevance", "learning_gain", "uncertainty"}
+    assert measured & set(stages) == used
     assert ("reference_instructions" in stages) == (before > 0)
     ledgers = {
         stage.label: pd.read_parquet(stage.folder / LEDGER)

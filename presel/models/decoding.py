@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from presel.models.batching import in_memory
 from presel.models.conversations import ConversationEncoder, Example
 
 
@@ -44,13 +45,22 @@ def generate_answers(
 
 @torch.inference_mode()
 def first_token_entropies(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Entropy of the distribution of the first answer token, in nats, (n,), for a `prompt_batch`."""
-    inputs = _on_device(model, batch)
-    # As in generation: padding, which is on the left, has no position.
-    positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)  # (n, length)
-    logits = model(**inputs, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1]
-    entropies: Tensor = torch.special.entr(logits.float().softmax(dim=1)).sum(dim=1)
-    return entropies.cpu()
+    """Entropy of the distribution of the first answer token, in nats, (n,), for a `prompt_batch`.
+
+    Raises:
+        PreselError: If a single sample does not fit into memory.
+    """
+
+    def entropies(rows: slice) -> Tensor:
+        inputs = _on_device(model, {name: tensor[rows] for name, tensor in batch.items()})
+        # As in generation: padding, which is on the left, has no position.
+        positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)  # (n, length)
+        logits = model(**inputs, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1]
+        found: Tensor = torch.special.entr(logits.float().softmax(dim=1)).sum(dim=1)
+        return found.cpu()
+
+    n_samples, length = batch["input_ids"].shape
+    return torch.cat(in_memory(entropies, range(n_samples), length))
 
 
 def _on_device(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -48,9 +48,9 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
 
     @property
     def label(self) -> str:
-        """Says which samples are scored, and whether by a model without tuning."""
-        untuned = ", untuned" if isinstance(self.model, Lvlm) else ""
-        return f"{self.name} ({self.instructions.purpose}{untuned})"
+        """Says which samples are scored, and whether by the base model."""
+        base = ", base" if isinstance(self.model, Lvlm) else ""
+        return f"{self.name} ({self.instructions.purpose}{base})"
 
     @property
     def lvlm(self) -> Lvlm:
