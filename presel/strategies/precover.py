@@ -54,9 +54,11 @@ class PreCover(Strategy):
         center: Whether the mean of the pool's features is subtracted before they are L2-normalized.
         score: Relevance of a sample, see `presel.importance.relevance_scores`.
         tau: Temperature of the task weights (eq. 5); None for 1/sqrt(number of tasks).
-        exponent: Exponent of learning gains, see `presel.importance.gain_weights`.
-        questions: Questions of the reference set that the reference model is asked about each image.
-        beta: Exponent of uncertainty; 0 for distance alone.
+        exponent: For `gain`: 0.5 weighs tasks by the square root of their gain, 1 by the gain, 0 all that
+            gain equally (`presel.importance.gain_weights`).
+        questions: For `uncertainty`: how many questions of the reference set the reference model is asked
+            about each image.
+        beta: For `uncertainty`: its exponent; 0 draws by distance alone.
     """
 
     budgets: Literal["size", "uniform", "relevance", "image_relevance", "gain"] = "uniform"
