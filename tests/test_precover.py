@@ -17,6 +17,7 @@ from presel.strategies.base import SelectionContext
 from presel.strategies.precover import PreCover
 from presel.strategies.presel import PreSel
 from tests.helpers import Program, last_run, on_folder, stage_files
+from tests.pictures import picture
 from tests.selection.mixtures import mixture
 
 # 60, 40 and 20 images; the last are too few for a third of a budget of 90.
@@ -194,3 +195,15 @@ def test_only_what_rests_on_the_reference_set_buys_it_before_the_selection(
     table = pd.read_parquet(file)
     assert set(bought["id"]) == set(table["id"][table["selected"]])
     assert (table["why"] == "reference").sum() == before
+
+
+def test_a_pool_of_copies_cannot_be_centered(in_process: Program, tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / f"cats/{number}.png")
+    run = ("run", "pool=image_folder", "pool.images=.", "strategy=precover", "budget=2", "executor.workers=0")
+    error = in_process.refuses(*run, "until=selection")
+    assert (
+        "row 'cats/0.png' equals the mean, which is subtracted (4 such rows in all); set center=false"
+        in error
+    )
+    in_process.succeeds(*run, "until=selection", "strategy.center=false")

@@ -102,7 +102,7 @@ class LvlmEncoder:
     are prepared as in tuning. The language model is loaded, but not run.
 
     Attributes:
-        lvlm: The model.
+        lvlm: The model, that of group `lvlm`.
         batch_size: Images encoded at once.
     """
 

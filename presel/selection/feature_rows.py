@@ -180,13 +180,15 @@ class FeatureRows:
             row = first + offset if self._index is None else int(self._index[first])
             name = row if ids is None else list(ids)[row]
             what = f"has the norm {norms[first]:g}, which float32 cannot square; scale it"
-            if norms[first] == 0:
-                what = "is all zeros" if self._center is None else "equals the mean, which is subtracted"
+            remedy = "remove these images or compute their features again"
+            if norms[first] == 0 and self._center is not None:
+                what, remedy = "equals the mean, which is subtracted", "set center=false"
+            elif norms[first] == 0:
+                what = "is all zeros"
             elif not np.isfinite(norms[first]):
                 what = "has NaN or infinite values"
             raise ValueError(
-                f"the feature vector of row {name!r} {what} ({int(bad.sum())} such rows in all); "
-                "remove these images or compute their features again"
+                f"the feature vector of row {name!r} {what} ({int(bad.sum())} such rows in all); {remedy}"
             )
         return norms
 

@@ -7,6 +7,7 @@ import pandas as pd
 from pydantic import Field
 
 from presel.component import component
+from presel.errors import PreselError
 from presel.importance import Relevance
 from presel.selection.arrays import IntVector
 from presel.selection.coverage import facility_location, nearest_to_centers
@@ -89,6 +90,9 @@ class PreCover(Strategy):
         Returns:
             One row per image: id, task, selected, why (`reference`, or the setting `picks`), rank (from 1 in
             the order of choosing in the task), the task's weight and budget, uncertainty if picks are by it.
+
+        Raises:
+            PreselError: If the features of an image are 0 once they are centered, as in a pool of copies.
         """
         images = context.pool[["id", "task"]].sort_values(["task", "id"], ignore_index=True)
         bought = np.zeros(len(images), dtype=np.bool_)
@@ -105,7 +109,10 @@ class PreCover(Strategy):
         images["rank"] = np.nan
         vectors = None
         if self.picks != "random":
-            vectors = context.features.rows_of(images["id"], center=self.center)
+            try:
+                vectors = context.features.rows_of(images["id"], center=self.center)
+            except ValueError as error:
+                raise PreselError(f"strategy=precover: {error}") from error
         if self.picks == "uncertainty":
             known = context["uncertainty"].set_index("id")["uncertainty"]
             images["uncertainty"] = images["id"].map(known)
