@@ -39,6 +39,16 @@ def test_fine_features_stand_beside_the_coarse_ones_of_their_place() -> None:
     assert (states[1, 1, 0, TINY.head_size :] == quarters).all()
 
 
+@torch.no_grad()
+def test_tuning_sees_the_features_of_inference() -> None:
+    torch.manual_seed(0)
+    tower = EfficientNetLite(TINY).eval()
+    pixels = torch.randn(4, 3, 64, 64)
+    before = tower(pixels).last_hidden_state
+    torch.nn.Sequential(tower).train()
+    assert (tower(pixels).last_hidden_state == before).all()
+
+
 def test_lite2_has_the_published_number_of_weights() -> None:
     """6.1 million with the classifier of 1,000 classes (Tan & Le)."""
     with torch.device("meta"):

@@ -5,7 +5,7 @@ this module registers the class, so that `AutoModel` and LLaVA's classes load fo
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,11 @@ class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]
         self._last_fine = max(number for number, block in enumerate(blocks) if block.stride > 1) - 1
         self.head = _convolution(channels, config.head_size, kernel=1)
         self.post_init()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode: batch statistics in tuning would give other features than in inference."""
+        kept: Self = super().train(False)
+        return kept
 
     def forward(
         self, pixel_values: Tensor, output_hidden_states: bool = False, return_dict: bool = True, **_: Any
