@@ -1,5 +1,6 @@
 """PreSel's own choices, and the ablations of its parts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ def test_task_budgets_of_the_ablations(pick: Any) -> None:
     assert bought(PreSel(weighting="size", pick=pick)) == {"count": 33, "read": 17, "caption": 10}
     # exp(-s / tau) with tau = 1/sqrt(3) is 0.707, 0.421, 0.177 for s of 0.2, 0.5, 1: shares 32.5, 19.3, 8.1.
     assert bought(PreSel(pick=pick)) == {"count": 33, "read": 19, "caption": 8}
+
+
+def test_a_task_whose_reference_samples_all_lack_an_instruction_is_selected_from() -> None:
+    known = context()
+    answered = known.relevance[:20]
+    seen = replace(known, results=known.results | {"relevance": answered})
+    assert sum(PreSel().weights(seen).values()) == pytest.approx(1)
+    # As if the score of `caption` were 1, as it is in `known`.
+    pd.testing.assert_frame_equal(PreSel().select(seen), PreSel().select(known))
 
 
 @settings(max_examples=25, deadline=None)

@@ -30,8 +30,8 @@ def weights_by_relevance(
 ) -> dict[str, float]:
     """Weighs tasks by the relevance of their reference samples (eq. 3 to 5); the weights sum to 1.
 
-    Samples without a defined relevance do not count (`relevance_scores`); a task of such samples alone scores
-    1, as if its questions neither helped nor misled.
+    Samples without a defined relevance do not count (`relevance_scores`); a task without any other, or whose
+    reference samples all lack an instruction, scores 1, as if its questions neither helped nor misled.
 
     Args:
         context: Needs `relevance`.
@@ -79,7 +79,7 @@ def _weights_of(
     table["relevance"] = relevance_scores(
         table["loss_with_question"].to_numpy(), table["loss_without_question"].to_numpy(), score
     )
-    scores = dict.fromkeys(sorted(table["task"].unique()), 1.0)
+    scores = dict.fromkeys(sorted(pool["task"].unique()), 1.0)
     defined = table.dropna(subset="relevance")
     if len(defined):
         scores |= task_scores(defined["relevance"], defined["task"].tolist())
