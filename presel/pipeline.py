@@ -255,7 +255,7 @@ class Pipeline:
         for group, source in (("pool", self.source), ("evaluation", self.benchmark_source)):
             if isinstance(source, Source) and self.validation_source.repeats(source):
                 raise PreselError(
-                    f"validation has the same samples as {group}, and strategy={self.strategy.name} reads "
+                    f"validation shares samples with {group}, and strategy={self.strategy.name} reads "
                     "their answers before it selects; set another validation.annotations or validation.seed"
                 )
         return PoolStage(source=self.validation_source, workers=self.runtime.workers, title="validation")

@@ -304,12 +304,22 @@ def test_validation_on_what_is_scored_or_selected_from_is_refused(
         "validation=llava_json",
         f"validation.annotations={pool_folder}/copy.json",
     )
-    assert f"validation has the same samples as {named}, and strategy=less reads their answers" in told
+    assert f"validation shares samples with {named}, and strategy=less reads their answers" in told
+
+
+def test_a_single_record_of_the_evaluation_is_refused(
+    in_process: Program, pool_folder: Path, held_out: list[str]
+) -> None:
+    records = json.loads((pool_folder / "validation.json").read_text())
+    scored = json.loads((pool_folder / "eval.json").read_text())
+    (pool_folder / "validation.json").write_text(json.dumps([*records, scored[3]], indent=1))
+    told = in_process.refuses("run", *on_folder(pool_folder), *held_out, "strategy=less")
+    assert "validation shares samples with evaluation" in told
 
 
 def test_digits_of_the_evaluations_seed_are_refused(in_process: Program) -> None:
     told = in_process.refuses("run", "strategy=icons", "validation.seed=0", "validation.size=7")
-    assert "validation has the same samples as evaluation" in told
+    assert "validation shares samples with evaluation" in told
     assert "validation.seed" in told
 
 

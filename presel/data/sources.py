@@ -100,6 +100,8 @@ class FileSource(Source):
         Raises:
             PreselError: If there are fewer than `limit` images, or some without a task and `limit_per_task`.
         """
+        if self.limit is None and self.limit_per_task is None:
+            return listing
         if self.limit_per_task is not None and any(item.task is None for item in listing.items):
             raise PreselError(
                 f"{self.group}.limit_per_task needs images that each name a task; use {self.group}.limit"
@@ -158,10 +160,11 @@ class LlavaJson(FileSource):
 
     def files(self, store: Store) -> LlavaFiles:
         """The two paths as given."""
-        return self._files
+        return self.listed_files
 
     @cached_property
-    def _files(self) -> LlavaFiles:
+    def listed_files(self) -> LlavaFiles:
+        """The same, for which no store is needed."""
         return LlavaFiles(
             self.annotations.absolute(),
             self.images.absolute(),

@@ -22,7 +22,7 @@ class Validation(Source):
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
 
     def repeats(self, other: Source) -> bool:
-        """Whether another source has the same samples."""
+        """Whether another source, the pool or the evaluation, shares samples."""
         raise NotImplementedError
 
 
@@ -33,12 +33,17 @@ class LlavaValidation(Validation, LlavaJson):
     with_references: ClassVar[bool] = True
 
     def repeats(self, other: Source) -> bool:
-        """Whether it reads a file of the same content."""
+        """Whether it reads the pool's file, or shares a record with the evaluation's, by id and image."""
         if not isinstance(other, LlavaJson):
             return False
         for file in (self.annotations, other.annotations):
             check_file(file)
-        return sha256(self.annotations) == sha256(other.annotations)
+        if other.group == "pool":
+            return sha256(self.annotations) == sha256(other.annotations)
+        # Errors in the records are told when their stages are computed.
+        listings = [source.listed_files.listing(lambda _: None) for source in (self, other)]
+        mine, scored = ({(item.id, item.image) for item in listing.items} for listing in listings)
+        return not mine.isdisjoint(scored)
 
 
 @component
