@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from presel.models.batching import in_memory
+from presel.models.batching import batch_in_memory
 from presel.models.conversations import ConversationEncoder, Example
 
 
@@ -51,16 +51,15 @@ def first_token_entropies(model: PreTrainedModel, batch: Mapping[str, Tensor]) -
         PreselError: If a single sample does not fit into memory.
     """
 
-    def entropies(rows: slice) -> Tensor:
-        inputs = _on_device(model, {name: tensor[rows] for name, tensor in batch.items()})
+    def entropies(part: dict[str, Tensor]) -> Tensor:
+        inputs = _on_device(model, part)
         # As in generation: padding, which is on the left, has no position.
         positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)  # (n, length)
         logits = model(**inputs, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1]
         found: Tensor = torch.special.entr(logits.float().softmax(dim=1)).sum(dim=1)
         return found.cpu()
 
-    n_samples, length = batch["input_ids"].shape
-    return torch.cat(in_memory(entropies, range(n_samples), length))
+    return torch.cat(batch_in_memory(entropies, batch))
 
 
 def _on_device(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

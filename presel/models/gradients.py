@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from presel.errors import PreselError
-from presel.models.batching import in_memory
+from presel.models.batching import batch_in_memory
 from presel.models.conversations import IGNORED
 from presel.models.hardware import Hardware, device_for, runs_under_autocast
 from presel.models.losses import token_losses
@@ -81,12 +81,7 @@ class GradientProjector:
         Raises:
             PreselError: If a single sample does not fit.
         """
-        parts = in_memory(
-            lambda rows: self._project({name: tensor[rows] for name, tensor in batch.items()}).cpu(),
-            range(len(batch["labels"])),
-            batch["labels"].shape[1],
-        )
-        return torch.cat(parts)
+        return torch.cat(batch_in_memory(lambda part: self._project(part).cpu(), batch))
 
     def _project(self, batch: Mapping[str, Tensor]) -> Tensor:
         device = self._device

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from presel.models.batching import in_memory
+from presel.models.batching import batch_in_memory, in_memory
 from presel.models.conversations import IGNORED
 from presel.models.prompt_pairs import PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
 
@@ -186,12 +186,10 @@ def image_losses(model: PreTrainedModel, batch: Mapping[str, Tensor], image_toke
         PreselError: If a single sample does not fit.
     """
 
-    def score(rows: slice) -> ImageLosses:
-        part = {name: values[rows] for name, values in batch.items()}
+    def score(part: dict[str, Tensor]) -> ImageLosses:
         return ImageLosses(*(values.cpu() for values in _with_and_without_image(model, part, image_token)))
 
-    n_samples, length = batch["input_ids"].shape
-    return _joined(in_memory(score, range(n_samples), length))
+    return _joined(batch_in_memory(score, batch))
 
 
 def _with_and_without_image(

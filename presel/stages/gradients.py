@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from presel.errors import PreselError
 from presel.models.hardware import inference_settings
 from presel.stages.features import VectorsStage
 from presel.stages.instructions import SamplesStage
-from presel.stages.token_batches import cut_by_tokens, longest_first, measure
+from presel.stages.token_batches import encoded_batches, measure, shards_by_length
 from presel.stages.tuning import TuningStage
 from presel.storage.shards import ArrayShards, Batches
 from presel.storage.store import Store
@@ -61,7 +60,6 @@ class GradientsStage(VectorsStage):
         """
         from presel.models.conversations import ConversationEncoder
         from presel.models.gradients import GradientProjector
-        from presel.models.prefetch import prefetched
 
         lvlm = self.model.lvlm
         encoder = ConversationEncoder(lvlm)
@@ -72,26 +70,24 @@ class GradientsStage(VectorsStage):
             projector = GradientProjector(
                 lvlm, store.load(self.model), self.runtime.hardware, self.dimension, self.modules
             )
-            chosen = [[examples[row] for row in batch] for batch in batches]
-            for some, encoded in zip(
-                chosen, prefetched(chosen, encoder.batch, self.runtime.workers), strict=True
-            ):
-                gradients = projector.project(encoded).numpy()
-                _check_finite(gradients, some)
+            for rows, batch in encoded_batches(batches, examples, encoder.batch, self.runtime.workers):
+                gradients = projector.project(batch).numpy()
+                _check_finite(gradients, [examples[row] for row in rows])
                 yield gradients
 
-        return ArrayShards(
-            folder=folder / "shards",
-            items=longest_first(lengths),
+        return shards_by_length(
+            ArrayShards[int],
+            folder,
+            lengths,
+            self.runtime.batch_tokens,
             label="computing gradients",
-            to_batches=partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
-            compute_batches=project,
+            compute=project,
             measured={"truncated": truncated},
         )
 
     def join(self, store: Store, folder: Path, shards: ArrayShards[int]) -> dict[str, Any]:
         """Joins the shards into one file."""
-        ids = pd.Series([record.id for record in store.load(self.samples)])
+        ids = self.samples.ids(store)
         dimensions = self.write(folder, ids, shards.files, np.argsort(shards.items))
         return {"samples": len(ids), **shards.measured, "dimensions": dimensions}
 

@@ -45,6 +45,10 @@ class SamplesStage(Stage[list[Record]]):
         """The records, with their conversations."""
         return read_records(folder / "train.json", TaskRule())
 
+    def ids(self, store: Store) -> pd.Series:
+        """The records' ids."""
+        return pd.Series([record.id for record in store.load(self)])
+
     def examples(self, store: Store) -> "list[Example]":
         """The records with the paths of their images, as models read them."""
         from presel.models.conversations import Example

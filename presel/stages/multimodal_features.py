@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from presel.models.lvlm import Lvlm
 from presel.stages.features import VectorsStage
 from presel.stages.instructions import InstructionsStage
-from presel.stages.token_batches import cut_by_tokens, longest_first, measure
+from presel.stages.token_batches import encoded_batches, measure, shards_by_length
 from presel.storage.shards import ArrayShards, Batches
 from presel.storage.store import Store
 
@@ -44,7 +42,6 @@ class MultimodalFeaturesStage(VectorsStage):
         from presel.models.conversations import ConversationEncoder
         from presel.models.hardware import device_for
         from presel.models.multimodal import MultimodalEncoder
-        from presel.models.prefetch import prefetched
 
         conversations = ConversationEncoder(self.lvlm)
         examples = self.instructions.examples(store)
@@ -55,21 +52,22 @@ class MultimodalFeaturesStage(VectorsStage):
         def encode(batches: Batches[int]) -> Iterator[NDArray[np.float16]]:
             model = self.lvlm.load_model().to(device_for(self.runtime.hardware.accelerator))
             encoder = MultimodalEncoder(model, self.lvlm.language_model, conversations.image_token)
-            chosen = [[examples[row] for row in batch] for batch in batches]
-            for batch in prefetched(chosen, conversations.batch, self.runtime.workers):
+            workers = self.runtime.workers
+            for _, batch in encoded_batches(batches, examples, conversations.batch, workers):
                 yield encoder.features(batch).half().cpu().numpy()
 
-        return ArrayShards(
-            folder=folder / "shards",
-            items=longest_first(lengths),
+        return shards_by_length(
+            ArrayShards[int],
+            folder,
+            lengths,
+            self.runtime.batch_tokens,
             label="encoding samples",
-            to_batches=partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
-            compute_batches=encode,
+            compute=encode,
             measured={"truncated": truncated},
         )
 
     def join(self, store: Store, folder: Path, shards: ArrayShards[int]) -> dict[str, Any]:
         """Joins the shards into one file."""
-        ids = pd.Series([record.id for record in store.load(self.instructions)])
+        ids = self.instructions.ids(store)
         dimensions = self.write(folder, ids, shards.files, np.argsort(shards.items))
         return {"samples": len(ids), **shards.measured, "dimensions": dimensions}

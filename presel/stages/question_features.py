@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from presel.data.prompts import IMAGE_TOKEN
@@ -55,6 +54,6 @@ class QuestionFeaturesStage(VectorsStage):
 
     def join(self, store: Store, folder: Path, shards: ArrayShards[str]) -> dict[str, Any]:
         """Joins the shards into one file."""
-        ids = pd.Series([record.id for record in store.load(self.instructions)])
+        ids = self.instructions.ids(store)
         dimensions = self.write(folder, ids, shards.files, np.arange(len(ids)))
         return {"samples": len(ids), "dimensions": dimensions}

@@ -16,7 +16,7 @@ from presel.models.hardware import inference_settings, runs_under_autocast
 from presel.models.lvlm import Lvlm
 from presel.stages.instructions import SamplesStage
 from presel.stages.results import TableStage
-from presel.stages.token_batches import cut_by_tokens, longest_first, measure
+from presel.stages.token_batches import encoded_batches, measure, shards_by_length
 from presel.stages.tuning import TuningStage
 from presel.storage.shards import Batches, TableShards
 from presel.storage.store import Store
@@ -74,7 +74,6 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
         """
         from presel.models.conversations import ConversationEncoder
         from presel.models.losses import Scorer
-        from presel.models.prefetch import prefetched
         from presel.models.prompt_pairs import pair, pair_batch
 
         encoder = ConversationEncoder(self.lvlm)
@@ -85,28 +84,27 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
             adapter = None if isinstance(self.model, Lvlm) else store.load(self.model)
             model = self.lvlm.load_for_inference(self.runtime.hardware, adapter)
             scorer = Scorer(model, runs_under_autocast(self.runtime.hardware, self.lvlm.dtype))
-            chosen = [[examples[row] for row in batch] for batch in batches]
-            for batch, encoded in zip(
-                batches, prefetched(chosen, partial(pair_batch, encoder), self.runtime.workers), strict=True
-            ):
-                losses = scorer.losses(encoded)
+            encode = partial(pair_batch, encoder)
+            for rows, batch in encoded_batches(batches, examples, encode, self.runtime.workers):
+                losses = scorer.losses(batch)
                 yield pd.DataFrame(
                     {
-                        "row": batch,
+                        "row": rows,
                         "loss_with_question": losses.with_question.double().numpy(),
                         "loss_without_question": losses.without_question.double().numpy(),
                         "el2n": losses.el2n.double().numpy(),
                         "n_tokens": losses.n_tokens.numpy(),
-                        "passes": scorer.passes(encoded).numpy(),
+                        "passes": scorer.passes(batch).numpy(),
                     }
                 )
 
-        return TableShards(
-            folder=folder / "shards",
-            items=longest_first(lengths),
+        return shards_by_length(
+            TableShards[int],
+            folder,
+            lengths,
+            self.runtime.batch_tokens,
             label="scoring samples",
-            to_batches=partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
-            compute_batches=score,
+            compute=score,
             measured={"truncated": truncated},
         )
 
@@ -119,7 +117,7 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
         """
         scored = shards.joined().sort_values("row", ignore_index=True)
         table = scored.drop(columns=["row", "passes"])
-        table.insert(0, "id", [record.id for record in store.load(self.instructions)])
+        table.insert(0, "id", self.instructions.ids(store))
         check_losses(table, ["loss_with_question", "loss_without_question", "el2n"], self.lvlm)
         self.write(folder, table)
         certain = int((table["loss_without_question"] == 0).sum())

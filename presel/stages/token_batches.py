@@ -1,17 +1,22 @@
 """Batches of samples of similar length, for stages that run a model on samples."""
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from presel.console import progress
-from presel.storage.shards import Batches
+from presel.storage.shards import Batches, Shards
 
 if TYPE_CHECKING:
     from presel.models.conversations import Encoded, Example
     from presel.models.prompt_pairs import Pair
 
 _log = logging.getLogger(__name__)
+
+AnyShards = TypeVar("AnyShards", bound=Shards[int, Any])
+Encoding = TypeVar("Encoding")
 
 
 def measure(
@@ -35,6 +40,50 @@ def measure(
             "their ends were cut off, as in training"
         )
     return lengths, truncated
+
+
+def shards_by_length(
+    kind: type[AnyShards],
+    folder: Path,
+    lengths: Sequence[int],
+    tokens: int,
+    *,
+    label: str,
+    compute: Callable[[Batches[int]], Iterator[Any]],
+    measured: Mapping[str, Any] | None = None,
+) -> AnyShards:
+    """Shards of samples, named by their row numbers, the longest first.
+
+    Args:
+        kind: Form of the shards.
+        folder: The stage's folder.
+        lengths: Tokens of every sample, (n,).
+        tokens: Maximum tokens per batch, see `cut_by_tokens`.
+        label: Label of the progress bar.
+        compute: Yields one result per batch.
+        measured: Measurements that were made beforehand.
+    """
+    return kind(
+        folder=folder / "shards",
+        items=longest_first(lengths),
+        label=label,
+        to_batches=partial(cut_by_tokens, lengths=lengths, tokens=tokens),
+        compute_batches=compute,
+        measured=measured or {},
+    )
+
+
+def encoded_batches(
+    batches: Batches[int],
+    examples: "Sequence[Example]",
+    encode: "Callable[[Sequence[Example]], Encoding]",
+    workers: int,
+) -> Iterator[tuple[Sequence[int], Encoding]]:
+    """Encodes batches in worker processes, ahead of the model; yields each with its row numbers."""
+    from presel.models.prefetch import prefetched
+
+    chosen = [[examples[row] for row in batch] for batch in batches]
+    yield from zip(batches, prefetched(chosen, encode, workers), strict=True)
 
 
 def longest_first(lengths: Sequence[int]) -> list[int]:

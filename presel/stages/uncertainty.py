@@ -16,7 +16,7 @@ from presel.errors import PreselError
 from presel.models.hardware import inference_settings
 from presel.stages.instructions import InstructionsStage
 from presel.stages.results import TableStage
-from presel.stages.token_batches import cut_by_tokens, longest_first
+from presel.stages.token_batches import encoded_batches, shards_by_length
 from presel.stages.tuning import TuningStage
 from presel.storage.shards import Batches, TableShards
 from presel.storage.store import Store
@@ -99,33 +99,27 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         """The probes, longest first."""
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.decoding import first_token_entropies, prompt_batch
-        from presel.models.prefetch import prefetched
 
         lvlm = self.model.lvlm
         encoder = ConversationEncoder(lvlm)
         images = self.instructions.pool.files(store).images
         probes = self.probes(store, encoder)
-        lengths = [probe.length for probe in probes]
+        examples = [Example(images / probe.image, _turns(probe.question)) for probe in probes]
 
         def ask(batches: Batches[int]) -> Iterator[pd.DataFrame]:
             model = lvlm.load_for_inference(self.runtime.hardware, store.load(self.model))
-            asked = [[probes[row] for row in batch] for batch in batches]
-            examples = [
-                [Example(images / one.image, _turns(one.question)) for one in batch] for batch in asked
-            ]
-            encoded = prefetched(examples, partial(prompt_batch, encoder), self.runtime.workers)
-            for batch, inputs in zip(asked, encoded, strict=True):
-                entropies = first_token_entropies(model, inputs)
-                yield pd.DataFrame(
-                    {"id": [one.id for one in batch], "uncertainty": entropies.double().numpy()}
-                )
+            encode = partial(prompt_batch, encoder)
+            for rows, batch in encoded_batches(batches, examples, encode, self.runtime.workers):
+                entropies = first_token_entropies(model, batch).double().numpy()
+                yield pd.DataFrame({"id": [probes[row].id for row in rows], "uncertainty": entropies})
 
-        return TableShards(
-            folder=folder / "shards",
-            items=longest_first(lengths),
+        return shards_by_length(
+            TableShards[int],
+            folder,
+            [probe.length for probe in probes],
+            self.runtime.batch_tokens,
             label="asking questions",
-            to_batches=partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
-            compute_batches=ask,
+            compute=ask,
         )
 
     def join(self, store: Store, folder: Path, shards: TableShards[int]) -> dict[str, Any]:

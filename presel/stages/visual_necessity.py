@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from presel.models.lvlm import Lvlm
 from presel.stages.instructions import InstructionsStage
 from presel.stages.relevance import check_losses
 from presel.stages.results import TableStage
-from presel.stages.token_batches import cut_by_tokens, longest_first, measure
+from presel.stages.token_batches import encoded_batches, measure, shards_by_length
 from presel.storage.shards import Batches, TableShards
 from presel.storage.store import Store
 
@@ -44,7 +43,6 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
         from presel.models.conversations import ConversationEncoder
         from presel.models.hardware import device_for
         from presel.models.losses import image_losses
-        from presel.models.prefetch import prefetched
 
         conversations = ConversationEncoder(self.lvlm)
         examples = self.instructions.examples(store)
@@ -54,9 +52,8 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
             model = self.lvlm.load_model().to(device_for(self.runtime.hardware.accelerator))
-            chosen = [[examples[row] for row in batch] for batch in batches]
-            prepared = prefetched(chosen, conversations.batch, self.runtime.workers)
-            for rows, batch in zip(batches, prepared, strict=True):
+            workers = self.runtime.workers
+            for rows, batch in encoded_batches(batches, examples, conversations.batch, workers):
                 losses = image_losses(model, batch, conversations.image_token)
                 yield pd.DataFrame(
                     {
@@ -67,12 +64,13 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
                     }
                 )
 
-        return TableShards(
-            folder=folder / "shards",
-            items=longest_first(lengths),
+        return shards_by_length(
+            TableShards[int],
+            folder,
+            lengths,
+            self.runtime.batch_tokens,
             label="scoring samples",
-            to_batches=partial(cut_by_tokens, lengths=lengths, tokens=self.runtime.batch_tokens),
-            compute_batches=score,
+            compute=score,
             measured={"truncated": truncated},
         )
 
@@ -83,7 +81,7 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
             PreselError: As in `check_losses`.
         """
         table = shards.joined().sort_values("row", ignore_index=True).drop(columns="row")
-        table.insert(0, "id", [record.id for record in store.load(self.instructions)])
+        table.insert(0, "id", self.instructions.ids(store))
         check_losses(table, ["loss_with_image", "loss_without_image"], self.lvlm)
         self.write(folder, table)
         return {"samples": len(table), "tokens": int(table["n_tokens"].sum()), **shards.measured}
