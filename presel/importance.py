@@ -171,7 +171,7 @@ def gain_weights(gains: Mapping[Task, float], exponent: float = 0.5) -> dict[Tas
     positive = np.maximum(values, 0)
     if not positive.any():
         positive = np.ones_like(values)
-    # Relative to the largest, so that no exponent overflows; 0 ** 0 is 1, but who does not gain gets nothing.
+    # Relative to the largest, so that no exponent overflows. A task that does not gain gets 0, not 0 ** 0.
     shares = np.where(positive > 0, (positive / positive.max()) ** exponent, 0)
     return dict(zip(gains, (shares / math.fsum(shares.tolist())).tolist(), strict=True))
 

@@ -43,8 +43,8 @@ class Listing(NamedTuple):
     def sample(self, size: int | None, per_task: int | None) -> "Listing":
         """A uniform random sample of the items, in their order.
 
-        Which items are in it depends on their ids alone, neither on their order nor on a seed, and a smaller
-        sample is part of every larger one.
+        Which items are in it depends on their ids alone, neither on their order nor on a seed; raising one of
+        the two numbers where the other is None only adds items.
 
         Args:
             size: Maximum number of items, drawn from those that `per_task` leaves; None for all.

@@ -32,23 +32,17 @@ def exact_match(answer: str, reference: str) -> bool:
 
 
 def number_match(answer: str, reference: str) -> bool:
-    """Whether the two are the same number, as 1,195 and 1195.0 are; exact match if one is no number."""
-    found, wanted = _number(answer), _number(reference)
-    if found is None or wanted is None:
-        return exact_match(answer, reference)
-    return found == wanted
+    """Whether both are the same number, as 1,195 and 1195.0 are; exact match if either is not a number."""
+    return _numbers_agree(answer, reference, 0)
 
 
 def relaxed_accuracy(answer: str, reference: str) -> bool:
-    """Whether a number is within 5 % of the reference; exact match if one of the two is no number.
+    """Whether a number is within 5 % of the reference; exact match if either is not a number.
 
     The metric of ChartQA (Masry et al. 2022). A percent sign divides by 100, as in lmms-eval and
     Pix2Struct; commas may separate thousands.
     """
-    found, wanted = _number(answer), _number(reference)
-    if found is None or wanted is None:
-        return exact_match(answer, reference)
-    return abs(found - wanted) <= _RELATIVE_ERROR * abs(wanted)
+    return _numbers_agree(answer, reference, _RELATIVE_ERROR)
 
 
 def letter_accuracy(answer: str, reference: str) -> bool:
@@ -151,6 +145,13 @@ METRICS: dict[str, Metric] = {
 
 def _plain(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(".")
+
+
+def _numbers_agree(answer: str, reference: str, relative_error: float) -> bool:
+    found, wanted = _number(answer), _number(reference)
+    if found is None or wanted is None:
+        return exact_match(answer, reference)
+    return abs(found - wanted) <= relative_error * abs(wanted)
 
 
 def _number(text: str) -> float | None:

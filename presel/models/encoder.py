@@ -89,7 +89,7 @@ class Encoder(ModelFiles):
             # Its settings may have the right types and still not match its weights or any image.
             with model_errors(f"{name} fails on an image"):
                 tried = features(_pixels(processor, [Image.new("RGB", (64, 64))]))
-            _check_finite(tried, name)
+            check_finite(tried, name)
             for pixels in prefetched(batches, partial(_opened_pixels, processor), workers):
                 yield features(pixels)
 
@@ -137,11 +137,12 @@ class LvlmEncoder:
                 tokens = torch.stack(list(output.pooler_output)).float()  # (n, tokens, h)
                 parts = (tokens.mean(dim=1), tokens.std(dim=1, correction=0))  # (n, h) each
                 features = torch.cat(parts, dim=1).half().cpu().numpy()
-                _check_finite(features, self.path)
+                check_finite(features, self.path)
                 yield features
 
 
-def _check_finite(features: NDArray[np.float16], name: str) -> None:
+def check_finite(features: NDArray[np.float16], name: str) -> None:
+    """Raises a `PreselError` if features by the model `name` are NaN or infinite."""
     if not np.isfinite(features).all():
         raise PreselError(f"{name}: its features are NaN or infinite; copy the model again")
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from presel.data.prompts import IMAGE_TOKEN
 from presel.errors import PreselError
+from presel.models.encoder import check_finite
 from presel.models.lvlm import Lvlm
 from presel.models.model_files import locate
 from presel.models.pretrained import load_pretrained
@@ -93,7 +94,9 @@ class ImageTokenEncoder:
                     use_cache=False,
                 )
                 hidden = states.pop()[:, places]  # (n, image tokens, d)
-                yield hidden.float().mean(dim=1).half().cpu().numpy()
+                features = hidden.float().mean(dim=1).half().cpu().numpy()
+                check_finite(features, self.lvlm.path)
+                yield features
 
 
 def _layers(model: "PreTrainedModel", lvlm: Lvlm) -> "ModuleList":

@@ -13,7 +13,7 @@ from presel.runs import RunRecord
 
 # Seeds behind each row of the paper's tables.
 _ENOUGH_SEEDS = 5
-# Of fewer strategies not even equal orders are significant: of four, two-sided p = 2/4! = 0.08.
+# Of fewer strategies not even identical orders are significant: with four, p = 2/4! = 0.08 (two-sided).
 _ENOUGH_STRATEGIES = 5
 _INTERVALS = (
     f"In brackets 95 % intervals of the difference: against {BASELINE} by a paired bootstrap over "

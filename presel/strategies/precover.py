@@ -11,6 +11,7 @@ from presel.errors import PreselError
 from presel.importance import Relevance
 from presel.selection.arrays import IntVector
 from presel.selection.coverage import facility_location, nearest_to_centers
+from presel.selection.feature_rows import FeatureRows
 from presel.selection.threads import for_each_task
 from presel.selection.uncertainty import uncertain_and_diverse
 from presel.strategies.base import SelectionContext, Strategy
@@ -107,30 +108,28 @@ class PreCover(Strategy):
         images["task_budget"] = images["task"].map(budgets)
         images["why"] = pd.Series("reference", index=images.index).where(bought)
         images["rank"] = np.nan
-        vectors = None
-        if self.picks != "random":
-            try:
-                vectors = context.features.rows_of(images["id"], center=self.center)
-            except ValueError as error:
-                raise PreselError(f"strategy=precover: {error}") from error
+        vectors = None if self.picks == "random" else self._vectors(context, images["id"])
         if self.picks == "uncertainty":
             known = context["uncertainty"].set_index("id")["uncertainty"]
             images["uncertainty"] = images["id"].map(known)
-            doubt = images["uncertainty"].to_numpy()
+            uncertainty = images["uncertainty"].to_numpy()
 
         def choose(task: tuple[IntVector, int, int]) -> IntVector:
             rows, budget, seed = task
+            available = ~bought[rows]
             if vectors is None:
-                return np.random.default_rng(seed).permutation(rows[~bought[rows]])[:budget]
-            features, available = vectors.subset(rows), ~bought[rows]
+                return np.random.default_rng(seed).permutation(rows[available])[:budget]
+            features = vectors.subset(rows)
             if self.picks == "kmeans":
                 return rows[nearest_to_centers(features, available, budget, seed)]
-            if self.picks == "uncertainty":
-                unsure, rng = doubt[rows], np.random.default_rng(seed)
-                return rows[
-                    uncertain_and_diverse(features, unsure, available, ~available, budget, rng, self.beta)
-                ]
-            return rows[facility_location(features, available, ~available, budget)]
+            if self.picks == "facility_location":
+                return rows[facility_location(features, available, ~available, budget)]
+            rng = np.random.default_rng(seed)
+            return rows[
+                uncertain_and_diverse(
+                    features, uncertainty[rows], available, ~available, budget, rng, self.beta
+                )
+            ]
 
         members = images.groupby("task").indices
         tasks = [
@@ -141,6 +140,12 @@ class PreCover(Strategy):
             images.loc[chosen, "why"] = self.picks
             images.loc[chosen, "rank"] = np.arange(1, len(chosen) + 1)
         return images.assign(selected=images["why"].notna())
+
+    def _vectors(self, context: SelectionContext, ids: pd.Series) -> FeatureRows:
+        try:
+            return context.features.rows_of(ids, center=self.center)
+        except ValueError as error:
+            raise PreselError(f"strategy=precover: {error}") from error
 
     def _weights(self, context: SelectionContext) -> dict[str, float]:
         if self.budgets == "relevance":
