@@ -85,7 +85,8 @@ def fill_tasks(weights: npt.ArrayLike, owned: npt.ArrayLike, sizes: npt.ArrayLik
     Returns:
         Images to add to each task, shape (M,), rounded as in `allocate_tasks`; the sum is exactly
         `min(budget, sizes.sum()) - owned.sum()`. Tasks of weight 0 get images only once all others are full.
-        If nothing is bought, the result is that of `allocate_tasks`.
+        If nothing is bought, the result is that of `allocate_tasks`. Unlike there, a task can lose an image
+        when the budget grows by one, though rarely.
 
     Raises:
         ValueError: As in `allocate_tasks`, or if a task owns more images than it has, or the budget is below

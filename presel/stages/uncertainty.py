@@ -47,7 +47,9 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
 
     Only questions that are bought already are asked: those about other images of the same task, or of all
     tasks if the task's own have none. Questions that are too long for the model are left out. An image's
-    uncertainty is the mean entropy of the distribution of the first answer token.
+    uncertainty is the mean entropy of the distribution of the first answer token. It says little where that
+    token is the same whatever the answer, as for numbers with Llama 2's tokenizer, which begins them by a
+    token for the space.
 
     Leaves `uncertainty.parquet`: id, uncertainty (in nats), without the reference set.
 

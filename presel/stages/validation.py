@@ -13,7 +13,7 @@ from presel.storage.store import Store
 class ValidationStage(SamplesStage):
     """The usable validation samples with their answers.
 
-    They are no part of the pool, so that no ledger records them.
+    They are not part of the pool, so no ledger records them.
     """
 
     name: ClassVar[str] = "samples"

@@ -67,7 +67,7 @@ class SelectionContext:
     learning_gain = Result[pd.DataFrame]()
     # Neighbor centrality, by task and id: id, task, cluster, centrality (NaN in the reference set).
     centrality = Result[pd.DataFrame]()
-    # Held-out samples of the target tasks, whose answers only the gradients hold: id, image, task.
+    # Held-out samples of the target tasks, without their answers: id, image, task.
     validation = Result[pd.DataFrame]()
 
     # Those below take the instructions of the whole pool.

@@ -32,7 +32,7 @@ class Targeted(Strategy):
     """Base of the strategies that look for samples with influence on target tasks.
 
     They read the instructions of the whole pool and, besides, labeled validation samples of the target tasks
-    (group `validation`), which no ledger counts: rivals that never see a benchmark's answers know less.
+    (group `validation`), which no ledger counts: an advantage over all other strategies.
 
     Attributes:
         dimension: Dimension of the projected gradients.

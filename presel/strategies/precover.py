@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from presel.pipeline import Pipeline
     from presel.storage.stage import Stage
 
-# What the budgets that rest on the reference set are measured by.
+# What these budgets are computed from, besides the reference set.
 _MEASURED = {
     "relevance": ("relevance",),
     "image_relevance": ("relevance", "swapped_relevance"),
