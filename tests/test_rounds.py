@@ -178,7 +178,7 @@ def test_the_doctor_counts_the_samples_of_every_round(in_process: Program, pool_
         "instructions (reference)": [3],
         "instructions (round 1)": [3],
         "instructions (round 2)": [3],
-        "relevance (round 1, untuned)": [3],
+        "relevance (round 1, base)": [3],
         "relevance (round 2)": [3, 3],
         "training_set (round 1)": [6],
         "model (round 1)": [6],
