@@ -386,15 +386,15 @@ def test_an_image_in_the_place_of_its_path_is_not_carried_on(tmp_path: Path) -> 
 def test_the_remedy_is_a_setting_of_the_files_own_group(tmp_path: Path) -> None:
     path = written(tmp_path, [fields(), fields()])
     with pytest.raises(PreselError, match=r"their positions \(evaluation\.ids=position\)"):
-        LlavaBenchmarks(annotations=path, images=tmp_path)._files.records()
+        LlavaBenchmarks(annotations=path, images=tmp_path).listed_files.records()
 
 
 def test_only_benchmarks_read_further_references(tmp_path: Path) -> None:
     path = written(tmp_path, [fields(references=["A cat.", "A pet."]), fields(id="b")])
     both = [LlavaBenchmarks(annotations=path, images=tmp_path), LlavaJson(annotations=path, images=tmp_path)]
-    found = [[record.references for record in source._files.records()] for source in both]
+    found = [[record.references for record in source.listed_files.records()] for source in both]
     assert found == [[("A cat.", "A pet."), ()], [(), ()]]
-    write_records(tmp_path / "out.json", both[0]._files.records())
+    write_records(tmp_path / "out.json", both[0].listed_files.records())
     assert "references" not in (tmp_path / "out.json").read_text()
 
 
@@ -415,7 +415,7 @@ def test_references_that_cannot_be_scored_against(
 ) -> None:
     path = written(tmp_path, [fields(), fields(id="b", **changes)])
     with pytest.raises(PreselError) as caught:
-        LlavaBenchmarks(annotations=path, images=tmp_path)._files.records()
+        LlavaBenchmarks(annotations=path, images=tmp_path).listed_files.records()
     assert f"{path}: record 1 (id 'b'): {fault}" in str(caught.value)
 
 

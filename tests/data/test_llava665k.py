@@ -24,7 +24,7 @@ def test_every_task_by_folder_and_wording(tmp_path: Path) -> None:
         text_only[1],
         record("coco/train2017/2.jpg", f"<image>\n{BOX}"),
     ]
-    contents = source(tmp_path, records)._files.contents()
+    contents = source(tmp_path, records).listed_files.contents()
     assert contents.text_only == 2
     assert [one.task for one in contents.records] == [*MIXTURE, "refcoco"]
     # All have one id in the file; their positions tell them apart.
@@ -35,7 +35,7 @@ def test_every_task_by_folder_and_wording(tmp_path: Path) -> None:
 
 def test_grouped_tasks_are_one(tmp_path: Path) -> None:
     grouped = source(tmp_path, list(MIXTURE.values()), vqa=["vqav2", "gqa"])
-    assert {one.task for one in grouped._files.records()} == set(MIXTURE) - {"vqav2", "gqa"} | {"vqa"}
+    assert {one.task for one in grouped.listed_files.records()} == set(MIXTURE) - {"vqav2", "gqa"} | {"vqa"}
     assert grouped.identity() != source(tmp_path, list(MIXTURE.values())).identity()
     with pytest.raises(ValueError, match="there is no task 'vqa2'"):
         source(tmp_path, [], vqa=["vqa2"])
@@ -52,4 +52,4 @@ def test_a_folder_that_is_not_the_mixtures_is_told() -> None:
 
 def test_a_mixture_without_images_is_no_pool(tmp_path: Path) -> None:
     with pytest.raises(PreselError, match="the file has no records with an image"):
-        source(tmp_path, [record(None, "Write a poem.")])._files.contents()
+        source(tmp_path, [record(None, "Write a poem.")]).listed_files.contents()
