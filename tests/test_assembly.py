@@ -30,7 +30,7 @@ def test_the_parts_compute_what_they_computed_apart(
     lvlm = Lvlm(path=str(tmp_path / "base"), template="vicuna_v1")
     encoder, model = ConversationEncoder(lvlm), lvlm.load_model()
     turns: Any = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "apples"}]
-    batch = encoder.batch([Example(public / "picture.png", turns)])
+    batch = encoder.batch([Example([public / "picture.png"], turns)])
     labels = batch.pop("labels")
     assert encoder.tokenizer.decode(labels[labels >= 0]).strip() == "apples</s>"
     logits = model(**batch).logits

@@ -53,7 +53,7 @@ def score_by_hand(example: Example, text: str) -> float:
     ids = tokenizer(text)["input_ids"]
     if len(ids) > MAX_TOKENS:
         ids = [*ids[: MAX_TOKENS - 1], tokenizer.eos_token_id]
-    pixels = CLIPImageProcessorPil.from_pretrained(FOLDER)(open_image(example.image), return_tensors="pt")
+    pixels = CLIPImageProcessorPil.from_pretrained(FOLDER)(open_image(example.images[0]), return_tensors="pt")
     with torch.inference_mode():
         image = model.get_image_features(**pixels).pooler_output[0]
         words = model.get_text_features(torch.tensor([ids])).pooler_output[0]
@@ -65,7 +65,7 @@ def examples(pool_folder: Path) -> list[Example]:
     turns = [record(number)["conversations"] for number in range(6)]
     turns[4] = [*turns[4], {"from": "human", "value": "Sure?"}, {"from": "gpt", "value": "Yes."}]
     turns[5] = [*turns[5], {"from": "human", "value": "Sure? " * 60}, {"from": "gpt", "value": "Yes."}]
-    return [Example(pool_folder / "images" / f"{number:04}.png", one) for number, one in enumerate(turns)]
+    return [Example([pool_folder / "images" / f"{number:04}.png"], one) for number, one in enumerate(turns)]
 
 
 def test_a_conversation_is_read_without_its_image_token(examples: list[Example]) -> None:
@@ -84,7 +84,7 @@ def test_scores_are_the_cosines_of_transformers_own_embeddings(examples: list[Ex
 
 
 def test_what_a_text_says_beyond_the_limit_does_not_count(examples: list[Example]) -> None:
-    longer = Example(examples[5].image, [*examples[5].conversations, *examples[0].conversations])
+    longer = Example(examples[5].images, [*examples[5].conversations, *examples[0].conversations])
     assert scores([examples[5], longer]) == pytest.approx([scores(examples)[5]] * 2, abs=1e-5)
 
 
@@ -96,9 +96,9 @@ def test_a_caption_fits_its_own_picture_better_than_another(tmp_path: Path) -> N
     for image, picture in zip(images, render_scenes(scenes), strict=True):
         Image.fromarray(picture).save(image)
     texts = [as_turns(one) for one in turns]
-    own = scores([Example(image, text) for image, text in zip(images, texts, strict=True)])
+    own = scores([Example([image], text) for image, text in zip(images, texts, strict=True)])
     shuffled = scores(
-        [Example(image, text) for image, text in zip(images, texts[1:] + texts[:1], strict=True)]
+        [Example([image], text) for image, text in zip(images, texts[1:] + texts[:1], strict=True)]
     )
     assert np.mean(np.array(own) > np.array(shuffled)) > 0.95
 

@@ -96,7 +96,7 @@ def by_definition(model: PreTrainedModel, encoder: ConversationEncoder, example:
 def test_features_equal_a_plain_pass_sample_by_sample(pool_folder: Path) -> None:
     model, encoder = LVLM.load_model(), ConversationEncoder(LVLM)
     examples = [
-        Example(pool_folder / "images" / f"{number:04}.png", conversation(number)) for number in range(12)
+        Example([pool_folder / "images" / f"{number:04}.png"], conversation(number)) for number in range(12)
     ]
     multimodal = MultimodalEncoder(model, LVLM.language_model, encoder.image_token)
     features = multimodal.features(encoder.batch(examples)).numpy()
@@ -132,7 +132,7 @@ def test_the_stage_names_its_rows(store: Store, features_stage: MultimodalFeatur
     model, encoder = LVLM.load_model(), ConversationEncoder(LVLM)
     images = features_stage.instructions.pool.source.files(store).images
     for number in range(0, 60, 7):
-        expected = by_definition(model, encoder, Example(images / f"{number:04}.png", conversation(number)))
+        expected = by_definition(model, encoder, Example([images / f"{number:04}.png"], conversation(number)))
         np.testing.assert_allclose(array[number], expected, atol=2e-4)
 
 

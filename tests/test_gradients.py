@@ -79,7 +79,7 @@ def examples(tuned: Path) -> list[Example]:
         turns = record(number)["conversations"]
         turns[1]["value"] += " Sure." * (3 * number % 4)
         turns += [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": f"{number}"}] * (number % 2)
-        found.append(Example(tuned / "images" / f"{number:04}.png", turns))
+        found.append(Example([tuned / "images" / f"{number:04}.png"], turns))
     return found
 
 

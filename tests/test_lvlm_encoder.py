@@ -28,7 +28,7 @@ def images(tmp_path: Path) -> list[Path]:
 def test_features_are_moments_of_the_tokens_that_the_language_model_gets(images: list[Path]) -> None:
     model, conversations = LVLM.load_model(), ConversationEncoder(LVLM)
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]
-    batch = conversations.batch([Example(file, turns) for file in images])  # type: ignore[arg-type]
+    batch = conversations.batch([Example([file], turns) for file in images])  # type: ignore[arg-type]
     seen: list[torch.Tensor] = []
     model.get_submodule("model.language_model").register_forward_pre_hook(
         lambda _, __, given: seen.append(given["inputs_embeds"]), with_kwargs=True

@@ -41,7 +41,7 @@ def test_features_are_the_image_tokens_of_any_prompt_in_that_layer(pool_folder: 
     model, conversations = LVLM.load_model(), ConversationEncoder(LVLM)
     for number, (feature, image) in enumerate(zip(features, images, strict=True)):
         # A question and an answer, as of the pool, behind the image.
-        batch = conversations.batch([Example(image, record(number)["conversations"])])
+        batch = conversations.batch([Example([image], record(number)["conversations"])])
         with torch.inference_mode():
             states = model(**batch, output_hidden_states=True).hidden_states
         assert len(states) == 5

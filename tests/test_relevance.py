@@ -52,9 +52,9 @@ def test_a_model_tuned_in_bf16_computes_in_it_and_is_scored_in_one_pass(
         {"from": "human", "value": "<image>\nHow many circles?"},
         {"from": "gpt", "value": "There are 3 circles."},
     ]
-    batch = pair_batch(encoder, [Example(pool_folder / "images" / "0000.png", turns)])
+    batch = pair_batch(encoder, [Example([pool_folder / "images" / "0000.png"], turns)])
     mixed = LVLM.load_for_inference(Hardware(accelerator="cpu", precision="bf16-mixed"))
-    inputs = encoder.batch([Example(pool_folder / "images" / "0000.png", turns)])
+    inputs = encoder.batch([Example([pool_folder / "images" / "0000.png"], turns)])
     assert mixed(**inputs).logits.dtype == torch.bfloat16
     scorer = Scorer(mixed, autocast=True)
     losses = scorer.losses(batch)
@@ -85,7 +85,8 @@ def conversation(generator: np.random.Generator) -> list[Turn]:
 def mixed(pool_folder: Path) -> list[Example]:
     generator = np.random.default_rng(0)
     return [
-        Example(pool_folder / "images" / f"{number:04}.png", conversation(generator)) for number in range(60)
+        Example([pool_folder / "images" / f"{number:04}.png"], conversation(generator))
+        for number in range(60)
     ]
 
 

@@ -41,7 +41,7 @@ def test_a_step_equals_plain_autograd(pool_folder: Path) -> None:
     answers = ["yes", "There are 3 red circles.", "a 7", "no, there is one more"]
     examples = [
         Example(
-            pool_folder / "images" / f"000{number}.png",
+            [pool_folder / "images" / f"000{number}.png"],
             [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": answer}],
         )
         for number, answer in enumerate(answers)

@@ -43,7 +43,7 @@ def records(pool_folder: Path) -> list[Record]:
 
 
 def examples(records: list[Record], folder: Path) -> list[Example]:
-    return [Example(folder / "images" / record.image, record.conversations) for record in records]
+    return [Example([folder / "images" / record.image], record.conversations) for record in records]
 
 
 @st.composite
@@ -206,7 +206,8 @@ def test_answers_do_not_depend_on_the_batch(
 ) -> None:
     model = LVLM.load_model()
     questions = [
-        Example(pool_folder / "images" / record.image, [*record.conversations[:1]]) for record in records[:6]
+        Example([pool_folder / "images" / record.image], [*record.conversations[:1]])
+        for record in records[:6]
     ]
 
     def answers(asked: list[Example]) -> list[str]:

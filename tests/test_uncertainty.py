@@ -74,7 +74,7 @@ def test_entropies_are_those_of_the_plain_model_one_by_one(in_process: Program, 
         entropies = []
         for record in reference.values():
             if record.task == task:
-                example = Example(pool_folder / "images" / f"{name}.png", record.conversations[:1])
+                example = Example([pool_folder / "images" / f"{name}.png"], record.conversations[:1])
                 with torch.inference_mode():
                     logits = model(**encoder.batch([example])).logits[0, -1]
                 entropies.append(float(torch.distributions.Categorical(logits=logits).entropy()))
@@ -87,7 +87,7 @@ def test_padding_changes_no_entropy(pool_folder: Path) -> None:
     encoder, model = ConversationEncoder(LVLM), LVLM.load_model()
     examples = [
         Example(
-            pool_folder / "images" / f"{number:04}.png",
+            [pool_folder / "images" / f"{number:04}.png"],
             [{"from": "human", "value": "<image>\n" + "Is it red? " * number}],
         )
         for number in range(1, 5)

@@ -75,7 +75,7 @@ def test_losses_equal_the_models_own_with_the_image_and_with_a_masked_one(
     model: PreTrainedModel, encoder: ConversationEncoder, pool_folder: Path
 ) -> None:
     examples = [
-        Example(pool_folder / "images" / f"{number:04}.png", conversation(number)) for number in range(12)
+        Example([pool_folder / "images" / f"{number:04}.png"], conversation(number)) for number in range(12)
     ]
     found = image_losses(model, encoder.batch(examples), encoder.image_token)
     for row, example in enumerate(examples):
@@ -99,7 +99,7 @@ def test_losses_equal_the_models_own_with_the_image_and_with_a_masked_one(
 
 def test_a_batch_too_large_for_memory_is_halved(encoder: ConversationEncoder, pool_folder: Path) -> None:
     images = [pool_folder / "images" / f"{number:04}.png" for number in range(7)]
-    batch = encoder.batch([Example(image, conversation(number)) for number, image in enumerate(images)])
+    batch = encoder.batch([Example([image], conversation(number)) for number, image in enumerate(images)])
     model = LVLM.load_model()
     whole = image_losses(model, batch, encoder.image_token)
     room = 3
@@ -156,7 +156,7 @@ def test_the_stages_name_their_rows(
     embeddings = TokenEmbeddings(LVLM)
     for number in range(0, 60, 7):
         image, turns = pool_folder / "images" / f"{number:04}.png", conversation(number)
-        expected = image_losses(model, encoder.batch([Example(image, turns)]), encoder.image_token)
+        expected = image_losses(model, encoder.batch([Example([image], turns)]), encoder.image_token)
         row = table.loc[number, ["loss_with_image", "loss_without_image"]].tolist()
         assert row == pytest.approx([float(value) for value in expected[:2]], abs=1e-5)
         question = turns[0]["value"].removeprefix("<image>").strip()

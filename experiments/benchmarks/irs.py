@@ -44,7 +44,7 @@ def measure(folder: Path, shape: str, samples: int, batch_tokens: int) -> None:
     model = lvlm.load_model().to(device_for("auto"))
     encoder = ConversationEncoder(lvlm)
     records = conversations(photographs(folder / "images", samples))
-    examples = [Example(folder / "images" / record.image, record.conversations) for record in records]
+    examples = [Example([folder / "images" / record.image], record.conversations) for record in records]
     sized = sorted(((len(pair(encoder, one).ids), one) for one in examples), key=lambda item: -item[0])
     lengths, examples = [length for length, _ in sized], [one for _, one in sized]
     chosen = [[examples[row] for row in batch] for batch in fill_batches(lengths, batch_tokens)]

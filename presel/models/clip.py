@@ -57,7 +57,8 @@ class Clip(ModelFiles):
         """Embeds samples batch by batch; worker processes decode and tokenize ahead of the model.
 
         Args:
-            batches: The samples of each batch; texts beyond the model's maximum length are truncated.
+            batches: The samples of each batch; texts beyond the model's maximum length are truncated, and of
+                several images the first is taken.
             workers: Worker processes; 0 prepares in this process. The result does not depend on it.
             accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
 
@@ -96,7 +97,7 @@ def clip_text(conversations: Sequence[Turn]) -> str:
 
 def _inputs(processor: "CLIPProcessor", max_length: int, examples: Sequence["Example"]) -> "BatchFeature":
     return processor(
-        images=[open_image(example.image) for example in examples],
+        images=[open_image(example.images[0]) for example in examples],
         text=[clip_text(example.conversations) for example in examples],
         padding=True,
         truncation=True,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,10 +21,20 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Example:
-    """An image with its conversation, or part of it."""
+    """A conversation, or part of it, with its images.
 
-    image: Path
+    Attributes:
+        images: Files of the images, in the order of their `<image>` in the questions; none if text only.
+        conversations: The turns.
+    """
+
+    images: Sequence[Path]
     conversations: Sequence[Turn]
+
+    @property
+    def name(self) -> str:
+        """Its first image, or the beginning of its text, for messages."""
+        return str(self.images[0]) if self.images else shorten(self.conversations[0]["value"], 60)
 
 
 class Encoded(NamedTuple):
@@ -130,7 +141,7 @@ class ConversationEncoder:
         for example, prompt in zip(examples, encoded, strict=True):
             if prompt.truncated and not cut:
                 raise PreselError(
-                    f"{example.image}: its prompt has {prompt.length} tokens, so that its end would be cut "
+                    f"{example.name}: its prompt has {prompt.length} tokens, so that its end would be cut "
                     f"off; raise lvlm.max_length={self._lvlm.max_length}"
                 )
         length = max(len(prompt.ids) for prompt in encoded)
@@ -140,7 +151,7 @@ class ConversationEncoder:
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "labels": labels,
-            "pixel_values": self.pixels([example.image for example in examples]),
+            "pixel_values": self.pixels([image for example in examples for image in example.images]),
         }
 
 

@@ -88,7 +88,9 @@ def fine_tune(
     throughput, step_counter = Throughput(base, encoder.image_token), _StepCounter()
     model = _prepared(base, lvlm, settings)
 
-    batches = _Batches(encoder, [Example(images / record.image, record.conversations) for record in records])
+    batches = _Batches(
+        encoder, [Example([images / record.image], record.conversations) for record in records]
+    )
     largest = _largest(epochs, measured.lengths)
     processes = total_processes(hardware)
     checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"

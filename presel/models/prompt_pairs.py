@@ -112,7 +112,7 @@ def pair_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> Pai
         pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
         for rows, value in zip(columns, fill, strict=True)
     )
-    pixels = encoder.pixels([example.image for example in examples])
+    pixels = encoder.pixels([image for example in examples for image in example.images])
     shares_image = torch.tensor([one.shares_image for one in pairs])
     return PairBatch(ids, labels, positions, parts, pixels, shares_image)
 

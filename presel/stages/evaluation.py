@@ -133,7 +133,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
 
         def answer(batches: Batches[Question]) -> Iterator[pd.DataFrame]:
             model = self.lvlm.load_for_inference(self.runtime.hardware, adapter)
-            chosen = [[Example(images / item.image, item.prompt) for item in batch] for batch in batches]
+            chosen = [[Example([images / item.image], item.prompt) for item in batch] for batch in batches]
             for asked, encoded in zip(
                 batches, prefetched(chosen, partial(prompt_batch, encoder), self.runtime.workers), strict=True
             ):

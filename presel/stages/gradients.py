@@ -99,7 +99,7 @@ def _answered(encoder: "ConversationEncoder", example: "Example") -> "Encoded":
     prompt = encoder.tokens(example.conversations)
     if all(label == IGNORED for label in prompt.labels):
         raise PreselError(
-            f"{example.image}: none of its responses lies within the first {len(prompt.ids)} tokens, so it "
+            f"{example.name}: none of its responses lies within the first {len(prompt.ids)} tokens, so it "
             "has no gradient; raise lvlm.max_length"
         )
     return prompt
@@ -109,7 +109,7 @@ def _check_finite(gradients: NDArray[np.float32], examples: "list[Example]") -> 
     broken = ~np.isfinite(gradients).all(axis=1)
     if broken.any():
         raise PreselError(
-            f"{examples[int(broken.argmax())].image}: the gradient of its loss under the reference model is "
+            f"{examples[int(broken.argmax())].name}: the gradient of its loss under the reference model is "
             "not a number; compute more precisely (lvlm.dtype=float32, or bfloat16 instead of float16), or "
             "lower tune.lr"
         )

@@ -54,7 +54,7 @@ class SamplesStage(Stage[list[Record]]):
         from presel.models.conversations import Example
 
         images = self.pool.files(store).images
-        return [Example(images / record.image, record.conversations) for record in store.load(self)]
+        return [Example([images / record.image], record.conversations) for record in store.load(self)]
 
 
 @dataclass(frozen=True, kw_only=True)

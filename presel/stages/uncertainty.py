@@ -106,7 +106,7 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         encoder = ConversationEncoder(lvlm)
         images = self.instructions.pool.files(store).images
         probes = self.probes(store, encoder)
-        examples = [Example(images / probe.image, _turns(probe.question)) for probe in probes]
+        examples = [Example([images / probe.image], _turns(probe.question)) for probe in probes]
 
         def ask(batches: Batches[int]) -> Iterator[pd.DataFrame]:
             model = lvlm.load_for_inference(self.runtime.hardware, store.load(self.model))
