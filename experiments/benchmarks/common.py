@@ -1,4 +1,4 @@
-"""What the benchmarks share: a clock, a table, and the line of JSON at the end.
+"""What the benchmarks share: a clock, rows of results, a table, and the line of JSON at the end.
 
 The benchmarks are run by path, so this module is their neighbor and not part of a package.
 """
@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 Row = dict[str, Any]
@@ -19,6 +20,33 @@ def timed(work: Callable[[], Result]) -> tuple[Result, float]:
     started = time.perf_counter()
     result = work()
     return result, time.perf_counter() - started
+
+
+class Rows(list[Row]):
+    """Rows of results; each is also appended to a file of JSON lines, if one is named, once it is known."""
+
+    def __init__(self, benchmark: str, file: Path | None = None) -> None:
+        """Takes the benchmark's name, which every line repeats."""
+        super().__init__()
+        self._benchmark, self._file = benchmark, file
+
+    def add(self, what: str, **values: Any) -> None:
+        """Adds a row."""
+        self.append({"what": what, **values})
+        if self._file is not None:
+            with self._file.open("a") as file:
+                file.write(json.dumps({"benchmark": self._benchmark, **self[-1]}) + "\n")
+
+
+def peak_memory() -> float | None:
+    """The most GPU memory, in GB, that tensors took since the last call; None without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    torch.cuda.reset_peak_memory_stats()
+    return peak
 
 
 def table(rows: list[Row]) -> str:
@@ -35,14 +63,18 @@ def table(rows: list[Row]) -> str:
 
 
 def last_line(**results: Any) -> str:
-    """One line of JSON: the results and the machine."""
+    """One line of JSON: the machine and the results."""
+    return json.dumps({"machine": machine(), **results})
+
+
+def machine() -> Row:
+    """What the figures depend on."""
     import torch
 
-    machine = {
+    return {
         "processors": os.cpu_count(),
         "machine": platform.machine(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
     }
-    return json.dumps({"machine": machine, **results})

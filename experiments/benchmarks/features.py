@@ -2,18 +2,20 @@
 
     python experiments/benchmarks/features.py [--encoder base|small] [--images 96] [--workers 2]
 
-JPEGs of 640 × 480 are decoded and resized in worker processes ahead of a DINOv2 with random weights, of the
-base model's shape or the small one's; the bound is the same model on tensors that lie ready. Prints a table
-and, last, one line of JSON.
+JPEGs of 640 × 480, 64 different ones at most, are decoded and resized in worker processes ahead of a DINOv2
+with random weights, of the base model's shape or the small one's; the bound is the same model on tensors that
+lie ready. Prints a table and, last, one line of JSON.
 """
 
 import argparse
 import tempfile
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import Row, last_line, table, timed
+from common import Rows, last_line, table, timed
 from llava import photographs
 from transformers import AutoImageProcessor, AutoModel, BitImageProcessorPil, Dinov2Config, Dinov2Model
 
@@ -23,6 +25,7 @@ from presel.models.hardware import device_for
 from presel.storage.shards import chunks
 
 WIDTHS = {"small": 384, "base": 768}
+_DIFFERENT = 64
 
 
 def main() -> None:
@@ -34,6 +37,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rows", type=Path, help="file to which each row is appended at once")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), options)
@@ -42,15 +46,19 @@ def main() -> None:
 def measure(folder: Path, options: argparse.Namespace) -> None:
     """Encodes the same images from files and from tensors, in turn, twice each; the better time counts."""
     model_folder = random_dinov2(folder / "model", WIDTHS[options.encoder])
-    files = photographs(folder / "images", options.images)
+    different = photographs(folder / "images", min(_DIFFERENT, options.images))
+    files = list(islice(cycle(different), options.images))
     encoder = Encoder(path=str(model_folder), batch_size=options.batch_size)
     batches = list(chunks(files, options.batch_size))
     device = device_for("auto")
     processor = AutoImageProcessor.from_pretrained(model_folder, backend="pil")
-    ready = [
-        processor(images=[open_image(file) for file in batch], return_tensors="pt")["pixel_values"].to(device)
-        for batch in batches
-    ]
+
+    @cache
+    def prepared(batch: tuple[Path, ...]) -> torch.Tensor:
+        images = [open_image(file) for file in batch]
+        return processor(images=images, return_tensors="pt")["pixel_values"].to(device)
+
+    ready = [prepared(tuple(batch)) for batch in batches]
     model = AutoModel.from_pretrained(model_folder).to(device).eval()
 
     @torch.inference_mode()
@@ -68,10 +76,9 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         np.abs(np.concatenate(found).astype(np.float32) - np.concatenate(expected).astype(np.float32)).max()
     )
     ratio = min(bare_seconds) / min(seconds)
-    rows: list[Row] = [
-        {"what": "bare model, ready tensors", "images/s": options.images / min(bare_seconds)},
-        {"what": "encode, from files", "images/s": options.images / min(seconds), "of the bound": ratio},
-    ]
+    rows = Rows("features", options.rows)
+    rows.add("bare model, ready tensors", images_per_second=options.images / min(bare_seconds))
+    rows.add("encode, from files", images_per_second=options.images / min(seconds), of_the_bound=ratio)
     print(table(rows))
     print(
         last_line(

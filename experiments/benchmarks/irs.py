@@ -1,27 +1,33 @@
 """Both losses behind IRS: one pass a batch beside two, and beside the released procedure.
 
-    python experiments/benchmarks/irs.py [--shape cpu|7b] [--samples 200]
+    python experiments/benchmarks/irs.py [--shape cpu|7b|tiny] [--samples 200] [--batch-tokens 8192 16384]
 
-All score the same samples by the same randomly initialised LLaVA, with images of 576 tokens. *Two passes*
+All score the same samples by the same randomly initialized LLaVA, with images of 576 tokens. *Two passes*
 are the same batches, each scored with and without the question by plain calls of the model. *Released* is a
 sample at a time, twice, its image loaded for each. The bound counts tokens: those of two passes over one's.
-Prints a table and, last, one line of JSON.
+Utilization is that of one pass: 2 FLOPs per token and parameter of the model's matrices, without the output
+layer, attention scores and padding. Prints a table and, last, one line of JSON.
 """
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from common import Row, last_line, table, timed
-from llava import conversations, photographs, random_llava
+from common import Rows, last_line, peak_memory, table, timed
+from llava import RandomLvlm, compile_layers, conversations, photographs, random_llava
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from presel.models.batching import fill_batches
 from presel.models.conversations import ConversationEncoder, Example
 from presel.models.hardware import device_for
 from presel.models.losses import Losses, Scorer, two_passes
-from presel.models.prompt_pairs import pair, pair_batch
+from presel.models.prefetch import prefetched
+from presel.models.prompt_pairs import PairBatch, pair, pair_batch
+from presel.models.throughput import matrix_parameters, peak_flops
 
 
 def main() -> None:
@@ -29,89 +35,133 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=("cpu", "7b"), default="cpu")
+    parser.add_argument("--shape", choices=("cpu", "7b", "tiny"), default="cpu")
     parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--released", type=int, help="samples of the released procedure; default: all")
+    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[8192])
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images ahead")
+    parser.add_argument("--compiled", action="store_true", help="try compiled layers too, as presel does not")
+    parser.add_argument("--rows", type=Path, help="file to which each row is appended at once")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), options.shape, options.samples, options.batch_tokens)
+        measure(random_llava(Path(folder) / "model", options.shape), Path(folder) / "images", options)
 
 
 @torch.inference_mode()
-def measure(folder: Path, shape: str, samples: int, batch_tokens: int) -> None:
+def measure(lvlm: RandomLvlm, images: Path, options: argparse.Namespace) -> None:
     """Scores the samples in every way."""
-    lvlm = random_llava(folder / "model", shape)
     model = lvlm.load_model().to(device_for("auto"))
     encoder = ConversationEncoder(lvlm)
-    records = conversations(photographs(folder / "images", samples))
-    examples = [Example([folder / "images" / record.image], record.conversations) for record in records]
-    sized = sorted(((len(pair(encoder, one).ids), one) for one in examples), key=lambda item: -item[0])
-    lengths, examples = [length for length, _ in sized], [one for _, one in sized]
-    chosen = [[examples[row] for row in batch] for batch in fill_batches(lengths, batch_tokens)]
-    batches = [pair_batch(encoder, batch) for batch in chosen]
+    records = conversations(photographs(images, options.samples))
+    examples = [Example([images / record.image], record.conversations) for record in records]
+    sized = sorted(((pair(encoder, one), one) for one in examples), key=lambda item: -len(item[0].ids))
+    pairs, examples = [one for one, _ in sized], [one for _, one in sized]
+    lengths = [len(one.ids) for one in pairs]
+    image_tokens = sum(one.ids.count(encoder.image_token) for one in pairs)
     scorer = Scorer(model)
-    scorer.losses(batches[-1])
+    scorer.losses(pair_batch(encoder, examples[-1:]))
 
-    def released(question: bool) -> torch.Tensor:
-        losses = []
+    rows = Rows("irs", options.rows)
+
+    def score(what: str, tokens: int) -> Losses:
+        chosen = [[examples[row] for row in batch] for batch in fill_batches(lengths, tokens)]
+        batches = [pair_batch(encoder, batch) for batch in chosen]
+        # The first use of a shape takes longer, above all of compiled layers.
+        in_turn(scorer, model, [batches[0], batches[-1]])
+        peak_memory()
+        losses, seconds, two_seconds = in_turn(scorer, model, batches)
+        memory = peak_memory()
+        loaded = prefetched(chosen, partial(pair_batch, encoder), options.workers)
+        _, loading_seconds = timed(lambda: [scorer.losses(batch) for batch in loaded])
+        rows.add(
+            what if scorer.single_pass else f"{what} (this model takes two)",
+            batch_tokens=tokens,
+            samples_per_second=len(examples) / seconds,
+            tokens_per_second=sum(lengths) / seconds,
+            with_loading=len(examples) / loading_seconds,
+            faster_than_two_passes=two_seconds / seconds,
+            utilization=utilization(model, sum(lengths), image_tokens, seconds),
+            memory_gb=memory,
+        )
+        return losses
+
+    for tokens in options.batch_tokens:
+        ours = score("one pass", tokens)
+    # The longest first, so every so many of them.
+    taken = range(0, len(examples), len(examples) // (options.released or len(examples)))
+    plain, plain_seconds = timed(lambda: released(encoder, model, [examples[row] for row in taken]))
+    plain_rate = len(taken) / plain_seconds
+    best = max(rows, key=lambda row: row["with_loading"])
+    ratio = best["with_loading"] / plain_rate
+    rows.add("released", with_loading=plain_rate, ours_is_faster=ratio)
+    difference = max(
+        float((ours.with_question[taken] - plain[0]).abs().max()),
+        float((ours.without_question[taken] - plain[1]).abs().max()),
+    )
+    prompts = [[len(encoder.tokens(one.conversations, ask).ids) for ask in (True, False)] for one in examples]
+    bound = sum(map(sum, prompts)) / sum(lengths)
+    if options.compiled:
+        compile_layers(model)
+        score("one pass, layers compiled", best["batch_tokens"])
+    print(table(rows))
+    print(
+        last_line(
+            shape=options.shape,
+            samples=options.samples,
+            tokens_per_second=best["tokens_per_second"],
+            ratio=best["faster_than_two_passes"],
+            bound=bound,
+            fraction_of_bound=best["faster_than_two_passes"] / bound,
+            ratio_to_released=ratio,
+            largest_difference=difference,
+        )
+    )
+
+
+def in_turn(
+    scorer: Scorer, model: PreTrainedModel, batches: Sequence[PairBatch]
+) -> tuple[Losses, float, float]:
+    """Losses, and seconds by the scorer and by two passes.
+
+    A batch by each in turn, so that a machine whose speed drifts is as fast for the one as for the other.
+    """
+    parts, seconds, two_seconds = [], 0.0, 0.0
+    for batch in batches:
+        losses, one_batch = timed(partial(scorer.losses, batch))
+        # Copying the result waits for the device.
+        _, two_batch = timed(lambda batch=batch: [one.cpu() for one in two_passes(model, batch.to(model))])
+        parts.append(losses)
+        seconds, two_seconds = seconds + one_batch, two_seconds + two_batch
+    return Losses(*(torch.cat(values) for values in zip(*parts, strict=True))), seconds, two_seconds
+
+
+def released(
+    encoder: ConversationEncoder, model: PreTrainedModel, examples: Sequence[Example]
+) -> list[Tensor]:
+    """Losses with and without question, (n,) each, a sample at a time."""
+
+    def losses(question: bool) -> Tensor:
+        found = []
         for example in examples:
             inputs = {
                 name: value.to(model.device) for name, value in encoder.batch([example], question).items()
             }
-            losses.append(model(**inputs | {"pixel_values": inputs["pixel_values"].to(model.dtype)}).loss)
-        return torch.stack(losses).cpu()
+            found.append(model(**inputs | {"pixel_values": inputs["pixel_values"].to(model.dtype)}).loss)
+        return torch.stack(found).cpu()
 
-    parts, seconds, two_seconds = [], 0.0, 0.0
-    # In turn, so that a machine whose speed drifts is as fast for the one as for the other.
-    for batch in batches:
-        losses, one_batch = timed(partial(scorer.losses, batch))
-        _, two_batch = timed(partial(two_passes, model, batch.to(model)))
-        parts.append(losses)
-        seconds, two_seconds = seconds + one_batch, two_seconds + two_batch
-    ours = Losses(*(torch.cat(values) for values in zip(*parts, strict=True)))
-    ours_loading, loading_seconds = timed(
-        lambda: [scorer.losses(pair_batch(encoder, batch)) for batch in chosen]
-    )
-    assert len(ours_loading) == len(chosen)
-    plain, plain_seconds = timed(lambda: (released(True), released(False)))
-    difference = max(
-        float((ours.with_question - plain[0]).abs().max()),
-        float((ours.without_question - plain[1]).abs().max()),
-    )
-    prompts = [[len(encoder.tokens(one.conversations, ask).ids) for ask in (True, False)] for one in examples]
-    bound = sum(map(sum, prompts)) / sum(lengths)
-    rows: list[Row] = [
-        {
-            "what": "one pass",
-            "samples/s": samples / seconds,
-            "tokens/s": sum(lengths) / seconds,
-            "passes": 1 if scorer.single_pass else 2,
-        },
-        {"what": "one pass, with loading", "samples/s": samples / loading_seconds},
-        {
-            "what": "two passes",
-            "samples/s": samples / two_seconds,
-            "ours is faster by": two_seconds / seconds,
-        },
-        {
-            "what": "released, with loading",
-            "samples/s": samples / plain_seconds,
-            "ours is faster by": plain_seconds / loading_seconds,
-        },
-    ]
-    print(table(rows))
-    print(
-        last_line(
-            shape=shape,
-            samples=samples,
-            tokens_per_second=sum(lengths) / seconds,
-            ratio=two_seconds / seconds,
-            bound=bound,
-            fraction_of_bound=two_seconds / seconds / bound,
-            ratio_to_released=plain_seconds / loading_seconds,
-            largest_difference=difference,
-        )
-    )
+    return [losses(True), losses(False)]
+
+
+def utilization(model: PreTrainedModel, tokens: int, image_tokens: int, seconds: float) -> float | None:
+    """Model-FLOPs utilization of forward passes; None if the device's peak is unknown."""
+    peak = peak_flops(model.device, model.dtype)
+    if peak is None:
+        return None
+    parameters = matrix_parameters(model)
+    output = model.get_output_embeddings().weight
+    # Weights that are those of the embeddings too are not counted.
+    layers = parameters["language"] - (0 if output is model.get_input_embeddings().weight else output.numel())
+    return 2 * (tokens * layers + image_tokens * parameters["vision"]) / seconds / peak
 
 
 if __name__ == "__main__":

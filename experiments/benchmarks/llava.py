@@ -9,22 +9,27 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
-    LlavaForConditionalGeneration,
+    PreTrainedModel,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.models.assembly import llava_processor
+from presel.models.hardware import device_for
 from presel.models.lvlm import Lvlm
 from presel.models.model_files import BUILTIN, locate
 
 # Width, layers, heads and inner width of the vision tower and of the language model.
 SHAPES = {
+    "tiny": ((32, 2, 2, 64), (64, 2, 2, 128)),
     "cpu": ((128, 4, 4, 512), (384, 4, 6, 1024)),
     "7b": ((1024, 24, 16, 4096), (4096, 32, 32, 11008)),
 }
@@ -32,12 +37,28 @@ _VOCABULARY = 32_064
 _SIDE, _PATCH = 336, 14
 
 
-def random_llava(folder: Path, shape: str) -> Lvlm:
-    """Saves a LLaVA with random weights and 576 image tokens, and the processor that goes with it.
+class RandomLvlm(Lvlm):
+    """A model without a file of weights: every loading draws the same ones, on the device that computes.
+
+    Writing the 13 GB of a 7B model, and reading them once for every measurement, would take minutes.
+    """
+
+    def load_model(self, adapter: Path | None = None) -> PreTrainedModel:
+        """The model, in eval mode; it takes no adapter."""
+        assert adapter is None
+        config = AutoConfig.from_pretrained(self.path)
+        with torch.random.fork_rng(), torch.device(device_for("auto")):
+            torch.manual_seed(0)
+            model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, self.dtype))
+        return model.eval()
+
+
+def random_llava(folder: Path, shape: str) -> RandomLvlm:
+    """A LLaVA with random weights and 576 image tokens.
 
     Args:
-        folder: Receives the model.
-        shape: A key of `SHAPES`; `7b` is LLaVA-1.5-7B's, in bfloat16.
+        folder: Receives its configuration and processor.
+        shape: A key of `SHAPES`; `7b` is LLaVA-1.5-7B's, in bfloat16, and so is `tiny`, to try it out.
     """
     tokenizer = AutoTokenizer.from_pretrained(locate(f"{BUILTIN}digit_llava"), model_max_length=2048)
     (width, layers, heads, inner), (text_width, text_layers, text_heads, text_inner) = SHAPES[shape]
@@ -60,14 +81,18 @@ def random_llava(folder: Path, shape: str) -> Lvlm:
         ),
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
     )
-    dtype = "bfloat16" if shape == "7b" else "float32"
-    torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = LlavaForConditionalGeneration._from_config(config, dtype=getattr(torch, dtype))
-    model.save_pretrained(folder)
+    dtype = "float32" if shape == "cpu" else "bfloat16"
+    config.save_pretrained(folder)
     image_processor = CLIPImageProcessorPil(size={"height": _SIDE, "width": _SIDE}, do_center_crop=False)
     llava_processor(image_processor, tokenizer, _PATCH).save_pretrained(folder)
-    return Lvlm(path=str(folder), template="vicuna_v1", max_length=2048, dtype=dtype)
+    return RandomLvlm(path=str(folder), template="vicuna_v1", max_length=2048, dtype=dtype)
+
+
+def compile_layers(model: torch.nn.Module) -> None:
+    """Compiles each layer of tower and language model: layers of a kind share what is compiled."""
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True)
 
 
 def photographs(folder: Path, count: int) -> list[Path]:
@@ -85,11 +110,11 @@ def photographs(folder: Path, count: int) -> list[Path]:
 
 
 def conversations(files: list[Path], longest: int = 60) -> list[Record]:
-    """One record an image: one to three turns, questions and answers of one to `longest` words."""
+    """One record a file: one to three turns, questions and answers of one to `longest` words."""
     rng = np.random.default_rng(1)
     words = ["the", "red", "circle", "lies", "left", "of", "seven", "what", "color", "is"]
     records = []
-    for file in files:
+    for number, file in enumerate(files):
         turns: list[Turn] = []
         for turn in range(int(rng.integers(1, 4))):
             question, answer = (
@@ -97,5 +122,5 @@ def conversations(files: list[Path], longest: int = 60) -> list[Record]:
             )
             prefix = "" if turn else f"{IMAGE_TOKEN}\n"
             turns += [{"from": "human", "value": prefix + question}, {"from": "gpt", "value": answer}]
-        records.append(Record(file.stem, file.name, "all", tuple(turns)))
+        records.append(Record(f"{number:05}", file.name, "all", tuple(turns)))
     return records

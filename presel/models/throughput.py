@@ -21,16 +21,12 @@ class Throughput(pl.Callback):
     Model-FLOPs utilization assumes 4 FLOPs per token and parameter of the language model (2 forward, 2 for
     the gradient of the activations; the weights are frozen) and 2 per image token and parameter of the vision
     tower, without attention scores, padding, and the recomputation of gradient checkpointing. It is None if
-    Lightning does not know the device's peak, as on CPUs.
+    the device's peak is unknown, as on CPUs.
     """
 
     def __init__(self, model: torch.nn.Module, image_token: int) -> None:
         """Takes the model without adapter, and the id of the image token."""
-        parameters = {"language": 0, "vision": 0}
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1 and "embed" not in name and "projector" not in name:
-                parameters["vision" if "vision" in name else "language"] += weight.numel()
-        self._parameters = parameters
+        self._parameters = matrix_parameters(model)
         self._image_token = image_token
         self._started = self._last = 0.0
         self._counts: torch.Tensor
@@ -67,9 +63,29 @@ class Throughput(pl.Callback):
         if not seconds:
             return {}
         flops = 4 * tokens * self._parameters["language"] + 2 * image_tokens * self._parameters["vision"]
-        peak = get_available_flops(trainer.strategy.root_device, _PRECISIONS[trainer.precision])
+        peak = peak_flops(trainer.strategy.root_device, _PRECISIONS[trainer.precision])
         return {
             "samples_per_second": round(samples / seconds, 2),
             "response_tokens_per_second": round(responses / seconds, 1),
             "utilization": round(flops / seconds / peak / trainer.world_size, 4) if peak else None,
         }
+
+
+def matrix_parameters(model: torch.nn.Module) -> dict[str, int]:
+    """Parameters of the matrices of the `language` model and of the `vision` tower.
+
+    Embeddings and projector are left out.
+    """
+    parameters = {"language": 0, "vision": 0}
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1 and "embed" not in name and "projector" not in name:
+            parameters["vision" if "vision" in name else "language"] += weight.numel()
+    return parameters
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """The peak of a device in dense FLOPs per second; None if it is unknown, as that of CPUs."""
+    # Lightning does not recognize the H200's name, and lists its peak with sparsity: the chip is the H100's.
+    if device.type == "cuda" and torch.cuda.get_device_name(device) == "NVIDIA H200" and dtype.itemsize == 2:
+        return 989.4e12
+    return get_available_flops(device, dtype)
