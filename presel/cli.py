@@ -17,7 +17,7 @@ COMMANDS = {
     "run": "choose images, obtain their instructions, tune, evaluate (Hydra; see `presel run --help`)",
     "doctor": "check a pool: faults, duplicates, and what a run on it would take and cost",
     "report": "compare finished runs: tables, intervals, figures, one page",
-    "export": "write what a run chose as training data for LLaVA, LLaMA-Factory or Hugging Face datasets",
+    "export": "write what a run chose as training data for TRL, LLaMA-Factory, ms-swift, LLaVA and others",
     "diff": "compare two selections of one pool",
     "assemble": "put a LLaVA together from a language model, a CLIP tower and a pretrained projector",
     "store": "list, verify or clean stored results",

@@ -8,12 +8,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from presel.commands.diff import read_selection
 from presel.commands.export import export
 from presel.data.images import open_image
 from presel.data.llava import Record, TaskRule, read_records
+from presel.data.prompts import IMAGE_TOKEN, TEMPLATES, chat_template
 from presel.errors import PreselError
+from presel.export.formats import WRITERS
 from presel.export.manifest import HEAD, TABLE
 from presel.runs import RunRecord, load_run
 from presel.settings.errors import explain
@@ -120,6 +123,52 @@ def test_llama_factory_finds_turns_and_images(run: RunRecord, tmp_path: Path, im
         assert files[0].is_relative_to(tmp_path) == (images == "copy")
 
 
+def test_ms_swift_finds_the_records_of_llama_factory_from_anywhere(run: RunRecord, tmp_path: Path) -> None:
+    export(run, "ms_swift", tmp_path / "swift", "link")
+    export(run, "llama_factory", tmp_path / "factory", "link")
+    samples = json.loads((tmp_path / "swift/train.json").read_text())
+    for sample in samples:
+        (file,) = sample["images"]
+        assert Path(file).is_file()
+        sample["images"] = [str(Path(file).relative_to(tmp_path / "swift"))]
+    assert samples == json.loads((tmp_path / "factory/train.json").read_text())
+
+
+@pytest.mark.parametrize("images", ["reference", "link"])
+def test_internvl_finds_lines_and_images_from_anywhere(run: RunRecord, tmp_path: Path, images: str) -> None:
+    export(run, "internvl", tmp_path / "out", images)
+    meta = json.loads((tmp_path / "out/meta.json").read_text())["selection"]
+    lines = [json.loads(line) for line in Path(meta["annotation"]).read_text().splitlines()]
+    assert meta["length"] == len(lines) == len(bought(run))
+    for line, one in zip(lines, bought(run), strict=True):
+        # As InternVL joins them.
+        file = Path(meta["root"] + line["image"])
+        assert file.read_bytes() == (run.image_folder / one.image).read_bytes()
+        assert file.is_relative_to(tmp_path) == (images == "link")
+        assert [turn["from"] for turn in line["conversations"]] == [
+            turn["from"] for turn in one.conversations
+        ]
+
+
+def test_trl_loads_messages_and_images_that_render_as_presel_renders_them(
+    run: RunRecord, tmp_path: Path
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    export(run, "trl", tmp_path / "out")
+    # The manifest beside it is no training data.
+    dataset = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    template = TEMPLATES["chatml"]
+    for row, one in zip(dataset, bought(run), strict=True):
+        assert row["id"] == one.id
+        (image,) = row["images"]
+        assert image.tobytes() == open_image(run.image_folder / one.image).tobytes()
+        parts = [part for message in row["messages"] for part in message["content"]]
+        assert [part["type"] for part in parts].count("image") == 1
+        assert not any(IMAGE_TOKEN in part["text"] for part in parts if part["type"] == "text")
+        rendered = render_jinja_template([row["messages"]], chat_template=chat_template("chatml"))[0]
+        assert rendered == ["".join(text for text, _ in template.render(one.conversations))]
+
+
 def test_hugging_face_loads_a_dataset_with_its_images(
     run: RunRecord, in_process: Program, tmp_path: Path
 ) -> None:
@@ -137,10 +186,11 @@ def test_hugging_face_loads_a_dataset_with_its_images(
         "latin1"
     )
 
-    refused = in_process.refuses(
-        "export", str(run.folder), "--format", "hf", "--out", "o", "--images", "copy"
-    )
-    assert "--images copy: --format hf holds the images itself" in refused
+
+@pytest.mark.parametrize("form", ["trl", "hf"])
+def test_images_are_not_written_twice(run: RunRecord, tmp_path: Path, form: str) -> None:
+    with pytest.raises(PreselError, match=f"--images copy: --format {form} holds the images itself"):
+        export(run, form, tmp_path / "out", "copy")
 
 
 def test_without_datasets_the_remedy_is_named(run: RunRecord, program: Program, tmp_path: Path) -> None:
@@ -153,7 +203,7 @@ def test_without_datasets_the_remedy_is_named(run: RunRecord, program: Program, 
 
 def test_a_selection_without_instructions_can_only_be_listed(in_process: Program, pool_folder: Path) -> None:
     run = run_on(in_process, pool_folder, "until=selection")
-    for form in ("llava", "llama_factory", "hf"):
+    for form in WRITERS:
         result = in_process("export", str(run.folder), "--format", form, "--out", "out")
         assert result.returncode == 2
         assert "run the same command again with until=instructions" in result.stderr
@@ -262,7 +312,8 @@ def foreign(run: RunRecord, folder: Path, image: str) -> RunRecord:
     ],
 )
 @pytest.mark.parametrize(
-    ("form", "images"), [("manifest", "copy"), ("manifest", "link"), ("hf", "reference")]
+    ("form", "images"),
+    [("manifest", "copy"), ("manifest", "link"), ("hf", "reference"), ("trl", "reference")],
 )
 def test_a_foreign_run_leads_nowhere_outside_its_image_folder_and_the_export(
     run: RunRecord, tmp_path: Path, image: str, form: str, images: str

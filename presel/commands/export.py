@@ -7,7 +7,7 @@ from pathlib import Path
 from presel.console import ArgumentParser, console
 from presel.data.llava import Record
 from presel.errors import PreselError
-from presel.export.formats import WRITERS
+from presel.export.formats import EMBEDDING, WRITERS
 from presel.export.image_files import PLACING, check_exportable, place_images
 from presel.export.manifest import HEAD, write_manifest
 from presel.runs import RunRecord, load_run
@@ -20,6 +20,10 @@ formats:
   llama_factory  OUT/train.json and OUT/dataset_info.json; in LLaMA-Factory's own configuration
                  dataset_dir: OUT
                  dataset: selection
+  ms_swift       OUT/train.json: swift sft --dataset OUT/train.json
+  internvl       OUT/train.jsonl, and OUT/meta.json, which InternVL's training takes as --meta_path
+  trl            OUT/train.parquet with the image files in it: trl sft --dataset_name OUT, or in Python
+                 load_dataset("OUT", split="train") for SFTTrainer (needs pip install 'presel[sources]')
   hf             a dataset with the image files in it: datasets.load_from_disk("OUT")
                  (needs pip install 'presel[sources]')
   manifest       the selection manifest only; the one format that needs no instructions (until=selection)
@@ -31,9 +35,12 @@ dates, and key and settings of every stage behind the selection.
 
 images:
   reference      not copied: llava uses paths relative to the pool's image folder, which is printed,
-                 llama_factory absolute paths
+                 the others absolute paths
   copy           the selected ones are copied to OUT/images
   link           hard links in OUT/images, which take no space; on the same disk only
+
+trl and hf hold the images themselves. In ms_swift and internvl all paths are absolute, those of copied images
+too: to have OUT elsewhere, export it there.
 
 OUT appears when everything is written. A killed process leaves .OUT.….tmp beside it, which can be deleted.
 
@@ -74,7 +81,7 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
 
     Args:
         run: The run.
-        form: `llava`, `llama_factory`, `hf` or `manifest`.
+        form: A key of `WRITERS`, or `manifest`.
         out: The folder to make.
         images: `reference`, `copy` or `link`.
         force: Whether an earlier export may be replaced.
@@ -86,8 +93,8 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
         PreselError: If the run lacks instructions that the format needs, a result or an image is missing or
             damaged, or `out` exists and may not be replaced.
     """
-    if form == "hf" and images != "reference":
-        raise PreselError(f"--images {images}: --format hf holds the images itself; leave the option out")
+    if form in EMBEDDING and images != "reference":
+        raise PreselError(f"--images {images}: --format {form} holds the images itself; leave the option out")
     out = out.resolve()
     _check_target(out, force, [run.folder, run.image_folder, run.result("selection")])
     writer = WRITERS.get(form)
@@ -107,7 +114,7 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
     try:
         with atomic_folder(out) as folder:
             if writer:
-                writer(folder, records, image_folder)
+                writer(folder, records, image_folder, out)
             last = "instructions" if writer else "selection"
             write_manifest(folder, run, chosen, last, {"format": form, "image_folder": str(image_folder)})
             if images in PLACING:

@@ -1,0 +1,69 @@
+"""How the formats of `presel export` write image tokens."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presel.data.llava import Record
+from presel.data.prompts import IMAGE_TOKEN, Turn
+from presel.export.formats import content_parts, write_internvl
+
+IMAGE = {"type": "image"}
+
+
+def text(value: str) -> dict[str, str]:
+    return {"type": "text", "text": value}
+
+
+@pytest.mark.parametrize(
+    ("written", "parts"),
+    [
+        ("A bowl of apples.", [text("A bowl of apples.")]),
+        ("<image>\nWhat is it?", [IMAGE, text("What is it?")]),
+        ("<image>", [IMAGE]),
+        ("<image>\n<image>\nWhat differs?", [IMAGE, IMAGE, text("What differs?")]),
+        (
+            "Is <image> older than <image>?",
+            [text("Is "), IMAGE, text(" older than "), IMAGE, text("?")],
+        ),
+        (
+            "First: <image>\nSecond: <image>",
+            [text("First: "), IMAGE, text("\nSecond: "), IMAGE],
+        ),
+    ],
+)
+def test_image_tokens_become_parts_in_their_order(written: str, parts: list[dict[str, str]]) -> None:
+    assert content_parts(written) == parts
+
+
+@given(st.lists(st.text(), min_size=1, max_size=5))
+def test_parts_hold_all_of_the_text(pieces: list[str]) -> None:
+    written = IMAGE_TOKEN.join(pieces)
+    joined = "".join(part.get("text", IMAGE_TOKEN) for part in content_parts(written))
+    assert "".join(joined.split()) == "".join(written.split())
+
+
+def conversation(*questions: str) -> tuple[Turn, ...]:
+    turns: list[Turn] = []
+    for question in questions:
+        turns += [{"from": "human", "value": question}, {"from": "gpt", "value": "Yes."}]
+    return tuple(turns)
+
+
+@pytest.mark.parametrize(
+    ("questions", "written"),
+    [
+        (["Red?\n<image>", "Round?"], ["<image>\nRed?", "Round?"]),
+        (["Ready?", "<image>\nRound?"], ["<image>\nReady?", "Round?"]),
+    ],
+)
+def test_internvl_gets_the_image_in_the_first_question(
+    tmp_path: Path, questions: list[str], written: list[str]
+) -> None:
+    record = Record("1", "a.png", "vqa", conversation(*questions))
+    write_internvl(tmp_path, [record], tmp_path, tmp_path)
+    (line,) = (tmp_path / "train.jsonl").read_text().splitlines()
+    assert json.loads(line)["conversations"] == list(conversation(*written))
