@@ -1,19 +1,32 @@
 import pytest
 import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from presel.models.lvlm import Lvlm
-from presel.models.throughput import matrix_parameters, peak_flops
+from presel.models.throughput import forward_flops, peak_flops
 
 
-def test_matrices_of_tower_and_language_model_are_counted() -> None:
+def test_matrices_of_language_model_and_tower_are_counted() -> None:
     model = Lvlm(path="builtin:digit_llava").load_model()
-    sizes = {"language_model": 0, "vision_tower": 0}
-    for name, module in model.base_model.named_children():
-        if name in sizes:
-            linear = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
-            sizes[name] = sum(layer.weight.numel() for layer in linear)
+    parts = dict(model.base_model.named_children())
+
+    def flops(part: str) -> int:
+        linear = [module for module in parts[part].modules() if isinstance(module, torch.nn.Linear)]
+        return sum(2 * layer.weight.numel() for layer in linear)
+
     # The output layer's weights are those of the embeddings.
-    assert list(matrix_parameters(model).values()) == list(sizes.values())
+    assert forward_flops(model) == (flops("language_model"), flops("vision_tower"))
+
+
+def test_a_tower_runs_on_four_patches_for_each_image_token_of_qwen() -> None:
+    config = Qwen2_5_VLConfig(
+        text_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 10},
+        vision_config={"depth": 1, "hidden_size": 8, "intermediate_size": 16, "num_heads": 1},
+    )
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    # Query, key, value and output of attention; gate, up and down.
+    assert forward_flops(model).image_token == 4 * 2 * (4 * 8 * 8 + 3 * 8 * 16)
 
 
 @pytest.mark.parametrize("name", ["NVIDIA H100 80GB HBM3", "NVIDIA H200"])

@@ -25,17 +25,17 @@ def timed(work: Callable[[], Result]) -> tuple[Result, float]:
 class Rows(list[Row]):
     """Rows of results; each is also appended to a file of JSON lines, if one is named, once it is known."""
 
-    def __init__(self, benchmark: str, file: Path | None = None) -> None:
-        """Takes the benchmark's name, which every line repeats."""
+    def __init__(self, file: Path | None = None) -> None:
+        """Takes the file."""
         super().__init__()
-        self._benchmark, self._file = benchmark, file
+        self._file = file
 
     def add(self, what: str, **values: Any) -> None:
         """Adds a row."""
         self.append({"what": what, **values})
         if self._file is not None:
             with self._file.open("a") as file:
-                file.write(json.dumps({"benchmark": self._benchmark, **self[-1]}) + "\n")
+                file.write(json.dumps(self[-1]) + "\n")
 
 
 def peak_memory() -> float | None:

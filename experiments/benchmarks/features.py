@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import Rows, last_line, table, timed
-from llava import photographs
+from samples import photographs
 from transformers import AutoImageProcessor, AutoModel, BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from presel.data.images import open_image
@@ -76,7 +76,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         np.abs(np.concatenate(found).astype(np.float32) - np.concatenate(expected).astype(np.float32)).max()
     )
     ratio = min(bare_seconds) / min(seconds)
-    rows = Rows("features", options.rows)
+    rows = Rows(options.rows)
     rows.add("bare model, ready tensors", images_per_second=options.images / min(bare_seconds))
     rows.add("encode, from files", images_per_second=options.images / min(seconds), of_the_bound=ratio)
     print(table(rows))

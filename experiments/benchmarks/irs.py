@@ -1,12 +1,12 @@
 """Both losses behind IRS: one pass a batch beside two, and beside the released procedure.
 
-    python experiments/benchmarks/irs.py [--shape cpu|7b|tiny] [--samples 200] [--batch-tokens 8192 16384]
+    python experiments/benchmarks/irs.py [--shape cpu|7b|qwen_3b] [--samples 200] [--batch-tokens 8192 16384]
 
-All score the same samples by the same randomly initialized LLaVA, with images of 576 tokens. *Two passes*
-are the same batches, each scored with and without the question by plain calls of the model. *Released* is a
-sample at a time, twice, its image loaded for each. The bound counts tokens: those of two passes over one's.
-Utilization is that of one pass: 2 FLOPs per token and parameter of the model's matrices, without the output
-layer, attention scores and padding. Prints a table and, last, one line of JSON.
+All score the same samples by the same model of random weights, with images of 576 tokens, of Qwen's shape
+391. *Two passes* are the same batches, each scored with and without the question by plain calls of the model.
+*Released* is a sample at a time, twice, its image loaded for each. The bound counts tokens: those of two
+passes over one's. Utilization is that of one pass, see `presel.models.throughput.forward_flops`, without the
+output layer and padding. Prints a table and, last, one line of JSON.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 from common import Rows, last_line, peak_memory, table, timed
-from llava import RandomLvlm, compile_layers, conversations, photographs, random_llava
+from samples import conversations, photographs
+from shapes import SHAPES, RandomLvlm, compile_layers, random_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,7 +28,7 @@ from presel.models.hardware import device_for
 from presel.models.losses import Losses, Scorer, two_passes
 from presel.models.prefetch import prefetched
 from presel.models.prompt_pairs import PairBatch, pair, pair_batch
-from presel.models.throughput import matrix_parameters, peak_flops
+from presel.models.throughput import forward_flops, peak_flops
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=("cpu", "7b", "tiny"), default="cpu")
+    parser.add_argument("--shape", choices=SHAPES, default="cpu")
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--released", type=int, help="samples of the released procedure; default: all")
     parser.add_argument("--batch-tokens", type=int, nargs="+", default=[8192])
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="file to which each row is appended at once")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measure(random_llava(Path(folder) / "model", options.shape), Path(folder) / "images", options)
+        measure(random_model(Path(folder) / "model", options.shape), Path(folder) / "images", options)
 
 
 @torch.inference_mode()
@@ -61,7 +62,7 @@ def measure(lvlm: RandomLvlm, images: Path, options: argparse.Namespace) -> None
     scorer = Scorer(model)
     scorer.losses(pair_batch(encoder, examples[-1:]))
 
-    rows = Rows("irs", options.rows)
+    rows = Rows(options.rows)
 
     def score(what: str, tokens: int) -> Losses:
         chosen = [[examples[row] for row in batch] for batch in fill_batches(lengths, tokens)]
@@ -157,11 +158,12 @@ def utilization(model: PreTrainedModel, tokens: int, image_tokens: int, seconds:
     peak = peak_flops(model.device, model.dtype)
     if peak is None:
         return None
-    parameters = matrix_parameters(model)
+    forward = forward_flops(model)
     output = model.get_output_embeddings().weight
     # Weights that are those of the embeddings too are not counted.
-    layers = parameters["language"] - (0 if output is model.get_input_embeddings().weight else output.numel())
-    return 2 * (tokens * layers + image_tokens * parameters["vision"]) / seconds / peak
+    own_output = output is not model.get_input_embeddings().weight
+    token = forward.token - 2 * output.numel() * own_output
+    return (tokens * token + image_tokens * forward.image_token) / seconds / peak
 
 
 if __name__ == "__main__":

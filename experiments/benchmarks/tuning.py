@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from common import Row, last_line, table
-from llava import conversations, photographs, random_llava
+from samples import conversations, photographs
+from shapes import random_model
 from torch.optim import AdamW
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -53,7 +54,7 @@ def main() -> None:
 
 def measure(folder: Path, options: argparse.Namespace) -> None:
     """Tunes once with each."""
-    lvlm = random_llava(folder / "model", options.shape)
+    lvlm = random_model(folder / "model", options.shape)
     records = conversations(photographs(folder / "images", options.samples), options.longest)
     settings = Tune(
         lr=2e-4,

@@ -1,8 +1,8 @@
 """Optimizer steps of growing size, up to what fits into the device's memory.
 
-    python experiments/gpu/batch_sizes.py [--shape 7b|tiny] [--sizes 2 4 8] [--recompute] [--change narrow]
+    python experiments/gpu/batch_sizes.py [--shape 7b|qwen_3b] [--sizes 2 4 8] [--recompute] [--change narrow]
 
-Tunes a randomly initialized LLaVA in bf16 by LoRA of rank 128, with the product's own tuner, a micro-batch a
+Tunes a randomly initialized model in bf16 by LoRA of rank 128, with the product's own tuner, a micro-batch a
 step. `--change` tries what presel does not do: `narrow` keeps the inputs of LoRA in bf16, which PEFT converts
 to float32 before dropout; `compiled` compiles each layer. Start-up is outside the clocks, which count from
 the end of the first step. Utilization is defined in `presel.models.throughput`.
@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 from common import Row, Rows, peak_memory, table
-from llava import compile_layers, conversations, photographs, random_llava
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from samples import conversations, photographs
+from shapes import SHAPES, compile_layers, random_model
 
 from presel.data.llava import Record
 from presel.errors import PreselError
@@ -39,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=("7b", "tiny"), default="7b")
+    parser.add_argument("--shape", choices=SHAPES, default="7b")
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 4, 8], help="samples a step, ascending")
     parser.add_argument("--steps", type=int, default=4, help="steps that count")
     parser.add_argument("--recompute", action="store_true", help="gradient checkpointing")
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rows", type=Path, help="file to which each row is appended at once")
     options = parser.parse_args()
-    rows = Rows("tuning", options.rows)
+    rows = Rows(options.rows)
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), options, rows)
     print(table(rows))
@@ -56,7 +57,7 @@ def main() -> None:
 
 def measure(folder: Path, options: argparse.Namespace, rows: Rows) -> None:
     """Tunes once with each size, until one does not fit."""
-    lvlm = random_llava(folder / "model", options.shape)
+    lvlm = random_model(folder / "model", options.shape)
     images = photographs(folder / "images", _DIFFERENT_IMAGES)
     for size in options.sizes:
         records = conversations(list(islice(cycle(images), size * (1 + options.steps))))

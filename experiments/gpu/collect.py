@@ -8,15 +8,19 @@ from common import Row, machine, table
 
 
 def main() -> None:
-    """Reads the rows in the folder."""
+    """Reads `rows.jsonl` in the folder given."""
     folder = Path(sys.argv[1])
-    benchmarks: dict[str, list[Row]] = {}
+    parts: list[Row] = []
+    rows: list[Row] = []
     for line in (folder / "rows.jsonl").read_text().splitlines():
         row = json.loads(line)
-        benchmarks.setdefault(row.pop("benchmark"), []).append(row)
-    for name, rows in benchmarks.items():
-        print(f"\n{name}\n{table(rows)}")
-    (folder / "measured.json").write_text(json.dumps({"machine": machine(), **benchmarks}, indent=1))
+        if "part" not in row:
+            rows.append(row)
+            continue
+        print(f"\n{row['part']}: {row['seconds']} s, status {row['status']}\n{table(rows)}")
+        parts.append(row | {"rows": rows})
+        rows = []
+    (folder / "measured.json").write_text(json.dumps({"machine": machine(), "parts": parts}, indent=1))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main() -> None:
     if find_spec("faiss"):
         searches["faiss"] = faiss_search
     searches["numpy"] = numpy_search
-    rows = Rows("kmeans", options.rows)
+    rows = Rows(options.rows)
     for name, search in searches.items():
         # The library starts outside the clock.
         search(features[:2])(features[:2])

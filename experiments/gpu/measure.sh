@@ -18,34 +18,36 @@ part() { # NAME SECONDS PROGRAM ARGUMENT...
     echo "== $name" | tee -a "$folder/log"
     timeout --kill-after=5 "$((limit * patience))" python "$@" --rows "$folder/rows.jsonl" >>"$folder/log" 2>&1 ||
         status=$?
-    # Status 124: the time was over.
-    printf '{"benchmark": "parts", "what": "%s", "status": %d, "seconds": %d}\n' \
-        "$name" "$status" $((SECONDS - started)) >>"$folder/rows.jsonl"
+    # The rows since the last such line are this part's. Status 124: its time was over.
+    printf '{"part": "%s", "status": %d, "seconds": %d}\n' "$name" "$status" $((SECONDS - started)) \
+        >>"$folder/rows.jsonl"
 }
 
 if [ "${SHAPE:-full}" = tiny ]; then
     patience=60
-    scoring=(--shape tiny --samples 4 --released 2 --batch-tokens 1024 2048 --workers 1)
-    tuning=(--shape tiny --steps 1 --rank 4 --workers 1)
-    few="1 2" some="1 2" many="2" one="2"
+    llava=(--shape tiny) qwen=(--shape qwen_tiny)
+    scoring=(--samples 4 --released 2 --workers 1) batches=(--batch-tokens 1024 2048) batch=(--batch-tokens 2048)
+    tuning=(--steps 1 --rank 4 --workers 1) kept=(--sizes 1 2) recomputed=(--sizes 2) one=(--sizes 2)
     features=(--encoder small --images 4 --batch-size 2 --workers 1)
-    images=2000
+    clustering=(--images 2000)
 else
     patience=1
-    scoring=(--shape 7b --samples 128 --released 24 --batch-tokens 8192 16384 32768 --workers 12)
-    tuning=(--shape 7b --workers 12)
-    few="2 4 8" some="8 32" many="16" one="4"
+    llava=(--shape 7b) qwen=(--shape qwen_3b)
+    scoring=(--samples 64 --released 24 --workers 12)
+    batches=(--batch-tokens 8192 16384 32768) batch=(--batch-tokens 16384)
+    tuning=(--workers 12) kept=(--sizes 2 4 8) recomputed=(--sizes 8 32) one=(--sizes 4)
     features=(--encoder base --images 4096 --batch-size 64 --workers 14)
-    images=1000000
+    clustering=(--images 1000000)
 fi
-# shellcheck disable=SC2086  # lists of sizes
-{
-    part irs 100 experiments/benchmarks/irs.py "${scoring[@]}" --compiled
-    part tuning 60 experiments/gpu/batch_sizes.py "${tuning[@]}" --sizes $few
-    part tuning-recomputed 80 experiments/gpu/batch_sizes.py "${tuning[@]}" --sizes $some --recompute
-    part tuning-narrow 40 experiments/gpu/batch_sizes.py "${tuning[@]}" --sizes $one --change narrow
-    part features 45 experiments/benchmarks/features.py "${features[@]}"
-    part kmeans 60 experiments/gpu/kmeans.py --images "$images"
-    part tuning-compiled 80 experiments/gpu/batch_sizes.py "${tuning[@]}" --sizes $one --change compiled
-}
+irs=experiments/benchmarks/irs.py
+steps=experiments/gpu/batch_sizes.py
+part irs 85 $irs "${llava[@]}" "${scoring[@]}" "${batches[@]}"
+part tuning 50 $steps "${llava[@]}" "${tuning[@]}" "${kept[@]}"
+part tuning-recomputed 60 $steps "${llava[@]}" "${tuning[@]}" "${recomputed[@]}" --recompute
+part qwen-irs 55 $irs "${qwen[@]}" "${scoring[@]}" "${batch[@]}"
+part qwen-tuning 40 $steps "${qwen[@]}" "${tuning[@]}" "${kept[@]}"
+part features 40 experiments/benchmarks/features.py "${features[@]}"
+part kmeans 40 experiments/gpu/kmeans.py "${clustering[@]}"
+part tuning-narrow 30 $steps "${llava[@]}" "${tuning[@]}" "${one[@]}" --change narrow
+part irs-compiled 70 $irs "${llava[@]}" "${scoring[@]}" "${batch[@]}" --compiled
 python experiments/gpu/collect.py "$folder"

@@ -4,7 +4,7 @@ Own code because Lightning's ThroughputMonitor cannot count response tokens and 
 """
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -18,15 +18,14 @@ _PRECISIONS = {"bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16, "32-tr
 class Throughput(pl.Callback):
     """Counts from the end of the first batch on, so that the start-up time is excluded.
 
-    Model-FLOPs utilization assumes 4 FLOPs per token and parameter of the language model (2 forward, 2 for
-    the gradient of the activations; the weights are frozen) and 2 per image token and parameter of the vision
-    tower, without attention scores, padding, and the recomputation of gradient checkpointing. It is None if
-    the device's peak is unknown, as on CPUs.
+    Model-FLOPs utilization assumes a forward pass of both parts, see `forward_flops`, and as much for the
+    gradient of the language model's activations; the weights are frozen. It counts neither padding nor the
+    recomputation of gradient checkpointing, and is None if the device's peak is unknown, as on CPUs.
     """
 
     def __init__(self, model: torch.nn.Module, image_token: int) -> None:
         """Takes the model without adapter, and the id of the image token."""
-        self._parameters = matrix_parameters(model)
+        self._forward = forward_flops(model)
         self._image_token = image_token
         self._started = self._last = 0.0
         self._counts: torch.Tensor
@@ -62,7 +61,7 @@ class Throughput(pl.Callback):
         seconds = self._last - self._started
         if not seconds:
             return {}
-        flops = 4 * tokens * self._parameters["language"] + 2 * image_tokens * self._parameters["vision"]
+        flops = 2 * tokens * self._forward.token + image_tokens * self._forward.image_token
         peak = peak_flops(trainer.strategy.root_device, _PRECISIONS[trainer.precision])
         return {
             "samples_per_second": round(samples / seconds, 2),
@@ -71,16 +70,29 @@ class Throughput(pl.Callback):
         }
 
 
-def matrix_parameters(model: torch.nn.Module) -> dict[str, int]:
-    """Parameters of the matrices of the `language` model and of the `vision` tower.
+class ForwardFlops(NamedTuple):
+    """FLOPs of a forward pass: of a token in the language model, of an image token in the vision tower."""
 
-    Embeddings and projector are left out.
+    token: int
+    image_token: int
+
+
+def forward_flops(model: torch.nn.Module) -> ForwardFlops:
+    """Counts 2 FLOPs per parameter of a matrix, without attention scores, embeddings and projector.
+
+    A tower whose output is merged, as Qwen2.5-VL's is in squares of 2 by 2, runs on as many patches for each
+    image token.
     """
-    parameters = {"language": 0, "vision": 0}
+    token = patch = 0
     for name, weight in model.named_parameters():
-        if weight.ndim > 1 and "embed" not in name and "projector" not in name:
-            parameters["vision" if "vision" in name else "language"] += weight.numel()
-    return parameters
+        if weight.ndim > 1 and not any(part in name for part in ("embed", "projector", "merger")):
+            if "vision" in name or "visual" in name:
+                patch += 2 * weight.numel()
+            else:
+                token += 2 * weight.numel()
+    tower = getattr(model.config, "vision_config", None)
+    side = getattr(tower, "spatial_merge_size", 1)
+    return ForwardFlops(token, patch * side**2)
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
