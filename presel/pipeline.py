@@ -37,11 +37,12 @@ from presel.stages.pool import Pool, PoolStage
 from presel.stages.question_features import QuestionFeaturesStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.relevance import RelevanceStage
-from presel.stages.rounds import Round, RoundScoresStage, RoundStage, TrainingSetStage
+from presel.stages.rounds import Round, RoundScoresStage, RoundStage
 from presel.stages.selection import SelectionStage
 from presel.stages.self_filter import ScoreNet, SelfFilterStage
 from presel.stages.swapped_images import SwappedImagesStage
 from presel.stages.tasks import DiscoveredTasksStage, Tasks
+from presel.stages.training_set import TextOnlyStage, TrainingSetStage
 from presel.stages.tuning import TuningStage
 from presel.stages.uncertainty import UncertaintyStage
 from presel.stages.validation import ValidationStage
@@ -315,13 +316,26 @@ class Pipeline:
 
     @cached_property
     def instructions(self) -> InstructionsStage:
-        """The training set."""
+        """The instructions of the selected images."""
         return self._bought(self.selection, "selection")
+
+    @cached_property
+    def text_only(self) -> TextOnlyStage:
+        """The pool's records without an image, which cost nothing and are no part of the selection."""
+        return TextOnlyStage(pool=self.images, purpose="text only")
+
+    @cached_property
+    def training_set(self) -> SamplesStage:
+        """The instructions, and the text-only records of a pool that keeps them."""
+        if not self.source.keeps_text_only:
+            return self.instructions
+        parts = (self.instructions, self.text_only)
+        return TrainingSetStage(pool=self.pool, parts=parts, purpose="selection")
 
     @cached_property
     def model(self) -> TuningStage:
         """The final model."""
-        return self._tuned_on(self.instructions)
+        return self._tuned_on(self.training_set)
 
     @cached_property
     def merged(self) -> MergedStage:
@@ -366,6 +380,11 @@ class Pipeline:
     def full(self) -> "Pipeline":
         """The same run on all instructions: the model that Rel. compares with."""
         return replace(self, strategy=Full())
+
+    def target(self, until: str) -> Stage[Any]:
+        """The last step of a run that ends with the target `until` (see `presel.settings.schema.TARGETS`)."""
+        target: Stage[Any] = self.training_set if until == "instructions" else getattr(self, until)
+        return target
 
     def steps(self, target: Stage[Any]) -> dict[str, Stage[Any]]:
         """The target and every stage that it depends on, inputs first, by role.

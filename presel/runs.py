@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -12,11 +13,12 @@ from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
 from presel.data.checks import check_file
-from presel.data.llava import Record, TaskRule, read_records
+from presel.data.llava import Record, read_training_file
 from presel.errors import PreselError
 from presel.evaluation.scores import ModelScores, Scores, mean_score, relative_score
 from presel.instructions.ledger import LEDGER
 from presel.settings.schema import TARGETS
+from presel.stages.pool import image_list
 from presel.storage.files import read_json, read_table, write_json
 from presel.storage.integrity import MANIFEST, check_result, read_manifest
 
@@ -28,13 +30,17 @@ VERSION = 1
 _OUTPUTS = {
     "selection": "selection.parquet",
     "instructions": "train.json",
+    "training_set": "train.json",
     "model": "adapter",
     "merged": "model",
     "evaluation": "predictions.parquet",
     "external_evaluation": "results",
 }
 # Roles that prepare data, or that tune and evaluate what was chosen; all others are part of choosing.
-_NOT_SELECTING = ("images", "benchmarks", "instructions", "model", "merged", "evaluation")
+_NOT_SELECTING = (
+    *("images", "benchmarks", "instructions", "text_only", "training_set"),
+    *("model", "merged", "evaluation"),
+)
 # What runs of one setting may differ in: the seed, and what leaves the result unchanged.
 NO_SETTINGS = ("seed", "until", "paths", "logger", "executor")
 _REMEDY = "run the same command again, which reuses stored results"
@@ -140,7 +146,14 @@ class RunRecord:
     def paths(self) -> dict[str, Path]:
         """What the run made, by role: selection table, training file, adapter, merged model, predictions."""
         stages = {role: self.stages[role] for role in TARGETS if role in self.stages}
+        if "instructions" in stages:
+            stages["instructions"] = self.stages[self.training_role]
         return {role: stage.folder / _OUTPUTS.get(stage.name, "") for role, stage in stages.items()}
+
+    @property
+    def training_role(self) -> str:
+        """Role of the stage whose result the model is tuned on."""
+        return "training_set" if "training_set" in self.stages else "instructions"
 
     @cached_property
     def config(self) -> DictConfig:
@@ -184,9 +197,19 @@ class RunRecord:
             chosen.drop(columns=["selected", "image"], errors="ignore"), on="id"
         )
 
+    @property
+    def chosen_files(self) -> list[str]:
+        """Paths of the selected records' images in `image_folder`, each once, in the pool's order."""
+        images = image_list(self.result("images"))
+        chosen = np.flatnonzero(self.pool["id"].isin(self.chosen["id"]))
+        return list(images.loc[images["record"].isin(chosen), "image"].unique())
+
     def records(self) -> list[Record]:
-        """The instructions of the selected images; an image that got none has no record."""
-        return read_records(self.result("instructions") / "train.json", TaskRule())
+        """The training set: the instructions of the selected images, and text-only records if they are kept.
+
+        An image that got no instruction has no record.
+        """
+        return read_training_file(self.result(self.training_role) / "train.json")
 
     @cached_property
     def relevance(self) -> pd.DataFrame | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from presel.data.llava import TaskRule, read_records
+from presel.data.llava import read_training_file
 from presel.models.fine_tune import fine_tune
 from presel.models.hardware import Hardware
 from presel.models.loggers import TrainingLogger
@@ -48,7 +48,7 @@ def first_gradients(folder: Path, pool_folder: Path, micro_batch_size: int, hard
         Lvlm(path="builtin:digit_llava", template="plain", max_length=256),
         recipe,
         hardware,
-        read_records(pool_folder / "pool.json", TaskRule())[:40],
+        read_training_file(pool_folder / "pool.json")[:40],
         pool_folder / "images",
         folder=folder,
         seed=3,

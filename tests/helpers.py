@@ -1,5 +1,6 @@
 """What many test files share: the command line in a folder, what it left there, and small pools."""
 
+import json
 import os
 import subprocess
 import sys
@@ -140,6 +141,29 @@ def record(number: int, task: str = "vqa", **changes: Any) -> dict[str, Any]:
             {"from": "gpt", "value": f"There are {number % 7}."},
         ],
     } | changes
+
+
+def two(number: int, *others: int, task: str = "vqa") -> dict[str, Any]:
+    """A record whose question compares its own image with others."""
+    turns = [
+        {"from": "human", "value": f"<image>{'<image>' * len(others)}\nWhich is darker? ({number})"},
+        {"from": "gpt", "value": "The first one."},
+    ]
+    images = [f"{one:04}.png" for one in (number, *others)]
+    return record(number, task, image=images, conversations=turns)
+
+
+def chat(name: str) -> dict[str, Any]:
+    """A record without an image."""
+    turns = [{"from": "human", "value": f"A word, {name}?"}, {"from": "gpt", "value": "Yes."}]
+    return {"id": name, "conversations": turns}
+
+
+def change(folder: Path, *changed: dict[str, Any], file: str = "pool.json") -> None:
+    """Puts records in the place of those with their ids in a pool's file, or at its beginning."""
+    new = {one["id"]: one for one in changed}
+    old = [new.pop(one["id"], one) for one in json.loads((folder / file).read_text())]
+    (folder / file).write_text(json.dumps([*new.values(), *old]))
 
 
 def on_folder(folder: Path) -> list[str]:

@@ -119,7 +119,7 @@ def test_llama_factory_finds_turns_and_images(run: RunRecord, tmp_path: Path, im
         # As LLaMA-Factory joins them; an absolute path stands for itself.
         files = [tmp_path / "out" / file for file in sample[columns["images"]]]
         assert "".join(texts).count("<image>") == len(files) == 1
-        assert files[0].read_bytes() == (run.image_folder / one.image).read_bytes()
+        assert files[0].read_bytes() == (run.image_folder / one.images[0]).read_bytes()
         assert files[0].is_relative_to(tmp_path) == (images == "copy")
 
 
@@ -143,7 +143,7 @@ def test_internvl_finds_lines_and_images_from_anywhere(run: RunRecord, tmp_path:
     for line, one in zip(lines, bought(run), strict=True):
         # As InternVL joins them.
         file = Path(meta["root"] + line["image"])
-        assert file.read_bytes() == (run.image_folder / one.image).read_bytes()
+        assert file.read_bytes() == (run.image_folder / one.images[0]).read_bytes()
         assert file.is_relative_to(tmp_path) == (images == "link")
         assert [turn["from"] for turn in line["conversations"]] == [
             turn["from"] for turn in one.conversations
@@ -161,7 +161,7 @@ def test_trl_loads_messages_and_images_that_render_as_presel_renders_them(
     for row, one in zip(dataset, bought(run), strict=True):
         assert row["id"] == one.id
         (image,) = row["images"]
-        assert image.tobytes() == open_image(run.image_folder / one.image).tobytes()
+        assert image.tobytes() == open_image(run.image_folder / one.images[0]).tobytes()
         parts = [part for message in row["messages"] for part in message["content"]]
         assert [part["type"] for part in parts].count("image") == 1
         assert not any(IMAGE_TOKEN in part["text"] for part in parts if part["type"] == "text")
@@ -176,12 +176,12 @@ def test_hugging_face_loads_a_dataset_with_its_images(
     in_process.succeeds("export", str(run.folder), "--format", "hf", "--out", "out")
     dataset = datasets.load_from_disk(tmp_path / "out")
     assert isinstance(dataset.features["image"], datasets.Image)
-    assert dataset[0]["image"].size == open_image(run.image_folder / bought(run)[0].image).size
+    assert dataset[0]["image"].size == open_image(run.image_folder / bought(run)[0].images[0]).size
     held = dataset.cast_column("image", datasets.Image(decode=False))
     for row, one in zip(held, bought(run), strict=True):
         assert (row["id"], row["task"]) == (one.id, one.task)
         assert row["conversations"] == list(one.conversations)
-        assert row["image"]["bytes"] == (run.image_folder / one.image).read_bytes()
+        assert row["image"]["bytes"] == (run.image_folder / one.images[0]).read_bytes()
     assert str(run.image_folder) not in (tmp_path / "out/data-00000-of-00001.arrow").read_bytes().decode(
         "latin1"
     )

@@ -63,7 +63,7 @@ def conversation(*questions: str) -> tuple[Turn, ...]:
 def test_internvl_gets_the_image_in_the_first_question(
     tmp_path: Path, questions: list[str], written: list[str]
 ) -> None:
-    record = Record("1", "a.png", "vqa", conversation(*questions))
+    record = Record("1", ("a.png",), "vqa", conversation(*questions))
     write_internvl(tmp_path, [record], tmp_path, tmp_path)
     (line,) = (tmp_path / "train.jsonl").read_text().splitlines()
     assert json.loads(line)["conversations"] == list(conversation(*written))

@@ -27,7 +27,7 @@ def test_an_answer_becomes_a_conversation_and_is_never_asked_for_again(tmp_path:
         revealed = reveal(server, tmp_path, wanted)
         assert not revealed.unanswered
         for image, record in zip(wanted, revealed.records, strict=True):
-            assert (record.id, record.image, record.task) == (image.id, image.image, "vqa")
+            assert (record.id, record.images, record.task) == (image.id, (image.image,), "vqa")
             assert record.conversations == (
                 {"from": "human", "value": "<image>\nWhich image is this?"},
                 {"from": "gpt", "value": f"It is {image.content[:16]}."},

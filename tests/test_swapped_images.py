@@ -28,10 +28,10 @@ def test_every_image_is_used_once_more_in_its_own_task(
 ) -> None:
     before, after = swapped(store, pool, 0.2)
     assert len(before) == 12
-    assert [replace(new, image=old.image) for old, new in zip(before, after, strict=True)] == before
-    assert all(old.image != new.image for old, new in zip(before, after, strict=True))
+    assert [replace(new, images=old.images) for old, new in zip(before, after, strict=True)] == before
+    assert all(old.images != new.images for old, new in zip(before, after, strict=True))
     for task in ("vqa", "ocr"):
-        old, new = ({one.image for one in records if one.task == task} for records in (before, after))
+        old, new = ({one.images for one in records if one.task == task} for records in (before, after))
         assert old == new
     assert swapped(store, pool, 0.2, seed=1)[1] != after
     records = json.loads((pool_folder / "pool.json").read_text())

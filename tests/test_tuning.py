@@ -19,16 +19,18 @@ from peft import PeftModel
 from pytorch_lightning.loggers import Logger
 from safetensors.torch import load_file
 
-from presel.data.llava import Record, TaskRule, read_records
+from presel.data.llava import Record, TaskRule, read_records, read_training_file
 from presel.errors import PreselError
 from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.decoding import generate_answers, prompt_batch
 from presel.models.hardware import Hardware
+from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial, try_micro_batch
 from presel.models.tuner import Tuner, add_lora, cosine_with_warmup
 from tests.gradients import first_gradients
+from tests.helpers import change, chat, two
 from tests.training import CPU, LVLM, PowerCut, settings, tune
 
 
@@ -43,7 +45,7 @@ def records(pool_folder: Path) -> list[Record]:
 
 
 def examples(records: list[Record], folder: Path) -> list[Example]:
-    return [Example([folder / "images" / record.image], record.conversations) for record in records]
+    return [Example(record.paths(folder / "images"), record.conversations) for record in records]
 
 
 @st.composite
@@ -123,6 +125,8 @@ def test_a_plan_goes_on_after_the_micro_batches_that_are_done() -> None:
 def test_the_gradient_of_a_step_does_not_depend_on_its_micro_batches_or_processes(
     pool_folder: Path, tmp_path: Path
 ) -> None:
+    # Some micro-batches are text alone.
+    change(pool_folder, *(chat(f"chat {number}") for number in range(20)), two(3, 10), two(5, 6, 7))
     for micro in (1, 4, 32):
         first_gradients(tmp_path / str(micro), pool_folder, micro, CPU)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -150,6 +154,40 @@ def test_the_loss_of_a_step_is_the_mean_over_its_response_tokens(
     batch = encoder.batch(examples(records, pool_folder))
     # The adapter starts as the identity, so the first step's loss is the base model's.
     assert logged == pytest.approx(float(LVLM.load_model()(**batch).loss), abs=1e-5)
+
+
+def test_losses_of_text_and_of_several_images_do_not_depend_on_the_batch(
+    encoder: ConversationEncoder, pool_folder: Path
+) -> None:
+    change(pool_folder, two(3, 10), two(5, 6, 7), chat("a"), chat("b" * 30))
+    mixed = examples(read_training_file(pool_folder / "pool.json")[:10], pool_folder)
+    assert {len(example.images) for example in mixed} == {0, 1, 2, 3}
+    model = LVLM.load_model().eval()
+
+    def mean_losses(chosen: list[Example]) -> list[float]:
+        batch = encoder.batch(chosen)
+        counts = (batch["labels"] != IGNORED).sum(dim=1)
+        with torch.inference_mode():
+            return (token_losses(model, **batch).sum(dim=1) / counts).tolist()
+
+    together = mean_losses(mixed)
+    assert together == pytest.approx([mean_losses([one])[0] for one in mixed], abs=1e-5)
+    # Every image is read, at its place.
+    turned = [replace(one, images=one.images[::-1]) for one in mixed]
+    several = [place for place, one in enumerate(mixed) if len(one.images) > 1]
+    changed = mean_losses(turned)
+    assert all(abs(changed[place] - together[place]) > 1e-5 for place in several)
+
+
+def test_a_micro_batch_of_text_alone_trains_as_any_other(pool_folder: Path) -> None:
+    change(pool_folder, *(chat(f"chat {number}") for number in range(6)))
+    mixed = read_training_file(pool_folder / "pool.json")[:8]
+    losses = []
+    for micro in (1, 8):
+        folder = pool_folder / f"micro {micro}"
+        tune(mixed, folder, settings(batch_size=8, micro_batch_size=micro, lora_dropout=0.0))
+        losses.append(pd.read_csv(folder / "metrics" / "version_0" / "metrics.csv")["train/loss"].tolist())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_a_memory_trial_leaves_no_trace(
@@ -206,8 +244,7 @@ def test_answers_do_not_depend_on_the_batch(
 ) -> None:
     model = LVLM.load_model()
     questions = [
-        Example([pool_folder / "images" / record.image], [*record.conversations[:1]])
-        for record in records[:6]
+        Example(record.paths(pool_folder / "images"), [*record.conversations[:1]]) for record in records[:6]
     ]
 
     def answers(asked: list[Example]) -> list[str]:

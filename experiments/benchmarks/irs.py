@@ -54,7 +54,7 @@ def measure(lvlm: RandomLvlm, images: Path, options: argparse.Namespace) -> None
     model = lvlm.load_model().to(device_for("auto"))
     encoder = ConversationEncoder(lvlm)
     records = conversations(photographs(images, options.samples))
-    examples = [Example([images / record.image], record.conversations) for record in records]
+    examples = [Example(record.paths(images), record.conversations) for record in records]
     sized = sorted(((pair(encoder, one), one) for one in examples), key=lambda item: -len(item[0].ids))
     pairs, examples = [one for one, _ in sized], [one for _, one in sized]
     lengths = [len(one.ids) for one in pairs]

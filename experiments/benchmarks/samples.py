@@ -39,5 +39,5 @@ def conversations(files: list[Path], longest: int = 60) -> list[Record]:
             )
             prefix = "" if turn else f"{IMAGE_TOKEN}\n"
             turns += [{"from": "human", "value": prefix + question}, {"from": "gpt", "value": answer}]
-        records.append(Record(f"{number:05}", file.name, "all", tuple(turns)))
+        records.append(Record(f"{number:05}", (file.name,), "all", tuple(turns)))
     return records

@@ -143,7 +143,7 @@ def plain_samples_per_second(
         model.enable_input_require_grads()
 
     def collate(batch: list[Record]) -> dict[str, torch.Tensor]:
-        return encoder.batch([Example([folder / "images" / one.image], one.conversations) for one in batch])
+        return encoder.batch([Example(one.paths(folder / "images"), one.conversations) for one in batch])
 
     trainer = Trainer(
         model=model,
@@ -178,7 +178,7 @@ def bare_samples_per_second(
     prompts = [encoder.tokens(one.conversations) for one in records]
     lengths = [len(prompt.ids) for prompt in prompts]
     responses = [sum(label != IGNORED for label in prompt.labels) for prompt in prompts]
-    examples = [Example([folder / "images" / one.image], one.conversations) for one in records]
+    examples = [Example(one.paths(folder / "images"), one.conversations) for one in records]
     device = device_for("auto")
     model = add_lora(lvlm.load_model(), lvlm, settings).to(device).train()
     if settings.gradient_checkpointing:

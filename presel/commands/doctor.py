@@ -99,7 +99,7 @@ def _diagnosed(options: argparse.Namespace, scratch: Path) -> Diagnosis:
         pipeline = build(config)
     except MISTAKES as error:
         raise PreselError(explain(error, options.overrides)) from error
-    targets = [getattr(pipeline, config.until)]
+    targets = [pipeline.target(config.until)]
     if isinstance(pipeline.benchmark_source, Benchmarks):
         targets += [pipeline.base_evaluation, pipeline.most_frequent]
     store = Store(Path(config.paths.store).expanduser(), ConsoleReporter())

@@ -49,7 +49,7 @@ def execute(config: DictConfig, folder: Path, overrides: Sequence[str], typed: S
         raise PreselError(explain(error, typed)) from error
     pipeline.provider.check_overrides(typed)
     store = Store(Path(config.paths.store).expanduser(), ConsoleReporter(), config.paths.min_free_gb)
-    target = getattr(pipeline, config.until)
+    target = pipeline.target(config.until)
     pipeline.check(store, target)
     if built_in := made_for_digits(pipeline, target):
         _log.warning(

@@ -108,14 +108,14 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
     if writer:
         records = run.records()
         chosen["instructed"] = chosen["id"].isin([record.id for record in records])
-    files = chosen["image"].unique().tolist()
-    check_exportable(run.image_folder, [*files, *(record.image for record in records)])
+    files = run.chosen_files
+    check_exportable(run.image_folder, [*files, *(image for record in records for image in record.images)])
     image_folder = Path("images") if images in PLACING else run.image_folder
     try:
         with atomic_folder(out) as folder:
             if writer:
                 writer(folder, records, image_folder, out)
-            last = "instructions" if writer else "selection"
+            last = run.training_role if writer else "selection"
             write_manifest(folder, run, chosen, last, {"format": form, "image_folder": str(image_folder)})
             if images in PLACING:
                 place_images(run.image_folder, files, folder / image_folder, images)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from presel.data.checks import check_name, check_path, check_text, is_text, kind_of, shown
 from presel.data.errors import OnError, RecordError, refuse
@@ -17,8 +17,11 @@ from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.storage.files import atomic
 
-# How records without an image are treated: see `LlavaFiles`.
-TextOnly = Literal["refuse", "drop", "drop_all"]
+# How records without an image are treated, see `LlavaFiles`: by all files, and by those that are trained on.
+LeftOut = Literal["refuse", "drop", "drop_all"]
+TextOnly = Literal[LeftOut, "keep"]
+# The task of records without an image, whatever they say: tasks are what images are chosen from.
+TEXT_ONLY = "text_only"
 
 # Keys of other programs' formats (in lower case), and the LLaVA key in place of which they are used.
 _OTHER_KEYS = {
@@ -32,28 +35,32 @@ _IMAGE_TOKENS = re.compile(r"<\|?image[ _]?\d*\|?>", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One annotated image.
+    """A conversation about an image, about several, or about none.
 
     Attributes:
         id: Unique within its file.
-        image: Posix path relative to the image folder.
-        task: The task whose budget the record is chosen from.
-        conversations: Questions and answers, alternating, one image token among the questions.
+        images: Posix paths relative to the image folder, in the order of their image tokens.
+        task: The task whose budget the record is chosen from; `TEXT_ONLY` without an image.
+        conversations: Questions and answers, alternating, an image token for each image among the questions.
         references: All reference answers of a benchmark's question, if it has several.
     """
 
     id: str
-    image: str
+    images: tuple[str, ...]
     task: str
     conversations: tuple[Turn, ...]
     references: tuple[str, ...] = ()
+
+    def paths(self, folder: Path) -> list[Path]:
+        """Full paths of its images, in the image folder `folder`."""
+        return [folder / image for image in self.images]
 
 
 class TaskNamer(Protocol):
     """A rule that derives the task of a record."""
 
     def task_of(self, fields: Mapping[str, object], image: str) -> str:
-        """The task of a record with these unchecked fields and this image path.
+        """The task of a record with these unchecked fields and this (first) image path.
 
         Raises:
             PreselError: If it has none.
@@ -64,7 +71,7 @@ class Contents(NamedTuple):
     """The content of an annotation file.
 
     Attributes:
-        records: The records with an image, in the file's order.
+        records: The records in the file's order; those without an image only if they are kept.
         text_only: Number of records without one, which were skipped.
     """
 
@@ -124,7 +131,8 @@ class LlavaFiles(NamedTuple):
         rule: Derives a record's task.
         numbered: Use a record's position in the file, from 0, in place of its `id`.
         text_only: How records without an image are treated: `refuse` makes them an error; `drop` skips them
-            if none of their questions contains an image token; `drop_all` skips those as well.
+            if none of their questions contains an image token; `drop_all` skips those as well; `keep` reads
+            them, and skips those with an image token in any turn.
         group: The config group that error messages name, `pool` or `evaluation`.
         with_references: Read `references`, the list of all reference answers that a record with one question
             may have; the answer in its conversation counts only if the list repeats it.
@@ -150,21 +158,23 @@ class LlavaFiles(NamedTuple):
         """
         records: list[Record] = []
         positions: dict[str, int] = {}
-        dropped = 0
+        dropped = kept = 0
         position = -1
         for position, fields in enumerate(elements(self.annotations, on_error)):
             try:
-                if self.text_only != "refuse" and _is_text_only(fields, self.text_only, self.group):
+                text_only = self.text_only != "refuse" and _is_text_only(fields, self.text_only, self.group)
+                if text_only and (self.text_only != "keep" or _image_token(fields, answers=True)):
                     dropped += 1
                     continue
-                record = _record(fields, self, position)
+                record = _record(fields, self, position, text_only)
                 _check_first(record, positions, position, self.group)
             except PreselError as error:
                 on_error(_placed(error, self.annotations, position, fields))
             else:
                 records.append(record)
-        if dropped == position + 1:
-            what = "records with an image" if dropped else "records"
+                kept += text_only
+        if dropped + kept == position + 1:
+            what = "records with an image" if dropped + kept else "records"
             reason = f"the file has no {what}; give one with at least one record"
             on_error(RecordError(reason, "no records", str(self.annotations)))
         return Contents(records, dropped)
@@ -176,7 +186,8 @@ class LlavaFiles(NamedTuple):
     def listing(self, on_error: OnError = refuse) -> Listing:
         """The images of `contents`, without their text."""
         records, text_only = self.contents(on_error)
-        return Listing([Item(record.id, record.image, record.task) for record in records], text_only)
+        items = [Item(one.id, one.images[0], one.task, one.images[1:]) for one in records if one.images]
+        return Listing(items, text_only, kept=[one.id for one in records if not one.images])
 
 
 def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
@@ -184,8 +195,19 @@ def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
     return LlavaFiles(annotations, annotations.parent, rule).records()
 
 
-# The value of a key "image"; inside a text the quotes would be escaped.
-_IMAGE_PATH = re.compile(rb'"image"\s*:\s*("(?:[^"\\]|\\.)*")')
+def read_training_file(path: Path) -> list[Record]:
+    """The records of a file that `write_records` wrote, which may be text alone or none at all."""
+
+    def pass_over_none(error: RecordError) -> None:
+        if error.kind != "no records":
+            refuse(error)
+
+    return LlavaFiles(path, path.parent, TaskRule(), text_only="keep").contents(pass_over_none).records
+
+
+_STRING = rb'"(?:[^"\\]|\\.)*"'
+# The value of a key "image", text or a list of texts; inside a text the quotes would be escaped.
+_IMAGE = re.compile(rb'"image"\s*:\s*(%b|\[(?:[^\]"]|%b)*\])' % (_STRING, _STRING))
 
 
 def image_paths(annotations: Path) -> list[str]:
@@ -197,16 +219,20 @@ def image_paths(annotations: Path) -> list[str]:
         if not annotations.stat().st_size:
             return []
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            found = {match[1] for match in _IMAGE_PATH.finditer(content)}
-    paths = []
+            found = {match[1] for match in _IMAGE.finditer(content)}
+    paths: list[str] = []
     for text in found:
         with suppress(ValueError):
-            paths.append(json.loads(text))
+            image = json.loads(text)
+            paths += [image] if isinstance(image, str) else [one for one in image if isinstance(one, str)]
     return paths
 
 
-# What a training file holds of a `Record`.
-_TRAINING_FIELDS = ("id", "image", "task", "conversations")
+def training_fields(record: Record) -> dict[str, Any]:
+    """A record as a training file holds it: `image` is one path, a list of several, or left out."""
+    image = record.images[0] if len(record.images) == 1 else list(record.images)
+    named = {"image": image} if image else {}
+    return {"id": record.id, **named, "task": record.task, "conversations": record.conversations}
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -220,8 +246,8 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
         with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
             stream.write(opening)
             for position, record in enumerate(records):
-                fields = {name: getattr(record, name) for name in _TRAINING_FIELDS}
-                stream.write((separator if position else "") + json.dumps(fields, ensure_ascii=False))
+                text = json.dumps(training_fields(record), ensure_ascii=False)
+                stream.write((separator if position else "") + text)
             stream.write(closing)
     except OSError as error:
         raise PreselError(
@@ -253,7 +279,7 @@ def _is_text_only(fields: object, text_only: TextOnly, group: str) -> bool:
     if not isinstance(fields, dict) or not _is_blank(fields.get("image")):
         return False
     _check_keys(fields)
-    if text_only == "drop" and (token := _token_in_questions(fields.get("conversations"))):
+    if text_only == "drop" and (token := _image_token(fields)):
         raise RecordError(
             f"a question contains {token}, and 'image' is missing; name the image there, or set "
             f"{group}.text_only=drop_all if questions may contain such text",
@@ -266,13 +292,15 @@ def _is_blank(value: object) -> bool:
     return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
-def _token_in_questions(conversations: object) -> str | None:
-    """The first image token in a question of an unchecked record."""
+def _image_token(fields: object, answers: bool = False) -> str | None:
+    """The first image token in the questions of an unchecked record, or also in its answers."""
+    conversations = fields.get("conversations") if isinstance(fields, dict) else None
     for turn in conversations if isinstance(conversations, list) else []:
-        if isinstance(turn, dict) and turn.get("from") != "gpt" and isinstance(turn.get("value"), str):
-            found = _IMAGE_TOKENS.search(turn["value"])
-            if found:
-                return found.group()
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            continue
+        found = _IMAGE_TOKENS.search(turn["value"])
+        if found and (answers or turn.get("from") != "gpt"):
+            return found.group()
     return None
 
 
@@ -291,12 +319,12 @@ def _check_keys(fields: Mapping[str, object]) -> None:
     if others:
         raise RecordError(
             f"the record has {' and '.join(others)} (LLaMA-Factory's, ms-swift's or another format); "
-            "name the one image under 'image' and write the turns under 'conversations', as LLaVA does",
+            "name the images under 'image' and write the turns under 'conversations', as LLaVA does",
             "format of another program",
         )
 
 
-def _record(fields: object, file: LlavaFiles, position: int) -> Record:
+def _record(fields: object, file: LlavaFiles, position: int, text_only: bool) -> Record:
     if not isinstance(fields, dict):
         raise RecordError(
             f"the record is {kind_of(fields)}, not an object; remove it or write it as one", "not an object"
@@ -306,12 +334,22 @@ def _record(fields: object, file: LlavaFiles, position: int) -> Record:
         identifier = str(position)
     else:
         identifier = check_name(fields.get("id"), "'id'", "give every record an id of its own", "no id")
-    remedy = f"name one image file, or skip text-only records ({file.group}.text_only=drop)"
-    image = check_path(check_text(fields.get("image"), "'image'", remedy, "no image"), "'image'")
-    task = file.rule.task_of(fields, image)
+    images = () if text_only else _images(fields.get("image"), file.group)
+    task = file.rule.task_of(fields, images[0]) if images else TEXT_ONLY
     conversations = _conversations(fields.get("conversations"))
+    if images:
+        _check_image_tokens(conversations, len(images))
     references = _references(fields.get("references"), conversations) if file.with_references else ()
-    return Record(identifier, image, task, conversations, references)
+    return Record(identifier, images, task, conversations, references)
+
+
+def _images(value: object, group: str) -> tuple[str, ...]:
+    remedy = f"name one image file, or skip text-only records ({group}.text_only=drop)"
+    named: list[tuple[str, object]] = [("'image'", None if value == [] else value)]
+    if isinstance(value, list) and value:
+        remedy = "name an image file in each place of the list"
+        named = [(f"'image' entry {place}", one) for place, one in enumerate(value)]
+    return tuple(check_path(check_text(one, name, remedy, "no image"), name) for name, one in named)
 
 
 def _name(position: int, fields: object) -> str:
@@ -332,7 +370,6 @@ def _conversations(value: object) -> tuple[Turn, ...]:
         raise RecordError(
             "'conversations' has no answer at its end; add a 'gpt' turn or remove the record", "no answer"
         )
-    _check_image_tokens(turns)
     return turns
 
 
@@ -381,12 +418,18 @@ def _references(value: object, turns: tuple[Turn, ...]) -> tuple[str, ...]:
     raise RecordError(f"'references' {fault}; {remedy}", "bad references")
 
 
-def _check_image_tokens(turns: tuple[Turn, ...]) -> None:
-    remedy = f"put {IMAGE_TOKEN} once into one question, as LLaVA does"
+def _check_image_tokens(turns: tuple[Turn, ...], images: int) -> None:
     in_questions = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns[::2])
     in_answers = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns[1::2])
-    kind = f"no {IMAGE_TOKEN}"
+    if in_questions == images and not in_answers:
+        return
+    remedy = (
+        f"put {IMAGE_TOKEN} once into one question, as LLaVA does, or list an image for each under 'image'"
+        if images == 1
+        else f"put one into a question for each of the {images} images under 'image', in their order"
+    )
     if not in_questions:
+        kind = f"no {IMAGE_TOKEN}"
         raise RecordError(f"'conversations' has {kind} in any question; {remedy}", kind)
-    if (total := in_questions + in_answers) > 1:
-        raise RecordError(f"'conversations' has {total} {IMAGE_TOKEN}; {remedy}", f"several {IMAGE_TOKEN}")
+    kind = f"several {IMAGE_TOKEN}" if images == 1 else f"more or fewer {IMAGE_TOKEN} than images"
+    raise RecordError(f"'conversations' has {in_questions + in_answers} {IMAGE_TOKEN}; {remedy}", kind)

@@ -121,8 +121,8 @@ def _coco_task(questions: list[str]) -> str:
 class Llava665k(LlavaJson):
     """LLaVA-1.5's visual instruction tuning data: `llava_v1_5_mix665k.json` and its image folders.
 
-    Its ids are not unique, so that positions are used instead. Records without an image are skipped even if a
-    question contains `<image>`: they are chats, some of them about markup.
+    Its ids are not unique, so that positions are used instead. Records without an image are chats, some of
+    them about markup; unless they are kept, all are skipped, even if a question contains `<image>`.
 
     Attributes:
         groups: Tasks that are merged into one for the selection, by the group's name.

@@ -38,12 +38,12 @@ class Template:
     def render(self, conversations: Sequence[Turn], question: bool = True) -> list[tuple[str, bool]]:
         """Renders a conversation as prompt text, as LLaVA does.
 
-        The image token moves to the front of its question, on its own line. A conversation that ends with a
-        question yields the prompt from which the next response is generated.
+        A question's only image token moves to its front, on its own line; several stay where they are. A
+        conversation that ends with a question yields the prompt from which the next response is generated.
 
         Args:
             conversations: LLaVA-format turns, alternating, a human turn first.
-            question: False drops every question, keeps the image token, and joins all responses with spaces
+            question: False drops every question, keeps the image tokens, and joins all responses with spaces
                 into one: the text for the loss without the question (eq. 2; the joining follows the released
                 code).
 
@@ -138,9 +138,9 @@ def chat_template(template: str) -> str:
 
 
 def image_first(question: str, image: str = IMAGE_TOKEN) -> str:
-    """Moves the image token, replaced by `image`, to the front of its question, on its own line."""
-    if IMAGE_TOKEN not in question:
-        return question
+    """Moves a question's only image token to its front, on its own line; `image` replaces every one."""
+    if question.count(IMAGE_TOKEN) != 1:
+        return question.replace(IMAGE_TOKEN, image)
     return f"{image}\n{question.replace(IMAGE_TOKEN, '').strip()}".strip()
 
 
@@ -154,8 +154,9 @@ def as_turns(pairs: Sequence[tuple[str, str]]) -> list[Turn]:
 
 
 def _without_question(conversations: Sequence[Turn]) -> list[Turn]:
-    if not any(IMAGE_TOKEN in turn["value"] for turn in conversations if turn["from"] == "human"):
+    images = sum(turn["value"].count(IMAGE_TOKEN) for turn in conversations if turn["from"] == "human")
+    if not images:
         raise ValueError("a conversation without an image is empty once its questions are dropped")
     responses = [turn["value"] for turn in conversations if turn["from"] == "gpt"]
-    prompt: Turn = {"from": "human", "value": IMAGE_TOKEN}
+    prompt: Turn = {"from": "human", "value": "\n".join([IMAGE_TOKEN] * images)}
     return [prompt, {"from": "gpt", "value": " ".join(responses)}] if responses else [prompt]

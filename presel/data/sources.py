@@ -75,8 +75,13 @@ class Source:
         """The files, which stages produce first if necessary."""
         raise NotImplementedError
 
+    @property
+    def keeps_text_only(self) -> bool:
+        """Whether records without an image are trained on beside the selection."""
+        return False
+
     def sample(self, listing: Listing) -> Listing:
-        """The images to use of all that the files list; here all of them."""
+        """The records to use of all that the files list; here all of them."""
         return listing
 
 
@@ -139,8 +144,9 @@ class LlavaJson(FileSource):
         task_patterns: Used instead of the field if given: regular expression on the image path → task,
             the first match counts.
         ids: Whether a record's name is its `id` (`field`) or its position in the file, from 0 (`position`).
-        text_only: Whether records without an image are an error (`refuse`) or are skipped and counted: those
-            whose questions contain no image token (`drop`), or all (`drop_all`).
+        text_only: Whether records without an image are an error (`refuse`), are skipped and counted, either
+            those whose questions contain no image token (`drop`) or all (`drop_all`), or are trained on
+            beside the selection (`keep`): free, and no part of pool and budget.
         with_references: Whether records may have a field `references`, see `LlavaFiles`.
     """
 
@@ -157,6 +163,11 @@ class LlavaJson(FileSource):
     def tasks(self) -> TaskNamer:
         """The rule for tasks."""
         return TaskRule(field=self.task_field, image_patterns=self.task_patterns)
+
+    @property
+    def keeps_text_only(self) -> bool:
+        """As set."""
+        return self.text_only == "keep"
 
     def files(self, store: Store) -> LlavaFiles:
         """The two paths as given."""

@@ -8,6 +8,7 @@ from pydantic import Field
 from presel.component import component
 from presel.data.checks import check_file
 from presel.data.digits.stage import DigitSplit
+from presel.data.llava import LeftOut
 from presel.data.sources import DigitScenes, LlavaJson, Source
 from presel.storage.files import sha256
 
@@ -32,6 +33,8 @@ class LlavaValidation(Validation, LlavaJson):
 
     with_references: ClassVar[bool] = True
 
+    text_only: LeftOut = "refuse"
+
     def repeats(self, other: Source) -> bool:
         """Whether it reads the pool's file, or shares a record with the evaluation's, by id and image."""
         if not isinstance(other, LlavaJson):
@@ -42,7 +45,7 @@ class LlavaValidation(Validation, LlavaJson):
             return sha256(self.annotations) == sha256(other.annotations)
         # Errors in the records are told when their stages are computed.
         listings = [source.listed_files.listing(lambda _: None) for source in (self, other)]
-        mine, scored = ({(item.id, item.image) for item in listing.items} for listing in listings)
+        mine, scored = ({(item.id, item.images) for item in listing.items} for listing in listings)
         return not mine.isdisjoint(scored)
 
 

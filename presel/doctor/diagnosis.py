@@ -38,8 +38,9 @@ class Diagnosis:
 
     Attributes:
         images: The image folder.
-        table: One row per valid record, see `findings.pool_table`.
+        table: One row per image of a valid record, see `findings.pool_table`.
         text_only: Number of records without an image, which are skipped.
+        text_only_kept: Number of those that are trained on beside the selection.
         findings: All findings, the most severe first.
         plan: The instructions that a run would buy; None if the budget cannot be met.
         times: Time estimates of its stages; empty without a plan.
@@ -48,14 +49,20 @@ class Diagnosis:
     images: Path
     table: pd.DataFrame
     text_only: int
+    text_only_kept: int
     findings: list[Finding]
     plan: Plan | None
     times: list[StageTime]
 
     @property
+    def records(self) -> int:
+        """Number of valid records."""
+        return int(self.table["id"].nunique())
+
+    @property
     def usable(self) -> pd.DataFrame:
-        """The rows whose image can be used."""
-        return self.table[self.table["fault"].isna()]
+        """The rows of the records whose every image can be used."""
+        return findings.of_usable_records(self.table)
 
     @property
     def faults(self) -> int:
@@ -81,14 +88,16 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     started = time.perf_counter()
     table = _examined(pipeline, files, listing)
     seconds = time.perf_counter() - started
-    usable = table[table["fault"].isna()]
+    usable = findings.of_usable_records(table)
     steps = upstream(*targets)
-    sizes = {task: int((usable["task"] == task).sum()) for task in sorted(set(table["task"]))}
-    plan, problems = _planned(pipeline, files, sizes, steps)
+    records = usable.drop_duplicates("id")
+    sizes = {task: int((records["task"] == task).sum()) for task in sorted(set(table["task"]))}
+    several = usable["id"].value_counts().gt(1).sum()
+    plan, problems = _planned(pipeline, files, sizes, int(several), steps)
     found = [
         *findings.of_records(errors),
         *_of_texts(files, listing),
-        *_of_pool(table, files, {item.image for item in listed.items}, errors),
+        *_of_pool(table, files, {image for item in listed.items for image in item.images}, errors),
         *_of_rejected(source, table),
         *_of_benchmarks(pipeline, table, store),
         *problems,
@@ -96,10 +105,11 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     ]
     times = []
     if plan is not None:
-        work = Work(plan, len(usable), usable["content"].nunique(), seconds, made)
+        different = usable["content"].nunique()
+        work = Work(plan, len(records), different, len(listing.kept), seconds, made)
         times = stage_times(pipeline, steps, work, store)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Diagnosis(files.images, table, listing.text_only, found, plan, times)
+    return Diagnosis(files.images, table, listing.text_only, len(listing.kept), found, plan, times)
 
 
 def _with_tasks(listing: Listing, tasks: Tasks, errors: list[RecordError]) -> Listing:
@@ -116,7 +126,7 @@ def _with_tasks(listing: Listing, tasks: Tasks, errors: list[RecordError]) -> Li
 
 
 def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.DataFrame:
-    images = [item.image for item in listing.items]
+    images = [image for item in listing.items for image in item.images]
     look = partial(examine, min_side=pipeline.source.min_side)
     with progress(f"examining {len(images):,} images", len(images)) as advance:
         examined = map_images(files.images, images, look, pipeline.runtime.workers, advance)
@@ -125,7 +135,7 @@ def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.Data
 
 def _of_texts(files: PoolFiles, listing: Listing) -> Iterator[Finding]:
     if isinstance(files, LlavaFiles):
-        ids = {item.id for item in listing.items}
+        ids = {item.id for item in listing.items}.union(listing.kept)
         # The errors in the records are reported already.
         records = files.contents(lambda _: None).records
         yield from findings.of_texts([record for record in records if record.id in ids])
@@ -145,9 +155,10 @@ def _of_pool(
 
 
 def _of_rejected(source: Source, table: pd.DataFrame) -> Iterator[Finding]:
-    broken = int(table["fault"].notna().sum())
-    if broken > source.max_rejected_share * len(table):
-        detail = f"{broken} of {len(table)}; repair them or raise pool.max_rejected_share"
+    records = table["id"].nunique()
+    broken = table.loc[table["fault"].notna(), "id"].nunique()
+    if broken > source.max_rejected_share * records:
+        detail = f"{broken} of {records}; repair them or raise pool.max_rejected_share"
         where = f"pool.max_rejected_share={source.max_rejected_share:g}"
         yield Finding("fault", "more unusable images than allowed", where, detail)
 
@@ -161,26 +172,28 @@ def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Ite
     errors: list[RecordError] = []
     items = source.sample(files.listing(errors.append)).items
     yield from findings.of_records(errors)
-    with progress(f"checking {len(items):,} benchmark images", len(items)) as advance:
-        images = [item.image for item in items]
+    shown = [(item, image) for item in items for image in item.images]
+    with progress(f"checking {len(shown):,} benchmark images", len(shown)) as advance:
+        images = [image for _, image in shown]
         checked = check_images(files.images, images, pipeline.runtime.workers, source.min_side, advance)
     in_pool = dict(zip(table["content"], table["image"], strict=True))
-    for item, (fault, content) in zip(items, checked, strict=True):
-        where = f"'{item.id}' of benchmark '{item.task}', {item.image}"
+    for (item, image), (fault, content) in zip(shown, checked, strict=True):
+        where = f"'{item.id}' of benchmark '{item.task}', {image}"
         if fault is not None:
             yield Finding("fault", "unusable benchmark image", where, fault)
         elif content in in_pool:
-            image = in_pool[content]
-            yield Finding("warning", "image also in a benchmark", where, f"it is {image}", images=(image,))
+            same = in_pool[content]
+            yield Finding("warning", "image also in a benchmark", where, f"it is {same}", images=(same,))
 
 
 def _planned(
-    pipeline: Pipeline, files: PoolFiles, sizes: dict[str, int], steps: list[Stage[Any]]
+    pipeline: Pipeline, files: PoolFiles, sizes: dict[str, int], several: int, steps: list[Stage[Any]]
 ) -> tuple[Plan | None, list[Finding]]:
     plan, problems = None, []
     try:
         if any(isinstance(step, InstructionsStage) for step in steps):
             pipeline.provider.check(files, list(sizes))
+            pipeline.provider.check_several(several)
     except PreselError as error:
         problems.append(Finding("fault", "instructions not available", "instructions", str(error)))
     try:

@@ -60,12 +60,13 @@ class Finding:
 
 
 def pool_table(items: Sequence[Item], examined: Sequence[Examined]) -> pd.DataFrame:
-    """One row per record: id, image, task, the fields of `Examined` but the thumbnail, and `first`.
+    """One row per image of each record: id, image, task, the fields of `Examined`, and `first`.
 
-    `first` is the row of the first image in the image's group of near-duplicates, its own row if it is the
-    first; copies share theirs. It is -1 if the image is unusable.
+    The thumbnail is left out. `first` is the row of the first image in the image's group of near-duplicates,
+    its own row if it is the first; copies share theirs. It is -1 if the image is unusable.
     """
-    table = pd.DataFrame(items, columns=list(Item._fields))
+    shown = [(item.id, image, item.task) for item in items for image in item.images]
+    table = pd.DataFrame(shown, columns=["id", "image", "task"])
     looks = pd.DataFrame(examined, columns=list(Examined._fields))
     # An empty table would otherwise have columns of type object, which have no quantiles.
     table = table.join(looks.astype({"size": int, "width": int, "height": int, "blank": bool}))
@@ -79,6 +80,11 @@ def pool_table(items: Sequence[Item], examined: Sequence[Examined]) -> pd.DataFr
     by_thumbnail = dict(zip(different["thumbnail"], first, strict=True))
     table.loc[usable.index, "first"] = usable["thumbnail"].map(by_thumbnail)
     return table.drop(columns="thumbnail")
+
+
+def of_usable_records(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a `pool_table` that belong to records without an unusable image."""
+    return table[~table["id"].isin(table.loc[table["fault"].notna(), "id"])]
 
 
 def of_records(errors: Sequence[RecordError]) -> Iterator[Finding]:
@@ -95,7 +101,8 @@ def of_texts(records: Iterable[Record]) -> Iterator[Finding]:
         tokens = dict.fromkeys(token for text in texts for token in _SPECIAL_TOKEN.findall(text))
         if tokens:
             kind = "special token in the text, read as text"
-            yield Finding("note", kind, _record(record), " ".join(tokens), (record.id,), (record.image,))
+            where = ", ".join([f"'{record.id}'", *record.images])
+            yield Finding("note", kind, where, " ".join(tokens), (record.id,), record.images)
 
 
 def of_images(table: pd.DataFrame, files: Sequence[str]) -> Iterator[Finding]:
@@ -109,8 +116,8 @@ def of_images(table: pd.DataFrame, files: Sequence[str]) -> Iterator[Finding]:
 
 
 def of_copies(table: pd.DataFrame) -> Iterator[Finding]:
-    """Images with equal bytes, in one task or in several."""
-    usable = table[table["fault"].isna()]
+    """Images with equal bytes in several records, of one task or of several."""
+    usable = table[table["fault"].isna()].drop_duplicates(["id", "content"])
     repeated = usable[usable["content"].duplicated(keep=False)]
     for _, group in repeated.groupby("content", sort=False):
         tasks = group["task"].value_counts()
@@ -122,11 +129,12 @@ def of_copies(table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def of_near_duplicates(table: pd.DataFrame) -> Iterator[Finding]:
-    """Different files that show nearly the same image."""
-    usable = table[table["first"] >= 0].drop_duplicates("content")
-    alike = usable[usable["first"].duplicated(keep=False)]
+    """Different files that show nearly the same image, unless one record holds them all."""
+    different = table[table["first"] >= 0].drop_duplicates("content")
+    alike = different[different["first"].duplicated(keep=False)]
     for _, group in alike.groupby("first", sort=False):
-        yield _group("near-duplicates", group)
+        if group["id"].nunique() > 1:
+            yield _group("near-duplicates", group)
 
 
 def of_looks(table: pd.DataFrame) -> Iterator[Finding]:

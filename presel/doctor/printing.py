@@ -24,15 +24,18 @@ _QUANTILES = {"p05": 0.05, "median": 0.5, "p95": 0.95}
 def by_task(diagnosis: Diagnosis) -> pd.DataFrame:
     """One row per task: images (usable), unusable, duplicates, near_duplicates, bytes, widths, heights.
 
-    Duplicates are records whose image occurred earlier in the same task; near-duplicates are different images
-    that resemble an earlier one anywhere in the pool.
+    A record with several images counts as one in the first two. Duplicates are images that occurred in an
+    earlier record of the same task; near-duplicates are different images that resemble an earlier one
+    anywhere in the pool.
     """
     table, usable = diagnosis.table, diagnosis.usable
     different = usable.drop_duplicates("content")
+    broken = table[table["fault"].notna()].drop_duplicates("id")
+    of_records = usable.drop_duplicates(["id", "content"])
     counted = {
-        "images": usable["task"],
-        "unusable": table.loc[table["fault"].notna(), "task"],
-        "duplicates": usable.loc[usable.duplicated(["task", "content"]), "task"],
+        "images": usable.drop_duplicates("id")["task"],
+        "unusable": broken["task"],
+        "duplicates": of_records.loc[of_records.duplicated(["task", "content"]), "task"],
         "near_duplicates": different.loc[different["first"] != different.index, "task"],
     }
     counts = pd.DataFrame({name: tasks.value_counts() for name, tasks in counted.items()})
@@ -49,11 +52,13 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     usable = diagnosis.usable
     different = usable["content"].nunique()
     console.print(
-        f"{len(diagnosis.table):,} records, {len(usable):,} usable images ({different:,} different) in "
+        f"{diagnosis.records:,} records, {len(usable):,} usable images ({different:,} different) in "
         f"{usable['task'].nunique()} tasks, {usable['size'].sum() / 1e6:,.1f} MB, in {diagnosis.images}"
     )
     if diagnosis.text_only:
         console.print(f"{diagnosis.text_only:,} records without an image are skipped")
+    if diagnosis.text_only_kept:
+        console.print(f"{diagnosis.text_only_kept:,} records without an image are kept in the training set")
     console.print(f"formats: {_shares(usable['format'])}; pixels: {_shares(usable['mode'])}")
     console.print()
     console.print(_task_table(diagnosis))
@@ -171,8 +176,8 @@ def _table(first: str, *others: str) -> Table:
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
     """The whole diagnosis as a JSON object.
 
-    - `images`: the image folder; `records`, `text_only`, `usable_images`, `different_images`: counts;
-      `formats` and `modes`: counts of usable images.
+    - `images`: the image folder; `records`, `text_only`, `text_only_kept`, `usable_images`,
+      `different_images`: counts; `formats` and `modes`: counts of usable images.
     - `tasks`: by name, the columns of `by_task` and the instructions to buy: `reference` (null if the
       strategy needs none) and `bought` in all; both null if the budget cannot be met.
     - `near_duplicates`: `groups`, the number of groups; `images`, the number of different images in them;
@@ -197,8 +202,9 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         row["bought"] = plan.bought.get(name, 0) if plan else None
     return {
         "images": str(diagnosis.images),
-        "records": len(diagnosis.table),
+        "records": diagnosis.records,
         "text_only": diagnosis.text_only,
+        "text_only_kept": diagnosis.text_only_kept,
         "usable_images": len(usable),
         "different_images": len(different),
         "formats": usable["format"].value_counts().to_dict(),

@@ -9,8 +9,8 @@ from presel.doctor.plan import Plan
 from presel.errors import PreselError
 from presel.pipeline import Pipeline
 from presel.stages.learning_gain import ReferenceHalfStage
-from presel.stages.rounds import TrainingSetStage
 from presel.stages.swapped_images import SwappedImagesStage
+from presel.stages.training_set import TextOnlyStage, TrainingSetStage
 from presel.stages.uncertainty import UncertaintyStage
 from presel.storage.integrity import MANIFEST, DamagedResult, read_manifest
 from presel.storage.stage import Stage, identity
@@ -70,6 +70,7 @@ class Work:
         plan: The instructions that it buys.
         images: Usable images.
         different: Different images among them.
+        text_only: Records without an image that are trained on beside them.
         seconds: Time that it took to decode the images.
         made: The store that holds the pool's files, if a stage makes them.
     """
@@ -77,6 +78,7 @@ class Work:
     plan: Plan
     images: int
     different: int
+    text_only: int
     seconds: float
     made: Store
 
@@ -114,6 +116,8 @@ def _images(step: Stage[Any], pipeline: Pipeline, work: Work) -> int | None:
             images = sum(work.plan.selected.values()) - sum((work.plan.reference or {}).values())
             before, after = (bought_after(end, work.plan.rounds, images) for end in (number - 1, number))
             return after - before
+    if isinstance(step, TextOnlyStage):
+        return work.text_only
     if isinstance(step, TrainingSetStage):
         return sum(_images(part, pipeline, work) or 0 for part in step.parts)
     return _images(step.inputs[0], pipeline, work) if step.inputs else None

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from presel.component import component
+from presel.data.llava import LeftOut
 from presel.data.sources import DigitScenes, LlavaJson, Source
 from presel.evaluation.metrics import METRICS
 
@@ -64,6 +65,8 @@ class LlavaBenchmarks(Benchmarks, LlavaJson):
     """Benchmarks in a LLaVA-format file, whose records may have a list `references`."""
 
     with_references: ClassVar[bool] = True
+
+    text_only: LeftOut = "refuse"
 
 
 @component

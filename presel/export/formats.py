@@ -41,8 +41,8 @@ def write_llava(folder: Path, records: Sequence[Record], images: Path, out: Path
 def write_llama_factory(folder: Path, records: Sequence[Record], images: Path, out: Path) -> None:
     """Writes `train.json` and `dataset_info.json` with the dataset `selection`.
 
-    The image token is moved to the start of its question, as LLaVA's own code does; LLaMA-Factory does not
-    move it. Image paths are relative to `out` if `images` is.
+    A question's only image token is moved to its start, as LLaVA's own code does; LLaMA-Factory does not move
+    it. Image paths are relative to `out` if `images` is.
 
     Raises:
         PreselError: If a record's text holds the token of a video or a sound.
@@ -112,20 +112,25 @@ def write_trl(folder: Path, records: Sequence[Record], images: Path, out: Path) 
 def write_hf(folder: Path, records: Sequence[Record], images: Path, out: Path) -> None:
     """Saves a `Dataset` with columns id, image, task and conversations; image files are embedded.
 
+    Unless every record has one image, the column is `images`, a list.
+
     Raises:
         PreselError: If `datasets` is not installed.
     """
     datasets = _datasets("hf")
     text = datasets.Value("string")
+    paths = [[str(path) for path in record.paths(images)] for record in records]
+    single = all(len(found) == 1 for found in paths)
+    image = {"image": datasets.Image()} if single else {"images": [datasets.Image()]}
     features = {
         "id": text,
-        "image": datasets.Image(),
+        **image,
         "task": text,
         "conversations": [{"from": text, "value": text}],
     }
     columns = {
         "id": [record.id for record in records],
-        "image": [str(images / record.image) for record in records],
+        next(iter(image)): [found[0] for found in paths] if single else paths,
         "task": [record.task for record in records],
         "conversations": [list(record.conversations) for record in records],
     }
@@ -174,7 +179,7 @@ def _with_messages(record: Record, images: Path) -> dict[str, Any]:
     messages = [
         {"role": _ROLES[turn["from"]], "content": image_first(turn["value"])} for turn in record.conversations
     ]
-    return {"id": record.id, "messages": messages, "images": [str(images / record.image)]}
+    return {"id": record.id, "messages": messages, "images": [str(path) for path in record.paths(images)]}
 
 
 def _check_media(record: Record) -> None:

@@ -145,7 +145,7 @@ class Generator(InstructionProvider):
         for turn in conversation:
             if turn["from"] == "gpt":
                 _check_no_refusal(turn["value"])
-        return Record(image.id, image.image, image.task, conversation)
+        return Record(image.id, (image.image,), image.task, conversation)
 
 
 class Refusal(UnusableAnswer):

@@ -258,7 +258,7 @@ def _result(requests: Sequence[InstructionRequest], answers: Answers) -> Provide
         if annotation.get("was_cancelled"):
             unanswered[image.id] = "skipped by the annotator"
         else:
-            records.append(Record(image.id, image.image, image.task, _conversation(annotation)))
+            records.append(Record(image.id, (image.image,), image.task, _conversation(annotation)))
     return ProviderResult(records, unanswered)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from presel.data.listing import PoolFiles
-from presel.data.llava import Record
+from presel.data.llava import LlavaFiles, Record
 from presel.errors import PreselError
 from presel.instructions.provider import NOT_REQUESTED, InstructionProvider, InstructionRequest
 from presel.storage.files import write_table
@@ -62,6 +62,23 @@ def request(
         remedy = provider.how_to_ask_again([image for image in requests if image.id in unanswered])
         raise PreselError(f"{fault}; answers are kept" + (f"; {remedy}" if remedy else ""))
     return [found[image.id] for image in requests if image.id in found]
+
+
+def release(names: Sequence[str], files: LlavaFiles, folder: Path, stage: str) -> list[Record]:
+    """Records text-only samples and the stage that reads them in a ledger, then reads them.
+
+    They have no image to be selected by, and nobody writes them for this run, so that none counts as
+    requested: `requests_behind` reads the ledgers of stages `instructions` only.
+
+    Args:
+        names: Ids of the samples.
+        files: The pool's files.
+        folder: Receives the ledger.
+        stage: Name of the reading stage.
+    """
+    write_table(folder / LEDGER, pd.DataFrame({"id": names, "stage": stage}, dtype=object))
+    wanted = set(names)
+    return [record for record in files.records() if record.id in wanted]
 
 
 def shortage(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from presel.component import component
 from presel.data.listing import PoolFiles
 from presel.data.llava import Record
 from presel.data.sources import Source
+from presel.errors import PreselError
 
 # Kind of the reason of images that were skipped after many failures: never the cause itself.
 NOT_REQUESTED = "not requested"
@@ -61,7 +62,10 @@ class InstructionProvider:
 
     Attributes:
         max_unanswered_share: Maximum share of chosen images without an instruction; the run stops above it.
+        several_images: Whether a record may have several images.
     """
+
+    several_images: ClassVar[bool] = False
 
     # Acceptance threshold; it does not change the instructions, so it is not part of the key.
     max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.05, compare=False)
@@ -74,6 +78,14 @@ class InstructionProvider:
 
     def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
         """Raises `PreselError`, before any long work, unless the pool's instructions can be written."""
+
+    def check_several(self, records: int) -> None:
+        """Raises `PreselError` if so many of the pool's records have several images, and none may have."""
+        if records and not self.several_images:
+            raise PreselError(
+                f"{records:,} records of the pool have several images, and these instructions would be about "
+                "one; use those of the annotation file (instructions=annotations), or leave the records out"
+            )
 
     def estimate(self, images: Mapping[str, int]) -> Cost | None:
         """Expected cost of instructions for this many images of each task; None if they are free."""

@@ -57,13 +57,14 @@ class Clip(ModelFiles):
         """Embeds samples batch by batch; worker processes decode and tokenize ahead of the model.
 
         Args:
-            batches: The samples of each batch; texts beyond the model's maximum length are truncated, and of
-                several images the first is taken.
+            batches: The samples of each batch, with one image or several; texts beyond the model's maximum
+                length are truncated.
             workers: Worker processes; 0 prepares in this process. The result does not depend on it.
             accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
 
         Yields:
-            Embeddings of norm 1 of the next batch's images and texts, (n, d) each.
+            Embeddings of norm 1 of the next batch's images and texts, (n, d) each; that of several images is
+            the direction of their mean.
         """
         import torch
         from transformers import AutoProcessor, CLIPModel
@@ -82,9 +83,20 @@ class Clip(ModelFiles):
             with model_errors(f"{name} fails on an image and a text"):
                 tried = processor(images=[Image.new("RGB", (64, 64))], text=["a"], return_tensors="pt")
                 model(**tried.to(device))
-            for inputs in prefetched(batches, prepare, workers):
+            for batch, inputs in zip(batches, prefetched(batches, prepare, workers), strict=True):
                 output = model(**inputs.to(device))
-                yield output.image_embeds.cpu().numpy(), output.text_embeds.cpu().numpy()
+                images = output.image_embeds.cpu().numpy()
+                images = mean_directions(images, [len(example.images) for example in batch])
+                yield images, output.text_embeds.cpu().numpy()
+
+
+def mean_directions(vectors: NDArray[np.float32], counts: Sequence[int]) -> NDArray[np.float32]:
+    """Means of consecutive groups of `counts` vectors, scaled to norm 1: (m, d), (n,) -> (n, d)."""
+    if len(counts) == len(vectors):
+        return vectors
+    sums = np.add.reduceat(vectors, np.cumsum([0, *counts[:-1]]))  # (n, d)
+    means: NDArray[np.float32] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    return means
 
 
 def clip_text(conversations: Sequence[Turn]) -> str:
@@ -97,7 +109,7 @@ def clip_text(conversations: Sequence[Turn]) -> str:
 
 def _inputs(processor: "CLIPProcessor", max_length: int, examples: Sequence["Example"]) -> "BatchFeature":
     return processor(
-        images=[open_image(example.images[0]) for example in examples],
+        images=[open_image(image) for example in examples for image in example.images],
         text=[clip_text(example.conversations) for example in examples],
         padding=True,
         truncation=True,

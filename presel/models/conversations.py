@@ -132,7 +132,7 @@ class ConversationEncoder:
         padding: Literal["left", "right"] = "right",
         cut: bool = True,
     ) -> dict[str, Tensor]:
-        """A padded batch: input_ids, attention_mask, labels (n, length) and pixel_values.
+        """A padded batch: input_ids, attention_mask, labels (n, length), and pixel_values if it has images.
 
         Raises:
             PreselError: If a prompt exceeds the model's maximum length and `cut` is False.
@@ -147,12 +147,9 @@ class ConversationEncoder:
         length = max(len(prompt.ids) for prompt in encoded)
         rows = [_pad(prompt, length, self.tokenizer.pad_token_id, padding) for prompt in encoded]
         input_ids, attention_mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "labels": labels,
-            "pixel_values": self.pixels([image for example in examples for image in example.images]),
-        }
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        images = [image for example in examples for image in example.images]
+        return batch | {"pixel_values": self.pixels(images)} if images else batch
 
 
 def mean_color(image_processor: Any) -> tuple[int, ...]:

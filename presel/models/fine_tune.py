@@ -88,9 +88,7 @@ def fine_tune(
     throughput, step_counter = Throughput(base, encoder.image_token), _StepCounter()
     model = _prepared(base, lvlm, settings)
 
-    batches = _Batches(
-        encoder, [Example([images / record.image], record.conversations) for record in records]
-    )
+    batches = _Batches(encoder, [Example(record.paths(images), record.conversations) for record in records])
     largest = _largest(epochs, measured.lengths)
     processes = total_processes(hardware)
     checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
@@ -217,15 +215,21 @@ class _Checkpoints(TorchCheckpointIO):
 class _Batches(Dataset[Batch]):
     """Encoded micro-batches, with their rows and the response tokens of their step.
 
-    An empty micro-batch, which only keeps a process in step with the others, encodes the first sample.
+    An empty micro-batch, which only keeps a process in step with the others, encodes the first sample. One of
+    text alone gets a sample with an image that has no loss: processes that train together must all pass
+    through the vision tower and the projector.
     """
 
     def __init__(self, encoder: ConversationEncoder, examples: Sequence[Example]) -> None:
         self._encoder = encoder
         self._examples = examples
+        self._with_image = [example for example in examples if example.images][:1]
 
     def __getitem__(self, planned: MicroBatch) -> Batch:
-        batch = self._encoder.batch([self._examples[row] for row in planned.rows or [0]])
+        examples = [self._examples[row] for row in planned.rows or [0]]
+        added = [] if any(example.images for example in examples) else self._with_image
+        batch = self._encoder.batch([*examples, *added])
+        batch["labels"][len(examples) :] = IGNORED
         return batch | {
             "rows": torch.tensor(planned.rows, dtype=torch.long),
             "step_tokens": torch.tensor(planned.step_tokens),

@@ -47,7 +47,7 @@ class Throughput(pl.Callback):
         # Kept on the device: reading a value would wait for the batch.
         self._counts += torch.stack(
             [
-                batch["attention_mask"].new_tensor(len(batch["labels"])),
+                batch["attention_mask"].new_tensor(len(batch["rows"])),
                 (batch["labels"] != IGNORED).sum(),
                 batch["attention_mask"].sum(),
                 (batch["input_ids"] == self._image_token).sum(),

@@ -54,9 +54,7 @@ class ClipStage(ShardedStage[T_co]):
         root = self.instructions.pool.files(store).images
 
         def embed(batches: Batches[Record]) -> Iterator[Any]:
-            examples = [
-                [Example([root / one.image], one.conversations) for one in batch] for batch in batches
-            ]
+            examples = [[Example(one.paths(root), one.conversations) for one in batch] for batch in batches]
             embedded = self.clip.embed(examples, self.runtime.workers, self.runtime.hardware.accelerator)
             for batch, (images, texts) in zip(batches, embedded, strict=True):
                 yield self.combine(batch, images, texts)

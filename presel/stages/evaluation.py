@@ -39,7 +39,7 @@ class Question(NamedTuple):
         benchmark: The benchmark that the record belongs to.
         reference: The reference answer in the record's conversation.
         references: All reference answers to score against.
-        image: Path of the image, relative to the benchmarks' folder.
+        images: Paths of the images that the prompt shows, relative to the benchmarks' folder.
         prompt: The turns before the answer. They hold the reference answers, so that one mistake is not
             counted twice.
     """
@@ -49,21 +49,22 @@ class Question(NamedTuple):
     benchmark: str
     reference: str
     references: tuple[str, ...]
-    image: str
+    images: tuple[str, ...]
     prompt: Sequence[Turn]
 
 
 def questions(store: Store, benchmarks: PoolStage) -> list[Question]:
-    """The answers that usable records ask for after the image was shown, sorted by prompt length."""
+    """The answers that usable records ask for after an image was shown, sorted by prompt length."""
     usable = set(store.load(benchmarks)["id"])
     found = []
     for record in annotated(benchmarks.source.files(store)).records():
         for turn, said in enumerate(record.conversations if record.id in usable else []):
             prompt = record.conversations[:turn]
-            if said["from"] == "gpt" and any(IMAGE_TOKEN in earlier["value"] for earlier in prompt):
-                answer = said["value"]
+            n_images = sum(earlier["value"].count(IMAGE_TOKEN) for earlier in prompt)
+            if said["from"] == "gpt" and n_images:
+                answer, images = said["value"], record.images[:n_images]
                 references = record.references or (answer,)
-                found.append(Question(record.id, turn, record.task, answer, references, record.image, prompt))
+                found.append(Question(record.id, turn, record.task, answer, references, images, prompt))
     return sorted(found, key=lambda question: sum(len(turn["value"]) for turn in question.prompt))
 
 
@@ -133,7 +134,10 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
 
         def answer(batches: Batches[Question]) -> Iterator[pd.DataFrame]:
             model = self.lvlm.load_for_inference(self.runtime.hardware, adapter)
-            chosen = [[Example([images / item.image], item.prompt) for item in batch] for batch in batches]
+            chosen = [
+                [Example([images / image for image in one.images], one.prompt) for one in batch]
+                for batch in batches
+            ]
             for asked, encoded in zip(
                 batches, prefetched(chosen, partial(prompt_batch, encoder), self.runtime.workers), strict=True
             ):

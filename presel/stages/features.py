@@ -23,14 +23,23 @@ from presel.storage.store import Store
 class VectorsStage(ShardedStage[Features]):
     """A stage whose result is one feature vector for each id: `features.npy` and `ids.parquet`."""
 
-    def write(self, folder: Path, ids: pd.Series, files: list[Path], rows: NDArray[np.intp]) -> int:
+    def write(
+        self,
+        folder: Path,
+        ids: pd.Series,
+        files: list[Path],
+        rows: NDArray[np.intp],
+        owners: NDArray[np.intp] | None = None,
+    ) -> int:
         """Joins the shards into the stage's result.
 
         Args:
             folder: The stage's folder.
-            ids: Ids of the vectors, (n,).
+            ids: Ids, (n,).
             files: Shards of the vectors.
-            rows: Row of each vector in the concatenated shards, (n,).
+            rows: Row of each vector in the concatenated shards, (m,).
+            owners: Place of each vector's id, (m,), ascending; an id with several gets their mean. None if
+                each has one, in the order of the ids.
 
         Returns:
             The number of dimensions.
@@ -40,13 +49,21 @@ class VectorsStage(ShardedStage[Features]):
         """
         shards = [map_array(checked(file)) for file in files]
         dimensions = int(shards[0].shape[1])
+        owners = np.arange(len(ids)) if owners is None else owners
+        counts = np.bincount(owners, minlength=len(ids))  # (n,)
+        several = np.flatnonzero(counts > 1)
+        sums = np.zeros((len(several), dimensions), np.float32)
         start = 0
         with atomic(folder / "features.npy") as file:
-            joined = np.lib.format.open_memmap(file, "w+", shards[0].dtype, (len(rows), dimensions))
+            joined = np.lib.format.open_memmap(file, "w+", shards[0].dtype, (len(ids), dimensions))
             for shard in shards:
                 wanted = np.flatnonzero((rows >= start) & (rows < start + len(shard)))
-                joined[wanted] = shard[rows[wanted] - start]
+                single = counts[owners[wanted]] == 1
+                joined[owners[wanted[single]]] = shard[rows[wanted[single]] - start]
+                places = np.searchsorted(several, owners[wanted[~single]])
+                np.add.at(sums, places, shard[rows[wanted[~single]] - start])
                 start += len(shard)
+            joined[several] = sums / counts[several, None]
             joined.flush()
         write_table(folder / "ids.parquet", ids.to_frame("id"))
         return dimensions
@@ -59,6 +76,8 @@ class VectorsStage(ShardedStage[Features]):
 @dataclass(frozen=True, kw_only=True)
 class ImageVectorsStage(VectorsStage):
     """A stage that encodes the images of a pool, copies once: `features.npy` and `ids.parquet`.
+
+    The vector of a record with several images is the mean of theirs.
 
     Attributes:
         pool: The images.
@@ -77,10 +96,10 @@ class ImageVectorsStage(VectorsStage):
 
     def shards(self, store: Store, folder: Path) -> ArrayShards[Path]:
         """The distinct images; copies are encoded once."""
-        rows, encoder = self._rows(store), self.image_encoder()
+        images, encoder = self.pool.all_images(store), self.image_encoder()
         return ArrayShards(
             folder=folder / "shards",
-            items=self.pool.image_paths(store, store.load(self.pool)["image"].groupby(rows).first()),
+            items=self.pool.image_paths(store, images["image"].groupby(_distinct(images)).first()),
             label="encoding images",
             to_batches=lambda shard: list(chunks(shard, encoder.batch_size)),
             compute_batches=lambda batches: encoder.encode(
@@ -90,14 +109,16 @@ class ImageVectorsStage(VectorsStage):
 
     def join(self, store: Store, folder: Path, shards: ArrayShards[Path]) -> dict[str, Any]:
         """Joins the shards into one file."""
-        ids = store.load(self.pool)["id"]
-        dimensions = self.write(folder, ids, shards.files, self._rows(store))
+        ids, images = store.load(self.pool)["id"], self.pool.all_images(store)
+        owners = images["record"].to_numpy()
+        dimensions = self.write(folder, ids, shards.files, _distinct(images), owners)
         return {"images": len(ids), "different_images": len(shards.items), "dimensions": dimensions}
 
-    def _rows(self, store: Store) -> NDArray[np.intp]:
-        """Number of the distinct image that each record shows, (n,)."""
-        rows: NDArray[np.intp] = pd.factorize(self.pool.contents(store))[0]
-        return rows
+
+def _distinct(images: pd.DataFrame) -> NDArray[np.intp]:
+    """Number of the distinct image that each image is, (m,)."""
+    numbers: NDArray[np.intp] = pd.factorize(images["content"])[0]
+    return numbers
 
 
 @dataclass(frozen=True, kw_only=True)

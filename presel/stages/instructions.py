@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from presel.data.llava import Record, TaskRule, read_records, write_records
+from presel.data.llava import Record, read_training_file, write_records
 from presel.errors import PreselError
 from presel.instructions.ledger import UNANSWERED, request, requests_behind, shortage
 from presel.instructions.provider import InstructionProvider, InstructionRequest
@@ -43,7 +43,7 @@ class SamplesStage(Stage[list[Record]]):
 
     def load(self, folder: Path) -> list[Record]:
         """The records, with their conversations."""
-        return read_records(folder / "train.json", TaskRule())
+        return read_training_file(folder / "train.json")
 
     def ids(self, store: Store) -> pd.Series:
         """The records' ids."""
@@ -54,7 +54,7 @@ class SamplesStage(Stage[list[Record]]):
         from presel.models.conversations import Example
 
         images = self.pool.files(store).images
-        return [Example([images / record.image], record.conversations) for record in store.load(self)]
+        return [Example(record.paths(images), record.conversations) for record in store.load(self)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,7 @@ class InstructionsStage(SamplesStage):
         """
         if not store.has(self):
             self.provider.check(self.pool.files(store), self.pool.task_names(store))
+            self.provider.check_several(int(self.pool.all_images(store)["record"].value_counts().gt(1).sum()))
             return
         folder = store.folder(self)
         listed = read_table(folder / UNANSWERED, "id", "why")

@@ -1,28 +1,39 @@
 """Stage `pool`: ids, images and tasks of a source; every image is checked, instructions are dropped."""
 
+import hashlib
 import logging
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from presel.console import progress
-from presel.data.images import check_images
-from presel.data.listing import PoolFiles
+from presel.data.images import Checked, check_images
+from presel.data.listing import Item, PoolFiles
 from presel.data.sources import Source
 from presel.errors import PreselError
 from presel.stages.results import TableStage
-from presel.storage.files import write_table
+from presel.storage.files import read_table, write_table
 from presel.storage.stage import Stage
 from presel.storage.store import Store
 
 _log = logging.getLogger(__name__)
 
 
+# Where `PoolStage` leaves what its table has no room for.
+_SEVERAL = "several_images.parquet"
+_TEXT_ONLY = "text_only.parquet"
+
+
 class Pool(TableStage):
-    """Base of the stages whose result is a table of usable images: id, image (relative path), task."""
+    """Base of the stages whose result is a table of usable records: id, image (relative path), task.
+
+    A record is one image in most pools. Of one with several, `image` is the first.
+    """
 
     @property
     @abstractmethod
@@ -42,8 +53,12 @@ class Pool(TableStage):
         return len(store.load(self.images))
 
     def contents(self, store: Store) -> pd.Series:
-        """A digest of each image's file, in the order of the table; copies have the same digest."""
+        """A digest of each record's image files, in the order of the table; copies have the same digest."""
         return pd.read_parquet(store.verified(self.images) / "pool.parquet", columns=["content"])["content"]
+
+    def all_images(self, store: Store) -> pd.DataFrame:
+        """Every image of every record, see `image_list`."""
+        return image_list(store.verified(self.images))
 
     def image_paths(self, store: Store, images: pd.Series) -> list[Path]:
         """Full paths of images that are named relative to the source's folder."""
@@ -55,8 +70,10 @@ class Pool(TableStage):
 class PoolStage(Pool):
     """The usable images of a source.
 
-    Leaves `pool.parquet` (id, image, task, content) and `rejected.parquet` (id, image, task, why). No
-    instruction's text passes this stage.
+    Leaves `pool.parquet` (id, image, task, content) and `rejected.parquet` (id, image, task, why; of several
+    images, the first that is unusable). If there are records with several images, `several_images.parquet`
+    lists these: record (row of the pool), image, content. If the source keeps records without an image,
+    `text_only.parquet` has their ids. No instruction's text passes this stage.
 
     Attributes:
         source: Where the records come from.
@@ -87,6 +104,10 @@ class PoolStage(Pool):
     def images(self) -> "PoolStage":
         """This stage itself."""
         return self
+
+    def text_only_ids(self, store: Store) -> list[str]:
+        """The records without an image that are trained on beside the selection."""
+        return list(pd.read_parquet(store.verified(self) / _TEXT_ONLY)["id"])
 
     def task_names(self, store: Store) -> list[str]:
         """Those that the source names."""
@@ -122,27 +143,31 @@ class PoolStage(Pool):
         listing = files.listing()
         listed = len(listing.items)
         listing = self.source.sample(listing)
-        table = pd.DataFrame(listing.items, columns=["id", "image", "task"])
+        table = pd.DataFrame([item[:3] for item in listing.items], columns=["id", "image", "task"])
         self._check_tasks(table)
         if listing.text_only:
             _log.info(f"  records left out, since they have no image: {listing.text_only:,}")
+        if listing.kept:
+            _log.info(f"  records without an image, kept for training: {len(listing.kept):,}")
         if listing.other_files:
             _log.info(f"  files left out, since they are no images: {listing.describe_skipped()}")
         if len(listing.items) < listed:
             _log.info(f"  a random sample of {len(listing.items):,} of {listed:,} images")
-        images = table["image"].tolist()
+        images = [image for item in listing.items for image in item.images]
         with progress(f"checking {len(images):,} images", len(images)) as advance:
             checked = check_images(files.images, images, self.workers, self.source.min_side, advance)
-        table["why"] = pd.Series([one.fault for one in checked], dtype=object)
-        table["content"] = pd.Series([one.content for one in checked], dtype=object)
-        rejected = table[table["why"].notna()].drop(columns="content")
-        pool = table[table["why"].isna()].drop(columns="why").reset_index(drop=True)
+        pool, several, rejected = _sorted_out(table, listing.items, checked)
         write_table(folder / "rejected.parquet", rejected)
         self.write(folder, pool)
+        if len(several):
+            write_table(folder / _SEVERAL, several)
+        if self.source.keeps_text_only:
+            write_table(folder / _TEXT_ONLY, pd.DataFrame({"id": listing.kept}, dtype=object))
         return {
             "images": len(pool),
             "rejected": len(rejected),
             "text_only_left_out": listing.text_only,
+            "text_only_kept": len(listing.kept),
             "files_left_out": dict(listing.other_files),
             "tasks": pool["task"].nunique(),
             "different_images": pool["content"].nunique(),
@@ -159,3 +184,40 @@ class PoolStage(Pool):
                 f"{len(without)} of {len(table)} images have no task (first: '{without['image'].iloc[0]}'); "
                 "name one for them by pool.task=NAME, or have tasks found among all by tasks=discovered"
             )
+
+
+def image_list(folder: Path) -> pd.DataFrame:
+    """Every image of every record of a `PoolStage`'s result, in the order of both.
+
+    Args:
+        folder: The result's folder.
+
+    Returns:
+        Table of record (row of the pool), image (relative path) and content (digest of the file).
+    """
+    pool = read_table(folder / "pool.parquet", "image", "content")
+    single = pool[["image", "content"]].rename_axis("record").reset_index()
+    if not (folder / _SEVERAL).exists():
+        return single
+    several = read_table(folder / _SEVERAL, "record", "image", "content")
+    others = single[~single["record"].isin(several["record"])]
+    return pd.concat([others, several]).sort_values("record", kind="stable", ignore_index=True)
+
+
+def _sorted_out(
+    table: pd.DataFrame, items: Sequence[Item], checked: Sequence[Checked]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The three tables of `PoolStage`: usable records, the images of those with several, rejected records."""
+    shown = pd.DataFrame(checked, columns=["why", "content"], dtype=object)
+    shown.insert(0, "record", np.repeat(table.index, [len(item.images) for item in items]))
+    shown.insert(1, "image", [image for item in items for image in item.images])
+    broken = shown[shown["why"].notna()].drop_duplicates("record").set_index("record")
+    rejected = table.loc[broken.index].assign(image=broken["image"], why=broken["why"])
+    usable = shown[~shown["record"].isin(broken.index)]
+    pool = table.drop(broken.index)
+    pool["content"] = usable.drop_duplicates("record").set_index("record")["content"]
+    several = usable[usable["record"].duplicated(keep=False)].drop(columns="why")
+    for record, contents in several.groupby("record")["content"]:
+        pool.loc[record, "content"] = hashlib.sha256(" ".join(contents).encode()).hexdigest()
+    several["record"] = pool.index.get_indexer(pd.Index(several["record"]))
+    return pool.reset_index(drop=True), several, rejected

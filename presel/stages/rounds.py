@@ -7,10 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 
 from presel.errors import PreselError
-from presel.stages.instructions import InstructionsStage, SamplesStage
+from presel.stages.instructions import InstructionsStage
 from presel.stages.relevance import RelevanceStage
 from presel.stages.results import TableStage
 from presel.stages.selection import SelectionStage, images_in_budget
+from presel.stages.training_set import TrainingSetStage
 from presel.stages.tuning import TuningStage
 from presel.storage.store import Store
 from presel.strategies.rounds import RoundStrategy
@@ -102,25 +103,6 @@ class RoundScoresStage(TableStage):
             table = table.merge(losses.rename(columns={"loss_with_question": name}), on="id", how="left")
         self.write(folder, table)
         return {"images": len(table)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSetStage(SamplesStage):
-    """All that is bought after a round, without buying anything.
-
-    Attributes:
-        parts: The purchases.
-    """
-
-    name: ClassVar[str] = "training_set"
-
-    parts: tuple[InstructionsStage, ...]
-
-    def compute(self, store: Store, folder: Path) -> dict[str, int]:
-        """Joins the training files."""
-        records = [record for part in self.parts for record in store.load(part)]
-        self.write(folder, records)
-        return {"samples": len(records)}
 
 
 class Round(NamedTuple):

@@ -1,4 +1,4 @@
-"""Stage `swapped_images`: the reference samples, each with the image of another one."""
+"""Stage `swapped_images`: the reference samples, each with the images of another one."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +12,9 @@ from presel.storage.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class SwappedImagesStage(SamplesStage):
-    """Questions and answers of the reference set, each with the image of another sample of its task.
+    """Questions and answers of the reference set, each with the images of another sample of its task.
 
-    The only sample of a task keeps its image.
+    The other sample has as many images; where there is none, a sample keeps its own.
 
     Attributes:
         instructions: Those of the reference set; no further ones are bought.
@@ -27,15 +27,17 @@ class SwappedImagesStage(SamplesStage):
     seed: int
 
     def compute(self, store: Store, folder: Path) -> dict[str, int]:
-        """Puts the samples of each task into a random circle, in which each gets the next one's image."""
+        """Puts the samples of each task into random circles, in which each gets the next one's images."""
         records = store.load(self.instructions)
-        images = {record.id: record.image for record in records}
+        images = {record.id: record.images for record in records}
         pool = store.load(self.pool)
+        bought = pool[pool["id"].isin(list(images))]
+        counts = bought["id"].map(lambda name: len(images[name])).rename("count")
         # Another stream than those of the other draws from the reference set.
         generator = np.random.default_rng([self.seed, 3])
         swapped: dict[str, str] = {}
-        for _, ids in pool[pool["id"].isin(list(images))].groupby("task", sort=True)["id"]:
+        for _, ids in bought.groupby(["task", counts], sort=True)["id"]:
             circle = generator.permutation(np.sort(ids.to_numpy(dtype=str)))
             swapped |= dict(zip(circle.tolist(), np.roll(circle, -1).tolist(), strict=True))
-        self.write(folder, [replace(record, image=images[swapped[record.id]]) for record in records])
+        self.write(folder, [replace(record, images=images[swapped[record.id]]) for record in records])
         return {"samples": len(records)}

@@ -1,7 +1,7 @@
 """Stage `uncertainty`: how unsure the reference model is about images that it was not tuned on."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 class Probe(NamedTuple):
-    """A question of the reference set, asked about another image.
+    """A question of the reference set, asked about another record of the pool.
 
     Attributes:
-        id: The image's id.
-        image: Path of the image, relative to the pool's folder.
-        question: Text of the question, with the image token.
+        id: The record's id.
+        images: Paths of the images that the question is about, relative to the pool's folder.
+        question: Text of the question, with an image token for each of them.
         length: Length of the prompt in tokens.
     """
 
     id: str
-    image: str
+    images: list[str]
     question: str
     length: int
 
@@ -46,10 +46,10 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
     """Entropy of the answers to questions of the reference set, for each image outside it.
 
     Only questions that are bought already are asked: those about other images of the same task, or of all
-    tasks if the task's own have none. Questions that are too long for the model are left out. An image's
-    uncertainty is the mean entropy of the distribution of the first answer token. It says little where that
-    token is the same whatever the answer, as for numbers with Llama 2's tokenizer, which begins them by a
-    token for the space.
+    tasks if the task's own have none; of a record with several images, about as many as the question names,
+    the first ones. Questions that are too long for the model are left out. An image's uncertainty is the
+    mean entropy of the distribution of the first answer token. It says little where that token is the same
+    whatever the answer, as for numbers with Llama 2's tokenizer, which begins them by a token for the space.
 
     Leaves `uncertainty.parquet`: id, uncertainty (in nats), without the reference set.
 
@@ -75,9 +75,10 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         """The questions to ask, by task and id of the image.
 
         Raises:
-            PreselError: If all questions are too long for the model.
+            PreselError: If all questions are too long for the model, or about more images than a record has.
         """
         pool = store.load(self.instructions.pool)
+        pool["images"] = self.instructions.pool.all_images(store).groupby("record")["image"].agg(list)
         by_task = self._lengths(store, dict(zip(pool["id"], pool["task"], strict=True)), encoder)
         of_all = {text: length for lengths in by_task.values() for text, length in lengths.items()}
         if not of_all:
@@ -89,12 +90,22 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         generator = np.random.default_rng([self.seed, 2])
         probes = []
         free = pool[~pool["id"].isin(store.load(self.instructions.chosen)["id"])]
-        for task, images in free.sort_values("id").groupby("task", sort=True):
-            questions = sorted(by_task.get(str(task), of_all).items())
-            count = min(self.questions, len(questions))
-            for name, image in zip(images["id"], images["image"], strict=True):
+        for task, records in free.sort_values("id").groupby("task", sort=True):
+            fitting: dict[int, list[tuple[str, int]]] = {}
+            for name, images in zip(records["id"], records["images"], strict=True):
+                if (n_images := len(images)) not in fitting:
+                    own = _about(by_task.get(str(task), {}), n_images)
+                    fitting[n_images] = own or _about(of_all, n_images)
+                questions = fitting[n_images]
+                if not questions:
+                    raise PreselError(
+                        f"record '{name}': the questions of the reference set are all about more than its "
+                        f"{n_images} images; raise reference.share"
+                    )
+                count = min(self.questions, len(questions))
                 for chosen in generator.choice(len(questions), count, replace=False):
-                    probes.append(Probe(name, image, *questions[chosen]))
+                    text, length = questions[chosen]
+                    probes.append(Probe(name, images[: text.count(IMAGE_TOKEN)], text, length))
         return probes
 
     def shards(self, store: Store, folder: Path) -> TableShards[int]:
@@ -106,7 +117,9 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         encoder = ConversationEncoder(lvlm)
         images = self.instructions.pool.files(store).images
         probes = self.probes(store, encoder)
-        examples = [Example([images / probe.image], _turns(probe.question)) for probe in probes]
+        examples = [
+            Example([images / image for image in probe.images], _turns(probe.question)) for probe in probes
+        ]
 
         def ask(batches: Batches[int]) -> Iterator[pd.DataFrame]:
             model = lvlm.load_for_inference(self.runtime.hardware, store.load(self.model))
@@ -152,6 +165,11 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
             if not prompt.truncated:
                 lengths[tasks[record.id]][text] = len(prompt.ids)
         return dict(lengths)
+
+
+def _about(lengths: Mapping[str, int], n_images: int) -> list[tuple[str, int]]:
+    """The questions about at most so many images, sorted, with their lengths."""
+    return sorted(item for item in lengths.items() if item[0].count(IMAGE_TOKEN) <= n_images)
 
 
 def _turns(question: str) -> list[Turn]:

@@ -12,13 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from presel.data.errors import RecordError
-from presel.data.llava import LlavaFiles, Record, TaskRule, TextOnly, read_records, write_records
+from presel.data.llava import (
+    LlavaFiles,
+    Record,
+    TaskRule,
+    TextOnly,
+    image_paths,
+    read_records,
+    read_training_file,
+    write_records,
+)
 from presel.data.prompts import Turn
 from presel.data.sources import LlavaJson
+from presel.data.validation import LlavaValidation
 from presel.errors import PreselError
 from presel.evaluation.benchmarks import LlavaBenchmarks
 from presel.stages.pool import PoolStage
@@ -68,8 +79,8 @@ def test_reads_a_list(tmp_path: Path) -> None:
         {"from": "gpt", "value": "A cat."},
     )
     assert read_records(path, FIELD) == [
-        Record("abc", "coco/1.jpg", "vqa", turns),
-        Record("7", "coco/1.jpg", "ocr", turns),
+        Record("abc", ("coco/1.jpg",), "vqa", turns),
+        Record("7", ("coco/1.jpg",), "ocr", turns),
     ]
 
 
@@ -367,6 +378,84 @@ def test_a_question_about_an_image_is_no_text_alone(
     assert LlavaFiles(path, path.parent, FIELD, text_only="drop_all").contents().text_only == 1
 
 
+TWO = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "The first."}]
+
+
+def test_a_record_may_have_several_images(tmp_path: Path) -> None:
+    apart = [QUESTION, ANSWER, QUESTION, ANSWER]
+    content = [
+        fields(id="one", image=["b.jpg"]),
+        fields(id="two", image=["b.jpg", "a.jpg"], conversations=TWO),
+        fields(id="apart", image=["a.jpg", "a.jpg"], conversations=apart),
+    ]
+    files = LlavaFiles(written(tmp_path, content), tmp_path, TaskRule(image_patterns={"b": "b", "": "other"}))
+    images = [("b.jpg",), ("b.jpg", "a.jpg"), ("a.jpg", "a.jpg")]
+    assert [record.images for record in files.records()] == images
+    assert [item.images for item in files.listing().items] == images
+    # The first image decides.
+    assert [item.task for item in files.listing().items] == ["b", "b", "other"]
+
+
+@pytest.mark.parametrize(
+    "turns", [[QUESTION, ANSWER], [TWO[0], ANSWER, QUESTION, ANSWER], [TWO[0], QUESTION | {"from": "gpt"}]]
+)
+def test_every_image_has_its_place_in_a_question(tmp_path: Path, turns: Any) -> None:
+    message = failure(written(tmp_path, in_second({"image": ["a.jpg", "b.jpg"], "conversations": turns})))
+    assert re.search(r"has [13] <image>; put one into a question for each of the 2 images", message)
+
+
+def test_text_only_records_are_kept_on_request(tmp_path: Path) -> None:
+    chat = [CHAT[0], ANSWER]
+    content = [fields(id="a", image=MISSING, conversations=chat), fields(id="b")]
+    content += [fields(id="markup", image=None, conversations=CHAT)]
+    content += [fields(id="asked", image=None, conversations=[QUESTION, ANSWER])]
+    path = written(tmp_path, content)
+    # Positions, which count every record.
+    files = LlavaFiles(path, path.parent, FIELD, numbered=True, text_only="keep")
+    assert [(one.id, one.images, one.task) for one in files.records()] == [
+        ("0", (), "text_only"),
+        ("1", ("coco/1.jpg",), "vqa"),
+    ]
+    listing = files.listing()
+    assert [item.id for item in listing.items] == ["1"]
+    assert (listing.kept, listing.text_only) == (["0"], 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"conversations": [CHAT[0]]}, "'conversations' has no answer at its end; "),
+        ({"id": "abc"}, "'id' is already that of record 0; "),
+        ({"images": ["a.jpg"]}, r"the record has 'images' \(a list\) in place of 'image'"),
+    ],
+)
+def test_text_only_records_are_checked_too(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    bad = fields(**({"id": "b", "image": MISSING, "conversations": [CHAT[0], ANSWER]} | changes))
+    path = written(tmp_path, [fields(), bad])
+    with pytest.raises(PreselError, match=f"record 1 .*: {said}"):
+        LlavaFiles(path, path.parent, FIELD, text_only="keep").contents()
+
+
+def test_a_file_of_text_alone_is_no_pool(tmp_path: Path) -> None:
+    path = written(tmp_path, [fields(image=MISSING, conversations=[CHAT[0], ANSWER])])
+    with pytest.raises(PreselError, match="the file has no records with an image"):
+        LlavaFiles(path, path.parent, FIELD, text_only="keep").contents()
+
+
+@pytest.mark.parametrize("kind", [LlavaBenchmarks, LlavaValidation])
+def test_only_a_pool_keeps_text(tmp_path: Path, kind: type[LlavaJson]) -> None:
+    with pytest.raises(ValidationError, match="Input should be 'refuse', 'drop' or 'drop_all'"):
+        kind(annotations=tmp_path / "a.json", images=tmp_path, text_only="keep")
+
+
+def test_the_paths_that_a_digest_of_the_files_covers(tmp_path: Path) -> None:
+    content = [fields(), fields(image=["a [1].jpg", 'b "2".jpg', 7]), fields(image=[]), fields(image=MISSING)]
+    content += [fields(image=["c.jpg", ["d.jpg"]], conversations=[turn("human", '"image": ["no.jpg"]')])]
+    for indent in (None, 1):
+        paths = image_paths(written(tmp_path, json.dumps(content, indent=indent)))
+        assert sorted(paths) == ["a [1].jpg", 'b "2".jpg', "coco/1.jpg"]
+
+
 @pytest.mark.parametrize(("first", "second"), [("1", "1"), (1, "1"), (1, 1)])
 def test_duplicate_ids(tmp_path: Path, first: Any, second: Any) -> None:
     path = written(tmp_path, [fields(id="a"), fields(id=first), fields(id="b"), fields(id=second)])
@@ -430,7 +519,16 @@ def in_second(changes: dict[str, Any]) -> list[dict[str, Any]]:
         ({"image": MISSING}, r"'image' is missing; .*skip text-only records \(pool.text_only=drop\)"),
         ({"image": None}, "'image' is missing; .*skip text-only records"),
         ({"image": ""}, "'image' is blank; "),
-        ({"image": ["a.jpg", "b.jpg"]}, "'image' is a list, not text; name one image file"),
+        ({"image": []}, "'image' is missing; name one image file"),
+        ({"image": {"path": "a.jpg"}}, "'image' is an object, not text; name one image file"),
+        ({"image": ["a.jpg", 7]}, "'image' entry 1 is a number, not text; name an image file in each place"),
+        ({"image": ["a.jpg", ["b.jpg"]]}, "'image' entry 1 is a list, not text; "),
+        ({"image": [" ", "b.jpg"]}, "'image' entry 0 is blank; "),
+        ({"image": ["a.jpg", "../b.jpg"]}, "'image' entry 1 is '../b.jpg', which may leave the image folder"),
+        (
+            {"image": ["a.jpg", "b.jpg"]},
+            "'conversations' has 1 <image>; put one into a question for each of the 2 images under 'image'",
+        ),
         ({"image": "/etc/passwd"}, "'image' is '/etc/passwd', an absolute path; "),
         ({"image": "C:/a.jpg"}, "'image' is 'C:/a.jpg', an absolute path; "),
         ({"image": "../a.jpg"}, "'image' is '../a.jpg', which may leave the image folder"),
@@ -499,7 +597,10 @@ def turn(role: Any, value: Any) -> dict[str, Any]:
         ([QUESTION, turn("gpt", None)], "turn 1 'value' is missing; write the answer there"),
         ([turn("human", "What is it?"), ANSWER], "has no <image> in any question; put <image> once"),
         ([turn("human", "What is it?"), turn("gpt", "<image>")], "has no <image> in any question; "),
-        ([turn("human", "<image> <image>"), ANSWER], "has 2 <image>; put <image> once"),
+        (
+            [turn("human", "<image> <image>"), ANSWER],
+            "has 2 <image>; put <image> once .*, or list an image for each under 'image'",
+        ),
         ([QUESTION, ANSWER, QUESTION, ANSWER], "has 2 <image>; "),
         ([QUESTION, turn("gpt", "See <image>.")], "has 2 <image>; "),
     ],
@@ -530,9 +631,20 @@ def conversations(draw: st.DrawFn) -> tuple[Turn, ...]:
 
 
 images = st.lists(segment, min_size=1, max_size=3).map("/".join)
-record_lists = st.lists(
-    st.builds(Record, name, images, name, conversations()), min_size=1, unique_by=lambda record: record.id
-)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Record:
+    """A record with an image, several or none."""
+    turns, named = draw(conversations()), tuple(draw(st.lists(images, max_size=3)))
+    value = "".join(turn["value"] for turn in turns).replace("<image>", "", 1)
+    assume("image" not in value.lower())
+    shown = [turn["value"].replace("<image>", "<image>" * len(named)) or "?" for turn in turns]
+    turns = tuple({"from": turn["from"], "value": text} for turn, text in zip(turns, shown, strict=True))
+    return Record(draw(name), named, draw(name) if named else "text_only", turns)
+
+
+record_lists = st.lists(records(), unique_by=lambda record: record.id)
 
 
 # No time limits: a busy machine is no fault of the code.
@@ -542,15 +654,19 @@ def test_what_is_written_is_read_back(records: list[Record], name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         write_records(path, iter(records))
-        assert read_records(path, FIELD) == records
+        assert read_training_file(path) == records
         assert list(Path(folder).iterdir()) == [path]
 
 
 def test_written_file_is_plain_llava_format(tmp_path: Path) -> None:
-    record = read_records(written(tmp_path, [fields(id=7, task="日本語")]), FIELD)[0]
-    path = tmp_path / "training.json"
-    write_records(path, [record])
-    assert json.loads(path.read_text(encoding="utf-8")) == [fields(id="7", task="日本語")]
+    content = [
+        fields(id="7", task="日本語"),
+        fields(id="8", image=["a.jpg", "b.jpg"], conversations=TWO),
+        fields(id="9", image=MISSING, task="text_only", conversations=[CHAT[0], ANSWER]),
+    ]
+    path = written(tmp_path, content)
+    write_records(path, LlavaFiles(path, tmp_path, FIELD, text_only="keep").records())
+    assert json.loads(path.read_text(encoding="utf-8")) == content
     assert "日本語" in path.read_text(encoding="utf-8")
 
 
@@ -559,7 +675,7 @@ def test_failure_while_writing_leaves_the_old_file(tmp_path: Path, name: str) ->
     path = written(tmp_path, "old", name)
 
     def records() -> Any:
-        yield Record("a", "a.jpg", "vqa", ())
+        yield Record("a", ("a.jpg",), "vqa", ())
         raise RuntimeError("interrupted")
 
     with pytest.raises(RuntimeError, match="interrupted"):
@@ -574,7 +690,7 @@ def test_no_space_left(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(PreselError, match=r"cannot be written .*; check the folder and the space left"):
-            write_records(path, [Record("a", "a.jpg", "vqa" * 100_000, ())])
+            write_records(path, [Record("a", ("a.jpg",), "vqa" * 100_000, ())])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_text() == "old"
