@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--released", type=int, help="samples of the released procedure; default: all")
     parser.add_argument("--batch-tokens", type=int, nargs="+", default=[8192])
+    parser.add_argument("--rounds", type=int, default=2, help="times that samples are scored with loading")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images ahead")
     parser.add_argument("--compiled", action="store_true", help="try compiled layers too, as presel does not")
     parser.add_argument("--rows", type=Path, help="file to which each row is appended at once")
@@ -64,37 +65,38 @@ def measure(lvlm: RandomLvlm, images: Path, options: argparse.Namespace) -> None
 
     rows = Rows(options.rows)
 
+    def batches(tokens: int) -> list[list[Example]]:
+        return [[examples[row] for row in batch] for batch in fill_batches(lengths, tokens)]
+
     def score(what: str, tokens: int) -> Losses:
-        chosen = [[examples[row] for row in batch] for batch in fill_batches(lengths, tokens)]
-        batches = [pair_batch(encoder, batch) for batch in chosen]
+        ready = [pair_batch(encoder, batch) for batch in batches(tokens)]
         # The first use of a shape takes longer, above all of compiled layers.
-        in_turn(scorer, model, [batches[0], batches[-1]])
+        in_turn(scorer, model, [ready[0], ready[-1]])
         peak_memory()
-        losses, seconds, two_seconds = in_turn(scorer, model, batches)
-        memory = peak_memory()
-        loaded = prefetched(chosen, partial(pair_batch, encoder), options.workers)
-        _, loading_seconds = timed(lambda: [scorer.losses(batch) for batch in loaded])
+        losses, seconds, two_seconds = in_turn(scorer, model, ready)
         rows.add(
             what if scorer.single_pass else f"{what} (this model takes two)",
             batch_tokens=tokens,
             samples_per_second=len(examples) / seconds,
             tokens_per_second=sum(lengths) / seconds,
-            with_loading=len(examples) / loading_seconds,
             faster_than_two_passes=two_seconds / seconds,
             utilization=utilization(model, sum(lengths), image_tokens, seconds),
-            memory_gb=memory,
+            memory_gb=peak_memory(),
         )
         return losses
 
     for tokens in options.batch_tokens:
         ours = score("one pass", tokens)
+    best = max(rows, key=lambda row: row["samples_per_second"])
+    again = batches(best["batch_tokens"]) * options.rounds
+    rate = loading_rate(scorer, encoder, again, options.workers)
+    rows.add("one pass, with loading", batch_tokens=best["batch_tokens"], samples_per_second=rate)
     # The longest first, so every so many of them.
-    taken = range(0, len(examples), len(examples) // (options.released or len(examples)))
+    every = max(1, len(examples) // (options.released or len(examples)))
+    taken = range(0, len(examples), every)
     plain, plain_seconds = timed(lambda: released(encoder, model, [examples[row] for row in taken]))
     plain_rate = len(taken) / plain_seconds
-    best = max(rows, key=lambda row: row["with_loading"])
-    ratio = best["with_loading"] / plain_rate
-    rows.add("released", with_loading=plain_rate, ours_is_faster=ratio)
+    rows.add("released, with loading", samples_per_second=plain_rate, ours_is_faster=rate / plain_rate)
     difference = max(
         float((ours.with_question[taken] - plain[0]).abs().max()),
         float((ours.without_question[taken] - plain[1]).abs().max()),
@@ -113,7 +115,7 @@ def measure(lvlm: RandomLvlm, images: Path, options: argparse.Namespace) -> None
             ratio=best["faster_than_two_passes"],
             bound=bound,
             fraction_of_bound=best["faster_than_two_passes"] / bound,
-            ratio_to_released=ratio,
+            ratio_to_released=rate / plain_rate,
             largest_difference=difference,
         )
     )
@@ -134,6 +136,16 @@ def in_turn(
         parts.append(losses)
         seconds, two_seconds = seconds + one_batch, two_seconds + two_batch
     return Losses(*(torch.cat(values) for values in zip(*parts, strict=True))), seconds, two_seconds
+
+
+def loading_rate(
+    scorer: Scorer, encoder: ConversationEncoder, batches: Sequence[Sequence[Example]], workers: int
+) -> float:
+    """Samples a second from the end of the first batch on, with images loaded by worker processes."""
+    loaded = prefetched(batches, partial(pair_batch, encoder), workers)
+    scorer.losses(next(loaded))
+    _, seconds = timed(lambda: [scorer.losses(batch) for batch in loaded])
+    return sum(map(len, batches[1:])) / seconds
 
 
 def released(

@@ -33,7 +33,7 @@ if [ "${SHAPE:-full}" = tiny ]; then
 else
     patience=1
     llava=(--shape 7b) qwen=(--shape qwen_3b)
-    scoring=(--samples 64 --released 24 --workers 12)
+    scoring=(--samples 64 --released 24 --rounds 4 --workers 12)
     batches=(--batch-tokens 8192 16384 32768) batch=(--batch-tokens 16384)
     tuning=(--workers 12) kept=(--sizes 2 4 8) recomputed=(--sizes 8 32) one=(--sizes 4)
     features=(--encoder base --images 4096 --batch-size 64 --workers 14)
