@@ -110,8 +110,21 @@ _JINJA = """\
     {{%- if content | rejectattr('type', 'in', ['image', 'text']) | list -%}}
       {{{{- raise_exception('This model takes images and text only.') -}}}}
     {{%- endif -%}}
-    {{{{- {image} * (content | selectattr('type', 'equalto', 'image') | list | length) -}}}}
-    {{{{- content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('\\n') | trim -}}}}
+    {{%- set images = content | selectattr('type', 'equalto', 'image') | list | length -%}}
+    {{%- set seen = namespace(text=false) -%}}
+    {{%- if images > 1 -%}}
+      {{%- for part in content -%}}
+        {{%- if part['type'] == 'image' -%}}
+          {{{{- {image} | trim if seen.text else {image} -}}}}
+        {{%- else -%}}
+          {{%- set seen.text = true -%}}
+          {{{{- part['text'] -}}}}
+        {{%- endif -%}}
+      {{%- endfor -%}}
+    {{%- else -%}}
+      {{{{- {image} * images -}}}}
+      {{{{- content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('\\n') | trim -}}}}
+    {{%- endif -%}}
   {{%- endif -%}}
 {{%- endmacro -%}}
 {{{{- {system} -}}}}
@@ -131,7 +144,8 @@ _JINJA = """\
 def chat_template(template: str) -> str:
     """A template of `TEMPLATES` in Jinja, in which transformers stores it with a model.
 
-    Images come first in their question, each on its own line.
+    A question's only image comes first, as in `image_first`; several stay at their places, those in front of
+    all text each on its own line.
     """
     style = replace(TEMPLATES[template], image=f"{IMAGE_TOKEN}\n")
     return _JINJA.format(**{name: json.dumps(text) for name, text in asdict(style).items()})

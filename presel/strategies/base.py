@@ -41,7 +41,7 @@ class SelectionContext:
     """All that a strategy can see: the pool without its text, and the results that it declares in `needs`.
 
     Attributes:
-        pool: Table of all images: id, image, task.
+        pool: Table of all images: id, image (of a record with several, the first), task.
         budget: Maximum number of images to select, the reference set included.
         rng: The only source of randomness.
         results: The declared results and those of the strategy's own stages, by name.

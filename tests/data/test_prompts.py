@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
-from presel.data.prompts import TEMPLATES, Turn
+from presel.data.prompts import TEMPLATES, Turn, chat_template
+from presel.export.formats import content_parts
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "parity" / "conversation.json").read_text(encoding="utf-8")
@@ -64,6 +66,26 @@ def test_open_question_ends_where_the_model_goes_on() -> None:
 def test_open_question_without_its_text_keeps_the_image() -> None:
     pieces = PLAIN.render([QUESTION], question=False)
     assert pieces == [("USER: <image> ASSISTANT:", False)]
+
+
+SEVERAL = ["<image>\n<image>\nWhich is older?", "Is <image> older than <image>?", "A: <image>\nB: <image>"]
+
+
+@pytest.mark.parametrize("question", SEVERAL)
+def test_several_images_stay_at_their_places(question: str) -> None:
+    turns: list[Turn] = [{"from": "human", "value": question}, ANSWER, QUESTION, ANSWER]
+    assert prompt(PLAIN.render(turns)) == (
+        f"USER: {question} ASSISTANT: A cat.</s>USER: <image>\nWhat is it? ASSISTANT: A cat.</s>"
+    )
+    assert prompt(PLAIN.render(turns, question=False)).startswith("USER: <image>\n<image>\n<image> ASSIST")
+
+
+@pytest.mark.parametrize("question", SEVERAL)
+def test_the_stored_chat_template_puts_them_there_too(question: str) -> None:
+    messages = [{"role": "user", "content": content_parts(question)}]
+    template = chat_template("plain")
+    (rendered,), _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True)
+    assert rendered == prompt(PLAIN.render([{"from": "human", "value": question}]))
 
 
 @pytest.mark.parametrize(
