@@ -313,6 +313,13 @@ def test_labeled_samples_outside_the_pool_stand_in_the_row(tmp_path: Path) -> No
     assert not any("Labeled" in note for note in notes_on(by_setting(runs[1:]), table[1:], []))
 
 
+def test_text_that_is_tuned_on_besides_is_told(tmp_path: Path) -> None:
+    runs = [tuned(tmp_path, "icons"), tuned(tmp_path, "tive")]
+    runs[1].stages["text_only"] = finished(tmp_path / "text", samples=9)
+    notes = [notes_on(by_setting(shown), results(by_setting(shown), []), []) for shown in (runs, runs[:1])]
+    assert [any("records without an image" in note for note in found) for found in notes] == [True, False]
+
+
 def test_the_cost_measure_by_hand(tmp_path: Path) -> None:
     runs = [
         tuned(tmp_path, "presel", score=0.4),

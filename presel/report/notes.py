@@ -24,6 +24,10 @@ _LABELED = (
     "Labeled: held-out samples of target tasks, outside the pool, whose answers the strategy read before it "
     "selected. The ledger does not count them."
 )
+_TEXT_ONLY = (
+    "Tuned besides on the pool's records without an image (pool.text_only=keep), which cost nothing and are "
+    "in no budget."
+)
 
 
 def notes_on(
@@ -39,6 +43,7 @@ def notes_on(
     return [
         *([_INTERVALS] if "difference" in results else []),
         *([_LABELED] if any(runs[0].validation_samples for runs in groups.values()) else []),
+        *([_TEXT_ONLY] if any("text_only" in runs[0].stages for runs in groups.values()) else []),
         *_verdicts(groups),
         *_few_seeds(groups),
         *_rank_agreement(results, published),

@@ -22,6 +22,11 @@ class TextOnlyStage(SamplesStage):
 
     pool: PoolStage
 
+    @property
+    def label(self) -> str:
+        """The name, which says it all."""
+        return self.name
+
     def compute(self, store: Store, folder: Path) -> dict[str, int]:
         """Copies the records."""
         files = annotated(self.pool.files(store))
