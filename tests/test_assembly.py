@@ -71,7 +71,7 @@ def test_a_tower_of_convolutions(public: Path, tmp_path: Path) -> None:
     assemble(*parts, tmp_path / "base", "float32")
     lvlm = Lvlm(path=str(tmp_path / "base"))
     encoder, model = ConversationEncoder(lvlm), lvlm.load_model()
-    pixels = encoder.pixels([public / "picture.png"])
+    pixels = encoder.images([public / "picture.png"])[0]["pixel_values"]
     states = tower(pixels).last_hidden_state
     assert states.shape == (1, 4, shape.hidden_size)
     seen = model.model.get_image_features(pixel_values=pixels).pooler_output[0]

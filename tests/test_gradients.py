@@ -92,8 +92,8 @@ def one_by_one(
     rows = []
     for example in examples:
         batch = encoder.batch([example])
-        labels = batch.pop("labels")[0, 1:]
-        logits = model(**batch).logits[0, :-1]
+        labels = batch["labels"][0, 1:]
+        logits = model(**batch.without("labels")).logits[0, :-1]
         chances = logits.log_softmax(dim=1)
         answered = labels != IGNORED
         loss = -chances[answered, labels[answered]].mean()

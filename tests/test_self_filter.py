@@ -68,7 +68,7 @@ def test_a_step_equals_plain_autograd(pool_folder: Path) -> None:
     tuner.trainer = plain.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     batch = encoder.batch(examples) | {"rows": torch.tensor(rows), "step_tokens": torch.tensor(tokens)}
     # Equal weights at first: the loss is the ordinary one.
-    torch.testing.assert_close(tuner.training_step(dict(batch), 0), plain.training_step(dict(batch), 0))
+    torch.testing.assert_close(tuner.training_step(batch, 0), plain.training_step(batch, 0))
     tuner.score_net.weight.data = torch.tensor(start)
     loss = tuner.training_step(batch, 0)
     loss.backward()

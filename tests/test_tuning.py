@@ -232,7 +232,7 @@ def test_labels_stand_on_the_responses_and_their_ends_alone(encoder: Conversatio
         {"from": "human", "value": "Sure?"},
         {"from": "gpt", "value": "yes"},
     ]
-    ids, labels, length = encoder.tokens(turns)
+    ids, labels, length, _ = encoder.tokens(turns)
     assert length == len(ids)
     supervised = [label for label in labels if label != IGNORED]
     assert encoder.tokenizer.decode(supervised).replace(" ", "") == "Thereare12.</s>yes</s>"

@@ -66,7 +66,7 @@ def _names() -> dict[str, str]:
 
 def llama_3(eos: str = "<|eot_id|>") -> PreTrainedTokenizerFast:
     """As Llama 3's: that of the base model names another end of sequence."""
-    tokenizer = _byte_level(_LLAMA_3)
+    tokenizer = byte_level(_LLAMA_3)
     bos = "<|begin_of_text|>"
     tokenizer.post_processor = processors.Sequence(
         [
@@ -79,10 +79,10 @@ def llama_3(eos: str = "<|eot_id|>") -> PreTrainedTokenizerFast:
 
 def chatml() -> PreTrainedTokenizerFast:
     """As Qwen's and SmolLM's, without a token at the start."""
-    return PreTrainedTokenizerFast(tokenizer_object=_byte_level(_CHATML), eos_token="<|im_end|>")
+    return PreTrainedTokenizerFast(tokenizer_object=byte_level(_CHATML), eos_token="<|im_end|>")
 
 
-def _byte_level(special_tokens: list[str]) -> Tokenizer:
+def byte_level(special_tokens: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = Sequence(
         [Split(_WORDS, behavior="isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]

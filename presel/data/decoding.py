@@ -53,6 +53,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = [_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)]
 
 
 class BrokenImage(PreselError):
@@ -121,6 +122,24 @@ def decode(file: BinaryIO, file_bytes: int) -> Picture:
         rgb = _to_rgb(pixels, _gray(image))
         rgb.info.clear()
         return Picture(rgb, str(image.format), image.mode, turn is not None)
+
+
+def decoded_size(file: BinaryIO, file_bytes: int) -> tuple[int, int]:
+    """Width and height of what `decode` returns, in pixels, without decoding the pixels of most formats.
+
+    Raises:
+        Exception: As `decode`.
+    """
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        if image.format == "JPEG2000":
+            return decode(file, file_bytes).image.size
+        # A PNG without EXIF block in front of its pixels is taken for upright: finding one means decoding.
+        upright = image.format == "PNG" and "exif" not in image.info
+        turn = None if upright else turn_upright(image)
+        _fit(image, turn is not None, file_bytes)
+        width, height = image.size
+    return (height, width) if turn in _SIDEWAYS else (width, height)
 
 
 def turn_upright(image: Image.Image) -> Image.Transpose | None:

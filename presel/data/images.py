@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
-from presel.data.decoding import MAX_BYTES, BrokenImage, Picture, decode
+from presel.data.decoding import MAX_BYTES, BrokenImage, Picture, decode, decoded_size
 from presel.data.signatures import HEAD_BYTES, read_format, what_is
 from presel.data.strip_metadata import without_metadata
 from presel.errors import PreselError
@@ -87,6 +87,20 @@ def open_picture(path: Path, content: bytes | None = None) -> Picture:
     # Pillow's decoders raise arbitrary exceptions on broken bytes, not only OSError.
     except Exception as error:
         raise BrokenImage(_short(error), path) from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of what `open_image` returns, in pixels, read from the file's header.
+
+    Raises:
+        BrokenImage: As `open_image`.
+    """
+    try:
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+            return decoded_size(file, path.stat().st_size)
+    # Opening the image says what is wrong, or reads what Pillow cannot without help.
+    except Exception:
+        return open_image(path).size
 
 
 def open_usable(root: Path, image: str, min_side: int) -> tuple[Path, Picture]:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypedDict
 
 IMAGE_TOKEN = "<image>"
+# Among the names of templates, that which comes with a model's processor.
+OWN_TEMPLATE = "processor"
 
 
 # The functional syntax, because "from" is a keyword.
@@ -56,7 +58,7 @@ class Template:
                 an image.
         """
         if not question:
-            conversations = _without_question(conversations)
+            conversations = without_question(conversations)
         pieces = [(self.system, False)] if self.system else []
         for position, turn in enumerate(conversations):
             expected = "gpt" if position % 2 else "human"
@@ -167,7 +169,8 @@ def as_turns(pairs: Sequence[tuple[str, str]]) -> list[Turn]:
     return turns
 
 
-def _without_question(conversations: Sequence[Turn]) -> list[Turn]:
+def without_question(conversations: Sequence[Turn]) -> list[Turn]:
+    """Only the images of a conversation, and all its responses as one, see `Template.render`."""
     images = sum(turn["value"].count(IMAGE_TOKEN) for turn in conversations if turn["from"] == "human")
     if not images:
         raise ValueError("a conversation without an image is empty once its questions are dropped")

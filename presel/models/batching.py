@@ -1,14 +1,14 @@
 """Plans the batches: random optimizer steps, split into micro-batches, and batches of bounded size."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Sampler
 
 from presel.errors import PreselError
+from presel.models.inputs import Inputs
 from presel.storage.shards import chunks
 
 Result = TypeVar("Result")
@@ -127,14 +127,10 @@ def in_memory(compute: Callable[[slice], Result], rows: range, tokens: int) -> l
     return [part for half in (rows[:middle], rows[middle:]) for part in in_memory(compute, half, tokens)]
 
 
-def batch_in_memory(
-    compute: Callable[[dict[str, Tensor]], Result], batch: Mapping[str, Tensor]
-) -> list[Result]:
-    """Computes a batch as `in_memory` does; each of its tensors has a row per sample."""
+def batch_in_memory(compute: Callable[[Inputs], Result], batch: Inputs) -> list[Result]:
+    """Computes a batch as `in_memory` does."""
     n_samples, tokens = batch["attention_mask"].shape
-    return in_memory(
-        lambda rows: compute({name: tensor[rows] for name, tensor in batch.items()}), range(n_samples), tokens
-    )
+    return in_memory(lambda rows: compute(batch.part(rows)), range(n_samples), tokens)
 
 
 class BatchPlan(Sampler[MicroBatch]):

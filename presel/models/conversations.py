@@ -1,22 +1,26 @@
 """Encodes conversations and images as tensors, with labels on the response tokens only."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from presel.data.images import open_image
-from presel.data.prompts import TEMPLATES, Turn
+from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
+from presel.models.image_preparation import ImagePreparer
+from presel.models.inputs import Inputs
 from presel.models.lvlm import Lvlm
-from presel.models.markers import special_tokens, with_names, with_secret_markers
+from presel.models.markers import replaced, special_tokens, with_secret_markers
+from presel.models.rendering import renderer, with_images
 
 IGNORED = -100
+
+# Width and height of an image whose size is not known.
+_SMALL = (64, 64)
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,13 @@ class Encoded(NamedTuple):
         ids: Token ids.
         labels: Token ids of responses, `IGNORED` elsewhere; as many.
         length: Number of tokens before the prompt was truncated to the model's maximum length.
+        images: Number of its images, without those that were cut off.
     """
 
     ids: list[int]
     labels: list[int]
     length: int
+    images: int
 
     @property
     def truncated(self) -> bool:
@@ -59,11 +65,10 @@ class Encoded(NamedTuple):
 class ConversationEncoder:
     """Encodes examples for one model.
 
-    The number of image tokens must not depend on the image's size, as in LLaVA-1.5.
-
     Attributes:
         tokenizer: The model's tokenizer.
         image_token: Id of the image token.
+        end_token: Id of the token that ends a response.
     """
 
     def __init__(self, lvlm: Lvlm) -> None:
@@ -73,21 +78,20 @@ class ConversationEncoder:
             PreselError: As in `Lvlm.load_processor`.
         """
         processor: Any = lvlm.load_processor()
-        self._image_processor = processor.image_processor
-        self.tokenizer = processor.tokenizer
-        self.image_token: int = processor.image_token_id
         self._lvlm = lvlm
-        self._padding_color = mean_color(self._image_processor)
+        self._images = ImagePreparer(processor, lvlm)
+        self.tokenizer = processor.tokenizer
+        self.image_token: int = processor.image_token_ids[0]
+        self._type_ids = torch.tensor(processor.image_token_ids)
         markers = special_tokens(self.tokenizer) | {processor.image_token}
-        self._marked_tokenizer, names = with_secret_markers(self.tokenizer, markers)
-        image = names[processor.image_token] * self._count_image_tokens(processor)
-        self._template = replace(with_names(TEMPLATES[lvlm.template], names), image=image)
+        self._marked_tokenizer, self._names = with_secret_markers(self.tokenizer, markers)
+        self._image_name = self._names[processor.image_token]
+        self._renderer = renderer(lvlm.template, processor, self._names, lvlm.path)
+        self.end_token = self._end_token()
 
-    def _count_image_tokens(self, processor: Any) -> int:
-        probe = processor(images=self._open(Image.new("RGB", (64, 64))), text=processor.image_token)
-        return int(sum(token == processor.image_token_id for token in probe["input_ids"][0]))
-
-    def tokens(self, conversations: Sequence[Turn], question: bool = True) -> Encoded:
+    def tokens(
+        self, conversations: Sequence[Turn], question: bool = True, images: Sequence[Path] | None = None
+    ) -> Encoded:
         """Tokenizes a conversation in the model's template, truncated to the model's maximum length.
 
         Labels are on all tokens after the prompt from which a response is generated, up to the response's
@@ -95,35 +99,67 @@ class ConversationEncoder:
         and a token that begins earlier but extends into the response. LLaVA masks the same (`preprocess_v1`
         in its `train.py`), but tokenizes the text after `<image>` separately, which adds a `▁` there. Special
         tokens come from the template only; in the text of a turn they are read as text.
+
+        A prompt that is too long is cut off in front of an image rather than inside.
+
+        Args:
+            conversations: The turns.
+            question: Whether the questions are in the prompt.
+            images: The images' files, whose headers tell how many tokens each takes; None takes them for
+                small squares, which is exact for models whose images all take the same number.
+
+        Raises:
+            PreselError: If there are more or fewer images than image tokens.
         """
-        text, spans = "", []
-        for piece, supervised in self._template.render(conversations, question):
-            if supervised:
-                spans.append((len(text) - len(self._template.gap), len(text), len(text) + len(piece)))
-            text += piece
-        encoding = self._marked_tokenizer.encode(text)
-        ids = encoding.ids[: self._lvlm.max_length]
+        count = sum(turn["value"].count(IMAGE_TOKEN) for turn in conversations if turn["from"] == "human")
+        if images is not None and len(images) != count:
+            named = f"{images[0]}: " if images else ""
+            raise PreselError(
+                f"{named}a conversation has {count} {IMAGE_TOKEN} and {len(images)} images; give each image "
+                f"one {IMAGE_TOKEN} in a question"
+            )
+        sizes = [_SMALL] * count if images is None else self._images.sizes(images)
+        rendered = self._renderer.render(conversations, question)
+        texts = [replaced(text, self._names) for text in self._images.texts(sizes)]
+        text, spans, places = with_images(rendered, self._image_name, texts)
+        # A template that begins with the token of the beginning leaves none to add.
+        bos = self._names.get(self.tokenizer.bos_token)
+        encoding = self._marked_tokenizer.encode(
+            text, add_special_tokens=bos is None or not text.startswith(bos)
+        )
+        offsets = encoding.offsets
+        kept, complete = _fitting(offsets, places, self._lvlm.max_length)
+        ids = encoding.ids[:kept]
         labels = [
             token
-            if any(start < last and (start >= prompt or end > first) for prompt, first, last in spans)
+            if any(start < last and (start >= prompt or stop > first) for prompt, first, last in spans)
             else IGNORED
-            for token, (start, end) in zip(ids, encoding.offsets, strict=False)
+            for token, (start, stop) in zip(ids, offsets, strict=False)
         ]
-        return Encoded(ids, labels, len(encoding.ids))
+        return Encoded(ids, labels, len(encoding.ids), complete)
+
+    def _end_token(self) -> int:
+        """The token that ends a response."""
+        answered: list[Turn] = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "a"}]
+        text, responses = self._renderer.render(answered)
+        last = self.text_tokens(text[: responses[0].last])[-1]
+        if not any(name in text[responses[0].first :] for name in self._names.values()):
+            raise PreselError(
+                f"lvlm.path: the chat template of {self._lvlm.path} ends an answer by no special token, so "
+                "that answers would never stop; name a model that is tuned for chat"
+            )
+        return last
 
     def text_tokens(self, text: str) -> list[int]:
         """Ids of the tokens of a plain text, without a beginning of sequence."""
         ids: list[int] = self._marked_tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def pixels(self, images: Sequence[Path]) -> Tensor:
-        """Preprocessed images, (n, 3, height, width)."""
-        opened = [self._open(open_image(image)) for image in images]
-        pixels: Tensor = self._image_processor(images=opened, return_tensors="pt")["pixel_values"]
-        return pixels
-
-    def _open(self, image: Image.Image) -> Image.Image:
-        return padded_to_square(image, self._padding_color) if self._lvlm.pad_to_square else image
+    def images(self, images: Sequence[Path]) -> tuple[Inputs, list[int]]:
+        """What the model takes for images, each a sample of its own, and how many image tokens each has."""
+        texts = [self._images.texts(self._images.sizes([image]))[0] for image in images]
+        counts = [self.text_tokens(replaced(text, self._names)).count(self.image_token) for text in texts]
+        return Inputs({}, [self._images.prepare([image]) for image in images]), counts
 
     def batch(
         self,
@@ -131,13 +167,13 @@ class ConversationEncoder:
         question: bool = True,
         padding: Literal["left", "right"] = "right",
         cut: bool = True,
-    ) -> dict[str, Tensor]:
-        """A padded batch: input_ids, attention_mask, labels (n, length), and pixel_values if it has images.
+    ) -> Inputs:
+        """A padded batch: input_ids, attention_mask, labels (n, length), and the tensors of images.
 
         Raises:
             PreselError: If a prompt exceeds the model's maximum length and `cut` is False.
         """
-        encoded = [self.tokens(example.conversations, question) for example in examples]
+        encoded = [self.tokens(example.conversations, question, example.images) for example in examples]
         for example, prompt in zip(examples, encoded, strict=True):
             if prompt.truncated and not cut:
                 raise PreselError(
@@ -147,24 +183,49 @@ class ConversationEncoder:
         length = max(len(prompt.ids) for prompt in encoded)
         rows = [_pad(prompt, length, self.tokenizer.pad_token_id, padding) for prompt in encoded]
         input_ids, attention_mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        images = [image for example in examples for image in example.images]
-        return batch | {"pixel_values": self.pixels(images)} if images else batch
+        text = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        return self.with_images(text, examples, [prompt.images for prompt in encoded])
+
+    def with_images(
+        self, text: Mapping[str, Tensor], examples: Sequence[Example], counts: Sequence[int]
+    ) -> Inputs:
+        """Adds what the model takes for images to tensors of text, `input_ids` among them.
+
+        Args:
+            text: Tensors with a row per example.
+            examples: The examples.
+            counts: Number of each example's images that its prompt holds; the last ones may be cut off.
+        """
+        prepared = [
+            self._images.prepare(example.images[:count])
+            for example, count in zip(examples, counts, strict=True)
+        ]
+        types = {}
+        if self._images.token_types is not None:
+            types[self._images.token_types] = torch.isin(text["input_ids"], self._type_ids).long()
+        return Inputs({**text, **types}, prepared)
 
 
-def mean_color(image_processor: Any) -> tuple[int, ...]:
-    """The mean color that an image processor subtracts, as LLaVA rounds it."""
-    return tuple(int(255 * channel) for channel in image_processor.image_mean)
+def _fitting(
+    offsets: Sequence[tuple[int, int]], images: Sequence[tuple[int, int]], length: int
+) -> tuple[int, int]:
+    """How many tokens to keep of a prompt, and how many images are then complete.
 
+    Args:
+        offsets: First and last place of each token in the text.
+        images: First and last place of each image's text, in order.
+        length: Most tokens to keep.
 
-def padded_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
-    """Centers an image on a square of one color, as LLaVA-1.5 does."""
-    if image.width == image.height:
-        return image
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), color)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
+    Returns:
+        Fewer than `length` where that would cut an image.
+    """
+    if len(offsets) <= length:
+        return len(offsets), len(images)
+    cut = offsets[length][0]
+    complete = sum(last <= cut for _, last in images)
+    if complete < len(images) and (first := images[complete][0]) < cut:
+        length = next(token for token, (_, last) in enumerate(offsets) if last > first)
+    return length, complete
 
 
 def _pad(prompt: Encoded, length: int, pad: int, side: str) -> tuple[list[int], list[int], list[int]]:

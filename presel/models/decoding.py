@@ -1,6 +1,6 @@
 """Greedy decoding of answers, and how unsure a model is of their first token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,35 +8,35 @@ from transformers import PreTrainedModel
 
 from presel.models.batching import batch_in_memory
 from presel.models.conversations import ConversationEncoder, Example
+from presel.models.inputs import Inputs
+from presel.models.positions import rope_positions
 
 
-def prompt_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> dict[str, Tensor]:
+def prompt_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> Inputs:
     """Encodes conversations that end with a question, padded on the left for generation.
 
     Raises:
         PreselError: If one exceeds the model's maximum length, since truncation would cut off the question.
     """
-    batch = encoder.batch(examples, padding="left", cut=False)
-    del batch["labels"]
-    return batch
+    return encoder.batch(examples, padding="left", cut=False).without("labels")
 
 
 @torch.inference_mode()
 def generate_answers(
-    model: PreTrainedModel, encoder: ConversationEncoder, batch: Mapping[str, Tensor], max_new_tokens: int
+    model: PreTrainedModel, encoder: ConversationEncoder, batch: Inputs, max_new_tokens: int
 ) -> list[str]:
     """Greedy answers to the last question of each conversation in a `prompt_batch`.
 
     They have at most `max_new_tokens` tokens, without special tokens and surrounding white space.
     """
-    inputs = _on_device(model, batch)
+    inputs = batch.to(model.device, model.dtype)
     tokenizer = encoder.tokenizer
     output = model.generate(
         **inputs,
         do_sample=False,
         num_beams=1,
         max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=sorted({encoder.end_token, tokenizer.eos_token_id}),
         pad_token_id=tokenizer.pad_token_id,
     )
     answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -44,25 +44,21 @@ def generate_answers(
 
 
 @torch.inference_mode()
-def first_token_entropies(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+def first_token_entropies(model: PreTrainedModel, batch: Inputs) -> Tensor:
     """Entropy of the distribution of the first answer token, in nats, (n,), for a `prompt_batch`.
 
     Raises:
         PreselError: If a single sample does not fit into memory.
     """
 
-    def entropies(part: dict[str, Tensor]) -> Tensor:
-        inputs = _on_device(model, part)
-        # As in generation: padding, which is on the left, has no position.
-        positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)  # (n, length)
+    def entropies(part: Inputs) -> Tensor:
+        inputs = part.to(model.device, model.dtype)
+        positions = rope_positions(model, inputs)
+        if positions is None:
+            # As in generation: padding, which is on the left, has no position.
+            positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)  # (n, length)
         logits = model(**inputs, position_ids=positions, use_cache=False, logits_to_keep=1).logits[:, -1]
         found: Tensor = torch.special.entr(logits.float().softmax(dim=1)).sum(dim=1)
         return found.cpu()
 
     return torch.cat(batch_in_memory(entropies, batch))
-
-
-def _on_device(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    return inputs

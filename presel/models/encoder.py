@@ -131,12 +131,16 @@ class LvlmEncoder:
         conversations = ConversationEncoder(self.lvlm)
         model: Any = self.lvlm.load_model().to(device_for(accelerator))
         with torch.inference_mode():
-            for pixels in prefetched(batches, conversations.pixels, workers):
+            for inputs, counts in prefetched(batches, conversations.images, workers):
                 with model_errors(f"{self.path} fails on an image"):
-                    output = model.get_image_features(pixels.to(model.device, model.dtype), return_dict=True)
-                tokens = torch.stack(list(output.pooler_output)).float()  # (n, tokens, h)
-                parts = (tokens.mean(dim=1), tokens.std(dim=1, correction=0))  # (n, h) each
-                features = torch.cat(parts, dim=1).half().cpu().numpy()
+                    given = inputs.to(model.device, model.dtype)
+                    output = model.get_image_features(**given, return_dict=True).pooler_output
+                # One tensor for all images, or one for each, or for each tile: in order, all are tokens.
+                tokens = torch.cat([one.flatten(0, -2) for one in output]).float()  # (all tokens, h)
+                parts = [
+                    (one.mean(dim=0), one.std(dim=0, correction=0)) for one in torch.split(tokens, counts)
+                ]
+                features = torch.stack([torch.cat(one) for one in parts]).half().cpu().numpy()  # (n, 2 · h)
                 check_finite(features, self.path)
                 yield features
 

@@ -76,7 +76,8 @@ def fine_tune(
     """
     pl.seed_everything(seed, verbose=False)
     encoder = ConversationEncoder(lvlm)
-    measured = _measured(encoder, records, lvlm.max_length)
+    examples = [Example(record.paths(images), record.conversations) for record in records]
+    measured = _measured(encoder, records, examples, lvlm.max_length)
     ids = [record.id for record in records]
     sizes = settings.batch_size, settings.micro_batch_size
     epochs = [
@@ -88,7 +89,7 @@ def fine_tune(
     throughput, step_counter = Throughput(base, encoder.image_token), _StepCounter()
     model = _prepared(base, lvlm, settings)
 
-    batches = _Batches(encoder, [Example(record.paths(images), record.conversations) for record in records])
+    batches = _Batches(encoder, examples)
     largest = _largest(epochs, measured.lengths)
     processes = total_processes(hardware)
     checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
@@ -110,6 +111,7 @@ def fine_tune(
         batches,
         sampler=BatchPlan(epochs, batches_done),
         batch_size=None,  # the sampler draws whole batches
+        collate_fn=_as_they_are,
         num_workers=workers,
     )
     steps = settings.epochs * steps_per_epoch
@@ -236,6 +238,10 @@ class _Batches(Dataset[Batch]):
         }
 
 
+def _as_they_are(batch: Any) -> Any:
+    return batch
+
+
 class _Measured(NamedTuple):
     """Tokens and response tokens of each sample, (n,) each, and the number of truncated samples."""
 
@@ -244,15 +250,17 @@ class _Measured(NamedTuple):
     truncated: int
 
 
-def _measured(encoder: ConversationEncoder, records: Sequence[Record], max_length: int) -> _Measured:
+def _measured(
+    encoder: ConversationEncoder, records: Sequence[Record], examples: Sequence[Example], max_length: int
+) -> _Measured:
     lengths, response_tokens, truncated = [], [], 0
     with progress("measuring the training set", len(records)) as advance:
-        for record in records:
-            prompt = encoder.tokens(record.conversations)
+        for record, example in zip(records, examples, strict=True):
+            prompt = encoder.tokens(example.conversations, images=example.images)
             supervised = sum(label != IGNORED for label in prompt.labels)
             if not supervised:
                 raise PreselError(
-                    f"record '{record.id}': none of its responses lies within the first {len(prompt.ids)} "
+                    f"record '{record.id}': none of its responses lies within the first {max_length} "
                     "tokens; shorten the question or raise lvlm.max_length"
                 )
             lengths.append(len(prompt.ids))

@@ -1,7 +1,7 @@
 """Gradients of single samples with respect to LoRA's weights, randomly projected to few dimensions."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from presel.errors import PreselError
 from presel.models.batching import batch_in_memory
 from presel.models.conversations import IGNORED
 from presel.models.hardware import Hardware, device_for, runs_under_autocast
+from presel.models.inputs import Inputs
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
 
@@ -67,7 +68,7 @@ class GradientProjector:
         for layer in self._layers:
             layer.requires_grad_(True)
 
-    def project(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def project(self, batch: Inputs) -> Tensor:
         """Projects the gradients of a batch, in halves if it does not fit into memory.
 
         Args:
@@ -83,26 +84,25 @@ class GradientProjector:
         """
         return torch.cat(batch_in_memory(lambda part: self._project(part).cpu(), batch))
 
-    def _project(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def _project(self, batch: Inputs) -> Tensor:
         device = self._device
         projected = torch.zeros(len(batch["labels"]), self._dimension, device=device)
         step = max(1, _SIGNS_AT_ONCE[device.type] // self._dimension)
         row = 0
-        for gradients in self._gradients({name: tensor.to(device) for name, tensor in batch.items()}):
+        for gradients in self._gradients(batch.to(device, self._dtype)):
             for part in torch.split(gradients, step, dim=1):  # (n, up to `step` weights)
                 rows = range(row, row + part.shape[1])
                 projected += part @ signs(rows, self._dimension, device)
                 row = rows.stop
         return projected / math.sqrt(self._dimension)
 
-    def _gradients(self, batch: dict[str, Tensor]) -> Iterator[Tensor]:
+    def _gradients(self, batch: Inputs) -> Iterator[Tensor]:
         """The samples' gradients with respect to each LoRA matrix, (n, weights of the matrix)."""
         seen: dict[torch.nn.Module, tuple[Tensor, Tensor]] = {}
 
         def remember(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             seen[layer] = inputs[0].detach(), output  # (n, t, in), (n, t, out)
 
-        batch["pixel_values"] = batch["pixel_values"].to(self._dtype)
         with ExitStack() as hooks:
             for layer in self._layers:
                 hooks.enter_context(layer.register_forward_hook(remember))

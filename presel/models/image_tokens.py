@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from presel.data.prompts import IMAGE_TOKEN
+from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.models.encoder import check_finite
 from presel.models.lvlm import Lvlm
@@ -20,13 +21,18 @@ if TYPE_CHECKING:
     from torch.nn import ModuleList
     from transformers import PreTrainedModel
 
+    from presel.models.conversations import ConversationEncoder
+    from presel.models.inputs import Inputs
+
+_PROMPT: list[Turn] = [{"from": "human", "value": IMAGE_TOKEN}]
+
 
 @dataclass(frozen=True)
 class ImageTokenEncoder:
     """Mean hidden state of an image's tokens after the first layers of the language model.
 
     The prompt is the template's constant beginning and the image. Since each token attends only to those
-    before it, the image's tokens have the same hidden states in front of any question.
+    before it, or in its image, the image's tokens have the same hidden states in front of any question.
 
     Attributes:
         lvlm: The model, untuned.
@@ -68,10 +74,11 @@ class ImageTokenEncoder:
 
         from presel.models.conversations import ConversationEncoder
         from presel.models.hardware import device_for
+        from presel.models.positions import with_positions
         from presel.models.prefetch import prefetched
 
         conversations = ConversationEncoder(self.lvlm)
-        prompt = conversations.tokens([{"from": "human", "value": IMAGE_TOKEN}])
+        prompt = conversations.tokens(_PROMPT)
         if prompt.truncated:
             raise PreselError(
                 f"lvlm.max_length={self.lvlm.max_length} is less than an image takes; set at least "
@@ -81,22 +88,31 @@ class ImageTokenEncoder:
         layers = _layers(model, self.lvlm)
         del layers[self.layer :]
         model.to(device_for(accelerator))
-        ids = torch.tensor(prompt.ids, device=model.device)  # (prompt,)
-        places = (ids == conversations.image_token).nonzero()[:, 0]  # (image tokens,)
-        ids = ids[: places[-1] + 1]
         states: list[Tensor] = []
         layers[-1].register_forward_hook(lambda _, __, output: states.append(output))
         with torch.inference_mode():
-            for pixels in prefetched(batches, conversations.pixels, workers):
-                model.base_model(
-                    input_ids=ids.expand(len(pixels), -1),
-                    pixel_values=pixels.to(model.device, model.dtype),
-                    use_cache=False,
-                )
-                hidden = states.pop()[:, places]  # (n, image tokens, d)
-                features = hidden.float().mean(dim=1).half().cpu().numpy()
+            for batch in prefetched(batches, partial(_prompts, conversations), workers):
+                inputs = batch.to(model.device, model.dtype)
+                places = inputs["input_ids"] == conversations.image_token  # (n, length)
+                # The tokens after the last image's see it, but are not seen by it.
+                end = int(places.any(dim=0).nonzero().max()) + 1
+                inputs = inputs.of_text(partial(_first, end))
+                model.base_model(**with_positions(model, inputs), use_cache=False)
+                hidden = states.pop().float()  # (n, end, d)
+                means = [one[own].mean(dim=0) for one, own in zip(hidden, places[:, :end], strict=True)]
+                features = torch.stack(means).half().cpu().numpy()  # (n, d)
                 check_finite(features, self.lvlm.path)
                 yield features
+
+
+def _first(end: int, tensor: "Tensor") -> "Tensor":
+    return tensor[:, :end]
+
+
+def _prompts(conversations: "ConversationEncoder", images: Sequence[Path]) -> "Inputs":
+    from presel.models.conversations import Example
+
+    return conversations.batch([Example([image], _PROMPT) for image in images], cut=False).without("labels")
 
 
 def _layers(model: "PreTrainedModel", lvlm: Lvlm) -> "ModuleList":

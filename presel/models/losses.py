@@ -4,7 +4,7 @@ Also those with and without the image, for VisNec.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 
 from presel.models.batching import batch_in_memory, in_memory
 from presel.models.conversations import IGNORED
+from presel.models.inputs import Inputs
+from presel.models.positions import rope_positions, with_positions
 from presel.models.prompt_pairs import PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PairBatch, attention_mask
 
 _log = logging.getLogger(__name__)
@@ -93,6 +95,11 @@ class Scorer:
         """Decides between one pass and two, unless none of these samples has a loss."""
         if not len(batch):
             return
+        if "token_type_ids" in batch.inputs:
+            # Gemma 3: the tokens of an image attend to those after them too, unlike in a causal mask.
+            self.single_pass = False
+            _log.info("  images are read in both directions by this model; scoring takes two passes")
+            return
         batch = batch.to(self._model)
         one, two = (torch.stack(score(self._model, batch)[:3]) for score in (one_pass, two_passes))
         # A sample without a response within the model's maximum length has no loss in either.
@@ -134,7 +141,8 @@ def token_losses(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> Te
 def _response_logits(model: torch.nn.Module, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Logits, (n, p, vocabulary), only at positions where any row has a response, and labels, (n, p)."""
     places = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().squeeze(1)  # (p,)
-    return model(**inputs, use_cache=False, logits_to_keep=places).logits, labels[:, places + 1]
+    given = with_positions(model, inputs)
+    return model(**given, use_cache=False, logits_to_keep=places).logits, labels[:, places + 1]
 
 
 def one_pass(model: PreTrainedModel, batch: PairBatch) -> Losses:
@@ -144,10 +152,10 @@ def one_pass(model: PreTrainedModel, batch: PairBatch) -> Losses:
     processes its logits further, the comparison of one pass with two shows it.
     """
     states = model.base_model(
+        **batch.inputs,
         input_ids=batch.ids,
-        pixel_values=batch.pixels,
         attention_mask=attention_mask(batch.parts, model.dtype),
-        position_ids=batch.positions,
+        position_ids=_positions(model, batch),
         use_cache=False,
     ).last_hidden_state  # (n, length, hidden size)
     rows, places = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)  # (t,), (t,)
@@ -170,6 +178,25 @@ def one_pass(model: PreTrainedModel, batch: PairBatch) -> Losses:
     )
 
 
+def _positions(model: PreTrainedModel, batch: PairBatch) -> Tensor:
+    """Positions of all tokens in their own prompts, (n, length), or (3, n, length) under M-RoPE.
+
+    A prompt's are those that the model computes for it alone; in the prefix both prompts have the same.
+    """
+    positions = batch.positions
+    for part in (WITH_QUESTION, WITHOUT_QUESTION):
+        order, given = _prompt(batch, part)
+        own = rope_positions(model, given)  # (3, n, m)
+        if own is None:
+            return positions
+        kept = given["attention_mask"].bool()
+        if positions.ndim == 2:
+            positions = positions.expand(len(own), -1, -1).clone()  # (3, n, length)
+        before = positions.gather(2, order.expand_as(own))
+        positions = positions.scatter(2, order.expand_as(own), torch.where(kept, own, before))
+    return positions
+
+
 def two_passes(model: PreTrainedModel, batch: PairBatch) -> Losses:
     """The same scores by two plain forward passes."""
     (with_question, el2n, n_tokens), (without_question, _, _) = (
@@ -179,71 +206,80 @@ def two_passes(model: PreTrainedModel, batch: PairBatch) -> Losses:
 
 
 @torch.inference_mode()
-def image_losses(model: PreTrainedModel, batch: Mapping[str, Tensor], image_token: int) -> ImageLosses:
+def image_losses(model: PreTrainedModel, batch: Inputs, image_token: int) -> ImageLosses:
     """Scores a batch of `ConversationEncoder`, in halves if it does not fit into memory.
 
     Raises:
         PreselError: If a single sample does not fit.
     """
 
-    def score(part: dict[str, Tensor]) -> ImageLosses:
+    def score(part: Inputs) -> ImageLosses:
         return ImageLosses(*(values.cpu() for values in _with_and_without_image(model, part, image_token)))
 
     return _joined(batch_in_memory(score, batch))
 
 
-def _with_and_without_image(
-    model: PreTrainedModel, batch: Mapping[str, Tensor], image_token: int
-) -> ImageLosses:
+def _with_and_without_image(model: PreTrainedModel, batch: Inputs, image_token: int) -> ImageLosses:
     """Scores a batch by two plain forward passes.
 
     Without the image, its tokens are left out, and the text keeps its positions: as if they were masked.
     """
-    labels, ids = batch["labels"].to(model.device), batch["input_ids"].to(model.device)  # (n, length) each
-    mask = batch["attention_mask"].to(model.device)  # (n, length)
-    pixels = batch["pixel_values"].to(model.device, model.dtype)
-    with_image, _, counts = _response_scores(
-        model, labels, input_ids=ids, pixel_values=pixels, attention_mask=mask
-    )
-    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    text = mask.bool() & (ids != image_token)
-    text, ids, labels, positions = _moved_to_front(text, ids, labels, positions)  # (n, m) each
+    batch = batch.to(model.device, model.dtype)
+    labels, inputs = batch["labels"], batch.without("labels")  # (n, length)
+    with_image, _, counts = _response_scores(model, labels, **inputs)
+    ids = inputs["input_ids"]  # (n, length)
+    positions = rope_positions(model, inputs)  # (3, n, length)
+    if positions is None:
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)  # (n, length)
+    text = inputs["attention_mask"].bool() & (ids != image_token)
+    order = _front(text)  # (n, m)
+    text, ids = text.gather(1, order), ids.gather(1, order)
     without_image, _, _ = _response_scores(
         model,
-        labels.masked_fill(~text, IGNORED),
+        labels.gather(1, order).masked_fill(~text, IGNORED),
         # A masked image token would be one too many for the model.
         input_ids=torch.where(text, ids, ids[:, :1]),
         attention_mask=text.long(),
-        position_ids=positions,
+        position_ids=positions.gather(-1, order.expand(*positions.shape[:-1], -1)),
     )
     return ImageLosses(with_image, without_image, counts)
 
 
 def _prompt_scores(model: PreTrainedModel, batch: PairBatch, part: int) -> tuple[Tensor, Tensor, Tensor]:
+    order, given = _prompt(batch, part)
+    labels = batch.labels.gather(1, order).masked_fill(given["attention_mask"] == 0, IGNORED)
+    return _response_scores(model, labels, **given)
+
+
+def _prompt(batch: PairBatch, part: int) -> tuple[Tensor, Inputs]:
+    """One of both prompts of each sample, as the model takes it.
+
+    Returns:
+        The place in its row of each of the prompt's tokens, (n, m), and the prompts of m tokens.
+    """
     kept = (batch.parts == PREFIX) | (batch.parts == part)  # (n, length)
-    kept, ids, labels = _moved_to_front(kept, batch.ids, batch.labels)  # (n, m) each
-    return _response_scores(
-        model,
-        labels.masked_fill(~kept, IGNORED),
+    order = _front(kept)  # (n, m)
+    kept = kept.gather(1, order)
+    ids = batch.ids.gather(1, order)
+    types = batch.inputs.of_text(lambda tensor: tensor.gather(1, order) * kept)
+    given = {
         # A shorter prompt is padded with its first token: the other prompt's tokens may be image tokens.
-        input_ids=torch.where(kept, ids, ids[:, :1]),
-        pixel_values=batch.pixels,
-        attention_mask=kept.long(),
-    )
+        "input_ids": torch.where(kept, ids, ids[:, :1]),
+        "attention_mask": kept.long(),
+    }
+    return order, types | given
 
 
-def _moved_to_front(kept: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Moves the kept tokens of each row to its front, in their order.
+def _front(kept: Tensor) -> Tensor:
+    """The places of the kept tokens of each row, in their order, and then of others, as there is room.
 
     Args:
         kept: Whether a token is kept, (n, length).
-        values: What to move, (n, length) each.
 
     Returns:
-        `kept` and the values, (n, m) each, where m is the largest number of tokens that a row keeps.
+        Places, (n, m), where m is the largest number of tokens that a row keeps.
     """
-    order = (~kept).int().argsort(dim=1, stable=True)[:, : int(kept.sum(dim=1).max())]  # (n, m)
-    return tuple(value.gather(1, order) for value in (kept, *values))
+    return (~kept).int().argsort(dim=1, stable=True)[:, : int(kept.sum(dim=1).max())]
 
 
 def _response_scores(

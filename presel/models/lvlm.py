@@ -1,16 +1,18 @@
-"""Large vision-language models of the LLaVA family: location, prompt template, loading."""
+"""Large vision-language models: location, prompt template, names of their parts, loading."""
 
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from presel.component import component
-from presel.data.prompts import TEMPLATES, chat_template
+from presel.data.prompts import OWN_TEMPLATE, TEMPLATES, chat_template
 from presel.errors import PreselError
 from presel.models.hardware import Hardware, device_for, runs_under_autocast
 from presel.models.model_files import ModelFiles, locate
-from presel.models.pretrained import load_pretrained, load_weights
+from presel.models.pretrained import load_weights
+from presel.models.processors import copy_processor, load_processor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -21,13 +23,16 @@ class Lvlm(ModelFiles):
     """A vision-language model that transformers loads as an image-text-to-text model.
 
     Attributes:
-        template: Prompt template, a key of `presel.data.prompts.TEMPLATES`; it must end a response by the
-            tokenizer's end-of-sequence token.
-        max_length: Maximum prompt length in tokens, image tokens included; longer prompts are truncated and
-            reported, longer questions of benchmarks refused.
+        template: Prompt template: `processor` for the chat template that comes with the model, or a key of
+            `presel.data.prompts.TEMPLATES`, which must end a response by the tokenizer's end-of-sequence
+            token.
+        max_length: Maximum prompt length in tokens, image tokens included; longer prompts are truncated, but
+            not inside an image, and reported, longer questions of benchmarks refused.
         language_model: Name of the language model's module.
-        projector: Name of the module between vision tower and language model.
+        projector: Name of the module between vision tower and language model, or a list of names.
         pad_to_square: Pad images to squares with the processor's mean color, as LLaVA-1.5 does.
+        image_settings: Settings of the model's image processor that replace the saved ones, by its own names:
+            such as `max_pixels` and `min_pixels` (Qwen), or `max_patches` (InternVL).
         dtype: Precision of the loaded weights: float32, bfloat16 or float16.
     """
 
@@ -36,31 +41,43 @@ class Lvlm(ModelFiles):
     template: str = "vicuna_v1"
     max_length: Annotated[int, Field(gt=0)] = 2048
     language_model: str = "language_model"
-    projector: str = "multi_modal_projector"
+    projector: str | list[str] = "multi_modal_projector"
     pad_to_square: bool = True
+    image_settings: dict[str, Any] = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         """Checks the template."""
-        if self.template not in TEMPLATES:
-            raise ValueError(f"unknown template {self.template!r}; choose one of {', '.join(TEMPLATES)}")
+        if self.template not in (*TEMPLATES, OWN_TEMPLATE):
+            known = ", ".join((*TEMPLATES, OWN_TEMPLATE))
+            raise ValueError(f"unknown template {self.template!r}; choose one of {known}")
+
+    @property
+    def projectors(self) -> list[str]:
+        """The names of the modules between vision tower and language model."""
+        return [self.projector] if isinstance(self.projector, str) else self.projector
+
+    def identity(self) -> dict[str, Any]:
+        """As that of `ModelFiles`, without image settings if there are none."""
+        identity = super().identity()
+        if not self.image_settings:
+            del identity["image_settings"]
+        return identity
 
     def load_processor(self) -> "ProcessorMixin":
         """The model's processor: tokenizer and image processor.
 
         Raises:
-            PreselError: If it cannot be loaded, takes no images, or its end-of-sequence token, at which
-                generation stops, is not the one by which the template ends a response.
+            PreselError: If it cannot be loaded, takes no images, has no chat template where that is to be
+                used, or its end-of-sequence token, at which generation stops, is not the one by which the
+                template ends a response.
         """
-        from transformers import AutoProcessor
-
-        # Results must not depend on whether torchvision is installed.
-        name = locate(self.path)
-        processor: Any = load_pretrained(AutoProcessor, name, revision=self.revision, backend="pil")
-        if not hasattr(processor, "image_token_id"):
+        processor: Any = load_processor(locate(self.path), self.revision, self.image_settings)
+        if self.template == OWN_TEMPLATE and not processor.chat_template:
             raise PreselError(
-                f"lvlm.path: {self.path} has no processor with an image token; name a model of the LLaVA "
-                "family (`presel assemble` makes one of a language model)"
+                f"lvlm.template=processor: {self.path} has no chat template; name the model's version that "
+                "is tuned for chat (Instruct, it), put a chat_template.jinja into its folder, or set one of "
+                f"{', '.join(TEMPLATES)}"
             )
         self._check_tokenizer(processor.tokenizer)
         return processor
@@ -76,6 +93,8 @@ class Lvlm(ModelFiles):
                 f"lvlm.path: the tokenizer in {self.path} ends every text by {tokenizer.eos_token}, prompts "
                 "that are to be answered too; set add_eos_token to false in its tokenizer_config.json"
             )
+        if self.template == OWN_TEMPLATE:
+            return
         end, own = TEMPLATES[self.template].end, tokenizer.eos_token
         # A tokenizer's end of sequence is always a token.
         if end == own:
@@ -92,20 +111,24 @@ class Lvlm(ModelFiles):
             f"ends a sequence by '{own}', so that answers would never stop; {remedy}"
         )
 
-    def load_processor_for_export(self) -> "ProcessorMixin":
-        """A processor for other programs, with template and padding included in its configuration.
+    def save_processor(self, folder: Path) -> None:
+        """Writes a processor for other programs that prepares prompts and images as in tuning.
 
-        Only a CLIP tower's image processor can include padding; any other is returned unchanged.
+        That of a model with a chat template of its own is copied. Of others only a CLIP tower's image
+        processor can include padding to squares; any other is saved unchanged.
         """
         from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
 
+        if self.template == OWN_TEMPLATE:
+            copy_processor(locate(self.path), self.revision, self.image_settings, folder)
+            return
         processor: Any = self.load_processor()
         processor.chat_template = chat_template(self.template)
         if self.pad_to_square and isinstance(processor.image_processor, CLIPImageProcessorPil):
             settings = processor.image_processor.to_dict()
             del settings["image_processor_type"]
             processor.image_processor = LlavaImageProcessorPil(**settings | {"do_pad": True})
-        return processor
+        processor.save_pretrained(folder)
 
     def load_model(self, adapter: Path | None = None) -> "PreTrainedModel":
         """The model, in eval mode.
@@ -114,7 +137,7 @@ class Lvlm(ModelFiles):
             adapter: Folder of a PEFT adapter to merge into the weights, in `dtype`; LLaVA merges in float16.
 
         Raises:
-            PreselError: If the model lacks the projector named in the config.
+            PreselError: If the model lacks a module named in the config.
         """
         import torch
         from peft import PeftModel
@@ -124,16 +147,24 @@ class Lvlm(ModelFiles):
         model: PreTrainedModel = load_weights(
             AutoModelForImageTextToText, name, revision=self.revision, dtype=dtype
         )
-        names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-        for key, wanted in (("projector", self.projector), ("language_model", self.language_model)):
-            if wanted not in names:
-                raise PreselError(
-                    f"lvlm.{key}: {self.path} has no module named '{wanted}'; name the right one "
-                    f"(it has {', '.join(name for name, _ in model.base_model.named_children())})"
-                )
+        self._check_names(model)
         if adapter is not None:
             model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
         return model.eval()
+
+    def _check_names(self, model: "PreTrainedModel") -> None:
+        names = [name for name, _ in model.base_model.named_modules()]
+        for key, wanted in (("language_model", [self.language_model]), ("projector", self.projectors)):
+            for one in wanted:
+                if not any(f".{name}".endswith(f".{one}") for name in names):
+                    # Parts of the model, and of its vision tower the last ones.
+                    parts = [
+                        name for name in names if name and name.count(".") < 2 and not name[-1].isdigit()
+                    ]
+                    raise PreselError(
+                        f"lvlm.{key}: {self.path} has no module named '{one}'; name the right one of "
+                        f"{', '.join(parts)}"
+                    )
 
     def load_for_inference(self, hardware: Hardware, adapter: Path | None = None) -> "PreTrainedModel":
         """The model on its device, computing in the precision that it is tuned in; see `load_model`."""

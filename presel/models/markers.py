@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
@@ -53,7 +54,14 @@ def with_secret_markers(
 
 def with_names(template: Template, names: Mapping[str, str]) -> Template:
     """Replaces the markers in a template by their new names."""
-    longest_first = sorted(names, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, longest_first)))
-    texts = asdict(template).items()
-    return Template(**{field: pattern.sub(lambda found: names[found[0]], text) for field, text in texts})
+    return Template(**{field: replaced(text, names) for field, text in asdict(template).items()})
+
+
+def replaced(text: str, names: Mapping[str, str]) -> str:
+    """Replaces all keys of `names` in a text by their values, where several fit the longest."""
+    return _pattern(tuple(names)).sub(lambda found: names[found[0]], text)
+
+
+@cache
+def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))

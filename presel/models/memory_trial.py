@@ -1,13 +1,13 @@
 """Tries the largest micro-batch before training, so that a lack of GPU memory shows at once."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from presel.errors import PreselError
+from presel.models.inputs import Inputs
 
 
 class MemoryTrial(pl.Callback):
@@ -17,7 +17,7 @@ class MemoryTrial(pl.Callback):
     backward pass but its own, is not tried.
     """
 
-    def __init__(self, make_batch: Callable[[], dict[str, Tensor]]) -> None:
+    def __init__(self, make_batch: Callable[[], Inputs]) -> None:
         """Takes a function that encodes the micro-batch with the most tokens, padding included."""
         self._make_batch = make_batch
 
@@ -28,18 +28,17 @@ class MemoryTrial(pl.Callback):
             try_micro_batch(pl_module, self._make_batch(), device)
 
 
-def try_micro_batch(module: pl.LightningModule, batch: dict[str, Tensor], device: torch.device) -> None:
+def try_micro_batch(module: pl.LightningModule, batch: Inputs, device: torch.device) -> None:
     """Runs a forward and backward pass and discards the gradients.
 
     Raises:
         PreselError: If it does not fit into the device's memory.
     """
-    on_device: dict[str, Any] = {name: tensor.to(device) for name, tensor in batch.items()}
     rows, length = batch["input_ids"].shape
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             with module.trainer.precision_plugin.train_step_context():
-                loss = module.training_step(on_device, 0)
+                loss = module.training_step(batch.to(device), 0)
             assert isinstance(loss, Tensor)
             loss.backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError as error:

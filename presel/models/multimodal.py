@@ -1,7 +1,6 @@
 """Features of image and text together, from the attention outputs of a vision-language model (COINCIDE)."""
 
 import math
-from collections.abc import Mapping
 from contextlib import ExitStack
 
 import torch
@@ -10,6 +9,8 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from presel.errors import PreselError
+from presel.models.inputs import Inputs
+from presel.models.positions import with_positions
 
 # Number of layers that Lee et al. use.
 _LAYERS = 5
@@ -44,18 +45,18 @@ class MultimodalEncoder:
         self._projections = [projections[layer] for layer in spread_layers(len(projections))]
 
     @torch.inference_mode()
-    def features(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def features(self, batch: Inputs) -> Tensor:
         """Encodes a batch.
 
         Args:
-            batch: `input_ids` and `attention_mask`, (n, length), and `pixel_values`.
+            batch: A batch of `ConversationEncoder`, of n samples.
 
         Returns:
             Features of norm 1, (n, 2 · layers · hidden size), float32: image tokens in the first half, text
             tokens in the second. A half without tokens is 0.
         """
-        device = self._model.device
-        ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)  # (n, length) each
+        inputs = batch.without("labels").to(self._model.device, self._model.dtype)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]  # (n, length) each
         image = ids == self._image_token
         members = torch.stack([image, mask.bool() & ~image], dim=1).float()  # (n, 2, length)
         weights = members / members.sum(dim=2, keepdim=True).clamp_min(1)
@@ -67,12 +68,7 @@ class MultimodalEncoder:
         with ExitStack() as hooks:
             for projection in self._projections:
                 hooks.enter_context(projection.register_forward_hook(average))
-            self._model.base_model(
-                input_ids=ids,
-                attention_mask=mask,
-                pixel_values=batch["pixel_values"].to(device, self._model.dtype),
-                use_cache=False,
-            )
+            self._model.base_model(**with_positions(self._model, inputs), use_cache=False)
         parts = normalize(torch.stack(means, dim=2).tanh(), dim=3)  # (n, 2, layers, hidden size)
         return parts.flatten(1) / math.sqrt(2 * len(means))
 

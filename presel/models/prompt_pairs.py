@@ -7,7 +7,7 @@ attends to the same tokens as in a separate prompt.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from presel.errors import PreselError
 from presel.models.conversations import IGNORED, ConversationEncoder, Encoded, Example
+from presel.models.inputs import Inputs
 
 PREFIX, WITH_QUESTION, WITHOUT_QUESTION, PADDING = range(4)
 
@@ -28,8 +30,9 @@ class Pair(NamedTuple):
         labels: Ids of response tokens, `IGNORED` elsewhere.
         positions: Position of each token in its own prompt.
         parts: Part of each token: `PREFIX`, `WITH_QUESTION` or `WITHOUT_QUESTION`.
-        shares_image: Whether the image is in the prefix.
+        shares_image: Whether all images are in the prefix.
         truncated: Whether a prompt was truncated to the model's maximum length.
+        images: Number of images.
     """
 
     ids: list[int]
@@ -38,21 +41,28 @@ class Pair(NamedTuple):
     parts: list[int]
     shares_image: bool
     truncated: bool
+    images: int
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs padded to the same length: tensors of shape (n, length), pixels (n, 3, height, width).
+    """Pairs padded to the same length.
 
-    `shares_image`, (n,), is True for samples whose image is in the prefix; only these can be scored in one
-    pass.
+    Attributes:
+        ids: As in `Pair`, (n, length), like the next three.
+        labels: As in `Pair`.
+        positions: As in `Pair`.
+        parts: As in `Pair`.
+        inputs: What else the model takes: the tensors of images, and the tokens' types if it takes them.
+        shares_image: True for samples whose images are in the prefix, (n,); only these can be scored in one
+            pass.
     """
 
     ids: Tensor
     labels: Tensor
     positions: Tensor
     parts: Tensor
-    pixels: Tensor
+    inputs: Inputs
     shares_image: Tensor
 
     def __len__(self) -> int:
@@ -61,20 +71,29 @@ class PairBatch:
 
     def part(self, rows: slice | Tensor) -> "PairBatch":
         """A subset of the samples, in the order of `rows`."""
-        return self._with(lambda tensor: tensor[rows])
+        return self._with(lambda tensor: tensor[rows], self.inputs.part(rows))
 
     def to(self, model: PreTrainedModel) -> "PairBatch":
-        """The batch on the model's device, pixels in the model's dtype."""
-        moved = self._with(lambda tensor: tensor.to(model.device))
-        return replace(moved, pixels=moved.pixels.to(model.dtype))
+        """The batch on the model's device, images in the model's dtype."""
+        return self._with(lambda tensor: tensor.to(model.device), self.inputs.to(model.device, model.dtype))
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> "PairBatch":
-        return PairBatch(*(change(getattr(self, field.name)) for field in fields(self)))
+    def _with(self, change: Callable[[Tensor], Tensor], inputs: Inputs) -> "PairBatch":
+        changed = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "inputs"}
+        return PairBatch(**{name: change(tensor) for name, tensor in changed.items()}, inputs=inputs)
 
 
 def pair(encoder: ConversationEncoder, example: Example) -> Pair:
-    """Packs both prompts of a sample after their common prefix."""
-    prompts = [encoder.tokens(example.conversations, question) for question in (True, False)]
+    """Packs both prompts of a sample after their common prefix.
+
+    Raises:
+        PreselError: If an image of the prompt with the question was cut off.
+    """
+    prompts = [encoder.tokens(example.conversations, question, example.images) for question in (True, False)]
+    if prompts[0].images != prompts[1].images:
+        raise PreselError(
+            f"{example.name}: an image of its conversation is cut off at lvlm.max_length, so that the "
+            "question's relevance cannot be measured; raise it"
+        )
     shared = _shared_length(prompts)
     ids, labels = prompts[0].ids[:shared], prompts[0].labels[:shared]
     positions, parts = list(range(shared)), [PREFIX] * shared
@@ -84,7 +103,8 @@ def pair(encoder: ConversationEncoder, example: Example) -> Pair:
         positions += range(shared, len(prompt.ids))
         parts += [part] * (len(prompt.ids) - shared)
     shares_image = encoder.image_token not in ids[shared:]
-    return Pair(ids, labels, positions, parts, shares_image, any(prompt.truncated for prompt in prompts))
+    truncated = any(prompt.truncated for prompt in prompts)
+    return Pair(ids, labels, positions, parts, shares_image, truncated, prompts[0].images)
 
 
 def _shared_length(prompts: Sequence[Encoded]) -> int:
@@ -112,9 +132,9 @@ def pair_batch(encoder: ConversationEncoder, examples: Sequence[Example]) -> Pai
         pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
         for rows, value in zip(columns, fill, strict=True)
     )
-    pixels = encoder.pixels([image for example in examples for image in example.images])
+    inputs = encoder.with_images({"input_ids": ids}, examples, [one.images for one in pairs])
     shares_image = torch.tensor([one.shares_image for one in pairs])
-    return PairBatch(ids, labels, positions, parts, pixels, shares_image)
+    return PairBatch(ids, labels, positions, parts, inputs.without("input_ids"), shares_image)
 
 
 def attention_mask(parts: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,12 +14,14 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
+from presel.models.inputs import Inputs
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
 from presel.models.sharding import full_tensor, shard
 from presel.models.tune import Tune
 
-Batch = dict[str, Tensor]
+# What a model takes, and `rows` and `step_tokens` of the micro-batch.
+Batch = Inputs
 
 # Primes that keep the dropout seeds of all (run seed, epoch, batch) apart; trained weights depend on them.
 _SEED_STRIDE = 1_000_003
@@ -68,8 +70,8 @@ class Tuner(pl.LightningModule):
         accumulated micro-batches and the averaging of gradients over processes.
         """
         rows = batch["rows"]
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("rows", "step_tokens")}
-        losses = self.weighted(token_losses(self.model, **inputs), rows)  # (n, p)
+        losses = token_losses(self.model, **batch.without("rows", "step_tokens"))  # (n, p)
+        losses = self.weighted(losses, rows)
         factor = self.trainer.accumulate_grad_batches * self.trainer.world_size
         loss: Tensor = losses.sum() / batch["step_tokens"] * factor
         return loss if len(rows) else loss * 0
@@ -163,7 +165,7 @@ def add_lora(model: PreTrainedModel, lvlm: Lvlm, settings: Tune) -> PeftModel:
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=targets,
-        modules_to_save=[lvlm.projector],
+        modules_to_save=_projectors(model, lvlm),
     )
     tuned = get_peft_model(model, config)
     # Half precision would round most updates of a small learning rate to 0. PEFT converts LoRA weights only.
@@ -171,3 +173,13 @@ def add_lora(model: PreTrainedModel, lvlm: Lvlm, settings: Tune) -> PeftModel:
         if weight.requires_grad:
             weight.data = weight.data.float()
     return tuned
+
+
+def _projectors(model: PreTrainedModel, lvlm: Lvlm) -> list[str]:
+    """The projector's modules, those of a list one by one, since PEFT trains no list."""
+    found = []
+    for wanted in lvlm.projectors:
+        module = next(module for name, module in model.named_modules() if f".{name}".endswith(f".{wanted}"))
+        parts = range(len(module)) if isinstance(module, torch.nn.ModuleList) else []
+        found += [f"{wanted}.{number}" for number in parts] or [wanted]
+    return found

@@ -120,7 +120,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
         asked = questions(store, self.benchmarks)
         self._check_scoring(asked)
         if not store.has(self):
-            self._check_prompts(asked)
+            self._check_prompts(asked, self.benchmarks.source.files(store).images)
 
     def shards(self, store: Store, folder: Path) -> TableShards[Question]:
         """The questions to answer."""
@@ -177,7 +177,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
                     "correct it or choose another metric"
                 ) from None
 
-    def _check_prompts(self, asked: Sequence[Question]) -> None:
+    def _check_prompts(self, asked: Sequence[Question], images: Path) -> None:
         from presel.models.conversations import ConversationEncoder
 
         encoder = ConversationEncoder(self.lvlm)
@@ -185,7 +185,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
         longest = 0
         with progress("measuring questions", len(asked)) as advance:
             for question in asked:
-                prompt = encoder.tokens(question.prompt)
+                prompt = encoder.tokens(question.prompt, images=[images / question.image])
                 longest = max(longest, prompt.length)
                 if prompt.truncated:
                     too_long[question.benchmark].append(f"'{question.id}'")

@@ -96,7 +96,7 @@ def _answered(encoder: "ConversationEncoder", example: "Example") -> "Encoded":
     """A sample's prompt, which must have a response: without one it has no loss."""
     from presel.models.conversations import IGNORED
 
-    prompt = encoder.tokens(example.conversations)
+    prompt = encoder.tokens(example.conversations, images=example.images)
     if all(label == IGNORED for label in prompt.labels):
         raise PreselError(
             f"{example.name}: none of its responses lies within the first {len(prompt.ids)} tokens, so it "

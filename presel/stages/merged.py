@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from presel.stages.tuning import TuningStage
 from presel.storage.stage import Stage
@@ -25,12 +25,15 @@ class MergedStage(Stage[Path]):
     def compute(self, store: Store, folder: Path) -> None:
         """Merges and saves; a repeated attempt writes the same files again."""
         lvlm = self.tuned.lvlm
-        processor: Any = lvlm.load_processor_for_export()
+        from presel.models.conversations import ConversationEncoder
+
+        lvlm = self.tuned.lvlm
+        encoder = ConversationEncoder(lvlm)
         model = lvlm.load_model(store.load(self.tuned))
         # Other programs stop generating there; the base model's settings may name another token.
-        model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+        model.generation_config.eos_token_id = encoder.end_token
         model.save_pretrained(folder / "model")
-        processor.save_pretrained(folder / "model")
+        lvlm.save_processor(folder / "model")
 
     def load(self, folder: Path) -> Path:
         """The model's folder."""

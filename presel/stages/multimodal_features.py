@@ -46,7 +46,9 @@ class MultimodalFeaturesStage(VectorsStage):
         conversations = ConversationEncoder(self.lvlm)
         examples = self.instructions.examples(store)
         lengths, truncated = measure(
-            examples, lambda example: conversations.tokens(example.conversations), self.lvlm.max_length
+            examples,
+            lambda one: conversations.tokens(one.conversations, images=one.images),
+            self.lvlm.max_length,
         )
 
         def encode(batches: Batches[int]) -> Iterator[NDArray[np.float16]]:

@@ -47,7 +47,9 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
         conversations = ConversationEncoder(self.lvlm)
         examples = self.instructions.examples(store)
         lengths, truncated = measure(
-            examples, lambda example: conversations.tokens(example.conversations), self.lvlm.max_length
+            examples,
+            lambda one: conversations.tokens(one.conversations, images=one.images),
+            self.lvlm.max_length,
         )
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:

@@ -1,0 +1,329 @@
+"""Every family of models people tune, tiny and random: its processor, losses, positions, and a whole run."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from presel.data.prompts import IMAGE_TOKEN, Turn
+from presel.errors import PreselError
+from presel.models.conversations import IGNORED, ConversationEncoder, Example
+from presel.models.losses import Scorer, token_losses, two_passes
+from presel.models.lvlm import Lvlm
+from presel.models.markers import special_tokens
+from presel.models.multimodal import MultimodalEncoder
+from presel.models.processors import load_processor
+from presel.models.prompt_pairs import pair_batch
+from tests.families import FAMILIES, save_family
+from tests.helpers import Program, last_run
+
+# Square, wide and tall.
+SIZES = [(40, 40), (90, 30), (50, 120)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    paths = [folder / f"{width}x{height}.png" for width, height in SIZES]
+    for path, (width, height) in zip(paths, SIZES, strict=True):
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def lvlm(family: str, tmp_path_factory: pytest.TempPathFactory) -> Lvlm:
+    return save_family(FAMILIES[family], tmp_path_factory.mktemp(family))
+
+
+@pytest.fixture(scope="module")
+def encoder(lvlm: Lvlm) -> ConversationEncoder:
+    return ConversationEncoder(lvlm)
+
+
+@pytest.fixture(scope="module")
+def model(lvlm: Lvlm) -> PreTrainedModel:
+    return lvlm.load_model()
+
+
+def conversation(question: str, *responses: str) -> list[Turn]:
+    turns: list[Turn] = []
+    for number, response in enumerate(responses):
+        turns += [{"from": "human", "value": "Why?" if number else question}]
+        turns += [{"from": "gpt", "value": response}]
+    return turns
+
+
+@pytest.fixture(scope="module")
+def single(files: list[Path]) -> list[Example]:
+    """Images of three shapes, each with a conversation."""
+    answers = [("yes",), ("There are dogs.", "no"), ("no", "yes yes")]
+    return [
+        Example([file], conversation("<image>\nHow many dogs?", *responses))
+        for file, responses in zip(files, answers, strict=True)
+    ]
+
+
+def loss(
+    model: PreTrainedModel, encoder: ConversationEncoder, example: Example, question: bool = True
+) -> float:
+    return float(model(**encoder.batch([example], question)).loss)
+
+
+@torch.inference_mode()
+def test_the_losses_of_a_batch_are_those_of_its_samples(
+    model: PreTrainedModel, encoder: ConversationEncoder, single: list[Example], files: list[Path]
+) -> None:
+    """Beside samples with one image, one with two and one without."""
+    several = Example(files[:2], conversation("Is <image> before <image>?", "no"))
+    examples = [*single, several, Example([], conversation("Are there dogs?", "yes"))]
+    batch = encoder.batch(examples)
+    losses = token_losses(model, **batch).sum(dim=1) / (batch["labels"] != IGNORED).sum(dim=1)
+    expected = [loss(model, encoder, example) for example in examples]
+    assert losses.tolist() == pytest.approx(expected, abs=1e-5)
+    chosen = batch.part(torch.tensor([3, 1]))
+    assert chosen.keys() == batch.keys()
+    assert token_losses(model, **chosen).sum(dim=1).tolist() == pytest.approx(
+        token_losses(model, **batch).sum(dim=1)[[3, 1]].tolist(), abs=1e-4
+    )
+    assert "pixel_values" not in batch.part(slice(4, 5))
+
+
+@torch.inference_mode()
+def test_a_loss_is_that_of_the_models_own_processor(
+    model: PreTrainedModel, encoder: ConversationEncoder, lvlm: Lvlm, files: list[Path]
+) -> None:
+    processor: Any = lvlm.load_processor()
+    chat = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many dogs?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "There are dogs."}]},
+    ]
+    for file in files:
+        example = Example([file], conversation("<image>\nHow many dogs?", "There are dogs."))
+        whole, prompt = (
+            processor(
+                text=[
+                    processor.tokenizer.apply_chat_template(
+                        turns,
+                        chat_template=processor.chat_template,
+                        tokenize=False,
+                        add_generation_prompt=turns is not chat,
+                    )
+                ],
+                images=[[Image.open(file)]],
+                return_tensors="pt",
+            )
+            for turns in (chat, chat[:1])
+        )
+        own = encoder.batch([example])
+        length = own["input_ids"].shape[1]
+        # What follows the last response, a line break, is in no loss.
+        assert own["input_ids"].tolist() == whole["input_ids"][:, :length].tolist()
+        labels = whole["input_ids"].clone()
+        labels[:, : prompt["input_ids"].shape[1]] = IGNORED
+        labels[
+            :, [at for at, token in enumerate(labels[0].tolist()) if token == encoder.end_token][-1] + 1 :
+        ] = IGNORED
+        expected = float(model(**whole, labels=labels).loss)
+        assert float(model(**own).loss) == pytest.approx(expected, abs=1e-5)
+
+
+@torch.inference_mode()
+def test_one_pass_gives_the_losses_of_two(
+    family: str, model: PreTrainedModel, encoder: ConversationEncoder, single: list[Example]
+) -> None:
+    batch = pair_batch(encoder, single)
+    scorer = Scorer(model)
+    scored = scorer.losses(batch)
+    assert scorer.single_pass is FAMILIES[family].one_pass
+    separate = two_passes(model, batch)
+    for row, example in enumerate(single):
+        with_question, without = (loss(model, encoder, example, question) for question in (True, False))
+        for found in (scored, separate):
+            assert found.with_question[row] == pytest.approx(with_question, abs=1e-5)
+            assert found.without_question[row] == pytest.approx(without, abs=1e-5)
+    assert (scored.with_question - scored.without_question).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"], indirect=True)
+def test_images_have_rows_and_columns_of_positions(
+    model: PreTrainedModel, encoder: ConversationEncoder, single: list[Example]
+) -> None:
+    """A model that numbered its tokens would give other losses."""
+    inputs = encoder.batch(single[1:2])
+    own = token_losses(model, **inputs).sum()
+    numbered = torch.arange(inputs["input_ids"].shape[1])[None]
+    given = inputs.without("mm_token_type_ids", "labels")
+    plain = token_losses(model, inputs["labels"], **given, position_ids=numbered).sum()
+    assert abs(own - plain) > 1e-3
+    with pytest.raises(TypeError, match="mm_token_type_ids"):
+        token_losses(model, inputs["labels"], **given)
+
+
+def test_lengths_are_known_without_decoding_pixels(
+    encoder: ConversationEncoder, single: list[Example], tmp_path: Path
+) -> None:
+    lengths = encoder.batch(single)["attention_mask"].sum(dim=1).tolist()
+    found = []
+    for example in single:
+        (file,) = example.images
+        header = tmp_path / file.name
+        header.write_bytes(file.read_bytes()[:100])
+        found.append(len(encoder.tokens(example.conversations, images=[header]).ids))
+        with pytest.raises(PreselError):
+            encoder.batch([Example([header], example.conversations)])
+    assert found == lengths
+
+
+@torch.inference_mode()
+def test_no_prompt_is_cut_inside_an_image(
+    lvlm: Lvlm, model: PreTrainedModel, single: list[Example], files: list[Path]
+) -> None:
+    late: list[Turn] = [
+        *conversation("Any dogs?", "yes"),
+        {"from": "human", "value": "And here?\n<image>"},
+        {"from": "gpt", "value": "no"},
+    ]
+    whole = ConversationEncoder(lvlm)
+    ids = whole.tokens(late, images=files[1:2]).ids
+    image = ids.count(whole.image_token)
+    first = ids.index(whole.image_token)
+    for length in (first - 1, first + 1, first + image - 1, len(ids) - 1):
+        encoder = ConversationEncoder(replace(lvlm, max_length=length))
+        prompt = encoder.tokens(late, images=files[1:2])
+        assert len(prompt.ids) <= length
+        assert prompt.truncated
+        assert prompt.ids == ids[: len(prompt.ids)]
+        assert prompt.ids.count(encoder.image_token) == prompt.images * image
+        batch = encoder.batch([Example(files[1:2], late), *single[:1]])
+        assert token_losses(model, **batch).isfinite().all()
+
+
+def test_special_tokens_in_a_text_are_text(encoder: ConversationEncoder, files: list[Path]) -> None:
+    numbers = set(encoder.tokenizer.convert_tokens_to_ids(sorted(special_tokens(encoder.tokenizer))))
+
+    def markers(question: str, answer: str) -> list[int]:
+        turns = conversation(f"<image>\n{question}", answer)
+        return [number for number in encoder.tokens(turns, images=files[:1]).ids if number in numbers]
+
+    clean = markers("What?", "no")
+    for token in special_tokens(encoder.tokenizer):
+        if token != IMAGE_TOKEN:
+            assert markers(f"{token}What{token}?", f"{token} no") == clean
+
+
+@torch.inference_mode()
+def test_features_of_samples_do_not_depend_on_their_batch(
+    lvlm: Lvlm, encoder: ConversationEncoder, single: list[Example]
+) -> None:
+    multimodal = MultimodalEncoder(lvlm.load_model(), lvlm.language_model, encoder.image_token)
+    together = multimodal.features(encoder.batch(single))
+    alone = torch.cat([multimodal.features(encoder.batch([example])) for example in single])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "cap"),
+    [("qwen2_5_vl", {"max_pixels": 28 * 28 * 2}), ("internvl", {"max_patches": 1})],
+    indirect=["family"],
+)
+def test_images_have_a_cap_of_pixels(
+    lvlm: Lvlm, files: list[Path], cap: dict[str, int], tmp_path: Path
+) -> None:
+    capped = replace(lvlm, image_settings=cap)
+    turns = conversation("<image>\nWhat?", "no")
+    lengths = [ConversationEncoder(one).tokens(turns, images=files[2:]).length for one in (lvlm, capped)]
+    assert lengths[0] > lengths[1]
+    assert capped.identity() != lvlm.identity()
+    capped.save_processor(tmp_path)
+    saved: Any = load_processor(str(tmp_path), None, {})
+    text = saved.image_token
+    ids = saved(text=[text], images=[[Image.open(files[2])]])["input_ids"][0]
+    assert len(ids) < lengths[0]
+    with pytest.raises(PreselError, match=r"lvlm\.image_settings: .* has no 'max_pixel'; it has .*"):
+        replace(lvlm, image_settings={"max_pixel": 1}).load_processor()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
+def test_mistakes_get_one_sentence(
+    lvlm: Lvlm, encoder: ConversationEncoder, files: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(lvlm.path, tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    with pytest.raises(PreselError, match=r"base has no chat template; name the model's version .*tuned for"):
+        replace(lvlm, path=str(tmp_path / "base")).load_processor()
+    for template, fault in (
+        ("{{ messages | length }}", "renders a conversation's beginning differently once it goes on"),
+        ("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}", "ends an answer by no special token"),
+        ("{{ raise_exception('No.') }}", "its chat template fails on a conversation: No."),
+    ):
+        (tmp_path / "base" / "chat_template.jinja").write_text(template)
+        with pytest.raises(PreselError, match=fault):
+            ConversationEncoder(replace(lvlm, path=str(tmp_path / "base")))
+    with pytest.raises(PreselError, match=r"40x40\.png: a conversation has 2 <image> and 1 images"):
+        encoder.batch([Example(files[:1], conversation("<image> or <image>?", "no"))])
+    Image.new("RGB", (300, 1)).save(tmp_path / "line.png")
+    with pytest.raises(PreselError, match=r"its processor does not take an image: absolute aspect ratio"):
+        encoder.batch([Example([tmp_path / "line.png"], conversation("<image>\nWhat?", "no"))])
+    for key, name in (("projector", "connector"), ("language_model", "text_model")):
+        fault = rf"lvlm\.{key}: .* has no module named '{name}'; .* visual\.merger, .*language_model"
+        with pytest.raises(PreselError, match=fault):
+            replace(lvlm, **{key: name}).load_model()
+
+
+@pytest.mark.parametrize(
+    "family",
+    [name if name == "qwen2_5_vl" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+    indirect=True,
+)
+def test_a_whole_run(family: str, lvlm: Lvlm, files: list[Path], tmp_path: Path, in_process: Program) -> None:
+    """From a pool of images of three shapes to a merged model, which answers in plain transformers too."""
+    (tmp_path / "images").mkdir()
+    records = []
+    for number in range(24):
+        image = Image.open(files[number % 3]).point([(value + 9 * number) % 256 for value in range(256)] * 3)
+        image.save(tmp_path / "images" / f"{number}.png")
+        turns = conversation("<image>\nHow many dogs?", "yes" * (number % 3 + 1), "no")
+        records.append(
+            {"id": str(number), "image": f"{number}.png", "task": f"t{number % 2}", "conversations": turns}
+        )
+    (tmp_path / "pool.json").write_text(json.dumps(records))
+    (tmp_path / "eval.json").write_text(json.dumps([one | {"task": "vqa"} for one in records[:4]]))
+    names = [f"lvlm.{name}={json.dumps(value)}" for name, value in FAMILIES[family].names.items()]
+    overrides = (
+        *("pool=llava_json", "pool.annotations=pool.json", "pool.images=images", "pool.task_field=task"),
+        *("evaluation=llava_json", "evaluation.annotations=eval.json", "evaluation.images=images"),
+        *("evaluation.max_new_tokens=4", "executor.workers=0", "reference.share=0.5", "budget=0.75"),
+        *("lvlm=hf", f"lvlm.path={lvlm.path}", "lvlm.template=processor", "lvlm.pad_to_square=false"),
+        *("lvlm.dtype=float32", "tune.lr=0.01", "cluster.images_per_cluster=4", "tune.batch_size=16", *names),
+    )
+    in_process.succeeds("run", *overrides)
+    record = last_run(tmp_path)
+    predictions = pd.read_parquet(record.stages["evaluation"].folder / "predictions.parquet")
+    in_process.succeeds("run", *overrides, "until=merged")
+    folder = last_run(tmp_path).stages["merged"].folder / "model"
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    processor: Any = load_processor(str(folder), None, {})
+    for row in predictions[predictions["turn"] == 1].itertuples():
+        chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many dogs?"}]}]
+        text = processor.tokenizer.apply_chat_template(
+            chat, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+        )
+        image = Image.open(tmp_path / "images" / f"{row.id}.png")
+        given = processor(text=[text], images=[[image]], return_tensors="pt")
+        output = model.generate(**given, do_sample=False, max_new_tokens=4)[:, given["input_ids"].shape[1] :]
+        assert processor.tokenizer.decode(output[0], skip_special_tokens=True).strip() == row.answer
+    assert predictions["answer"].str.len().max() > 0
