@@ -101,7 +101,10 @@ def measure(lvlm: RandomLvlm, images: Path, options: argparse.Namespace) -> None
         float((ours.with_question[taken] - plain[0]).abs().max()),
         float((ours.without_question[taken] - plain[1]).abs().max()),
     )
-    prompts = [[len(encoder.tokens(one.conversations, ask).ids) for ask in (True, False)] for one in examples]
+    prompts = [
+        [len(encoder.tokens(one.conversations, ask, one.images).ids) for ask in (True, False)]
+        for one in examples
+    ]
     bound = sum(map(sum, prompts)) / sum(lengths)
     if options.compiled:
         compile_layers(model)

@@ -175,10 +175,10 @@ def bare_samples_per_second(
 ) -> tuple[float, float]:
     """Steps without anything around them; also the first loss's difference from the model's own."""
     encoder = ConversationEncoder(lvlm)
-    prompts = [encoder.tokens(one.conversations) for one in records]
+    examples = [Example(one.paths(folder / "images"), one.conversations) for one in records]
+    prompts = [encoder.tokens(one.conversations, images=one.images) for one in examples]
     lengths = [len(prompt.ids) for prompt in prompts]
     responses = [sum(label != IGNORED for label in prompt.labels) for prompt in prompts]
-    examples = [Example(one.paths(folder / "images"), one.conversations) for one in records]
     device = device_for("auto")
     model = add_lora(lvlm.load_model(), lvlm, settings).to(device).train()
     if settings.gradient_checkpointing:

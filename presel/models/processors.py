@@ -43,6 +43,8 @@ def load_processor(name: str, revision: str | None, image_settings: Mapping[str,
     processor: Any = load_pretrained(loader, name, revision=revision, backend="pil")
     # So that it can be sent to worker processes.
     processor.__class__ = whole
+    if not getattr(processor, "chat_template", None):
+        processor.chat_template = processor.tokenizer.chat_template
     if getattr(processor, "image_token_ids", [None])[0] is None:
         raise _without_images(name)
     if image_settings:

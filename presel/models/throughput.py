@@ -85,7 +85,9 @@ def forward_flops(model: torch.nn.Module) -> ForwardFlops:
     """
     token = patch = 0
     for name, weight in model.named_parameters():
-        if weight.ndim > 1 and not any(part in name for part in ("embed", "projector", "merger", "connector")):
+        if weight.ndim > 1 and not any(
+            part in name for part in ("embed", "projector", "merger", "connector")
+        ):
             if "vision" in name or "visual" in name:
                 patch += 2 * weight.numel()
             else:

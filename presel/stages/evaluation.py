@@ -185,7 +185,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
         longest = 0
         with progress("measuring questions", len(asked)) as advance:
             for question in asked:
-                prompt = encoder.tokens(question.prompt, images=[images / question.image])
+                prompt = encoder.tokens(question.prompt, images=[images / image for image in question.images])
                 longest = max(longest, prompt.length)
                 if prompt.truncated:
                     too_long[question.benchmark].append(f"'{question.id}'")
