@@ -88,6 +88,9 @@ def save_family(family: Family, folder: Path) -> Lvlm:
     for name, weight in model.named_parameters():
         if weight.ndim > 1 and family.names.get("language_model", "language_model") in name:
             weight.data *= 8
+        # Gemma's projector, without which it would not see.
+        elif weight.ndim > 1 and not weight.any():
+            weight.data.normal_(std=0.2)
     model.save_pretrained(folder)
     return Lvlm(path=str(folder), template="processor", pad_to_square=False, max_length=4096, **family.names)
 

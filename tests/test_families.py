@@ -16,10 +16,14 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
-from presel.models.losses import Scorer, token_losses, two_passes
+from presel.models.decoding import first_token_entropies, generate_answers, prompt_batch
+from presel.models.encoder import LvlmEncoder
+from presel.models.image_tokens import ImageTokenEncoder
+from presel.models.losses import Scorer, image_losses, token_losses, two_passes
 from presel.models.lvlm import Lvlm
 from presel.models.markers import special_tokens
 from presel.models.multimodal import MultimodalEncoder
+from presel.models.positions import rope_positions
 from presel.models.processors import load_processor
 from presel.models.prompt_pairs import pair_batch
 from tests.families import FAMILIES, save_family
@@ -233,6 +237,51 @@ def test_features_of_samples_do_not_depend_on_their_batch(
     together = multimodal.features(encoder.batch(single))
     alone = torch.cat([multimodal.features(encoder.batch([example])) for example in single])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_losses_without_the_image_are_those_of_a_masked_one(
+    model: PreTrainedModel, encoder: ConversationEncoder, single: list[Example]
+) -> None:
+    found = image_losses(model, encoder.batch(single), encoder.image_token)
+    for row, example in enumerate(single):
+        batch = encoder.batch([example])
+        image = batch["input_ids"] == encoder.image_token
+        inputs = batch.without("labels")
+        positions = rope_positions(model, inputs)
+        expected = model(
+            input_ids=batch["input_ids"].masked_fill(image, encoder.tokenizer.pad_token_id),
+            attention_mask=batch["attention_mask"].masked_fill(image, 0),
+            position_ids=torch.arange(image.shape[1])[None] if positions is None else positions,
+            labels=batch["labels"],
+        ).loss
+        assert found.without_image[row] == pytest.approx(float(expected), abs=1e-5)
+        assert found.with_image[row] == pytest.approx(loss(model, encoder, example), abs=1e-5)
+
+
+@torch.inference_mode()
+def test_answers_do_not_depend_on_their_batch(
+    model: PreTrainedModel, encoder: ConversationEncoder, single: list[Example]
+) -> None:
+    asked = [
+        Example(one.images, [{"from": "human", "value": f"{'How ' * 5 * number}<image>?"}])
+        for number, one in enumerate(single)
+    ]
+    together = prompt_batch(encoder, asked)
+    assert (together["attention_mask"] == 0).any()
+    alone = [prompt_batch(encoder, [example]) for example in asked]
+    answers = [generate_answers(model, encoder, batch, 3) for batch in alone]
+    assert generate_answers(model, encoder, together, 3) == [answer for (answer,) in answers]
+    entropies = torch.cat([first_token_entropies(model, batch) for batch in alone])
+    torch.testing.assert_close(first_token_entropies(model, together), entropies, atol=1e-4, rtol=0)
+
+
+def test_features_of_images_do_not_depend_on_their_batch(lvlm: Lvlm, files: list[Path]) -> None:
+    for encoder in (ImageTokenEncoder(lvlm, 1), LvlmEncoder(lvlm=lvlm)):
+        (together,) = encoder.encode([files], 0, "cpu")
+        alone = np.concatenate(list(encoder.encode([[file] for file in files], 0, "cpu")))
+        np.testing.assert_allclose(together, alone, atol=2e-3)
+        assert np.ptp(together.astype(float), axis=0).max() > 0.01
 
 
 @pytest.mark.parametrize(

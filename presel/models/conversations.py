@@ -109,19 +109,20 @@ class ConversationEncoder:
                 small squares, which is exact for models whose images all take the same number.
 
         Raises:
-            PreselError: If there are more or fewer images than image tokens.
+            PreselError: If there are more or fewer images than image tokens, or some cannot be cut off.
         """
         count = sum(turn["value"].count(IMAGE_TOKEN) for turn in conversations if turn["from"] == "human")
+        named = f"{images[0]}: " if images else ""
         if images is not None and len(images) != count:
-            named = f"{images[0]}: " if images else ""
             raise PreselError(
                 f"{named}a conversation has {count} {IMAGE_TOKEN} and {len(images)} images; give each image "
                 f"one {IMAGE_TOKEN} in a question"
             )
         sizes = [_SMALL] * count if images is None else self._images.sizes(images)
         rendered = self._renderer.render(conversations, question)
-        texts = [replaced(text, self._names) for text in self._images.texts(sizes)]
-        text, spans, places = with_images(rendered, self._image_name, texts)
+        texts = self._images.texts(sizes)
+        shown = [replaced(text, self._names) for text in texts]
+        text, spans, places = with_images(rendered, self._image_name, shown)
         # A template that begins with the token of the beginning leaves none to add.
         bos = self._names.get(self.tokenizer.bos_token)
         encoding = self._marked_tokenizer.encode(
@@ -129,6 +130,12 @@ class ConversationEncoder:
         )
         offsets = encoding.offsets
         kept, complete = _fitting(offsets, places, self._lvlm.max_length)
+        # LLaVA-OneVision reads a single image in more detail than several.
+        if self._images.texts(sizes[:complete]) != texts[:complete]:
+            raise PreselError(
+                f"{named}the last of {count} images is cut off at lvlm.max_length={self._lvlm.max_length}, "
+                "and this model reads fewer otherwise; raise it"
+            )
         ids = encoding.ids[:kept]
         labels = [
             token
@@ -146,7 +153,8 @@ class ConversationEncoder:
         if not any(name in text[responses[0].first :] for name in self._names.values()):
             raise PreselError(
                 f"lvlm.path: the chat template of {self._lvlm.path} ends an answer by no special token, so "
-                "that answers would never stop; name a model that is tuned for chat"
+                "that answers would never stop; name a model that is tuned for chat, or set one of LLaVA's "
+                "templates, such as lvlm.template=vicuna_v1"
             )
         return last
 
