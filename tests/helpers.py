@@ -143,14 +143,14 @@ def record(number: int, task: str = "vqa", **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def two(number: int, *others: int, task: str = "vqa") -> dict[str, Any]:
+def two(number: int, *others: int, task: str = "vqa", **changes: Any) -> dict[str, Any]:
     """A record whose question compares its own image with others."""
     turns = [
-        {"from": "human", "value": f"<image>{'<image>' * len(others)}\nWhich is darker? ({number})"},
+        {"from": "human", "value": "<image>\n" * (1 + len(others)) + f"Which is darker? ({number})"},
         {"from": "gpt", "value": "The first one."},
     ]
     images = [f"{one:04}.png" for one in (number, *others)]
-    return record(number, task, image=images, conversations=turns)
+    return record(number, task, **{"image": images, "conversations": turns} | changes)
 
 
 def chat(name: str) -> dict[str, Any]:
