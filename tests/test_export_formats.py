@@ -90,6 +90,14 @@ def test_messages_name_the_images_of_each_record(tmp_path: Path, mixed: list[Rec
     assert asked == ["<image>\nRed?", "Is <image> older than <image>?", "Ready?"]
 
 
+def test_internvl_gets_one_image_a_list_or_none(tmp_path: Path, mixed: list[Record]) -> None:
+    write_internvl(tmp_path, mixed, tmp_path, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert [line.get("image") for line in lines] == ["a.png", ["b.png", "a.png"], None]
+    asked = [line["conversations"][0]["value"] for line in lines]
+    assert asked == ["<image>\nRed?", "Is <image> older than <image>?", "Ready?"]
+
+
 def test_datasets_embed_the_images_of_each_record(tmp_path: Path, mixed: list[Record]) -> None:
     datasets = pytest.importorskip("datasets")
     (tmp_path / "trl").mkdir()

@@ -54,11 +54,13 @@ def write_llama_factory(folder: Path, records: Sequence[Record], images: Path, o
 
 
 def write_ms_swift(folder: Path, records: Sequence[Record], images: Path, out: Path) -> None:
-    """Writes `train.json`; ms-swift's standard format has the same records as LLaMA-Factory's.
+    """Writes `train.json` in ms-swift's standard format.
 
-    Image paths are absolute, because ms-swift takes others as relative to its working directory.
+    Its records are those of LLaMA-Factory, without the line break after an image, which ms-swift's templates
+    add where a model has one. Image paths are absolute, because ms-swift takes others as relative to its
+    working directory.
     """
-    write_json(folder / _FILE, [_with_messages(record, out / images) for record in records])
+    write_json(folder / _FILE, [_with_messages(record, out / images, _unbroken) for record in records])
 
 
 def write_internvl(folder: Path, records: Sequence[Record], images: Path, out: Path) -> None:
@@ -99,9 +101,7 @@ def write_trl(folder: Path, records: Sequence[Record], images: Path, out: Path) 
         "messages": [{"role": text, "content": [{"type": text, "text": text}]}],
         "images": [datasets.Image()],
     }
-    samples = [_with_messages(record, images) for record in records]
-    for message in (message for sample in samples for message in sample["messages"]):
-        message["content"] = content_parts(message["content"])
+    samples = [_with_messages(record, images, content_parts) for record in records]
     columns = {name: [sample[name] for sample in samples] for name in features}
     dataset = datasets.Dataset.from_dict(columns, features=datasets.Features(features)).with_format("arrow")
     with pq.ParquetWriter(folder / "train.parquet", dataset.features.arrow_schema) as writer:
@@ -175,9 +175,15 @@ def content_parts(text: str) -> list[dict[str, str]]:
     return parts
 
 
-def _with_messages(record: Record, images: Path) -> dict[str, Any]:
+def _unbroken(text: str) -> str:
+    """A text without white space between the images at its start and the first words."""
+    return "".join(part.get("text", IMAGE_TOKEN) for part in content_parts(text))
+
+
+def _with_messages(record: Record, images: Path, content: Callable[[str], Any] = str) -> dict[str, Any]:
     messages = [
-        {"role": _ROLES[turn["from"]], "content": image_first(turn["value"])} for turn in record.conversations
+        {"role": _ROLES[turn["from"]], "content": content(image_first(turn["value"]))}
+        for turn in record.conversations
     ]
     return {"id": record.id, "messages": messages, "images": [str(path) for path in record.paths(images)]}
 
@@ -192,7 +198,7 @@ def _check_media(record: Record) -> None:
 
 
 def _in_first_question(conversations: Sequence[Turn]) -> tuple[Turn, ...]:
-    """Turns whose image tokens stand at the start of their questions, an only one in the first question."""
+    """Turns with the image token of a record that has one at the start of the first question."""
     turns: list[Turn] = [{**turn, "value": image_first(turn["value"])} for turn in conversations]
     if sum(turn["value"].count(IMAGE_TOKEN) for turn in turns) == 1 and IMAGE_TOKEN not in turns[0]["value"]:
         turns = [{**turn, "value": turn["value"].replace(IMAGE_TOKEN, "").strip()} for turn in turns]
