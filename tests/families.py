@@ -41,6 +41,13 @@ _CHAT = """\
 {% else %}{{ part['text'] }}{% endif %}{% endfor %}END
 {% endfor %}{% if add_generation_prompt %}STARTassistant
 {% endif %}"""
+# As LLaVA-OneVision's: images first, and a space behind the speaker that the generation prompt lacks.
+_IMAGES_FIRST = """\
+{% for message in messages %}START{{ message['role'] }} \
+{% for part in message['content'] if part['type'] == 'image' %}IMAGE{% endfor %}\
+{% for part in message['content'] if part['type'] == 'text' %}{{ '\n' + part['text'] }}{% endfor %}END\
+{% endfor %}{% if add_generation_prompt %}STARTassistant
+{% endif %}"""
 _TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 _VISION = _TEXT | {"image_size": 28, "patch_size": 14}
 
@@ -56,6 +63,7 @@ class Family(NamedTuple):
         model: Makes the model of a tokenizer.
         names: Names of its parts, arguments of `Lvlm`.
         one_pass: Whether one forward pass gives both losses.
+        template: Its chat template, without the tokens.
     """
 
     processor: dict[str, Any]
@@ -65,6 +73,7 @@ class Family(NamedTuple):
     model: Callable[[PreTrainedTokenizerFast], PreTrainedModel]
     names: dict[str, Any]
     one_pass: bool = True
+    template: str = _CHAT
 
 
 def save_family(family: Family, folder: Path) -> Lvlm:
@@ -80,7 +89,7 @@ def save_family(family: Family, folder: Path) -> Lvlm:
     tokenizer.save_pretrained(folder)
     family.images.save_pretrained(folder)
     (folder / "processor_config.json").write_text(json.dumps(family.processor))
-    chat = _CHAT.replace("START", start).replace("END", end).replace("IMAGE", image)
+    chat = family.template.replace("START", start).replace("END", end).replace("IMAGE", image)
     (folder / "chat_template.jinja").write_text(chat)
     torch.manual_seed(0)
     model = family.model(tokenizer)
@@ -291,5 +300,6 @@ FAMILIES = {
         ("<|im_start|>", "<|im_end|>", "<image>"),
         _llava_onevision,
         {},
+        template=_IMAGES_FIRST,
     ),
 }

@@ -114,33 +114,20 @@ def test_a_loss_is_that_of_the_models_own_processor(
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many dogs?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "There are dogs."}]},
     ]
+    text = processor.tokenizer.apply_chat_template(
+        chat, chat_template=processor.chat_template, tokenize=False
+    )
+    answer = [*processor.tokenizer("There are dogs.")["input_ids"], encoder.end_token]
     for file in files:
-        example = Example([file], conversation("<image>\nHow many dogs?", "There are dogs."))
-        whole, prompt = (
-            processor(
-                text=[
-                    processor.tokenizer.apply_chat_template(
-                        turns,
-                        chat_template=processor.chat_template,
-                        tokenize=False,
-                        add_generation_prompt=turns is not chat,
-                    )
-                ],
-                images=[[Image.open(file)]],
-                return_tensors="pt",
-            )
-            for turns in (chat, chat[:1])
-        )
-        own = encoder.batch([example])
-        length = own["input_ids"].shape[1]
-        # What follows the last response, a line break, is in no loss.
-        assert own["input_ids"].tolist() == whole["input_ids"][:, :length].tolist()
-        labels = whole["input_ids"].clone()
-        labels[:, : prompt["input_ids"].shape[1]] = IGNORED
-        labels[
-            :, [at for at, token in enumerate(labels[0].tolist()) if token == encoder.end_token][-1] + 1 :
-        ] = IGNORED
-        expected = float(model(**whole, labels=labels).loss)
+        given = processor(text=[text], images=[[Image.open(file)]], return_tensors="pt")
+        own = encoder.batch([Example([file], conversation("<image>\nHow many dogs?", "There are dogs."))])
+        ids = given["input_ids"][0].tolist()
+        assert own["input_ids"][0].tolist() == ids
+        end = len(ids) - ids[::-1].index(encoder.end_token)
+        assert ids[end - len(answer) : end] == answer
+        labels = torch.full_like(given["input_ids"], IGNORED)
+        labels[0, end - len(answer) : end] = torch.tensor(answer)
+        expected = float(model(**given, labels=labels).loss)
         assert float(model(**own).loss) == pytest.approx(expected, abs=1e-5)
 
 

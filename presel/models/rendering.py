@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from presel.data.prompts import IMAGE_TOKEN, OWN_TEMPLATE, TEMPLATES, Turn, without_question
@@ -11,6 +12,9 @@ from presel.models.pretrained import model_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# An answer that no template and no pool holds.
+_ANSWER = f"answer {token_hex(8)}"
 
 
 class Span(NamedTuple):
@@ -85,16 +89,26 @@ class ChatRenderer:
         text, spans = self._text(turns), []
         for number, turn in enumerate(turns):
             if turn["from"] == "gpt":
-                before, after = self._text(turns[:number]), self._text(turns[: number + 1])
-                if not (text.startswith(after) and after.startswith(before)):
+                after = self._text(turns[: number + 1])
+                first = self._first(turns[:number], after)
+                if first is None or not text.startswith(after):
                     raise PreselError(
                         f"{self._where}: its chat template renders a conversation's beginning differently "
                         "once it goes on, so that its responses cannot be told from the rest; put another "
                         "chat_template.jinja into the model's folder"
                     )
                 # What separates turns, a line break, is not the response's.
-                spans.append(Span(len(before), len(before), len(after.rstrip())))
+                spans.append(Span(first, first, len(after.rstrip())))
         return Rendered(text, spans)
+
+    def _first(self, asked: Sequence[Turn], text: str) -> int | None:
+        """Where the answer to some turns begins in their common text; None if it cannot be told."""
+        prompt = self._text(asked)
+        if text.startswith(prompt):
+            return len(prompt)
+        # LLaVA-OneVision's template asks for an answer with other white space than it writes one with.
+        before, found, _ = self._text([*asked, {"from": "gpt", "value": _ANSWER}]).partition(_ANSWER)
+        return len(before) if found and text.startswith(before) else None
 
     def _text(self, turns: Sequence[Turn]) -> str:
         """The turns as text; where a question is the last, ready for the answer."""
