@@ -159,10 +159,8 @@ def released(
     def losses(question: bool) -> Tensor:
         found = []
         for example in examples:
-            inputs = {
-                name: value.to(model.device) for name, value in encoder.batch([example], question).items()
-            }
-            found.append(model(**inputs | {"pixel_values": inputs["pixel_values"].to(model.dtype)}).loss)
+            inputs = encoder.batch([example], question).to(model.device, model.dtype)
+            found.append(model(**inputs).loss)
         return torch.stack(found).cpu()
 
     return [losses(True), losses(False)]
