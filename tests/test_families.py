@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
+from presel.models.chat import ChatModel
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.decoding import first_token_entropies, generate_answers, prompt_batch
 from presel.models.encoder import LvlmEncoder
@@ -271,6 +272,25 @@ def test_features_of_images_do_not_depend_on_their_batch(lvlm: Lvlm, files: list
         assert np.ptp(together.astype(float), axis=0).max() > 0.01
 
 
+@torch.inference_mode()
+def test_models_write_instructions_alike_in_a_batch(lvlm: Lvlm, files: list[Path]) -> None:
+    chat_model = ChatModel(lvlm.path, None, "auto", torch.device("cpu"))
+    chats = [
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": Image.open(file)},
+                    {"type": "text", "text": "How many dogs? " * (number + 1)},
+                ],
+            }
+        ]
+        for number, file in enumerate(files)
+    ]
+    together = chat_model.complete(chats, 3, 0.0, [0] * 3)
+    assert together == [chat_model.complete([chat], 3, 0.0, [0])[0] for chat in chats]
+
+
 @pytest.mark.parametrize(
     ("family", "cap"),
     [("qwen2_5_vl", {"max_pixels": 28 * 28 * 2}), ("internvl", {"max_patches": 1})],
@@ -285,7 +305,7 @@ def test_images_have_a_cap_of_pixels(
     assert lengths[0] > lengths[1]
     assert capped.identity() != lvlm.identity()
     capped.save_processor(tmp_path)
-    saved: Any = load_processor(str(tmp_path), None, {})
+    saved: Any = load_processor(str(tmp_path), None, "lvlm.path")
     text = saved.image_token
     ids = saved(text=[text], images=[[Image.open(files[2])]])["input_ids"][0]
     assert len(ids) < lengths[0]
@@ -352,7 +372,7 @@ def test_a_whole_run(family: str, lvlm: Lvlm, files: list[Path], tmp_path: Path,
     in_process.succeeds("run", *overrides, "until=merged")
     folder = last_run(tmp_path).stages["merged"].folder / "model"
     model = AutoModelForImageTextToText.from_pretrained(folder)
-    processor: Any = load_processor(str(folder), None, {})
+    processor: Any = load_processor(str(folder), None, "lvlm.path")
     for row in predictions[predictions["turn"] == 1].itertuples():
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many dogs?"}]}]
         text = processor.tokenizer.apply_chat_template(

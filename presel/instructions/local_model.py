@@ -62,9 +62,9 @@ class LocalModel(Generator):
         check_model(self.model, self.revision, "instructions.model")
         import torch
 
-        from presel.models.chat import load_processor
+        from presel.models.chat import load_chat_processor
 
-        load_processor(locate(self.model), self.revision)
+        load_chat_processor(locate(self.model), self.revision)
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise PreselError("trainer.accelerator=gpu: there is no GPU; set it to cpu or auto")
 

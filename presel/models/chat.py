@@ -5,24 +5,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from presel.errors import PreselError
-from presel.models.pretrained import load_pretrained, load_weights
+from presel.models.pretrained import load_weights
+from presel.models.processors import load_processor
 
 # Messages in the form that chat templates expect, with images among their parts.
 Chat = list[dict[str, Any]]
 
 
-def load_processor(name: str, revision: str | None) -> ProcessorMixin:
+def load_chat_processor(name: str, revision: str | None) -> ProcessorMixin:
     """A model's processor with a chat template.
 
     Raises:
         PreselError: If there is none, or it has no chat template.
     """
-    # Results must not depend on whether torchvision is installed.
-    processor: ProcessorMixin = load_pretrained(AutoProcessor, name, revision=revision, backend="pil")
-    if getattr(processor, "chat_template", None) is None:
+    processor = load_processor(name, revision, "instructions.model")
+    if not processor.chat_template:
         raise PreselError(
             f"{name}: its processor has no chat template; name a model that is tuned for chat, or put a "
             "chat_template.jinja into its folder"
@@ -35,7 +35,7 @@ class ChatModel:
 
     def __init__(self, name: str, revision: str | None, dtype: str, device: torch.device) -> None:
         """Loads both by folder or hub name; `dtype` is the weights' precision, `auto` for the stored one."""
-        self.processor = load_processor(name, revision)
+        self.processor = load_chat_processor(name, revision)
         tokenizer = self.processor.tokenizer
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token

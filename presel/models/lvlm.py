@@ -72,7 +72,7 @@ class Lvlm(ModelFiles):
                 used, or its end-of-sequence token, at which generation stops, is not the one by which the
                 template ends a response.
         """
-        processor: Any = load_processor(locate(self.path), self.revision, self.image_settings)
+        processor: Any = load_processor(locate(self.path), self.revision, "lvlm.path", self.image_settings)
         if self.template == OWN_TEMPLATE and not processor.chat_template:
             raise PreselError(
                 f"lvlm.template=processor: {self.path} has no chat template; name the model's version that "

@@ -25,12 +25,15 @@ _FILES = (
 _IMAGE_SETTINGS = {"processor_config.json": "image_processor", "preprocessor_config.json": None}
 
 
-def load_processor(name: str, revision: str | None, image_settings: Mapping[str, Any]) -> "ProcessorMixin":
+def load_processor(
+    name: str, revision: str | None, key: str, image_settings: Mapping[str, Any] | None = None
+) -> "ProcessorMixin":
     """A processor of text and images by folder or hub name.
 
     Args:
         name: Folder or hub name.
         revision: Revision on the hub.
+        key: The setting that errors name.
         image_settings: Arguments of the image processor that replace the saved ones, such as `max_pixels`.
 
     Raises:
@@ -38,7 +41,7 @@ def load_processor(name: str, revision: str | None, image_settings: Mapping[str,
     """
     from transformers import AutoImageProcessor
 
-    whole = _processor_class(name, revision)
+    whole = _processor_class(name, revision, key)
     loader = _without_video(whole) if "video_processor" in whole.get_attributes() else whole
     processor: Any = load_pretrained(loader, name, revision=revision, backend="pil")
     # So that it can be sent to worker processes.
@@ -46,7 +49,7 @@ def load_processor(name: str, revision: str | None, image_settings: Mapping[str,
     if not getattr(processor, "chat_template", None):
         processor.chat_template = processor.tokenizer.chat_template
     if getattr(processor, "image_token_ids", [None])[0] is None:
-        raise _without_images(name)
+        raise _without_images(name, key)
     if image_settings:
         known = set(processor.image_processor.valid_kwargs.__annotations__)
         if unknown := sorted(image_settings.keys() - known):
@@ -74,7 +77,7 @@ def copy_processor(name: str, revision: str | None, image_settings: Mapping[str,
                 (folder / file).write_text(json.dumps(content, indent=2))
 
 
-def _processor_class(name: str, revision: str | None) -> Any:
+def _processor_class(name: str, revision: str | None, key: str) -> Any:
     """The class that a model's files name, or that transformers has for its kind of model."""
     import transformers
 
@@ -86,7 +89,7 @@ def _processor_class(name: str, revision: str | None) -> Any:
         config = load_pretrained(transformers.AutoConfig, name, revision=revision)
         known = transformers.PROCESSOR_MAPPING.get(type(config), None)
         if known is None:
-            raise _without_images(name)
+            raise _without_images(name, key)
         found = known.__name__
     with model_errors(f"{name} cannot be loaded"):
         return getattr(transformers, _FOR_IMAGES.get(found, found))
@@ -109,9 +112,9 @@ def _without_video(whole: Any) -> Any:
     return WithoutVideo
 
 
-def _without_images(name: str) -> PreselError:
+def _without_images(name: str, key: str) -> PreselError:
     return PreselError(
-        f"lvlm.path: {name} has no processor with an image token; name a model that answers questions about "
+        f"{key}: {name} has no processor with an image token; name a model that answers questions about "
         "images (`presel assemble` makes one of a language model)"
     )
 
