@@ -71,7 +71,7 @@ def measure(lvlm: RandomLvlm, images: Path, options: argparse.Namespace) -> None
     def score(what: str, tokens: int) -> Losses:
         ready = [pair_batch(encoder, batch) for batch in batches(tokens)]
         # The first use of a shape takes longer, above all of compiled layers.
-        in_turn(scorer, model, [ready[0], ready[-1]])
+        in_turn(scorer, model, ready)
         peak_memory()
         losses, seconds, two_seconds = in_turn(scorer, model, ready)
         rows.add(
