@@ -421,9 +421,9 @@ class Pipeline:
             self.provider.check_source(self.source)
         for step in steps:
             step.check(store)
-        # After the quick checks, and only if needed: loading a processor takes seconds.
+        # After the quick checks, and only if needed: it takes seconds.
         if any(_holds_lvlm(step) and not store.has(step) for step in steps):
-            self.lvlm.load_processor()
+            self.lvlm.check_parts()
         for step in steps:
             step.check_data(store)
 

@@ -19,6 +19,8 @@ from presel.models.chat import ChatModel
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.decoding import first_token_entropies, generate_answers, prompt_batch
 from presel.models.encoder import LvlmEncoder
+from presel.models.gradients import GradientProjector
+from presel.models.image_preparation import ImagePreparer
 from presel.models.image_tokens import ImageTokenEncoder
 from presel.models.losses import Scorer, image_losses, token_losses, two_passes
 from presel.models.lvlm import Lvlm
@@ -27,8 +29,10 @@ from presel.models.multimodal import MultimodalEncoder
 from presel.models.positions import rope_positions
 from presel.models.processors import load_processor
 from presel.models.prompt_pairs import pair_batch
+from presel.models.tuner import add_lora
 from tests.families import FAMILIES, save_family
 from tests.helpers import Program, last_run
+from tests.training import CPU, settings
 
 # Square, wide and tall.
 SIZES = [(40, 40), (90, 30), (50, 120)]
@@ -81,6 +85,11 @@ def single(files: list[Path]) -> list[Example]:
     ]
 
 
+@pytest.fixture(scope="module")
+def several(files: list[Path]) -> Example:
+    return Example(files[:2], conversation("Is <image> before <image>?", "no"))
+
+
 def loss(
     model: PreTrainedModel, encoder: ConversationEncoder, example: Example, question: bool = True
 ) -> float:
@@ -89,10 +98,9 @@ def loss(
 
 @torch.inference_mode()
 def test_the_losses_of_a_batch_are_those_of_its_samples(
-    model: PreTrainedModel, encoder: ConversationEncoder, single: list[Example], files: list[Path]
+    model: PreTrainedModel, encoder: ConversationEncoder, single: list[Example], several: Example
 ) -> None:
     """Beside samples with one image, one with two and one without."""
-    several = Example(files[:2], conversation("Is <image> before <image>?", "no"))
     examples = [*single, several, Example([], conversation("Are there dogs?", "yes"))]
     batch = encoder.batch(examples)
     losses = token_losses(model, **batch).sum(dim=1) / (batch["labels"] != IGNORED).sum(dim=1)
@@ -134,14 +142,25 @@ def test_a_loss_is_that_of_the_models_own_processor(
 
 @torch.inference_mode()
 def test_one_pass_gives_the_losses_of_two(
-    family: str, model: PreTrainedModel, encoder: ConversationEncoder, single: list[Example]
+    family: str,
+    model: PreTrainedModel,
+    encoder: ConversationEncoder,
+    single: list[Example],
+    several: Example,
 ) -> None:
-    batch = pair_batch(encoder, single)
+    """But for a conversation whose second image stands behind a word of its question.
+
+    LLaVA-OneVision's template moves all images to the front.
+    """
+    examples = [*single, several]
+    batch = pair_batch(encoder, examples)
     scorer = Scorer(model)
     scored = scorer.losses(batch)
     assert scorer.single_pass is FAMILIES[family].one_pass
+    one = 1 if FAMILIES[family].one_pass else 2
+    assert scorer.passes(batch).tolist() == [one, one, one, 1 if family == "llava_onevision" else 2]
     separate = two_passes(model, batch)
-    for row, example in enumerate(single):
+    for row, example in enumerate(examples):
         with_question, without = (loss(model, encoder, example, question) for question in (True, False))
         for found in (scored, separate):
             assert found.with_question[row] == pytest.approx(with_question, abs=1e-5)
@@ -180,6 +199,17 @@ def test_lengths_are_known_without_decoding_pixels(
     assert found == lengths
 
 
+def test_the_text_of_an_image_depends_on_its_size_alone(lvlm: Lvlm) -> None:
+    processor: Any = lvlm.load_processor()
+    preparer = ImagePreparer(processor, lvlm)
+    generator = np.random.default_rng(1)
+    for width, height in generator.integers(20, 150, (25, 2)).tolist():
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        whole = processor(text=[processor.image_token], images=[[Image.fromarray(pixels)]])
+        (text,) = preparer.texts([(width, height)])
+        assert processor.tokenizer(text)["input_ids"] == whole["input_ids"][0]
+
+
 @torch.inference_mode()
 def test_no_prompt_is_cut_inside_an_image(
     lvlm: Lvlm, model: PreTrainedModel, single: list[Example], files: list[Path]
@@ -202,6 +232,21 @@ def test_no_prompt_is_cut_inside_an_image(
         assert prompt.ids.count(encoder.image_token) == prompt.images * image
         batch = encoder.batch([Example(files[1:2], late), *single[:1]])
         assert token_losses(model, **batch).isfinite().all()
+
+
+def test_the_first_of_two_images_stays_where_the_second_is_cut_off(
+    family: str, lvlm: Lvlm, encoder: ConversationEncoder, files: list[Path]
+) -> None:
+    turns = conversation("<image> or <image>?", "no")
+    whole = encoder.tokens(turns, images=files[:2])
+    last = len(whole.ids) - 1 - whole.ids[::-1].index(encoder.image_token)
+    short = ConversationEncoder(replace(lvlm, max_length=last))
+    if family == "llava_onevision":
+        # Its single images have another number of tokens than several.
+        with pytest.raises(PreselError, match=r"40x40\.png: the last of 2 images is cut off at lvlm"):
+            short.tokens(turns, images=files[:2])
+    else:
+        assert short.tokens(turns, images=files[:2]).images == 1
 
 
 def test_special_tokens_in_a_text_are_text(encoder: ConversationEncoder, files: list[Path]) -> None:
@@ -262,6 +307,17 @@ def test_answers_do_not_depend_on_their_batch(
     assert generate_answers(model, encoder, together, 3) == [answer for (answer,) in answers]
     entropies = torch.cat([first_token_entropies(model, batch) for batch in alone])
     torch.testing.assert_close(first_token_entropies(model, together), entropies, atol=1e-4, rtol=0)
+
+
+def test_gradients_of_samples_do_not_depend_on_their_batch(
+    lvlm: Lvlm, encoder: ConversationEncoder, single: list[Example], tmp_path: Path
+) -> None:
+    add_lora(lvlm.load_model(), lvlm, settings()).save_pretrained(str(tmp_path))
+    projector = GradientProjector(lvlm, tmp_path, CPU, 64)
+    together = projector.project(encoder.batch(single))
+    alone = torch.cat([projector.project(encoder.batch([example])) for example in single])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    assert together.abs().min(dim=1).values.max() > 0
 
 
 def test_features_of_images_do_not_depend_on_their_batch(lvlm: Lvlm, files: list[Path]) -> None:
@@ -335,9 +391,11 @@ def test_mistakes_get_one_sentence(
     with pytest.raises(PreselError, match=r"its processor does not take an image: absolute aspect ratio"):
         encoder.batch([Example([tmp_path / "line.png"], conversation("<image>\nWhat?", "no"))])
     for key, name in (("projector", "connector"), ("language_model", "text_model")):
+        wrong = replace(lvlm, **{key: name})
         fault = rf"lvlm\.{key}: .* has no module named '{name}'; .* visual\.merger, .*language_model"
-        with pytest.raises(PreselError, match=fault):
-            replace(lvlm, **{key: name}).load_model()
+        for load in (wrong.check_parts, wrong.load_model):
+            with pytest.raises(PreselError, match=fault):
+                load()
 
 
 @pytest.mark.parametrize(
@@ -366,6 +424,8 @@ def test_a_whole_run(family: str, lvlm: Lvlm, files: list[Path], tmp_path: Path,
         *("lvlm=hf", f"lvlm.path={lvlm.path}", "lvlm.template=processor", "lvlm.pad_to_square=false"),
         *("lvlm.dtype=float32", "tune.lr=0.01", "cluster.images_per_cluster=4", "tune.batch_size=16", *names),
     )
+    told = in_process.refuses("run", *overrides, "lvlm.projector=nowhere")
+    assert "lvlm.projector" in told
     in_process.succeeds("run", *overrides)
     record = last_run(tmp_path)
     predictions = pd.read_parquet(record.stages["evaluation"].folder / "predictions.parquet")

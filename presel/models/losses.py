@@ -95,20 +95,26 @@ class Scorer:
         """Decides between one pass and two, unless none of these samples has a loss."""
         if not len(batch):
             return
-        if "token_type_ids" in batch.inputs:
-            # Gemma 3: the tokens of an image attend to those after them too, unlike in a causal mask.
-            self.single_pass = False
-            _log.info("  images are read in both directions by this model; scoring takes two passes")
-            return
-        batch = batch.to(self._model)
-        one, two = (torch.stack(score(self._model, batch)[:3]) for score in (one_pass, two_passes))
+        # Gemma 3: the tokens of an image attend to those after them too, unlike in a causal mask.
+        self.single_pass = "token_type_ids" not in batch.inputs and self._agree(batch.to(self._model))
+        if self.single_pass is False:
+            _log.info("  this model does not support the attention mask of single-pass scoring; it takes two")
+
+    def _agree(self, batch: PairBatch) -> bool | None:
+        """Whether one pass gives the same losses as two; None if no sample has a loss."""
+        two = torch.stack(two_passes(self._model, batch)[:3])
+        try:
+            one = torch.stack(one_pass(self._model, batch)[:3])
+        except torch.OutOfMemoryError:
+            raise
+        # A model that does not know such a mask, or these positions, may raise any exception.
+        except Exception:
+            return False
         # A sample without a response within the model's maximum length has no loss in either.
         compared = one.isfinite() | two.isfinite()
         if not compared.any():
-            return
-        self.single_pass = torch.allclose(one[compared], two[compared], rtol=0, atol=self._tolerance)
-        if not self.single_pass:
-            _log.info("  this model does not support the attention mask of single-pass scoring; it takes two")
+            return None
+        return torch.allclose(one[compared], two[compared], rtol=0, atol=self._tolerance)
 
     def _scored(self, batch: PairBatch) -> Losses:
         passes = self.passes(batch)

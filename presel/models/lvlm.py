@@ -11,7 +11,7 @@ from presel.data.prompts import OWN_TEMPLATE, TEMPLATES, chat_template
 from presel.errors import PreselError
 from presel.models.hardware import Hardware, device_for, runs_under_autocast
 from presel.models.model_files import ModelFiles, locate
-from presel.models.pretrained import load_weights
+from presel.models.pretrained import load_pretrained, load_weights, model_errors
 from presel.models.processors import copy_processor, load_processor
 
 if TYPE_CHECKING:
@@ -63,6 +63,24 @@ class Lvlm(ModelFiles):
         if not self.image_settings:
             del identity["image_settings"]
         return identity
+
+    def check_parts(self) -> None:
+        """Checks processor, template and the names of modules, without the weights.
+
+        Raises:
+            PreselError: If the model cannot be used with these settings.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        from presel.models.conversations import ConversationEncoder
+
+        ConversationEncoder(self)
+        config = load_pretrained(AutoConfig, locate(self.path), revision=self.revision)
+        # On the meta device weights take no memory.
+        with model_errors(f"lvlm.path: {self.path} is no model of images and text"), torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+        self._check_names(model)
 
     def load_processor(self) -> "ProcessorMixin":
         """The model's processor: tokenizer and image processor.
