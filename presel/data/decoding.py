@@ -132,14 +132,21 @@ def decoded_size(file: BinaryIO, file_bytes: int) -> tuple[int, int]:
     """
     file.seek(0)
     with Image.open(file, formats=FORMATS) as image:
-        if image.format == "JPEG2000":
+        # Of these Pillow knows the size only once it decodes: a PNG may have its EXIF block after the pixels.
+        if image.format == "JPEG2000" or (image.format == "PNG" and _may_be_rotated(file)):
             return decode(file, file_bytes).image.size
-        # A PNG without EXIF block in front of its pixels is taken for upright: finding one means decoding.
-        upright = image.format == "PNG" and "exif" not in image.info
-        turn = None if upright else turn_upright(image)
+        turn = None if image.format == "PNG" else turn_upright(image)
         _fit(image, turn is not None, file_bytes)
         width, height = image.size
-    return (height, width) if turn in _SIDEWAYS else (width, height)
+        # Pillow turns a TIFF itself, and gives its size as turned.
+        sideways = turn in _SIDEWAYS and image.format != "TIFF"
+    return (height, width) if sideways else (width, height)
+
+
+def _may_be_rotated(png: BinaryIO) -> bool:
+    png.seek(0)
+    content = png.read()
+    return b"eXIf" in content or b"Raw profile type exif" in content
 
 
 def turn_upright(image: Image.Image) -> Image.Transpose | None:

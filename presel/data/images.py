@@ -96,6 +96,7 @@ def image_size(path: Path) -> tuple[int, int]:
         BrokenImage: As `open_image`.
     """
     try:
+        _check_file(path)
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
             return decoded_size(file, path.stat().st_size)
     # Opening the image says what is wrong, or reads what Pillow cannot without help.

@@ -17,7 +17,7 @@ def rope_positions(model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Tens
     Returns:
         Shape (3, n, length); None if the model numbers its tokens.
     """
-    rope: Any = next((module for module in model.modules() if hasattr(module, "get_rope_index")), None)
+    rope: Any = next((module for module in model.modules() if hasattr(type(module), "get_rope_index")), None)
     if rope is None:
         return None
     positions: Tensor = rope.get_rope_index(**inputs)[0]

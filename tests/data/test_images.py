@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
 from presel.data.decoding import FORMATS, MAX_PIXELS, BrokenImage
-from presel.data.images import check_images, image_fingerprint, open_image
+from presel.data.images import check_images, image_fingerprint, image_size, open_image
 from presel.data.signatures import what_is
 from presel.errors import PreselError
 
@@ -77,6 +77,7 @@ def test_formats(tmp_path: Path, ending: str) -> None:
     options = {"lossless": True} if ending == "webp" else {}
     path = saved(quarters(), tmp_path / f"a.{ending}", **options)
     np.testing.assert_array_equal(np.asarray(open_image(path)), np.asarray(quarters()))
+    assert image_size(path) == (64, 32)
 
 
 def test_format_is_told_from_the_content(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_exif_rotation(tmp_path: Path, orientation: int, stored: Transpose | Non
     exif[0x0112] = orientation
     picture = quarters() if stored is None else quarters().transpose(stored)
     opened = open_image(saved(picture, tmp_path / "a.jpg", exif=exif, quality=95))
-    assert opened.size == (64, 32)
+    assert opened.size == image_size(tmp_path / "a.jpg") == (64, 32)
     difference = np.abs(np.asarray(opened, dtype=int) - np.asarray(quarters(), dtype=int))
     assert difference[4:12, 4:28].max() < 10
     assert difference[4:12, 36:60].max() < 10
@@ -118,6 +119,7 @@ def test_rotation_of_a_tiff(tmp_path: Path, compression: str | None) -> None:
         picture.transpose(Transpose.ROTATE_90), tmp_path / "a.tif", exif=exif, compression=compression
     )
     np.testing.assert_array_equal(np.asarray(open_image(path).convert("L")), np.asarray(picture))
+    assert image_size(path) == picture.size
 
 
 @pytest.mark.parametrize("block", [b"Exif\0\0", b"Exif\0\0rubbish", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\0"])
@@ -327,7 +329,7 @@ def test_scans_of_a_large_jpeg_count(tmp_path: Path) -> None:
     path.write_bytes(jpeg(256, [[1], [2], [3]]))
     assert pixel(path) == (128, 128, 128)
     path.write_bytes(jpeg(6400, [[1], [2], [3]]))
-    assert open_image(path).size == (3200, 3200)
+    assert open_image(path).size == image_size(path) == (3200, 3200)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -339,7 +341,7 @@ def test_large_jpegs_are_read_at_a_smaller_size(tmp_path: Path, mode: str) -> No
     path = saved(picture, tmp_path / "a.jpg", exif=exif if mode == "L" else b"")
     opened = open_image(path)
     smaller = (size[0] // 2, 2000)
-    assert opened.size == (smaller[::-1] if mode == "L" else smaller)
+    assert opened.size == image_size(path) == (smaller[::-1] if mode == "L" else smaller)
 
 
 MEMORY = r"""
@@ -652,3 +654,29 @@ def test_missing_image_folder(tmp_path: Path, make: Callable[[Path], None]) -> N
     for call in (lambda: check_images(root, ["a.jpg"], 0), lambda: image_fingerprint(root, ["a.jpg"])):
         with pytest.raises(PreselError, match="there is no such image folder"):
             call()
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_size_of_a_rotated_png(tmp_path: Path, behind: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(quarters(), tmp_path / "a.png", exif=exif)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    if behind:
+        last = data.index(b"IEND") - 4
+        path.write_bytes(data[:start] + data[end:last] + data[start:end] + data[last:])
+    assert image_size(path) == open_image(path).size == (32, 64)
+
+
+@pytest.mark.parametrize("make", [make_missing, make_pipe, make_empty, make_rubbish, make_large])
+def test_a_size_is_refused_as_its_image_is(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "a.png"
+    make(path)
+    reasons = []
+    for read in (open_image, image_size):
+        with pytest.raises(BrokenImage) as refused:
+            read(path)
+        reasons.append(refused.value.reason)
+    assert reasons[0] == reasons[1]
