@@ -50,8 +50,8 @@ class PreCover(Strategy):
             questions (eq. 5) or that of images (`image_relevance`: how much another image raises the loss),
             which share what the reference set leaves, as in PreSel; or by learning `gain`, how much tuning
             on one half of the reference set lowers the loss of the other.
-        picks: Which images of a task are taken: those of greedy `facility_location`; those nearest to the
-            centers of as many clusters as there are images to take (`kmeans`); those drawn by `uncertainty`
+        picks: Which images of a task are taken: those nearest to the centers of as many clusters as there are
+            images to take (`kmeans`); those of greedy `facility_location`; those drawn by `uncertainty`
             of the reference model and distance from each other (`uncertain_and_diverse`); or `random` ones.
         center: Whether the mean of the pool's features is subtracted before they are L2-normalized.
         score: Relevance of a sample, see `presel.importance.relevance_scores`.
@@ -64,7 +64,7 @@ class PreCover(Strategy):
     """
 
     budgets: Literal["size", "uniform", "relevance", "image_relevance", "gain"] = "uniform"
-    picks: Literal["random", "kmeans", "facility_location", "uncertainty"] = "facility_location"
+    picks: Literal["random", "kmeans", "facility_location", "uncertainty"] = "kmeans"
     center: bool = True
     score: Relevance = "ratio"
     tau: Annotated[float, Field(gt=0)] | None = None
