@@ -115,6 +115,23 @@ def test_the_losses_of_a_batch_are_those_of_its_samples(
 
 
 @torch.inference_mode()
+def test_a_tokenizer_without_a_padding_token_pads_by_its_end(
+    lvlm: Lvlm, encoder: ConversationEncoder, single: list[Example], tmp_path: Path
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(lvlm.path, copy)
+    settings_file = copy / "tokenizer_config.json"
+    content = json.loads(settings_file.read_text())
+    del content["pad_token"]
+    settings_file.write_text(json.dumps(content))
+    padded = ConversationEncoder(replace(lvlm, path=str(copy))).batch(single)
+    assert padded["attention_mask"].equal(encoder.batch(single)["attention_mask"])
+    assert set(padded["input_ids"][padded["attention_mask"] == 0].tolist()) == {
+        encoder.tokenizer.eos_token_id
+    }
+
+
+@torch.inference_mode()
 def test_a_loss_is_that_of_the_models_own_processor(
     model: PreTrainedModel, encoder: ConversationEncoder, lvlm: Lvlm, files: list[Path]
 ) -> None:

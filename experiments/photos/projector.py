@@ -22,8 +22,9 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, Au
 
 from presel.data.images import open_image
 from presel.data.prompts import IMAGE_TOKEN, TEMPLATES
-from presel.models.conversations import IGNORED, mean_color, padded_to_square
+from presel.models.conversations import IGNORED
 from presel.models.hardware import device_for
+from presel.models.image_preparation import mean_color, padded_to_square
 from presel.storage.files import atomic
 
 log = logging.getLogger("photos")

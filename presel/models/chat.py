@@ -36,9 +36,6 @@ class ChatModel:
     def __init__(self, name: str, revision: str | None, dtype: str, device: torch.device) -> None:
         """Loads both by folder or hub name; `dtype` is the weights' precision, `auto` for the stored one."""
         self.processor = load_chat_processor(name, revision)
-        tokenizer = self.processor.tokenizer
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         self.model: PreTrainedModel = load_weights(
             AutoModelForImageTextToText, name, revision=revision, dtype=dtype
         )

@@ -12,8 +12,6 @@ from torch import Tensor
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.models.image_preparation import ImagePreparer
-from presel.models.image_preparation import mean_color as mean_color
-from presel.models.image_preparation import padded_to_square as padded_to_square
 from presel.models.inputs import Inputs
 from presel.models.lvlm import Lvlm
 from presel.models.markers import replaced, special_tokens, with_secret_markers

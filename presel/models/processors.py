@@ -48,6 +48,8 @@ def load_processor(
     processor.__class__ = whole
     if not getattr(processor, "chat_template", None):
         processor.chat_template = processor.tokenizer.chat_template
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
     if getattr(processor, "image_token_ids", [None])[0] is None:
         raise _without_images(name, key)
     if image_settings:
