@@ -227,6 +227,25 @@ def test_the_text_of_an_image_depends_on_its_size_alone(lvlm: Lvlm) -> None:
         assert processor.tokenizer(text)["input_ids"] == whole["input_ids"][0]
 
 
+class RowsProcessor:
+    """Writes an image as rows of 16 x 16 patches with a token after each, and counts as Pixtral does."""
+
+    image_token = "<image>"
+
+    def __call__(self, images: list[list[Image.Image]], **settings: Any) -> dict[str, Any]:
+        rows = [("<image>" * (one.width // 16) + "<row>") * (one.height // 16) for one in images[0]]
+        return {"text_replacement_offsets": [[{"replacement": text} for text in rows]]}
+
+    def _get_num_multimodal_tokens(self, image_sizes: list[tuple[int, int]]) -> dict[str, list[int]]:
+        return {"num_image_tokens": [(width // 16 + 1) * (height // 16) for height, width in image_sizes]}
+
+
+def test_rows_are_not_those_of_another_shape_with_as_many_tokens() -> None:
+    preparer = ImagePreparer(RowsProcessor(), Lvlm(path="rows", pad_to_square=False))
+    assert preparer.texts([(48, 16)]) == ["<image><image><image><row>"]
+    assert preparer.texts([(16, 32)]) == ["<image><row><image><row>"]
+
+
 @torch.inference_mode()
 def test_no_prompt_is_cut_inside_an_image(
     lvlm: Lvlm, model: PreTrainedModel, single: list[Example], files: list[Path]
@@ -264,6 +283,17 @@ def test_the_first_of_two_images_stays_where_the_second_is_cut_off(
             short.tokens(turns, images=files[:2])
     else:
         assert short.tokens(turns, images=files[:2]).images == 1
+
+
+@pytest.mark.parametrize("family", ["internvl"], indirect=True)
+def test_pairs_without_their_images_are_refused(lvlm: Lvlm, files: list[Path]) -> None:
+    """Though both prompts lose the same: the second image, or both."""
+    turns = conversation("<image>\n<image>\nWhat?", "no")
+    for length, kept in ((12, 1), (4, 0)):
+        short = ConversationEncoder(replace(lvlm, max_length=length))
+        assert [short.tokens(turns, question, files[:2]).images for question in (True, False)] == [kept] * 2
+        with pytest.raises(PreselError, match=r"40x40\.png: an image of its conversation is cut off at lvlm"):
+            pair_batch(short, [Example(files[:2], turns)])
 
 
 def test_special_tokens_in_a_text_are_text(encoder: ConversationEncoder, files: list[Path]) -> None:
@@ -405,8 +435,11 @@ def test_mistakes_get_one_sentence(
     with pytest.raises(PreselError, match=r"40x40\.png: a conversation has 2 <image> and 1 images"):
         encoder.batch([Example(files[:1], conversation("<image> or <image>?", "no"))])
     Image.new("RGB", (300, 1)).save(tmp_path / "line.png")
-    with pytest.raises(PreselError, match=r"its processor does not take an image: absolute aspect ratio"):
+    refused = r"line\.png: the processor of .* does not take this image; resize it or remove its record: "
+    with pytest.raises(PreselError, match=refused):
         encoder.batch([Example([tmp_path / "line.png"], conversation("<image>\nWhat?", "no"))])
+    with pytest.raises(PreselError, match=refused):
+        encoder.images([tmp_path / "line.png"])
     for key, name in (("projector", "connector"), ("language_model", "text_model")):
         wrong = replace(lvlm, **{key: name})
         fault = rf"lvlm\.{key}: .* has no module named '{name}'; .* visual\.merger, .*language_model"

@@ -120,7 +120,7 @@ class ConversationEncoder:
             )
         sizes = [_SMALL] * count if images is None else self._images.sizes(images)
         rendered = self._renderer.render(conversations, question)
-        texts = self._images.texts(sizes)
+        texts = self._images.texts(sizes, images or ())
         shown = [replaced(text, self._names) for text in texts]
         text, spans, places = with_images(rendered, self._image_name, shown)
         # A template that begins with the token of the beginning leaves none to add.
@@ -131,7 +131,7 @@ class ConversationEncoder:
         offsets = encoding.offsets
         kept, complete = _fitting(offsets, places, self._lvlm.max_length)
         # LLaVA-OneVision reads a single image in more detail than several.
-        if self._images.texts(sizes[:complete]) != texts[:complete]:
+        if self._images.texts(sizes[:complete], (images or ())[:complete]) != texts[:complete]:
             raise PreselError(
                 f"{named}the last of {count} images is cut off at lvlm.max_length={self._lvlm.max_length}, "
                 "and this model reads fewer otherwise; raise it"
@@ -165,7 +165,7 @@ class ConversationEncoder:
 
     def images(self, images: Sequence[Path]) -> tuple[Inputs, list[int]]:
         """What the model takes for images, each a sample of its own, and how many image tokens each has."""
-        texts = [self._images.texts(self._images.sizes([image]))[0] for image in images]
+        texts = [self._images.texts(self._images.sizes([image]), [image])[0] for image in images]
         counts = [self.text_tokens(replaced(text, self._names)).count(self.image_token) for text in texts]
         return Inputs({}, [self._images.prepare([image]) for image in images]), counts
 

@@ -86,10 +86,10 @@ def pair(encoder: ConversationEncoder, example: Example) -> Pair:
     """Packs both prompts of a sample after their common prefix.
 
     Raises:
-        PreselError: If an image of the prompt with the question was cut off.
+        PreselError: If an image of a prompt was cut off.
     """
     prompts = [encoder.tokens(example.conversations, question, example.images) for question in (True, False)]
-    if prompts[0].images != prompts[1].images:
+    if any(prompt.images < len(example.images) for prompt in prompts):
         raise PreselError(
             f"{example.name}: an image of its conversation is cut off at lvlm.max_length, so that the "
             "question's relevance cannot be measured; raise it"
@@ -104,7 +104,7 @@ def pair(encoder: ConversationEncoder, example: Example) -> Pair:
         parts += [part] * (len(prompt.ids) - shared)
     shares_image = encoder.image_token not in ids[shared:]
     truncated = any(prompt.truncated for prompt in prompts)
-    return Pair(ids, labels, positions, parts, shares_image, truncated, prompts[0].images)
+    return Pair(ids, labels, positions, parts, shares_image, truncated, len(example.images))
 
 
 def _shared_length(prompts: Sequence[Encoded]) -> int:
