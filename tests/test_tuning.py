@@ -24,6 +24,7 @@ from presel.errors import PreselError
 from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.decoding import generate_answers, prompt_batch
+from presel.models.fine_tune import _Batches
 from presel.models.hardware import Hardware
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
@@ -188,6 +189,40 @@ def test_a_micro_batch_of_text_alone_trains_as_any_other(pool_folder: Path) -> N
         tune(mixed, folder, settings(batch_size=8, micro_batch_size=micro, lora_dropout=0.0))
         losses.append(pd.read_csv(folder / "metrics" / "version_0" / "metrics.csv")["train/loss"].tolist())
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_micro_batch_of_text_alone_gets_the_shortest_sample_with_an_image(
+    encoder: ConversationEncoder, records: list[Record], pool_folder: Path
+) -> None:
+    long, short, text = *examples(records[:2], pool_folder), Example([], chat("a")["conversations"])
+    long = replace(long, conversations=[{**long.conversations[0]}, {"from": "gpt", "value": "red " * 30}])
+    samples = [long, text, short]
+    lengths = [len(encoder.tokens(one.conversations, images=one.images).ids) for one in samples]
+    assert lengths[1] < lengths[2] < lengths[0]
+    batches = _Batches(encoder, samples, lengths)
+    for rows, encoded in (([1], 2), ([1, 1, 1], 4), ([1, 0], 2), ([0], 1), ([], 1)):
+        planned = MicroBatch(rows, step_tokens=9)
+        batch = batches[planned]
+        assert len(batch["input_ids"]) == encoded
+        assert batches.tokens(planned) == batch["input_ids"].numel()
+    batch = batches[MicroBatch([1], step_tokens=9)]
+    assert (batch["labels"][1] == IGNORED).all() and batch["input_ids"].shape[1] == lengths[2]
+
+    class Weighted(Tuner):
+        def weighted(self, losses: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            seen.append((len(losses), len(rows)))
+            return losses
+
+    seen: list[tuple[int, int]] = []
+    tuner = Weighted(add_lora(LVLM.load_model(), LVLM, settings()), settings(), steps=1, seed=0)
+    tuner.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    for rows in ([1], []):
+        loss = tuner.training_step(batches[MicroBatch(rows, step_tokens=9)], 0)
+        loss.backward()
+        assert bool(loss) == bool(rows)
+    assert seen == [(1, 1), (0, 0)]
+    # The projector takes part in both, as in other processes.
+    assert all(weight.grad is not None for weight in tuner.parameter_groups()[1]["params"])
 
 
 def test_a_memory_trial_leaves_no_trace(

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from presel.console import progress
 from presel.data.llava import Record
 from presel.errors import PreselError
-from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch, split_across_ranks
+from presel.models.batching import BatchPlan, MicroBatch, plan_epoch, split_across_ranks
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.hardware import Hardware, device_for, precision_for, processes_per_node, total_processes
 from presel.models.lvlm import Lvlm
@@ -89,8 +89,8 @@ def fine_tune(
     throughput, step_counter = Throughput(base, encoder.image_token), _StepCounter()
     model = _prepared(base, lvlm, settings)
 
-    batches = _Batches(encoder, examples)
-    largest = _largest(epochs, measured.lengths)
+    batches = _Batches(encoder, examples, measured.lengths)
+    largest = max((batch for steps in epochs for step in steps for batch in step), key=batches.tokens)
     processes = total_processes(hardware)
     checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
     callbacks = [throughput, MemoryTrial(lambda: batches[largest]), step_counter]
@@ -218,24 +218,38 @@ class _Batches(Dataset[Batch]):
     """Encoded micro-batches, with their rows and the response tokens of their step.
 
     An empty micro-batch, which only keeps a process in step with the others, encodes the first sample. One of
-    text alone gets a sample with an image that has no loss: processes that train together must all pass
-    through the vision tower and the projector.
+    text alone gets the shortest sample with an image, without its loss: processes that train together must
+    all pass through the vision tower and the projector.
     """
 
-    def __init__(self, encoder: ConversationEncoder, examples: Sequence[Example]) -> None:
+    def __init__(
+        self, encoder: ConversationEncoder, examples: Sequence[Example], lengths: Sequence[int]
+    ) -> None:
         self._encoder = encoder
         self._examples = examples
-        self._with_image = [example for example in examples if example.images][:1]
+        self._lengths = lengths
+        with_image = [row for row, example in enumerate(examples) if example.images]
+        self._shortest = sorted(with_image, key=lambda row: lengths[row])[:1]
 
     def __getitem__(self, planned: MicroBatch) -> Batch:
-        examples = [self._examples[row] for row in planned.rows or [0]]
-        added = [] if any(example.images for example in examples) else self._with_image
-        batch = self._encoder.batch([*examples, *added])
-        batch["labels"][len(examples) :] = IGNORED
+        rows, added = self._encoded(planned)
+        batch = self._encoder.batch([self._examples[row] for row in [*rows, *added]])
+        batch["labels"][len(rows) :] = IGNORED
         return batch | {
             "rows": torch.tensor(planned.rows, dtype=torch.long),
             "step_tokens": torch.tensor(planned.step_tokens),
         }
+
+    def tokens(self, planned: MicroBatch) -> int:
+        """Tokens of an encoded micro-batch, padding and an added sample included."""
+        rows, added = self._encoded(planned)
+        lengths = [self._lengths[row] for row in [*rows, *added]]
+        return len(lengths) * max(lengths)
+
+    def _encoded(self, planned: MicroBatch) -> tuple[list[int], list[int]]:
+        """The rows to encode, and those of the added sample, if any."""
+        rows = planned.rows or [0]
+        return rows, [] if any(self._examples[row].images for row in rows) else self._shortest
 
 
 def _as_they_are(batch: Any) -> Any:
@@ -273,11 +287,3 @@ def _measured(
             "the ends of their answers are cut off"
         )
     return _Measured(lengths, response_tokens, truncated)
-
-
-def _largest(epochs: Sequence[Sequence[Step]], lengths: Sequence[int]) -> MicroBatch:
-    """The micro-batch with the most tokens, padding included."""
-    return max(
-        (batch for steps in epochs for step in steps for batch in step),
-        key=lambda batch: len(batch.rows) * max(lengths[row] for row in batch.rows),
-    )

@@ -71,10 +71,11 @@ class Tuner(pl.LightningModule):
         """
         rows = batch["rows"]
         losses = token_losses(self.model, **batch.without("rows", "step_tokens"))  # (n, p)
-        losses = self.weighted(losses, rows)
+        # Without those of a sample that was only added for its image, or to an empty micro-batch.
+        losses = self.weighted(losses[: len(rows)], rows)
         factor = self.trainer.accumulate_grad_batches * self.trainer.world_size
         loss: Tensor = losses.sum() / batch["step_tokens"] * factor
-        return loss if len(rows) else loss * 0
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs the loss of each whole optimizer step, over all processes."""
