@@ -1,6 +1,7 @@
 """PRISM against its definition: features of image tokens, redundancy, and what is read."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
+from presel.data.prompts import IMAGE_TOKEN
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.models.conversations import ConversationEncoder, Example
@@ -24,6 +27,7 @@ from presel.stages.pool import PoolStage
 from presel.storage.store import Store
 from presel.strategies.base import SelectionContext
 from presel.strategies.prism import Prism, redundancies
+from tests.families import FAMILIES, save_family
 from tests.helpers import TINY, Program, last_run, on_folder, record
 from tests.selection.mixtures import mixture
 from tests.training import CPU
@@ -62,16 +66,29 @@ def test_layers_above_are_not_computed(pool_folder: Path, monkeypatch: pytest.Mo
 
 
 def test_a_layer_that_the_model_lacks_and_a_length_below_an_images_are_refused(
-    in_process: Program, tmp_path: Path
+    in_process: Program, pool_folder: Path
 ) -> None:
     told = in_process.refuses("run", "strategy=prism", "strategy.layer=5", "until=selection", *TINY)
     assert "strategy.layer=5: the language model of builtin:digit_llava has 4 layers" in told
     short = ImageTokenEncoder(Lvlm(path=LVLM.path, template="plain", max_length=36), 1)
-    with pytest.raises(PreselError, match=r"lvlm\.max_length=36 is less than an image takes; set at least"):
-        next(short.encode([[]], 0, "cpu"))
+    with pytest.raises(PreselError, match=r"0000\.png: it takes 42 tokens, .* lvlm\.max_length=36; raise it"):
+        next(short.encode([[pool_folder / "images/0000.png"]], 0, "cpu"))
     towered = Lvlm(path=LVLM.path, template="plain", language_model="multi_modal_projector")
     with pytest.raises(PreselError, match="'multi_modal_projector' has no list of layers"):
         next(ImageTokenEncoder(towered, 1).encode([[]], 0, "cpu"))
+
+
+def test_an_image_too_large_is_refused_before_any_is_encoded(tmp_path: Path) -> None:
+    lvlm = save_family(FAMILIES["qwen2_5_vl"], tmp_path / "model")
+    small, large = tmp_path / "small.png", tmp_path / "large.png"
+    Image.new("RGB", (60, 60)).save(small)
+    Image.new("RGB", (600, 600)).save(large)
+    prompt = Example([small], [{"from": "human", "value": IMAGE_TOKEN}])
+    fitting = ConversationEncoder(lvlm).length(prompt.conversations, prompt.images)
+    encoder = ImageTokenEncoder(replace(lvlm, max_length=fitting), 1)
+    assert len(list(encoder.encode([[small]], 0, "cpu"))) == 1
+    with pytest.raises(PreselError, match=rf"large\.png: it takes \d+ tokens, .*max_length={fitting}; raise"):
+        next(encoder.encode([[small], [large]], 0, "cpu"))
 
 
 def test_copies_are_encoded_once(store: Store, pool_folder: Path, pool: PoolStage) -> None:

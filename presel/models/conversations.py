@@ -11,11 +11,11 @@ from torch import Tensor
 
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
-from presel.models.image_preparation import ImagePreparer
+from presel.models.image_preparation import ImagePreparer, Size
 from presel.models.inputs import Inputs
 from presel.models.lvlm import Lvlm
 from presel.models.markers import replaced, special_tokens, with_secret_markers
-from presel.models.rendering import renderer, with_images
+from presel.models.rendering import Span, renderer, with_images
 
 IGNORED = -100
 
@@ -60,6 +60,24 @@ class Encoded(NamedTuple):
     def truncated(self) -> bool:
         """Whether its end was cut off."""
         return self.length > len(self.ids)
+
+
+class _Tokenized(NamedTuple):
+    """A prompt that is not truncated.
+
+    Attributes:
+        encoding: Its tokens.
+        spans: Places of the responses in its text.
+        places: First and last place of each image's text.
+        sizes: Width and height of each image.
+        texts: The text of each image.
+    """
+
+    encoding: Any
+    spans: Sequence[Span]
+    places: Sequence[tuple[int, int]]
+    sizes: Sequence[Size]
+    texts: Sequence[str]
 
 
 class ConversationEncoder:
@@ -111,6 +129,33 @@ class ConversationEncoder:
         Raises:
             PreselError: If there are more or fewer images than image tokens, or some cannot be cut off.
         """
+        named = f"{images[0]}: " if images else ""
+        encoding, spans, places, sizes, texts = self._tokenized(conversations, question, images)
+        count = len(sizes)
+        offsets = encoding.offsets
+        kept, complete = _fitting(offsets, places, self._lvlm.max_length)
+        # LLaVA-OneVision reads a single image in more detail than several.
+        if self._images.texts(sizes[:complete], (images or ())[:complete]) != texts[:complete]:
+            raise PreselError(
+                f"{named}the last of {count} images is cut off at lvlm.max_length={self._lvlm.max_length}, "
+                "and this model reads fewer otherwise; raise it"
+            )
+        ids = encoding.ids[:kept]
+        labels = [
+            token
+            if any(start < last and (start >= prompt or stop > first) for prompt, first, last in spans)
+            else IGNORED
+            for token, (start, stop) in zip(ids, offsets, strict=False)
+        ]
+        return Encoded(ids, labels, len(encoding.ids), complete)
+
+    def length(self, conversations: Sequence[Turn], images: Sequence[Path]) -> int:
+        """Number of tokens of a conversation in the model's template that is not truncated; see `tokens`."""
+        return len(self._tokenized(conversations, True, images).encoding.ids)
+
+    def _tokenized(
+        self, conversations: Sequence[Turn], question: bool, images: Sequence[Path] | None
+    ) -> _Tokenized:
         count = sum(turn["value"].count(IMAGE_TOKEN) for turn in conversations if turn["from"] == "human")
         named = f"{images[0]}: " if images else ""
         if images is not None and len(images) != count:
@@ -128,22 +173,7 @@ class ConversationEncoder:
         encoding = self._marked_tokenizer.encode(
             text, add_special_tokens=bos is None or not text.startswith(bos)
         )
-        offsets = encoding.offsets
-        kept, complete = _fitting(offsets, places, self._lvlm.max_length)
-        # LLaVA-OneVision reads a single image in more detail than several.
-        if self._images.texts(sizes[:complete], (images or ())[:complete]) != texts[:complete]:
-            raise PreselError(
-                f"{named}the last of {count} images is cut off at lvlm.max_length={self._lvlm.max_length}, "
-                "and this model reads fewer otherwise; raise it"
-            )
-        ids = encoding.ids[:kept]
-        labels = [
-            token
-            if any(start < last and (start >= prompt or stop > first) for prompt, first, last in spans)
-            else IGNORED
-            for token, (start, stop) in zip(ids, offsets, strict=False)
-        ]
-        return Encoded(ids, labels, len(encoding.ids), complete)
+        return _Tokenized(encoding, spans, places, sizes, texts)
 
     def _end_token(self) -> int:
         """The token that ends a response."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from presel.console import progress
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
 from presel.models.encoder import check_finite
@@ -68,7 +69,7 @@ class ImageTokenEncoder:
         """Encodes images batch by batch; arguments and result are those of `Encoder.encode`.
 
         Raises:
-            PreselError: If the model has no list of layers, or an image does not fit into its maximum length.
+            PreselError: If an image does not fit into the maximum length, or the model has no list of layers.
         """
         import torch
 
@@ -78,12 +79,7 @@ class ImageTokenEncoder:
         from presel.models.prefetch import prefetched
 
         conversations = ConversationEncoder(self.lvlm)
-        prompt = conversations.tokens(_PROMPT)
-        if prompt.truncated:
-            raise PreselError(
-                f"lvlm.max_length={self.lvlm.max_length} is less than an image takes; set at least "
-                f"{prompt.length}"
-            )
+        self._check_lengths(conversations, [image for batch in batches for image in batch])
         model = self.lvlm.load_model()
         layers = _layers(model, self.lvlm)
         del layers[self.layer :]
@@ -103,6 +99,18 @@ class ImageTokenEncoder:
                 features = torch.stack(means).half().cpu().numpy()  # (n, d)
                 check_finite(features, self.lvlm.path)
                 yield features
+
+    def _check_lengths(self, conversations: "ConversationEncoder", images: Sequence[Path]) -> None:
+        """Checks that the images fit, by the sizes in their headers, before any is encoded."""
+        with progress("measuring images", len(images)) as advance:
+            for image in images:
+                length = conversations.length(_PROMPT, [image])
+                if length > self.lvlm.max_length:
+                    raise PreselError(
+                        f"{image}: it takes {length} tokens, more than lvlm.max_length="
+                        f"{self.lvlm.max_length}; raise it, or cap the image's size by lvlm.image_settings"
+                    )
+                advance(1)
 
 
 def _first(end: int, tensor: "Tensor") -> "Tensor":
