@@ -1,6 +1,7 @@
 """Uncertainty of the reference model: the entropy of its answers, to questions that are bought already."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from presel.component import component
 from presel.data.llava import TaskRule, read_records
@@ -29,6 +31,7 @@ from presel.storage.stage import Stage
 from presel.storage.store import Store
 from presel.strategies.base import SelectionContext
 from presel.strategies.random import Random
+from tests.families import FAMILIES, save_family
 from tests.helpers import Program, last_run, on_folder
 from tests.training import CPU, LVLM, settings
 
@@ -105,7 +108,7 @@ def test_images_are_asked_questions_of_their_own_task_in_any_order_of_rows(
     encoder = ConversationEncoder(LVLM)
 
     def probes(**changes: int) -> list[Probe]:
-        return stage(PoolStage(source=pool.source, workers=0), **changes).probes(store, encoder)
+        return stage(PoolStage(source=pool.source, workers=0), **changes).probes(store, encoder)[0]
 
     asked = probes()
     assert len(asked) == len({(one.id, one.question) for one in asked}) == 96
@@ -132,12 +135,34 @@ def test_questions_without_room_are_left_out(store: Store, pool: PoolStage, pool
     changed = PoolStage(source=pool.source, workers=0)
     encoder = ConversationEncoder(LVLM)
     # All of ocr's, whose images are asked those of vqa instead.
-    assert {len(probe.question) < 200 for probe in stage(changed).probes(store, encoder)} == {True}
+    assert {len(probe.question) < 200 for probe in stage(changed).probes(store, encoder)[0]} == {True}
     short = Lvlm(path="builtin:digit_llava", template="plain", max_length=20)
     with pytest.raises(
         PreselError, match=r"all questions .* longer than lvlm\.max_length=20 tokens; raise it"
     ):
         stage(changed, lvlm=short).probes(store, ConversationEncoder(short))
+
+
+def test_questions_without_room_beside_their_own_image_are_left_out_and_counted(
+    store: Store, pool: PoolStage, pool_folder: Path, tmp_path: Path
+) -> None:
+    lvlm = save_family(FAMILIES["qwen2_5_vl"], tmp_path / "model")
+    encoder = ConversationEncoder(lvlm)
+    every, none = stage(pool, lvlm=lvlm).probes(store, encoder)
+    large = {one.id for one in every[::3]}
+    for name in large:
+        Image.new("RGB", (400, 400)).save(pool_folder / "images" / f"{name}.png")
+    lvlm = replace(lvlm, max_length=max(one.length for one in every))
+    changed = PoolStage(source=pool.source, workers=0)
+    probes, left_out = stage(changed, lvlm=lvlm).probes(store, ConversationEncoder(lvlm))
+    assert none == 0
+    assert left_out == sum(one.id in large for one in every)
+    assert probes == [one for one in every if one.id not in large]
+    images = pool_folder / "images"
+    turns = [[{"from": "human", "value": one.question}] for one in probes]
+    asked = [Example([images / one.images[0]], turn) for one, turn in zip(probes, turns, strict=True)]
+    batch = prompt_batch(ConversationEncoder(lvlm), asked)
+    assert batch["attention_mask"].sum(dim=1).tolist() == [one.length for one in probes]
 
 
 def test_an_entropy_that_is_no_number_is_refused(store: Store, pool: PoolStage, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Stage `uncertainty`: how unsure the reference model is about images that it was not tuned on."""
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from presel.storage.store import Store
 if TYPE_CHECKING:
     from presel.models.conversations import ConversationEncoder
 
+_log = logging.getLogger(__name__)
+
 
 class Probe(NamedTuple):
     """A question of the reference set, asked about another record of the pool.
@@ -32,7 +35,7 @@ class Probe(NamedTuple):
         id: The record's id.
         images: Paths of the images that the question is about, relative to the pool's folder.
         question: Text of the question, with an image token for each of them.
-        length: Length of the prompt in tokens.
+        length: Length of the prompt in tokens, with the images' own.
     """
 
     id: str
@@ -47,11 +50,15 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
 
     Only questions that are bought already are asked: those about other images of the same task, or of all
     tasks if the task's own have none; of a record with several images, about as many as the question names,
-    the first ones. Questions that are too long for the model are left out. An image's uncertainty is the
-    mean entropy of the distribution of the first answer token. It says little where that token is the same
-    whatever the answer, as for numbers with Llama 2's tokenizer, which begins them by a token for the space.
+    the first ones. Questions that are too long for the model beside their own images are left out; so are
+    those that are too long beside the images that they would be asked about, and these are counted.
 
-    Leaves `uncertainty.parquet`: id, uncertainty (in nats), without the reference set.
+    An image's uncertainty is the mean entropy of the distribution of the first answer token. It says little
+    where that token is the same whatever the answer, as for numbers with Llama 2's tokenizer, which begins
+    them by a token for the space.
+
+    Leaves `uncertainty.parquet`: id, uncertainty (in nats), without the reference set and the images that
+    leave no room for a question.
 
     Attributes:
         instructions: Those of the reference set.
@@ -71,30 +78,29 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         """Adds the precision that the model computes in, if it is not that of its weights."""
         return super().settings() | inference_settings(self.runtime.hardware, self.model.lvlm.dtype)
 
-    def probes(self, store: Store, encoder: "ConversationEncoder") -> list[Probe]:
-        """The questions to ask, by task and id of the image.
+    def probes(self, store: Store, encoder: "ConversationEncoder") -> tuple[list[Probe], int]:
+        """The questions to ask, by task and id of the image, and how many its own image leaves no room for.
 
         Raises:
             PreselError: If all questions are too long for the model, or about more images than a record has.
         """
         pool = store.load(self.instructions.pool)
         pool["images"] = self.instructions.pool.all_images(store).groupby("record")["image"].agg(list)
-        by_task = self._lengths(store, dict(zip(pool["id"], pool["task"], strict=True)), encoder)
-        of_all = {text: length for lengths in by_task.values() for text, length in lengths.items()}
+        by_task = self._questions(store, dict(zip(pool["id"], pool["task"], strict=True)), encoder)
+        of_all = set().union(*by_task.values())
         if not of_all:
-            raise PreselError(
-                "all questions of the reference set are longer than lvlm.max_length="
-                f"{self.model.lvlm.max_length} tokens; raise it"
-            )
+            raise self._all_too_long()
         # Another stream than those of the reference set and its halves.
         generator = np.random.default_rng([self.seed, 2])
-        probes = []
+        probes, too_long = [], 0
+        folder = self.instructions.pool.files(store).images
+        max_length = self.model.lvlm.max_length
         free = pool[~pool["id"].isin(store.load(self.instructions.chosen)["id"])]
         for task, records in free.sort_values("id").groupby("task", sort=True):
-            fitting: dict[int, list[tuple[str, int]]] = {}
+            fitting: dict[int, list[str]] = {}
             for name, images in zip(records["id"], records["images"], strict=True):
                 if (n_images := len(images)) not in fitting:
-                    own = _about(by_task.get(str(task), {}), n_images)
+                    own = _about(by_task.get(str(task), set()), n_images)
                     fitting[n_images] = own or _about(of_all, n_images)
                 questions = fitting[n_images]
                 if not questions:
@@ -104,9 +110,21 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
                     )
                 count = min(self.questions, len(questions))
                 for chosen in generator.choice(len(questions), count, replace=False):
-                    text, length = questions[chosen]
-                    probes.append(Probe(name, images[: text.count(IMAGE_TOKEN)], text, length))
-        return probes
+                    text = questions[chosen]
+                    about = images[: text.count(IMAGE_TOKEN)]
+                    length = encoder.length(_turns(text), [folder / image for image in about])
+                    if length <= max_length:
+                        probes.append(Probe(name, about, text, length))
+                    else:
+                        too_long += 1
+        if not probes:
+            raise self._all_too_long()
+        if too_long:
+            _log.info(
+                f"  {too_long} of {len(probes) + too_long} questions are longer than lvlm.max_length="
+                f"{max_length} tokens with their image; they are not asked"
+            )
+        return probes, too_long
 
     def shards(self, store: Store, folder: Path) -> TableShards[int]:
         """The probes, longest first."""
@@ -116,7 +134,7 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         lvlm = self.model.lvlm
         encoder = ConversationEncoder(lvlm)
         images = self.instructions.pool.files(store).images
-        probes = self.probes(store, encoder)
+        probes, too_long = self.probes(store, encoder)
         examples = [
             Example([images / image for image in probe.images], _turns(probe.question)) for probe in probes
         ]
@@ -135,6 +153,7 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
             self.runtime.batch_tokens,
             label="asking questions",
             compute=ask,
+            measured={"too_long": too_long},
         )
 
     def join(self, store: Store, folder: Path, shards: TableShards[int]) -> dict[str, Any]:
@@ -152,24 +171,31 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
             )
         table = asked.groupby("id", sort=True)["uncertainty"].mean().reset_index()
         self.write(folder, table)
-        return {"images": len(table), "questions": len(asked)}
+        return {"images": len(table), "questions": len(asked), **shards.measured}
 
-    def _lengths(
+    def _questions(
         self, store: Store, tasks: dict[str, str], encoder: "ConversationEncoder"
-    ) -> dict[str, dict[str, int]]:
-        """Lengths of the prompts of each task's different questions, those that show the image."""
-        lengths: dict[str, dict[str, int]] = defaultdict(dict)
+    ) -> dict[str, set[str]]:
+        """Each task's different questions, those that show the image and have room beside their own."""
+        folder = self.instructions.pool.files(store).images
+        questions: dict[str, set[str]] = defaultdict(set)
         for record in store.load(self.instructions):
             text = next(turn["value"] for turn in record.conversations if IMAGE_TOKEN in turn["value"])
-            prompt = encoder.tokens(_turns(text))
-            if not prompt.truncated:
-                lengths[tasks[record.id]][text] = len(prompt.ids)
-        return dict(lengths)
+            images = record.paths(folder)[: text.count(IMAGE_TOKEN)]
+            if encoder.length(_turns(text), images) <= self.model.lvlm.max_length:
+                questions[tasks[record.id]].add(text)
+        return dict(questions)
+
+    def _all_too_long(self) -> PreselError:
+        return PreselError(
+            "all questions of the reference set are longer than lvlm.max_length="
+            f"{self.model.lvlm.max_length} tokens; raise it"
+        )
 
 
-def _about(lengths: Mapping[str, int], n_images: int) -> list[tuple[str, int]]:
-    """The questions about at most so many images, sorted, with their lengths."""
-    return sorted(item for item in lengths.items() if item[0].count(IMAGE_TOKEN) <= n_images)
+def _about(questions: Set[str], n_images: int) -> list[str]:
+    """The questions about at most so many images, sorted."""
+    return sorted(text for text in questions if text.count(IMAGE_TOKEN) <= n_images)
 
 
 def _turns(question: str) -> list[Turn]:

@@ -112,7 +112,8 @@ class PreCover(Strategy):
         if self.picks == "uncertainty":
             known = context["uncertainty"].set_index("id")["uncertainty"]
             images["uncertainty"] = images["id"].map(known)
-            uncertainty = images["uncertainty"].to_numpy()
+            # Images that leave no room for a question are drawn last.
+            uncertainty = images["uncertainty"].fillna(0).to_numpy()
 
         def choose(task: tuple[IntVector, int, int]) -> IntVector:
             rows, budget, seed = task
