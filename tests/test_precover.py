@@ -1,5 +1,6 @@
 """PreCover: its task budgets, its picks, and what it reads before it chooses."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def test_task_budgets_are_spent_exactly(budgets: Any, picks: Any, expected: dict
     for _, ranks in chosen.groupby("task")["rank"]:
         assert sorted(ranks) == list(range(1, len(ranks) + 1))
     assert (table["rank"].notna() == (table["why"] == picks)).all()
+
+
+def test_images_of_unknown_uncertainty_are_drawn_last() -> None:
+    strategy = PreCover(picks="uncertainty")
+    given = context(strategy, budget=100)
+    unknown = IDS[::2]
+    known = given["uncertainty"][~given["uncertainty"]["id"].isin(unknown)]
+    table = strategy.select(replace(given, results={**given.results, "uncertainty": known}))
+    assert table["selected"].sum() == 100
+    for _, images in table[table["why"] != "reference"].groupby("task"):
+        ranks = images.set_index("id")["rank"].fillna(np.inf)
+        assert ranks[~ranks.index.isin(unknown)].max() <= ranks[ranks.index.isin(unknown)].min()
 
 
 def test_relevance_weighs_tasks_as_in_presel() -> None:
