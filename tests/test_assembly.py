@@ -31,7 +31,7 @@ def test_the_parts_compute_what_they_computed_apart(
     encoder, model = ConversationEncoder(lvlm), lvlm.load_model()
     turns: Any = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "apples"}]
     batch = encoder.batch([Example([public / "picture.png"], turns)])
-    labels = batch.pop("labels")
+    labels = batch["labels"]
     assert encoder.tokenizer.decode(labels[labels >= 0]).strip() == "apples</s>"
     logits = model(**batch).logits
 
