@@ -80,7 +80,14 @@ class InstructionProvider:
         """Raises `PreselError`, before any long work, unless the pool's instructions can be written."""
 
     def check_several(self, records: int) -> None:
-        """Raises `PreselError` if so many of the pool's records have several images, and none may have."""
+        """Checks that instructions can be written for records with several images, if the pool has any.
+
+        Args:
+            records: Number of the pool's records with several images.
+
+        Raises:
+            PreselError: If not.
+        """
         if records and not self.several_images:
             raise PreselError(
                 f"{records:,} records of the pool have several images, and these instructions would be about "

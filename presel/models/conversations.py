@@ -135,7 +135,8 @@ class ConversationEncoder:
         offsets = encoding.offsets
         kept, complete = _fitting(offsets, places, self._lvlm.max_length)
         # LLaVA-OneVision reads a single image in more detail than several.
-        if self._images.texts(sizes[:complete], (images or ())[:complete]) != texts[:complete]:
+        cut_off = complete < count
+        if cut_off and self._images.texts(sizes[:complete], (images or ())[:complete]) != texts[:complete]:
             raise PreselError(
                 f"{named}the last of {count} images is cut off at lvlm.max_length={self._lvlm.max_length}, "
                 "and this model reads fewer otherwise; raise it"

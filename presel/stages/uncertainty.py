@@ -194,7 +194,7 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
 
 
 def _about(questions: Set[str], n_images: int) -> list[str]:
-    """The questions about at most so many images, sorted."""
+    """The questions that name at most `n_images` images, sorted."""
     return sorted(text for text in questions if text.count(IMAGE_TOKEN) <= n_images)
 
 
