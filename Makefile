@@ -52,6 +52,7 @@ format: .venv/installed-dev
 	touch $@
 
 # Needs uv, and in TORCH_CPU a folder or page that lists PyTorch's CPU build. Pins stay unless UPGRADE=--upgrade.
+# The last lock leaves out what the others always install; what they install on some systems only, it has too.
 COMPILE = uv pip compile --quiet --python-version 3.11 --generate-hashes --prerelease disallow --no-annotate \
     --custom-compile-command "make lock" $(UPGRADE) --output-file
 lock:
@@ -60,8 +61,9 @@ lock:
 	    --find-links $(TORCH_CPU) --constraints requirements-torch.lock --python-platform x86_64-manylinux_2_28 -
 	echo torch | $(COMPILE) requirements.lock --universal --excludes - --constraints requirements-torch.lock \
 	    --extra cpu --group build pyproject.toml
-	$(COMPILE) requirements-dev.lock --universal --excludes requirements-torch.lock --excludes requirements.lock \
-	    --extra sources --extra sweep --extra wandb --extra dev pyproject.toml
+	sed -n 's/^\([^ ]*\)==[^ ]* \\$$/\1/p' requirements-torch.lock requirements.lock \
+	    | $(COMPILE) requirements-dev.lock --universal --excludes - --constraints requirements.lock \
+	    --extra sources --extra sweep --extra wandb --extra ray --extra docs --extra dev pyproject.toml
 
 clean:
 	rm -rf .venv
