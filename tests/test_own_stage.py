@@ -1,4 +1,4 @@
-"""Strategies from outside the package, one with a stage and one in rounds, as docs/own_stage.md has them."""
+"""Strategies from outside the package, one with a stage and one in rounds, as docs/how_to/own_stage.md has them."""
 
 import shlex
 import sys
@@ -20,7 +20,7 @@ from presel.strategies.random import Random
 from tests.documents import blocks
 from tests.helpers import OWN_STORE, Program, last_run, stage_lines
 
-PAGE = Path(__file__).parent.parent / "docs" / "own_stage.md"
+PAGE = Path(__file__).parent.parent / "docs" / "how_to" / "own_stage.md"
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from presel.runs import RunRecord, StageRecord
 from tests.documents import blocks
 from tests.helpers import OWN_STORE, TINY, Program, last_run, stage_lines
 
-PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+PAGE = Path(__file__).parent.parent / "docs" / "how_to" / "python.md"
 SELECT = [*TINY, OWN_STORE, "strategy=random", "until=selection"]
 
 text = st.text(min_size=1)

@@ -1,7 +1,7 @@
 """The rule behind the `exact` allocations: like largest remainder, but monotone in the budget.
 
 Hence a larger budget's selection contains the smaller one's, and no instruction that was bought is wasted
-(`docs/select_from_python.md`). No library offers monotone apportionment with caps.
+(`docs/how_to/select_from_python.md`). No library offers monotone apportionment with caps.
 """
 
 import heapq

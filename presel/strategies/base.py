@@ -135,7 +135,7 @@ class Strategy(ABC):
             cls.name = cls.__name__.lower()
 
     def stages(self, pipeline: "Pipeline") -> "dict[str, Stage[Any]]":
-        """The strategy's own stages, to be computed before it selects; see `docs/own_stage.md`.
+        """The strategy's own stages, to be computed before it selects; see `docs/how_to/own_stage.md`.
 
         Args:
             pipeline: Its properties are the stages that they may be built on.

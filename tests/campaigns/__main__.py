@@ -2,7 +2,7 @@
 
 Trials are drawn from a seed. Each writes a line into `<out>/<part>.jsonl` when it ends, and is not tried
 again when the same command is given once more. The files of a trial that found something wrong stay in
-`<out>`. The summary is printed as the rows of docs/reliability.md.
+`<out>`. The summary is printed as the rows of docs/concepts/reliability.md.
 """
 
 import argparse

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "select_from_python.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "select_from_python.md"
 
 
 def test_the_page_runs(
