@@ -1,4 +1,4 @@
-"""Strategies from outside the package, one with a stage and one in rounds, as docs/how_to/own_stage.md has them."""
+"""Strategies from outside the package, one with a stage and one in rounds: docs/how_to/own_stage.md."""
 
 import shlex
 import sys
