@@ -31,6 +31,7 @@ from presel.stages.features import FeaturesStage, ImageTokensStage
 from presel.stages.gradients import GradientsStage
 from presel.stages.instructions import InstructionsStage, SamplesStage
 from presel.stages.learning_gain import LearningGainStage, ReferenceHalfStage
+from presel.stages.map import MapStage
 from presel.stages.merged import MergedStage
 from presel.stages.multimodal_features import MultimodalFeaturesStage
 from presel.stages.pool import Pool, PoolStage
@@ -108,6 +109,11 @@ class Pipeline:
     def features(self) -> FeaturesStage:
         """One feature vector per image."""
         return FeaturesStage(pool=self.images, encoder=self.encoder, runtime=self.runtime)
+
+    @cached_property
+    def map(self) -> MapStage:
+        """Every image's place in the plane, for pages that show the pool; no strategy reads it."""
+        return MapStage(features=self.features)
 
     @cached_property
     def pool(self) -> Pool:
