@@ -19,6 +19,7 @@ LAYERS = (
     "strategies",
     "storage",
     "data",
+    "page",
     "evaluation",
     "models",
     "instructions",
