@@ -1,5 +1,6 @@
 """Finished runs: what a run writes to its `run.json`, and reading it and the results behind it back."""
 
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,6 +99,8 @@ class RunRecord:
         overrides: Settings given for this run.
         unused_groups: Groups of settings that nothing in the run reads.
         image_folder: Folder that image paths of the pool are relative to.
+        left_out: Number of records that `pool.exclude` and `pool.near_duplicates` leave out of the pool, by
+            setting; none that leave out nothing.
         stages: Every stage behind the run's result by role, see `Pipeline.steps`; inputs come first.
         tuned: Scores of the tuned model; None for a run that ended before the evaluation.
         baselines: Scores of what it is compared with: the base model, and the most frequent answers.
@@ -113,6 +116,7 @@ class RunRecord:
     overrides: list[str]
     unused_groups: list[str]
     image_folder: _Path
+    left_out: dict[str, int] = field(default_factory=dict)
     stages: dict[str, StageRecord]
     tuned: ModelScores | None = None
     baselines: list[ModelScores]

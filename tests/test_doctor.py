@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from presel.data.digits.scenes import Contents, render_scenes, sample, vary_scenes
+from presel.data.near_duplicates import KEYS, MAX_BITS, candidates, group_near_duplicates
 from presel.doctor.findings import of_names
-from presel.doctor.near_duplicates import KEYS, MAX_BITS, candidates, group_near_duplicates
 from tests.generation_server import Plan, running
 from tests.helpers import OWN_STORE, TINY, Program, record
 from tests.pictures import two_kinds

@@ -71,6 +71,7 @@ def execute(config: DictConfig, folder: Path, overrides: Sequence[str], typed: S
         overrides=list(overrides),
         unused_groups=unused,
         image_folder=pipeline.source.files(store).images,
+        left_out=pipeline.images.left_out(store),
         stages={
             role: StageRecord(name=step.name, key=step.key, label=step.label, folder=store.folder(step))
             for role, step in stages.items()

@@ -21,6 +21,7 @@ from typing import BinaryIO, NamedTuple, TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from presel.data.decoding import MAX_BYTES, BrokenImage, Picture, decode, decoded_size
+from presel.data.near_duplicates import thumbnail
 from presel.data.signatures import HEAD_BYTES, read_format, what_is
 from presel.data.strip_metadata import without_metadata
 from presel.errors import PreselError
@@ -46,10 +47,14 @@ class Checked(NamedTuple):
     Attributes:
         fault: Why it cannot be used, or None.
         content: SHA-256 of the file's bytes, equal for copies; None if there is a fault.
+        pixels: Number of pixels; 0 unless it was asked for, as `thumbnail`.
+        thumbnail: RGB pixels by which near-duplicates are found, row by row.
     """
 
     fault: str | None
     content: str | None
+    pixels: int = 0
+    thumbnail: bytes = b""
 
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
@@ -130,12 +135,14 @@ def check_images(
     workers: int,
     min_side: int = 2,
     on_progress: Callable[[int], None] | None = None,
+    with_thumbnails: bool = False,
 ) -> list[Checked]:
     """Decodes every image, to find those that cannot be used and those that are copies.
 
     `min_side` is the smallest usable width and height in pixels; see `map_images` for the other arguments.
     """
-    return map_images(root, images, partial(_check, min_side=min_side), workers, on_progress)
+    check = partial(_check, min_side=min_side, with_thumbnail=with_thumbnails)
+    return map_images(root, images, check, workers, on_progress)
 
 
 def map_images(
@@ -288,9 +295,12 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _check(root: Path, image: str, min_side: int) -> Checked:
+def _check(root: Path, image: str, min_side: int, with_thumbnail: bool) -> Checked:
     try:
-        path, _ = open_usable(root, image, min_side)
+        path, picture = open_usable(root, image, min_side)
     except BrokenImage as error:
         return Checked(error.reason, None)
-    return Checked(None, sha256(path))
+    if not with_thumbnail:
+        return Checked(None, sha256(path))
+    pixels = picture.image.width * picture.image.height
+    return Checked(None, sha256(path), pixels, thumbnail(picture.image).tobytes())

@@ -38,12 +38,14 @@ class Listing(NamedTuple):
         text_only: Number of records without an image, which were skipped.
         other_files: Number of skipped files by kind, such as `.heic`.
         kept: Ids of the records without an image that are trained on beside the selection.
+        excluded: Records that the user has excluded, see `presel.data.exclusion`.
     """
 
     items: list[Item]
     text_only: int = 0
     other_files: Mapping[str, int] = {}
     kept: Sequence[str] = ()
+    excluded: Sequence[Item] = ()
 
     def describe_skipped(self) -> str:
         """The skipped files, as in `300 .heic, 2 hidden`."""

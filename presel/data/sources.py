@@ -10,9 +10,11 @@ from pydantic import Field
 from presel.component import component
 from presel.data.checks import check_file
 from presel.data.digits.stage import DigitSplit, ScenesStage
+from presel.data.exclusion import without_excluded
 from presel.data.images import image_fingerprint
 from presel.data.listing import Listing, PoolFiles
 from presel.data.llava import LlavaFiles, TaskNamer, TaskRule, TextOnly, image_paths
+from presel.data.near_duplicates import NearDuplicates
 from presel.errors import PreselError
 from presel.storage.files import sha256
 from presel.storage.stage import Stage, fields_identity
@@ -42,6 +44,11 @@ class Source:
     Attributes:
         max_rejected_share: Maximum share of unusable images; the run stops above it.
         min_side: Images with a side shorter than this, in pixels, are unusable.
+        near_duplicates: What becomes of records that show nearly the same as another one of their task, by
+            the thumbnails that `presel doctor` compares: `keep` all, `keep_one` of each group (that with the
+            most pixels), or `drop` all of them.
+        exclude: File of records to leave out, an id, path or pattern on each line (`without_excluded`); None
+            for none.
         instructed: Whether the source has instructions too.
         group: The config group that error messages name.
     """
@@ -52,6 +59,8 @@ class Source:
     # A limit, which does not change what the pool holds.
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.01, compare=False)
     min_side: Annotated[int, Field(ge=1)] = 2
+    near_duplicates: NearDuplicates = "keep"
+    exclude: Path | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without cached properties, which may list a million images: other processes need none."""
@@ -59,7 +68,16 @@ class Source:
 
     def identity(self) -> dict[str, Any]:
         """What decides the usable images: the fields, with the content of files in place of their paths."""
-        return fields_identity(self) | self.content
+        decisive = fields_identity(self) | self.content
+        # Pools that leave nothing out have the keys that they had before there were these settings.
+        if self.near_duplicates == "keep":
+            del decisive["near_duplicates"]
+        if self.exclude is None:
+            del decisive["exclude"]
+        else:
+            check_file(self.exclude)
+            decisive["exclude"] = sha256(self.exclude)
+        return decisive
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -81,8 +99,12 @@ class Source:
         return False
 
     def sample(self, listing: Listing) -> Listing:
-        """The records to use of all that the files list; here all of them."""
-        return listing
+        """The records to use of all that the files list; here all but the excluded ones.
+
+        Raises:
+            PreselError: As `without_excluded`.
+        """
+        return listing if self.exclude is None else without_excluded(listing, self.exclude)
 
 
 @component
@@ -100,11 +122,12 @@ class FileSource(Source):
     limit_per_task: Annotated[int, Field(ge=1)] | None = None
 
     def sample(self, listing: Listing) -> Listing:
-        """Draws the sample.
+        """Draws the sample from the records that are not excluded.
 
         Raises:
             PreselError: If there are fewer than `limit` images, or some without a task and `limit_per_task`.
         """
+        listing = super().sample(listing)
         if self.limit is None and self.limit_per_task is None:
             return listing
         if self.limit_per_task is not None and any(item.task is None for item in listing.items):

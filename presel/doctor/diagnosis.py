@@ -41,6 +41,8 @@ class Diagnosis:
         table: One row per image of a valid record, see `findings.pool_table`.
         text_only: Number of records without an image, which are skipped.
         text_only_kept: Number of those that are trained on beside the selection.
+        excluded: Number of records that `pool.exclude` leaves out.
+        near_duplicates: Number of records that `pool.near_duplicates` leaves out.
         findings: All findings, the most severe first.
         plan: The instructions that a run would buy; None if the budget cannot be met.
         times: Time estimates of its stages; empty without a plan.
@@ -50,6 +52,8 @@ class Diagnosis:
     table: pd.DataFrame
     text_only: int
     text_only_kept: int
+    excluded: int
+    near_duplicates: int
     findings: list[Finding]
     plan: Plan | None
     times: list[StageTime]
@@ -109,7 +113,17 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
         work = Work(plan, len(records), different, len(listing.kept), seconds, made)
         times = stage_times(pipeline, steps, work, store)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Diagnosis(files.images, table, listing.text_only, len(listing.kept), found, plan, times)
+    return Diagnosis(
+        images=files.images,
+        table=table,
+        text_only=listing.text_only,
+        text_only_kept=len(listing.kept),
+        excluded=len(listing.excluded),
+        near_duplicates=len(listing.items) - table["id"].nunique(),
+        findings=found,
+        plan=plan,
+        times=times,
+    )
 
 
 def _with_tasks(listing: Listing, tasks: Tasks, errors: list[RecordError]) -> Listing:
@@ -130,7 +144,7 @@ def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.Data
     look = partial(examine, min_side=pipeline.source.min_side)
     with progress(f"examining {len(images):,} images", len(images)) as advance:
         examined = map_images(files.images, images, look, pipeline.runtime.workers, advance)
-        return findings.pool_table(listing.items, examined)
+        return findings.pool_table(listing.items, examined, pipeline.source.near_duplicates)
 
 
 def _of_texts(files: PoolFiles, listing: Listing) -> Iterator[Finding]:
@@ -177,7 +191,7 @@ def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Ite
         images = [image for _, image in shown]
         checked = check_images(files.images, images, pipeline.runtime.workers, source.min_side, advance)
     in_pool = dict(zip(table["content"], table["image"], strict=True))
-    for (item, image), (fault, content) in zip(shown, checked, strict=True):
+    for (item, image), (fault, content, *_) in zip(shown, checked, strict=True):
         where = f"'{item.id}' of benchmark '{item.task}', {image}"
         if fault is not None:
             yield Finding("fault", "unusable benchmark image", where, fault)

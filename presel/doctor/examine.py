@@ -9,10 +9,8 @@ from PIL import Image
 
 from presel.data.decoding import FORMATS, BrokenImage
 from presel.data.images import open_usable
+from presel.data.near_duplicates import thumbnail
 from presel.storage.files import sha256
-
-# Side in pixels of the thumbnails by which near-duplicates are found.
-THUMBNAIL = 16
 
 # Images whose brightest pixel is below this are nearly black, as are 10- to 14-bit images stored as 16-bit.
 NEARLY_BLACK = 64
@@ -61,7 +59,7 @@ def examine(root: Path, image: str, min_side: int) -> Examined:
         path, picture = open_usable(root, image, min_side)
     except BrokenImage as error:
         return Examined(error.reason, _size(root / image))
-    small = picture.image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0)
+    small = thumbnail(picture.image)
     return Examined(
         fault=None,
         size=_size(path),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -16,8 +15,8 @@ from presel.data.errors import RecordError
 from presel.data.image_folder import is_hidden
 from presel.data.listing import Item
 from presel.data.llava import Record
-from presel.doctor.examine import NEARLY_BLACK, THUMBNAIL, Examined
-from presel.doctor.near_duplicates import group_near_duplicates
+from presel.data.near_duplicates import NearDuplicates, groups_of_thumbnails, superfluous
+from presel.doctor.examine import NEARLY_BLACK, Examined
 from presel.doctor.plan import Plan
 
 # fault: the run stops or skips the image; warning: it continues, but quality or cost may suffer; note: for
@@ -59,11 +58,14 @@ class Finding:
     images: tuple[str, ...] = ()
 
 
-def pool_table(items: Sequence[Item], examined: Sequence[Examined]) -> pd.DataFrame:
+def pool_table(
+    items: Sequence[Item], examined: Sequence[Examined], near_duplicates: NearDuplicates = "keep"
+) -> pd.DataFrame:
     """One row per image of each record: id, image, task, the fields of `Examined`, and `first`.
 
-    The thumbnail is left out. `first` is the row of the first image in the image's group of near-duplicates,
-    its own row if it is the first; copies share theirs. It is -1 if the image is unusable.
+    The thumbnail is left out, as are the records that the pool leaves out as near-duplicates. `first` is the
+    row of the first image in the image's group of near-duplicates, its own row if it is the first; copies
+    share theirs. It is -1 if the image is unusable.
     """
     shown = [(item.id, image, item.task) for item in items for image in item.images]
     table = pd.DataFrame(shown, columns=["id", "image", "task"])
@@ -72,14 +74,12 @@ def pool_table(items: Sequence[Item], examined: Sequence[Examined]) -> pd.DataFr
     table = table.join(looks.astype({"size": int, "width": int, "height": int, "blank": bool}))
     table["first"] = -1
     usable = table[table["fault"].isna()]
-    # Equal thumbnails, possibly thousands, need no comparison.
-    different = usable.drop_duplicates("thumbnail")
-    shape = (len(different), THUMBNAIL, THUMBNAIL, 3)
-    thumbnails = np.frombuffer(b"".join(different["thumbnail"]), np.uint8).reshape(shape)
-    first = different.index[group_near_duplicates(thumbnails)]
-    by_thumbnail = dict(zip(different["thumbnail"], first, strict=True))
-    table.loc[usable.index, "first"] = usable["thumbnail"].map(by_thumbnail)
-    return table.drop(columns="thumbnail")
+    groups = groups_of_thumbnails(list(usable["thumbnail"]))  # (n,)
+    usable = usable.assign(group=groups, pixels=usable["width"] * usable["height"])
+    left_out = superfluous(of_usable_records(table).join(usable[["group", "pixels"]]), near_duplicates)
+    usable = usable[~usable["id"].isin(left_out.index)]
+    table.loc[usable.index, "first"] = usable.index.to_series().groupby(usable["group"]).transform("first")
+    return table[~table["id"].isin(left_out.index)].drop(columns="thumbnail")
 
 
 def of_usable_records(table: pd.DataFrame) -> pd.DataFrame:

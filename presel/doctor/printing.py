@@ -59,6 +59,12 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         console.print(f"{diagnosis.text_only:,} records without an image are skipped")
     if diagnosis.text_only_kept:
         console.print(f"{diagnosis.text_only_kept:,} records without an image are kept in the training set")
+    for number, setting in (
+        (diagnosis.excluded, "pool.exclude"),
+        (diagnosis.near_duplicates, "pool.near_duplicates"),
+    ):
+        if number:
+            console.print(f"{number:,} records are left out by {setting}")
     console.print(f"formats: {_shares(usable['format'])}; pixels: {_shares(usable['mode'])}")
     console.print()
     console.print(_task_table(diagnosis))
@@ -176,8 +182,9 @@ def _table(first: str, *others: str) -> Table:
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
     """The whole diagnosis as a JSON object.
 
-    - `images`: the image folder; `records`, `text_only`, `text_only_kept`, `usable_images`,
-      `different_images`: counts; `formats` and `modes`: counts of usable images.
+    - `images`: the image folder; `records`, `text_only`, `text_only_kept`, `excluded`,
+      `near_duplicates_left_out`, `usable_images`, `different_images`: counts; `formats` and
+      `modes`: counts of usable images.
     - `tasks`: by name, the columns of `by_task` and the instructions to buy: `reference` (null if the
       strategy needs none) and `bought` in all; both null if the budget cannot be met.
     - `near_duplicates`: `groups`, the number of groups; `images`, the number of different images in them;
@@ -205,6 +212,8 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "records": diagnosis.records,
         "text_only": diagnosis.text_only,
         "text_only_kept": diagnosis.text_only_kept,
+        "excluded": diagnosis.excluded,
+        "near_duplicates_left_out": diagnosis.near_duplicates,
         "usable_images": len(usable),
         "different_images": len(different),
         "formats": usable["format"].value_counts().to_dict(),

@@ -35,6 +35,7 @@ def write_manifest(
         "budget_images": selection["measured"]["budget"],
         "chosen_images": len(chosen),
         "pool_images": len(run.pool),
+        "left_out_of_pool": run.left_out,
         "overrides": run.overrides,
         # Of the code that made the selection, which may be older than a run that reused it.
         "versions": selection["versions"],

@@ -16,6 +16,7 @@ from presel.data.images import Checked, check_images
 from presel.data.listing import Item, PoolFiles
 from presel.data.sources import Source
 from presel.errors import PreselError
+from presel.stages.left_out import near_duplicates, write_left_out
 from presel.stages.results import TableStage
 from presel.storage.files import read_table, write_table
 from presel.storage.stage import Stage
@@ -73,7 +74,8 @@ class PoolStage(Pool):
     Leaves `pool.parquet` (id, image, task, content) and `rejected.parquet` (id, image, task, why; of several
     images, the first that is unusable). If there are records with several images, `several_images.parquet`
     lists these: record (row of the pool), image, content. If the source keeps records without an image,
-    `text_only.parquet` has their ids. No instruction's text passes this stage.
+    `text_only.parquet` has their ids. If it excludes records or leaves out near-duplicates,
+    `left_out.parquet` lists them: id, image, task, why. No instruction's text passes this stage.
 
     Attributes:
         source: Where the records come from.
@@ -104,6 +106,12 @@ class PoolStage(Pool):
     def images(self) -> "PoolStage":
         """This stage itself."""
         return self
+
+    def left_out(self, store: Store) -> dict[str, int]:
+        """Number of records that settings of the source leave out, by setting."""
+        measured = store.manifest(self)["measured"]
+        # Results of earlier versions, whose keys are the same, hold neither.
+        return {name: measured[name] for name in ("exclude", "near_duplicates") if measured.get(name)}
 
     def text_only_ids(self, store: Store) -> list[str]:
         """The records without an image that are trained on beside the selection."""
@@ -143,6 +151,7 @@ class PoolStage(Pool):
         listing = files.listing()
         listed = len(listing.items)
         listing = self.source.sample(listing)
+        listed -= len(listing.excluded)
         table = pd.DataFrame([item[:3] for item in listing.items], columns=["id", "image", "task"])
         self._check_tasks(table)
         if listing.text_only:
@@ -155,9 +164,15 @@ class PoolStage(Pool):
             _log.info(f"  a random sample of {len(listing.items):,} of {listed:,} images")
         images = [image for item in listing.items for image in item.images]
         with progress(f"checking {len(images):,} images", len(images)) as advance:
-            checked = check_images(files.images, images, self.workers, self.source.min_side, advance)
-        pool, several, rejected = _sorted_out(table, listing.items, checked)
+            checked = check_images(
+                *(files.images, images, self.workers, self.source.min_side, advance),
+                with_thumbnails=self.source.near_duplicates != "keep",
+            )
+        shown = _shown(table, listing.items, checked)
+        alike = near_duplicates(shown, self.source)
+        pool, several, rejected = _sorted_out(table, shown, alike)
         write_table(folder / "rejected.parquet", rejected)
+        write_left_out(folder, self.source, listing, table.drop(rejected.index), alike)
         self.write(folder, pool)
         if len(several):
             write_table(folder / _SEVERAL, several)
@@ -166,6 +181,8 @@ class PoolStage(Pool):
         return {
             "images": len(pool),
             "rejected": len(rejected),
+            "exclude": len(listing.excluded),
+            "near_duplicates": len(alike),
             "text_only_left_out": listing.text_only,
             "text_only_kept": len(listing.kept),
             "files_left_out": dict(listing.other_files),
@@ -204,17 +221,27 @@ def image_list(folder: Path) -> pd.DataFrame:
     return pd.concat([others, several]).sort_values("record", kind="stable", ignore_index=True)
 
 
+def _shown(table: pd.DataFrame, items: Sequence[Item], checked: Sequence[Checked]) -> pd.DataFrame:
+    """A row for each image: record (row of the table), id, image, task, and what the check found."""
+    shown = pd.DataFrame(checked, columns=Checked._fields, dtype=object).rename(columns={"fault": "why"})
+    records = np.repeat(table.index, [len(item.images) for item in items])
+    of_record = table.loc[records, ["id", "task"]].rename_axis("record").reset_index()
+    return of_record.assign(image=[image for item in items for image in item.images]).join(shown)
+
+
 def _sorted_out(
-    table: pd.DataFrame, items: Sequence[Item], checked: Sequence[Checked]
+    table: pd.DataFrame, shown: pd.DataFrame, alike: pd.Series
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The three tables of `PoolStage`: usable records, the images of those with several, rejected records."""
-    shown = pd.DataFrame(checked, columns=["why", "content"], dtype=object)
-    shown.insert(0, "record", np.repeat(table.index, [len(item.images) for item in items]))
-    shown.insert(1, "image", [image for item in items for image in item.images])
+    """The three tables of `PoolStage`: usable records, the images of those with several, rejected records.
+
+    Records in the index of `alike` are left out.
+    """
+    shown = shown[["record", "image", "why", "content"]]
     broken = shown[shown["why"].notna()].drop_duplicates("record").set_index("record")
     rejected = table.loc[broken.index].assign(image=broken["image"], why=broken["why"])
-    usable = shown[~shown["record"].isin(broken.index)]
     pool = table.drop(broken.index)
+    pool = pool[~pool["id"].isin(alike.index)]
+    usable = shown[shown["record"].isin(pool.index)]
     pool["content"] = usable.drop_duplicates("record").set_index("record")["content"]
     several = usable[usable["record"].duplicated(keep=False)].drop(columns="why")
     for record, contents in several.groupby("record")["content"]:

@@ -1,0 +1,174 @@
+"""What `near_duplicates` leaves out of a pool: by brute force, whatever the order and the workers."""
+
+import random
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from presel.data.image_folder import ImageFolder
+from presel.data.near_duplicates import NearDuplicates, groups_of_thumbnails, superfluous
+from presel.errors import PreselError
+from presel.stages.pool import PoolStage
+from presel.storage.store import Store
+from tests.helpers import OWN_STORE, Program, last_run
+
+THRESHOLD = 0.92
+
+
+def cosines(thumbnails: list[bytes]) -> np.ndarray:
+    """Cosine of each pair, each channel centered; (n, n)."""
+    pixels = np.stack([np.frombuffer(one, np.uint8) for one in thumbnails]).reshape(-1, 256, 3).astype(float)
+    vectors = (pixels - pixels.mean(axis=1, keepdims=True)).reshape(len(pixels), -1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors @ vectors.T)
+
+
+def connected(near: np.ndarray) -> list[int]:
+    """The lowest row that each row is joined with by a chain of near ones."""
+    reached = near.copy()
+    for row in range(len(near)):
+        reached |= np.outer(reached[:, row], reached[row])
+    return [int(np.flatnonzero(row)[0]) for row in reached]
+
+
+def same_groups(one: list[int], other: list[int]) -> bool:
+    pairs = set(zip(one, other, strict=True))
+    return len(pairs) == len(set(one)) == len(set(other))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.randoms())
+def test_groups_are_the_connected_components_of_near_duplicates(seed: int, order: random.Random) -> None:
+    generator = np.random.default_rng(seed)
+    pictures = [generator.integers(60, 200, 768) for _ in range(6)]
+    # Chains: each is the one before it with more noise, so that their ends differ more than neighbors do.
+    for start in range(3):
+        last = pictures[start]
+        for _ in range(3):
+            last = last + generator.normal(0, 10, 768)
+            pictures.append(last)
+    thumbnails = [np.clip(one, 0, 255).astype(np.uint8).tobytes() for one in pictures]
+    # A copy, which needs no comparison.
+    thumbnails.append(thumbnails[0])
+    groups = groups_of_thumbnails(thumbnails).tolist()
+    assert same_groups(groups, connected(cosines(thumbnails) >= THRESHOLD))
+    rows = list(range(len(thumbnails)))
+    order.shuffle(rows)
+    assert groups_of_thumbnails([thumbnails[row] for row in rows]).tolist() == [groups[row] for row in rows]
+
+
+RECORDS = st.lists(
+    st.tuples(
+        st.sampled_from(["vqa", "ocr", None]),
+        # Group and pixels of each image.
+        st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), min_size=1, max_size=2),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(RECORDS, st.sampled_from(["keep", "keep_one", "drop"]), st.randoms())
+def test_which_records_are_left_out_depends_on_no_order(
+    records: list[tuple[str | None, list[tuple[int, int]]]], how: NearDuplicates, order: random.Random
+) -> None:
+    rows = [
+        [(f"{number:02}", task, group, pixels) for group, pixels in images]
+        for number, (task, images) in enumerate(records)
+    ]
+
+    def left_out() -> dict[str, str]:
+        table = pd.DataFrame(
+            [image for record in rows for image in record], columns=["id", "task", "group", "pixels"]
+        )
+        return superfluous(table, how).to_dict()
+
+    def sort_of(record: list[tuple[str, str | None, int, int]]) -> str:
+        return str((record[0][1], [image[2] for image in record]))
+
+    found = left_out()
+    order.shuffle(rows)
+    assert left_out() == found
+    expected = set()
+    for _, alike in groupby(sorted(rows, key=sort_of), sort_of):
+        group = sorted(alike, key=lambda record: (-sum(image[3] for image in record), record[0][0]))
+        spared = {"keep": len(group), "keep_one": 1, "drop": len(group) == 1}[how]
+        expected |= {record[0][0] for record in group[spared:]}
+        assert all(found[record[0][0]] in {other[0][0] for other in group} for record in group[spared:])
+    assert found.keys() == expected
+    assert not any(one == other for one, other in found.items())
+
+
+def noise(number: int) -> Image.Image:
+    pixels = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((80, 60), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve different pictures in two tasks; 0 again smaller and copied, and 1 in the other task."""
+    for number in range(12):
+        (tmp_path / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        noise(number).save(tmp_path / "images" / "ab"[number % 2] / f"{number:02}.png")
+    images = tmp_path / "images"
+    noise(0).resize((40, 30)).save(images / "a" / "00 small.png")
+    (images / "a" / "00 copy.png").write_bytes((images / "a" / "00.png").read_bytes())
+    noise(1).save(images / "a" / "01.jpg", quality=60)
+    return images
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_largest_of_a_task_stays_and_other_tasks_do_not_matter(
+    folder: Path, store: Store, workers: int
+) -> None:
+    pools = {}
+    for how in ("keep", "keep_one", "drop"):
+        stage = PoolStage(source=ImageFolder(images=folder, near_duplicates=how), workers=workers)
+        pools[how] = set(store.load(stage)["id"])
+        assert stage.left_out(store) == ({} if how == "keep" else {"near_duplicates": 15 - len(pools[how])})
+    # Copies are equally large: the first by its name stays.
+    assert pools["keep"] - pools["keep_one"] == {"a/00 small.png", "a/00.png"}
+    assert pools["keep"] - pools["drop"] == {"a/00 small.png", "a/00.png", "a/00 copy.png"}
+    listed = pd.read_parquet(store.folder(stage) / "left_out.parquet").set_index("id")["why"]
+    assert listed["a/00.png"] == "resembles 'a/00 copy.png'"
+
+
+def test_a_pool_of_near_duplicates_only_is_refused(tmp_path: Path, store: Store) -> None:
+    for quality in (50, 90):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        noise(0).save(tmp_path / "a" / f"{quality}.jpg", quality=quality)
+    stage = PoolStage(source=ImageFolder(images=tmp_path, near_duplicates="drop"), workers=0)
+    with pytest.raises(PreselError, match=r"near_duplicates=drop leaves none of 2 images, .* by keep_one"):
+        store.load(stage)
+
+
+def test_what_the_doctor_finds_can_be_left_out(in_process: Program, folder: Path) -> None:
+    (folder.parent / "out.txt").write_text("# what the map's lasso copied\nb/*\n")
+    pool = ["pool=image_folder", f"pool.images={folder}", "executor.workers=0", "strategy=random", "budget=5"]
+    assert "near-duplicates: 2" in in_process.succeeds("doctor", *pool, "until=selection").stdout
+    cured = [
+        *pool,
+        "pool.near_duplicates=keep_one",
+        f"pool.exclude={folder.parent}/out.txt",
+        "until=selection",
+    ]
+    told = in_process.succeeds("doctor", *cured).stdout
+    assert "near-duplicates:" not in told
+    assert "6 records are left out by pool.exclude" in told
+    assert "2 records are left out by pool.near_duplicates" in told
+    assert "7 records, 7 usable images (7 different) in 1 tasks" in told
+    result = in_process.succeeds("run", *cured, OWN_STORE)
+    assert "records left out: 6 by pool.exclude, 2 by pool.near_duplicates=keep_one" in result.stdout
+    assert "lose all their images so, and that the run goes without: 'b'" in result.stdout + result.stderr
+    run = last_run(in_process.folder)
+    assert run.left_out == {"exclude": 6, "near_duplicates": 2}
+    assert len(run.pool) == 7
+    settings = run.stages["images"].manifest["settings"]["source"]
+    assert settings["near_duplicates"] == "keep_one"
+    assert len(settings["exclude"]) == 64
