@@ -41,8 +41,8 @@ levels of findings:
   note     for information: images without a record, file names with the wrong suffix, EXIF rotation …
 
 Near-duplicates are the same picture with another encoding, scale, brightness or crop, found by comparing
-16 × 16 thumbnails. Times are estimated from earlier runs in the store; other stages are listed
-as of unknown time.
+16 × 16 thumbnails; pool.near_duplicates=keep_one leaves all but one of each group out, pool.exclude=FILE any
+others. Times are estimated from earlier runs in the store; other stages are listed as of unknown time.
 
 exit status: 0 no fault, 1 faults, 2 a mistake in the command or files that cannot be read"""
 
