@@ -428,10 +428,15 @@ class Pipeline:
         for step in steps:
             step.check(store)
         # After the quick checks, and only if needed: it takes seconds.
-        if any(_holds_lvlm(step) and not store.has(step) for step in steps):
+        runs_lvlm = any(_holds_lvlm(step) and not store.has(step) for step in steps)
+        if runs_lvlm:
             self.lvlm.check_parts()
         for step in steps:
             step.check_data(store)
+        # Before instructions are bought for an image that the model would then refuse.
+        for step in steps:
+            if runs_lvlm and isinstance(step, PoolStage):
+                step.check_images(store, self.lvlm)
 
     def _needed(self, rounds: Sequence[Round]) -> dict[str, Stage[Any]]:
         """What the strategy selects from, once these rounds are over."""

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from transformers import AutoProcessor, PreTrainedTokenizerFast
 from presel.data.prompts import IMAGE_TOKEN, TEMPLATES, Turn
 from presel.errors import PreselError
 from presel.models.assembly import assemble
-from presel.models.conversations import IGNORED, ConversationEncoder
+from presel.models.conversations import IGNORED, ConversationEncoder, _labels
 from presel.models.lvlm import Lvlm
 from presel.models.markers import special_tokens
+from presel.models.rendering import Span
 from tests.tokenizers_of_models import (
     chatml,
     llama_3,
@@ -141,6 +143,23 @@ def lvlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def encoder(lvlm: Lvlm) -> ConversationEncoder:
     return ConversationEncoder(lvlm)
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 6), max_size=12))
+def test_labels_are_on_the_tokens_of_responses(widths: list[int], gaps: list[int]) -> None:
+    places = [0, *accumulate(widths)]
+    offsets = list(pairwise(places))
+    marks = list(accumulate(gaps))
+    spans = [Span(*marks[at : at + 3]) for at in range(0, len(marks) - 2, 3)]
+    ids = list(range(1000, 1000 + len(offsets)))
+    expected = [
+        token
+        if any(start < last and (start >= prompt or stop > first) for prompt, first, last in spans)
+        else IGNORED
+        for token, (start, stop) in zip(ids, offsets, strict=True)
+    ]
+    assert _labels(ids, offsets, spans) == expected
+    assert _labels(ids[:7], offsets, spans) == expected[:7]
 
 
 def conversation(*responses: str) -> list[Turn]:

@@ -31,7 +31,7 @@ from presel.models.processors import load_processor
 from presel.models.prompt_pairs import pair_batch
 from presel.models.tuner import add_lora
 from tests.families import FAMILIES, save_family
-from tests.helpers import Program, last_run
+from tests.helpers import OWN_STORE, Program, last_run
 from tests.training import CPU, settings
 
 # Square, wide and tall.
@@ -216,7 +216,25 @@ def test_lengths_are_known_without_decoding_pixels(
     assert found == lengths
 
 
-def test_the_text_of_an_image_depends_on_its_size_alone(lvlm: Lvlm) -> None:
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        *((name, {}) for name in FAMILIES),
+        ("qwen2_5_vl", {"max_pixels": 28 * 28 * 3}),
+        ("qwen3_vl", {"size": {"shortest_edge": 28 * 28 * 2, "longest_edge": 28 * 28 * 6}}),
+        ("internvl", {"max_patches": 2}),
+        ("smolvlm", {"do_image_splitting": False}),
+        ("smolvlm", {"size": {"longest_edge": 84}}),
+        ("llava_next", {"do_center_crop": False}),
+        ("llava_onevision", {"do_pad": False}),
+    ],
+    indirect=["family"],
+)
+def test_the_text_of_an_image_depends_on_its_size_alone(lvlm: Lvlm, settings: dict[str, Any]) -> None:
+    """Also under settings that change the number of tiles."""
+    lvlm = replace(lvlm, image_settings=settings)
+    if settings:
+        lvlm.check_parts()
     processor: Any = lvlm.load_processor()
     preparer = ImagePreparer(processor, lvlm)
     generator = np.random.default_rng(1)
@@ -244,6 +262,20 @@ def test_rows_are_not_those_of_another_shape_with_as_many_tokens() -> None:
     preparer = ImagePreparer(RowsProcessor(), Lvlm(path="rows", pad_to_square=False))
     assert preparer.texts([(48, 16)]) == ["<image><image><image><row>"]
     assert preparer.texts([(16, 32)]) == ["<image><row><image><row>"]
+
+
+def test_texts_are_not_shared_where_a_processor_miscounts() -> None:
+    class Miscounting(RowsProcessor):
+        def __call__(self, images: list[list[Image.Image]], **settings: Any) -> dict[str, Any]:
+            patches = [one.width * one.height // 256 for one in images[0]]
+            return {"text_replacement_offsets": [[{"replacement": "<image>" * count} for count in patches]]}
+
+        def _get_num_multimodal_tokens(self, image_sizes: list[tuple[int, int]]) -> dict[str, list[int]]:
+            return {"num_image_tokens": [16] * len(image_sizes)}
+
+    preparer = ImagePreparer(Miscounting(), Lvlm(path="rows", pad_to_square=False))
+    assert preparer.texts([(32, 16)]) == ["<image>" * 2]
+    assert preparer.texts([(32, 64)]) == ["<image>" * 8]
 
 
 @torch.inference_mode()
@@ -414,6 +446,70 @@ def test_images_have_a_cap_of_pixels(
     assert len(ids) < lengths[0]
     with pytest.raises(PreselError, match=r"lvlm\.image_settings: .* has no 'max_pixel'; it has .*"):
         replace(lvlm, image_settings={"max_pixel": 1}).load_processor()
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "fault"),
+    [
+        (
+            "gemma3",
+            {"do_pan_and_scan": True},
+            "always runs with do_pan_and_scan=False, whatever is set; it has",
+        ),
+        ("internvl", {"crop_to_patches": False}, "always runs with crop_to_patches=True, whatever is set"),
+        ("qwen3_vl", {"crop_size": {"height": 28, "width": 28}}, "ignores 'crop_size'; it has"),
+        ("smolvlm", {"device": "cpu"}, "ignores 'device'; it has"),
+        ("qwen2_5_vl", {"merge_size": 1}, "merge_size=1: the weights of .* need 2; remove it"),
+        (
+            "llava_next",
+            {"image_grid_pinpoints": [[28, 56]]},
+            r"the weights of .* need \[\[28, 56\], \[56, 28\]",
+        ),
+        ("llava_onevision", {"crop_size": {"height": 56, "width": 56}}, "the weights of .* need 28"),
+        (
+            "smolvlm",
+            {"max_image_size": {"longest_edge": 42}},
+            "42 × 42 pixels, where .* need 28 × 28; remove",
+        ),
+        ("gemma3", {"size": {"height": 56, "width": 42}}, "42 × 56 pixels, where .* need 28 × 28; remove"),
+        (
+            "llava_next",
+            {"size": {"shortest_edge": 56}},
+            "does not take an image under lvlm.image_settings: div",
+        ),
+    ],
+    indirect=["family"],
+)
+def test_settings_without_effect_or_unfit_for_the_weights_are_refused(
+    lvlm: Lvlm, settings: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(PreselError, match=fault):
+        replace(lvlm, image_settings=settings).check_parts()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
+def test_images_that_a_model_refuses_are_named_before_any_work(
+    lvlm: Lvlm, files: list[Path], tmp_path: Path, in_process: Program
+) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (2, 500)).save(tmp_path / "images" / "line.png")
+    shutil.copy(files[0], tmp_path / "images" / "square.png")
+    turns = conversation("<image>\nWhat?", "no")
+    records = [
+        {"id": "a", "image": "square.png", "task": "t", "conversations": turns},
+        {"id": "b", "image": "line.png", "task": "t", "conversations": turns},
+        {
+            **{"id": "c", "image": ["square.png", "line.png"], "task": "t"},
+            "conversations": conversation("<image> or <image>?", "no"),
+        },
+    ]
+    (tmp_path / "pool.json").write_text(json.dumps(records))
+    pool = ("pool=llava_json", "pool.annotations=pool.json", "pool.images=images", "executor.workers=0")
+    until = ("strategy=full", "until=model", OWN_STORE)
+    error = in_process.refuses("run", "lvlm=qwen25_vl_3b", f"lvlm.path={lvlm.path}", *pool, *until)
+    assert "does not take 1 of 2 images (record 'b', line.png: absolute aspect ratio must be" in error
+    assert "; record 'c', line.png: " in error
+    assert not (tmp_path / "outputs/store/instructions").exists()
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)

@@ -192,6 +192,23 @@ def test_a_model_that_takes_no_mask_gets_two_passes(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
+def test_why_a_model_takes_two_passes_is_told(
+    model: PreTrainedModel,
+    encoder: ConversationEncoder,
+    mixed: list[Example],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(_: torch.nn.Module, __: tuple[()], named: dict[str, Any]) -> None:
+        if named["attention_mask"].ndim == 4:
+            raise ValueError("this attention takes\nno mask")
+
+    model.model.language_model.register_forward_pre_hook(refuse, with_kwargs=True)
+    sharing = [example for example in mixed if pair(encoder, example).shares_image][:2]
+    Scorer(model).losses(pair_batch(encoder, sharing))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "it takes two passes: ValueError: this attention takes no mask" in said
+
+
 def test_a_loss_that_is_no_number_on_one_side_alone_is_a_difference(
     model: PreTrainedModel, encoder: ConversationEncoder, mixed: list[Example]
 ) -> None:

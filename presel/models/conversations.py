@@ -1,5 +1,6 @@
 """Encodes conversations and images as tensors, with labels on the response tokens only."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,13 +143,7 @@ class ConversationEncoder:
                 "and this model reads fewer otherwise; raise it"
             )
         ids = encoding.ids[:kept]
-        labels = [
-            token
-            if any(start < last and (start >= prompt or stop > first) for prompt, first, last in spans)
-            else IGNORED
-            for token, (start, stop) in zip(ids, offsets, strict=False)
-        ]
-        return Encoded(ids, labels, len(encoding.ids), complete)
+        return Encoded(ids, _labels(ids, offsets, spans), len(encoding.ids), complete)
 
     def length(self, conversations: Sequence[Turn], images: Sequence[Path]) -> int:
         """Number of tokens of a conversation in the model's template that is not truncated; see `tokens`."""
@@ -243,6 +238,24 @@ class ConversationEncoder:
         if self._images.token_types is not None:
             types[self._images.token_types] = torch.isin(text["input_ids"], self._type_ids).long()
         return Inputs({**text, **types}, prepared)
+
+
+def _labels(ids: list[int], offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[int]:
+    """The ids of the responses' tokens, `IGNORED` elsewhere.
+
+    Args:
+        ids: The tokens, of which some at the end may be cut off.
+        offsets: First and last place of each token in the text, ascending.
+        spans: The responses.
+    """
+    starts, stops = [start for start, _ in offsets], [stop for _, stop in offsets]
+    labels = [IGNORED] * len(ids)
+    for prompt, first, last in spans:
+        # From the token that begins behind the prompt, or that reaches into the response.
+        begin = min(bisect_left(starts, prompt), bisect_right(stops, first))
+        end = bisect_left(starts, last)
+        labels[begin:end] = ids[begin:end]
+    return labels
 
 
 def _fitting(

@@ -10,7 +10,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaProcessor
 
-from presel.data.images import image_size, open_image
+from presel.console import progress
+from presel.data.images import image_size, map_images, open_image
+from presel.errors import PreselError
 from presel.models.lvlm import Lvlm
 from presel.models.pretrained import model_errors
 
@@ -19,6 +21,8 @@ Size = tuple[int, int]
 # A processor's results that describe text; all others describe images.
 _TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 _OF_TEXT = ("input_ids", "attention_mask", "text_replacement_offsets", "labels", *_TOKEN_TYPES)
+# From so many images on, starting worker processes takes less time than reading the headers here.
+_MANY = 10_000
 # Any image, for models whose images all take the same number of tokens.
 _PROBE = (64, 64)
 # Square, wide and tall images, whose texts show whether a family's text depends on an image's shape.
@@ -36,6 +40,7 @@ class ImagePreparer:
         """Takes the model and its processor."""
         self._processor = processor
         self._path = lvlm.path
+        self._has_settings = bool(lvlm.image_settings)
         # LLaVA-1.5 scales all images to the same size.
         self._fixed = isinstance(processor, LlavaProcessor)
         self._color = mean_color(processor.image_processor) if lvlm.pad_to_square else None
@@ -48,6 +53,24 @@ class ImagePreparer:
     def sizes(self, images: Sequence[Path]) -> list[Size]:
         """Width and height of images as they are opened, read from the files' headers if they matter."""
         return [_PROBE if self._fixed else image_size(image) for image in images]
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the model takes images of any size."""
+        return self._fixed
+
+    def fault(self, size: Size) -> str | None:
+        """Why the processor takes no image of this size, or None; prepares one only where it cannot count."""
+        side = max(size)
+        shown = (side, side) if self._color is not None else size
+        try:
+            if hasattr(self._processor, "_get_num_multimodal_tokens"):
+                self._counts([shown])
+            else:
+                self._blank_texts([shown])
+        except PreselError as error:
+            return str(error.__cause__)
+        return None
 
     def texts(self, sizes: Sequence[Size], images: Sequence[Path] = ()) -> list[str]:
         """The text that stands for each image of a sample in its prompt, from their sizes alone.
@@ -66,8 +89,7 @@ class ImagePreparer:
             return []
         if self._color is not None:
             sizes = [(max(size), max(size)) for size in sizes]
-        with self._errors(images):
-            key = len(sizes) if self._fixed else self._tokens(sizes)
+        key = len(sizes) if self._fixed else self._tokens(sizes, images)
         if key not in self._texts:
             self._texts[key] = self._blank_texts(sizes, images)
         return self._texts[key]
@@ -83,22 +105,33 @@ class ImagePreparer:
         return {name: tensor for name, tensor in found.items() if name not in _OF_TEXT}
 
     def _only_repeats(self) -> bool:
-        """Whether the number of tokens decides a text: a run of image tokens in a fixed frame.
+        """Whether the number of tokens that the processor counts decides a text: a run in a fixed frame.
 
-        In Pixtral's it does not: each row of an image ends by another token.
+        In Pixtral's it does not: each row of an image ends by another token. And some count by other settings
+        than those by which they prepare (LLaVA-NeXT by `size` instead of `crop_size`).
         """
         if not hasattr(self._processor, "_get_num_multimodal_tokens"):
             return False
-        repeated = re.compile(f"(?:{re.escape(self._processor.image_token)})+")
-        around = {tuple(repeated.split(self._blank_texts([size])[0])) for size in _SHAPES}
-        return len(around) == 1 and len(around.pop()) == 2
+        token = self._processor.image_token
+        texts = [self._blank_texts([size])[0] for size in _SHAPES]
+        around = {tuple(re.split(f"(?:{re.escape(token)})+", text)) for text in texts}
+        # InternVL counts the frame too.
+        uncounted = {
+            text.count(token) - self._counts([size])[0] for size, text in zip(_SHAPES, texts, strict=True)
+        }
+        return len(uncounted) == 1 and len(around) == 1 and len(around.pop()) == 2
 
-    def _tokens(self, sizes: Sequence[Size]) -> tuple[Any, ...]:
+    def _tokens(self, sizes: Sequence[Size], files: Sequence[Path]) -> tuple[Any, ...]:
         """What decides the text: the number of tokens of each image, or its size if its shape matters."""
-        if not self._by_count:
-            return tuple(sizes)
-        count = self._processor._get_num_multimodal_tokens
-        return tuple(count(image_sizes=[(height, width) for width, height in sizes])["num_image_tokens"])
+        return tuple(self._counts(sizes, files)) if self._by_count else tuple(sizes)
+
+    def _counts(self, sizes: Sequence[Size], files: Sequence[Path] = ()) -> list[int]:
+        """The number of tokens of each image, as the processor counts them without preparing any."""
+        sides = [(height, width) for width, height in sizes]
+        with self._errors(files):
+            found = self._processor._get_num_multimodal_tokens(image_sizes=sides)
+        counts: list[int] = found["num_image_tokens"]
+        return counts
 
     def _blank_texts(self, sizes: Sequence[Size], files: Sequence[Path] = ()) -> list[str]:
         blank = [Image.new("RGB", size) for size in sizes]
@@ -117,11 +150,36 @@ class ImagePreparer:
     def _errors(self, files: Sequence[Path]) -> AbstractContextManager[None]:
         """Errors of the processor as one sentence, which names the images' files if there are any."""
         if not files:
-            return model_errors(f"{self._path}: its processor does not take an image")
+            settings = " under lvlm.image_settings" if self._has_settings else ""
+            return model_errors(f"{self._path}: its processor does not take an image{settings}")
         named = " or ".join(map(str, files))
         return model_errors(
             f"{named}: the processor of {self._path} does not take this image; resize it or remove its record"
         )
+
+
+def refused_images(lvlm: Lvlm, root: Path, images: Sequence[str], workers: int) -> dict[str, str]:
+    """The images that a model's processor does not take, each with the reason, by the sizes in their headers.
+
+    Args:
+        lvlm: The model.
+        root: The image folder.
+        images: Paths relative to it.
+        workers: Worker processes that read the headers of many images.
+    """
+    preparer = ImagePreparer(lvlm.load_processor(), lvlm)
+    if preparer.takes_all:
+        return {}
+    with progress("measuring images", len(images)) as advance:
+        workers = workers if len(images) > _MANY else 0
+        sizes = map_images(root, images, _image_size, workers, advance)
+    faults = {size: preparer.fault(size) for size in set(sizes)}
+    found = {image: faults[size] for image, size in zip(images, sizes, strict=True)}
+    return {image: why for image, why in found.items() if why is not None}
+
+
+def _image_size(root: Path, image: str) -> Size:
+    return image_size(root / image)
 
 
 def mean_color(image_processor: Any) -> tuple[int, ...]:

@@ -95,26 +95,32 @@ class Scorer:
         """Decides between one pass and two, unless none of these samples has a loss."""
         if not len(batch):
             return
-        # Gemma 3: the tokens of an image attend to those after them too, unlike in a causal mask.
-        self.single_pass = "token_type_ids" not in batch.inputs and self._agree(batch.to(self._model))
+        # The function by which transformers' `generate` has a model make its own masks, because they are not
+        # causal: tokens of Gemma's images, and PaliGemma's whole prompt, see those after them. A causal mask
+        # changes their losses, perhaps by less than the tolerance, so that no comparison decides.
+        if hasattr(self._model, "create_masks_for_generate"):
+            self.single_pass, why = False, "it makes attention masks of its own"
+        else:
+            self.single_pass, why = self._agree(batch.to(self._model))
         if self.single_pass is False:
-            _log.info("  this model does not support the attention mask of single-pass scoring; it takes two")
+            _log.info(f"  single-pass scoring does not suit this model, so that it takes two passes: {why}")
 
-    def _agree(self, batch: PairBatch) -> bool | None:
-        """Whether one pass gives the same losses as two; None if no sample has a loss."""
+    def _agree(self, batch: PairBatch) -> tuple[bool | None, str]:
+        """Whether one pass gives the same losses as two, None if no sample has a loss; and why not."""
         two = torch.stack(two_passes(self._model, batch)[:3])
         try:
             one = torch.stack(one_pass(self._model, batch)[:3])
         except torch.OutOfMemoryError:
             raise
         # A model that does not know such a mask, or these positions, may raise any exception.
-        except Exception:
-            return False
+        except Exception as error:
+            return False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         # A sample without a response within the model's maximum length has no loss in either.
         compared = one.isfinite() | two.isfinite()
         if not compared.any():
-            return None
-        return torch.allclose(one[compared], two[compared], rtol=0, atol=self._tolerance)
+            return None, ""
+        difference = float((one[compared] - two[compared]).abs().max())
+        return difference <= self._tolerance, f"a loss differs by {difference:.3g}"
 
     def _scored(self, batch: PairBatch) -> Losses:
         passes = self.passes(batch)

@@ -10,6 +10,7 @@ from presel.component import component
 from presel.data.prompts import OWN_TEMPLATE, TEMPLATES, chat_template
 from presel.errors import PreselError
 from presel.models.hardware import Hardware, device_for, runs_under_autocast
+from presel.models.image_settings import check_fitting
 from presel.models.model_files import ModelFiles, locate
 from presel.models.pretrained import load_pretrained, load_weights, model_errors
 from presel.models.processors import copy_processor, load_processor
@@ -75,8 +76,10 @@ class Lvlm(ModelFiles):
 
         from presel.models.conversations import ConversationEncoder
 
-        ConversationEncoder(self)
         config = load_pretrained(AutoConfig, locate(self.path), revision=self.revision)
+        if self.image_settings:
+            check_fitting(config, self.load_processor(), self.image_settings, self.path)
+        ConversationEncoder(self)
         # On the meta device weights take no memory.
         with model_errors(f"lvlm.path: {self.path} is no model of images and text"), torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)

@@ -7,6 +7,7 @@ from shutil import copyfile
 from typing import TYPE_CHECKING, Any
 
 from presel.errors import PreselError
+from presel.models.image_settings import check_effective
 from presel.models.pretrained import load_pretrained, model_errors
 from presel.storage.files import read_json
 
@@ -37,7 +38,7 @@ def load_processor(
         image_settings: Arguments of the image processor that replace the saved ones, such as `max_pixels`.
 
     Raises:
-        PreselError: If it cannot be loaded, takes no images, or its image processor has no such argument.
+        PreselError: If it cannot be loaded, takes no images, or a setting is unknown or without effect.
     """
     from transformers import AutoImageProcessor
 
@@ -53,12 +54,7 @@ def load_processor(
     if getattr(processor, "image_token_ids", [None])[0] is None:
         raise _without_images(name, key)
     if image_settings:
-        known = set(processor.image_processor.valid_kwargs.__annotations__)
-        if unknown := sorted(image_settings.keys() - known):
-            raise PreselError(
-                f"lvlm.image_settings: the image processor of {name} has no '{unknown[0]}'; it has "
-                f"{', '.join(sorted(known))}"
-            )
+        check_effective(processor, image_settings, name)
         processor.image_processor = load_pretrained(
             AutoImageProcessor, name, revision=revision, backend="pil", **image_settings
         )

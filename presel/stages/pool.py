@@ -16,6 +16,7 @@ from presel.data.images import Checked, check_images
 from presel.data.listing import Item, PoolFiles
 from presel.data.sources import Source
 from presel.errors import PreselError
+from presel.models.lvlm import Lvlm
 from presel.stages.left_out import near_duplicates, write_left_out
 from presel.stages.results import TableStage
 from presel.storage.files import read_table, write_table
@@ -25,6 +26,8 @@ from presel.storage.store import Store
 _log = logging.getLogger(__name__)
 
 
+# Refused images that a message names.
+_NAMED = 5
 # Where `PoolStage` leaves what its table has no room for.
 _SEVERAL = "several_images.parquet"
 _TEXT_ONLY = "text_only.parquet"
@@ -140,6 +143,30 @@ class PoolStage(Pool):
                 f"{first['image']}: {first['why']}); all are listed in {listed}; "
                 f"replace them or raise {self.source.group}.max_rejected_share"
             )
+
+    def check_images(self, store: Store, lvlm: Lvlm) -> None:
+        """Checks that a vision-language model takes the size of every image.
+
+        Raises:
+            PreselError: If not; it names the first few.
+        """
+        from presel.models.image_preparation import refused_images
+
+        images = self.all_images(store)
+        refused = refused_images(lvlm, self.files(store).images, images["image"].tolist(), self.workers)
+        if not refused:
+            return
+        rows = images[images["image"].isin(refused)].iloc[:_NAMED]
+        ids = store.load(self)["id"].iloc[rows["record"]]
+        named = "; ".join(
+            f"record '{name}', {image}: {refused[image]}"
+            for name, image in zip(ids, rows["image"], strict=True)
+        )
+        raise PreselError(
+            f"{self.title}: the processor of {lvlm.path} does not take {len(refused)} of "
+            f"{images['image'].nunique()} images ({named}{'; …' if len(refused) > _NAMED else ''}); resize "
+            "them or leave their records out"
+        )
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Lists the records and checks the images.
