@@ -10,7 +10,7 @@ LOCKS := requirements-torch.lock requirements-torch-cpu.lock requirements.lock
 # Side by side, a thread each: most tests keep one core busy.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: run install test test-all coverage check format lock clean
+.PHONY: run install test test-all coverage check docs format lock clean
 
 run: .venv/installed
 	$(BIN)/presel run experiment=quickstart
@@ -22,7 +22,7 @@ test: check
 	$(PYTEST) -m "not slow"
 
 # With what is marked slow, and more examples for each property.
-test-all: check
+test-all: check docs
 	$(PYTEST) --hypothesis-profile thorough
 
 coverage: .venv/installed-dev
@@ -32,6 +32,11 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Into outputs/site, without network; a broken link or reference fails, unless --quiet hides the warning of it. The
+# variable silences an advertisement.
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

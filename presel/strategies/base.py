@@ -52,41 +52,41 @@ class SelectionContext:
     rng: np.random.Generator
     results: Mapping[str, Any]
 
-    # Image features: `ids`, and `array`, (n, d) float16 in the order of the ids.
     features = Result[Features]()
-    # Clusters of each task's images: id, task, cluster (numbered from 0 in each task).
+    """Image features: `ids`, and `array`, (n, d) float16 in the order of the ids."""
     clusters = Result[pd.DataFrame]()
-    # Table of the reference set: id. Its instructions are bought already, and count in the budget.
+    """Clusters of each task's images: id, task, cluster (numbered from 0 in each task)."""
     reference = Result[pd.DataFrame]()
-    # Scores of the reference samples: id, both losses, el2n, n_tokens (`RelevanceStage`).
+    """Table of the reference set: id. Its instructions are bought already, and count in the budget."""
     relevance = Result[pd.DataFrame]()
-    # The same, each sample with the image of another one of its task.
+    """Scores of the reference samples: id, both losses, el2n, n_tokens (`RelevanceStage`)."""
     swapped_relevance = Result[pd.DataFrame]()
-    # Losses of the reference samples before and after tuning on others: id, task, loss_base, loss_tuned,
-    # n_tokens (`LearningGainStage`).
+    """The scores of `relevance`, each sample with the image of another one of its task."""
     learning_gain = Result[pd.DataFrame]()
-    # Neighbor centrality, by task and id: id, task, cluster, centrality (NaN in the reference set).
+    """Losses of the reference samples before and after tuning on others (`LearningGainStage`).
+
+    Columns: id, task, loss_base, loss_tuned, n_tokens."""
     centrality = Result[pd.DataFrame]()
-    # Held-out samples of the target tasks, without their answers: id, image, task.
+    """Neighbor centrality, by task and id: id, task, cluster, centrality (NaN in the reference set)."""
     validation = Result[pd.DataFrame]()
+    """Held-out samples of the target tasks, without their answers: id, image, task."""
 
     # Those below take the instructions of the whole pool.
 
-    # The scores of `relevance`, of every sample of the pool.
     scores = Result[pd.DataFrame]()
-    # How well each sample's text fits its image: id, clip_score.
+    """The scores of `relevance`, of every sample of the pool."""
     clip_scores = Result[pd.DataFrame]()
-    # CLIP's embeddings of each sample's image and text, concatenated; (n, 2 · d).
+    """How well each sample's text fits its image: id, clip_score."""
     clip_features = Result[Features]()
-    # Features of each sample, image and text, in the form of `features`.
+    """CLIP's embeddings of each sample's image and text, concatenated; (n, 2 · d)."""
     multimodal_features = Result[Features]()
-    # Losses with and without the image under the untuned model: id, loss_with_image, loss_without_image,
-    # n_tokens.
+    """Features of each sample, image and text, in the form of `features`."""
     visual_necessity = Result[pd.DataFrame]()
-    # Mean token embedding of each sample's first question, of norm 1; 0 where there is no text.
+    """Losses under the untuned model: id, loss_with_image, loss_without_image, n_tokens."""
     question_features = Result[Features]()
-    # Self-Filter's score of each sample: id, score (low is difficult).
+    """Mean token embedding of each sample's first question, of norm 1; 0 where there is no text."""
     self_filter = Result[pd.DataFrame]()
+    """Self-Filter's score of each sample: id, score (low is difficult)."""
 
     def __getitem__(self, name: str) -> Any:
         """A result by its name.

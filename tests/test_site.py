@@ -1,0 +1,101 @@
+"""The documentation's site: builds without a warning or the network, and explains every setting."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from presel.settings.options import config_folder, options
+from tests.helpers import Result, environment
+
+ROOT = Path(__file__).parent.parent
+GROUPS = sorted(folder.name for folder in config_folder().iterdir() if folder.is_dir())
+
+
+def build(config: Path, site: Path) -> Result:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config)]
+    return subprocess.run(
+        [*command, "--site-dir", str(site)],
+        cwd=ROOT,
+        env=environment(NO_MKDOCS_2_WARNING="1", PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def site(shared_store: Path) -> Path:
+    """The built site, which all processes share."""
+    folder = shared_store.with_name("site")
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            result = build(ROOT / "mkdocs.yml", folder)
+            assert result.returncode == 0, result.stderr
+            assert "WARNING" not in result.stdout + result.stderr
+    return folder
+
+
+class Sources(HTMLParser):
+    """The addresses that a page loads by itself."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = ("href",) if tag == "link" else () if tag == "a" else ("src", "srcset", "data", "poster")
+        self.found += [value or "" for name, value in attrs if name in names]
+
+
+def sources(site: Path) -> Iterator[tuple[Path, str]]:
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        yield from ((page, source) for source in Sources(text).found)
+    for style in site.rglob("*.css"):
+        text = style.read_text(encoding="utf-8")
+        yield from ((style, source) for source in re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')]+)", text))
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    found = list(sources(site))
+    assert (site / "index.html", "assets/iframe-worker.js") in found
+    assert [(page, source) for page, source in found if re.match(r"(?!data:)\w+:|//", source)] == []
+    for page, source in found:
+        if page.suffix == ".html" and not source.startswith("data:") and page.name != "404.html":
+            assert (page.parent / source.partition("?")[0]).exists(), (page, source)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_reference_has_every_option_and_setting(site: Path, group: str) -> None:
+    page = (site / "reference" / f"{group}.html").read_text(encoding="utf-8")
+    for name, option in options(group).items():
+        assert f'id="{name}"' in page
+        if group not in ("experiment", "published"):
+            for key in option.settings.keys() - {"_target_"}:
+                assert f"<code>{group}.{key}</code>" in page
+
+
+def test_equations_are_mathml(site: Path) -> None:
+    page = (site / "concepts" / "method.html").read_text(encoding="utf-8")
+    assert page.count('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">') == 7
+    assert "arithmatex" not in page and r"\frac" not in page
+
+
+def test_a_link_to_nothing_in_the_repository_fails(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text("[one](../presel/cli.py) and [none](../presel/nothing.py)")
+    hooks = [str(ROOT / "docs" / "hooks" / "repository_pages.py")]
+    config = {"site_name": "small", "hooks": hooks, "plugins": []}
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(config))
+    result = build(tmp_path / "mkdocs.yml", tmp_path / "site")
+    assert result.returncode == 1
+    assert "links to ../presel/nothing.py, which does not exist" in result.stderr
+    assert "presel/cli.py" not in result.stderr
