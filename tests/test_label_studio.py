@@ -15,6 +15,7 @@ from presel.errors import Paused, PreselError
 from presel.instructions.label_studio import LabelStudio
 from presel.instructions.provider import InstructionRequest
 from presel.storage.files import read_json, sha256, write_json
+from presel.storage.stage import identity
 from tests.helpers import OWN_STORE, Program, on_folder, stage_lines
 from tests.waiting import orders, paused, wanted
 
@@ -124,6 +125,69 @@ def test_an_image_is_shown_by_the_url_one_says(files: LlavaFiles, answers: Path)
         LabelStudio(answers=answers, image_url=None).reveal(images, files)
     with pytest.raises(ValueError, match=r"image_url lacks \{path\}"):
         LabelStudio(answers=answers, image_url="https://host/")
+
+
+def draft(name: str, *texts: str) -> dict[str, Any]:
+    """A LLaVA-format record of questions and answers in turn."""
+    turns = [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
+    return {"id": name, "image": "not read", "conversations": turns}
+
+
+def test_annotators_find_drafts_of_the_images_they_are_asked_about(
+    files: LlavaFiles, answers: Path, tmp_path: Path
+) -> None:
+    drafts = tmp_path / "drafts.json"
+    texts = ("What is it?\n<image>", "A box.", "Where?")
+    write_json(drafts, [draft("0000", *texts), draft("0001", "How many?"), draft("0009", "Whose?", "Mine.")])
+    people = LabelStudio(answers=answers, drafts=drafts)
+    people.check(files, ["vqa"])
+    images = wanted(files, 0, 1, 2)
+    paused(people, images, files)
+    (order,) = orders(answers)
+    assert "Mine." not in (order / "tasks.json").read_text()
+    interface = ElementTree.parse(order / "config.xml").getroot()
+    areas = {area.get("name") for area in interface.iter("TextArea")}
+    found: list[dict[str, list[str]]] = []
+    for task in read_json(order / "tasks.json"):
+        filled = [one for prediction in task.get("predictions", []) for one in prediction["result"]]
+        assert {(one["type"], one["to_name"]) for one in filled} <= {("textarea", "image")}
+        found.append({one["from_name"]: one["value"]["text"] for one in filled})
+        assert found[-1].keys() <= areas
+    expected = [
+        {"question": ["What is it?", "Where?"], "answer": ["A box."]},
+        {"question": ["How many?"]},
+        {},
+    ]
+    assert found == expected
+    # What people make of them comes back as what they write themselves does.
+    changed = written(question=["What is it?", "Where?"], answer=["A crate.", "Left."])
+    changed["result"][1]["origin"] = "prediction-changed"
+    export(order, {"0000": [changed]})
+    records, _ = people.reveal(images, files)
+    assert [turn["value"] for turn in records[0].conversations][1::2] == ["A crate.", "Left."]
+    assert identity(people) == identity(LabelStudio(answers=answers))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([draft("elsewhere", "What?")], r"no record of the pool has one of its 1 ids; name the drafts"),
+        (
+            [draft("0000", "What?"), draft("0000", "Who?")],
+            r"record 1: it is the second draft of image '0000'",
+        ),
+        (["What?"], r"record 0: it is text, not an object; write 'id' and 'conversations'"),
+        ([{"id": "0000"}], r"record 0: 'conversations' is missing; give the record a question"),
+        ([draft("0000", "")], r"record 0: 'conversations' turn 0 'value' is blank; write the question there"),
+        ([draft(" ", "What?")], r"record 0: 'id' is blank; name the image that the draft is about"),
+    ],
+)
+def test_drafts_that_cannot_be_used_are_refused_before_anybody_is_asked(
+    files: LlavaFiles, answers: Path, tmp_path: Path, content: list[Any], sentence: str
+) -> None:
+    write_json(tmp_path / "drafts.json", content)
+    with pytest.raises(PreselError, match=sentence):
+        LabelStudio(answers=answers, drafts=tmp_path / "drafts.json").check(files, ["vqa"])
 
 
 def test_annotations_come_back_and_are_never_asked_for_again(

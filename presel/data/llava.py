@@ -358,19 +358,27 @@ def _name(position: int, fields: object) -> str:
 
 
 def _conversations(value: object) -> tuple[Turn, ...]:
-    remedy = "give the record a question and an answer"
+    turns = read_turns(value, "give the record a question and an answer")
+    if turns[-1]["from"] != "gpt":
+        raise RecordError(
+            "'conversations' has no answer at its end; add a 'gpt' turn or remove the record", "no answer"
+        )
+    return turns
+
+
+def read_turns(value: object, remedy: str) -> tuple[Turn, ...]:
+    """Checks the turns of a record, whose last answer may be missing; the `remedy` is for one without any.
+
+    Raises:
+        RecordError: If they are not questions and answers in turn.
+    """
     if value is None:
         raise RecordError(f"'conversations' is missing; {remedy}", "no conversation")
     if not isinstance(value, list):
         raise RecordError(f"'conversations' is {kind_of(value)}; write a list of turns", "no conversation")
     if not value:
         raise RecordError(f"'conversations' is empty; {remedy}", "no conversation")
-    turns = tuple(_turn(position, fields) for position, fields in enumerate(value))
-    if turns[-1]["from"] != "gpt":
-        raise RecordError(
-            "'conversations' has no answer at its end; add a 'gpt' turn or remove the record", "no answer"
-        )
-    return turns
+    return tuple(_turn(position, fields) for position, fields in enumerate(value))
 
 
 def _turn(position: int, fields: object) -> Turn:

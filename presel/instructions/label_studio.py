@@ -18,6 +18,7 @@ from presel.data.prompts import Turn
 from presel.errors import Paused, PreselError
 from presel.instructions.answers import Answers
 from presel.instructions.batch_jobs import BatchJob, JobRequest, find_jobs, folder_for, listed, save_job
+from presel.instructions.drafts import Draft, read_drafts
 from presel.instructions.pictures import data_url, read_image
 from presel.instructions.prompts import UnusableAnswer, checked_turns
 from presel.instructions.provider import Cost, InstructionProvider, InstructionRequest, ProviderResult
@@ -79,6 +80,8 @@ class LabelStudio(InstructionProvider):
     Attributes:
         image_url: URL from which annotators' browsers load an image; `{path}` stands for its path in the
             image folder, `{folder}` for the name of that folder. None writes the images into the tasks.
+        drafts: File of questions, or of questions and answers, that annotators find filled in, see
+            `read_drafts`; images without one start empty. None for none.
         answers: Folder that keeps every annotation, shared by all runs.
     """
 
@@ -86,12 +89,29 @@ class LabelStudio(InstructionProvider):
     version: ClassVar[int] = 2
 
     image_url: str | None = field(default="/data/local-files/?d={folder}/{path}", compare=False)
+    # Not in the key: what counts is what the annotators leave.
+    drafts: Path | None = field(default=None, compare=False)
     answers: Path = field(compare=False)
 
     def __post_init__(self) -> None:
         """Checks that images have different URLs."""
         if self.image_url is not None and "{path}" not in self.image_url:
             raise ValueError("image_url lacks {path}, which stands for the image's path in the image folder")
+
+    def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
+        """Checks the drafts.
+
+        Raises:
+            PreselError: If they cannot be read, or are of another pool.
+        """
+        if self.drafts is None:
+            return
+        drafts = read_drafts(self.drafts)
+        if drafts.keys().isdisjoint(item.id for item in files.listing().items):
+            raise PreselError(
+                f"{self.drafts}: no record of the pool has one of its {len(drafts):,} ids; name the drafts "
+                "by the ids of their images, or set instructions.drafts=null"
+            )
 
     def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
         """Reads the exports, and writes tasks for images that have none yet.
@@ -136,17 +156,20 @@ class LabelStudio(InstructionProvider):
     def _write_tasks(self, job: BatchJob, images: Path) -> None:
         with atomic(job.folder / _INTERFACE_FILE) as temporary:
             temporary.write_text(_INTERFACE, encoding="utf-8")
+        drafts = read_drafts(self.drafts) if self.drafts else {}
         with atomic(job.folder / _TASKS) as temporary, temporary.open("w", encoding="utf-8") as stream:
             # One by one, since tasks may contain images.
             for number, request in enumerate(job.requests.values()):
-                task = {
+                data = {
                     "image": self._url(request, images),
                     "uid": request.id,
                     "task": request.task,
                     "digest": request.digest,
                 }
+                draft = drafts.get(request.id)
+                task = {"data": data} | ({"predictions": [_prediction(draft)]} if draft else {})
                 stream.write(",\n" if number else "[\n")
-                stream.write(json.dumps({"data": task}, ensure_ascii=False))
+                stream.write(json.dumps(task, ensure_ascii=False))
             stream.write("\n]\n")
 
     def _url(self, request: JobRequest, images: Path) -> str:
@@ -194,6 +217,17 @@ class LabelStudio(InstructionProvider):
                 f"the oldest: {listed(several)}"
             )
         return missing
+
+
+def _prediction(draft: Draft) -> dict[str, Any]:
+    """What Label Studio fills into the areas of the interface."""
+    areas = {"question": draft.questions, "answer": draft.answers}
+    result = [
+        {"from_name": name, "to_name": "image", "type": "textarea", "value": {"text": texts}}
+        for name, texts in areas.items()
+        if texts
+    ]
+    return {"model_version": "draft", "result": result}
 
 
 def _digest(image: InstructionRequest) -> str:
