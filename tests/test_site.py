@@ -1,6 +1,8 @@
 """The documentation's site: builds without a warning or the network, and explains every setting."""
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +13,9 @@ import pytest
 import yaml
 from filelock import FileLock
 
+import presel
 from presel.settings.options import config_folder, options
+from tests.documents import blocks
 from tests.helpers import Result, environment
 
 ROOT = Path(__file__).parent.parent
@@ -99,3 +103,49 @@ def test_a_link_to_nothing_in_the_repository_fails(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "links to ../presel/nothing.py, which does not exist" in result.stderr
     assert "presel/cli.py" not in result.stderr
+
+
+@pytest.mark.browser
+def test_search_works_from_the_disk(site: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no Chromium")
+    requests: list[str] = []
+    messages: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.goto((site / "index.html").as_uri())
+        page.fill("input[name=query]", "redundancy_penalty")
+        page.click("a.md-search-result__link[href*='reference/strategy.html']")
+        page.wait_for_url("**/reference/strategy.html*")
+        browser.close()
+    assert messages == []
+    assert {url.partition(":")[0] for url in requests} <= {"file", "data", "blob"}
+
+
+def printed_commands() -> Iterator[tuple[Path, list[str]]]:
+    """The overrides of every run that a page prints, of a sweep the first value of each."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/**/*.md")]
+    texts = [(page, text) for page in pages for language, text in blocks(page) if not language]
+    for page, text in texts:
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            # Own options are tried where their pages are.
+            if words[:2] in (["presel", "run"], ["presel", "doctor"]) and "--config-dir" not in words:
+                settings = [word for word in words if "=" in word and not word.startswith("hydra")]
+                yield page, [re.sub(r"(=[^\[{]*?),.*", r"\1", word) for word in settings]
+
+
+def test_commands_that_pages_print_are_valid() -> None:
+    commands = list(printed_commands())
+    assert len(commands) > 20
+    for page, overrides in commands:
+        try:
+            presel.compose(overrides)
+        except presel.PreselError as error:
+            raise AssertionError(f"{page}: {shlex.join(overrides)}") from error
