@@ -26,7 +26,7 @@ def _pages() -> dict[str, str]:
     folders = ("experiments", "presel/assets")
     found = [file for folder in folders for file in sorted((_ROOT / folder).rglob("*.md"))]
     paths = [file.relative_to(_ROOT).as_posix() for file in found]
-    pages = {path: path.replace("presel/assets", "models") for path in paths}
+    pages = {path: re.sub(r"presel/assets/(\w+)/README", r"models/\1", path) for path in paths}
     return pages | {
         "README.md": "index.md",
         "CONTRIBUTING.md": "contributing.md",
