@@ -198,7 +198,10 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
             ["until=pool"],
             "until is pool; it must be one of selection, instructions, model, merged, evaluation",
         ),
-        (["executor.batch_tokens=0"], "executor.batch_tokens is 0; it must be at least 1"),
+        (
+            ["executor.batch_tokens=0"],
+            "executor.batch_tokens: input should be greater than or equal to 1 (it is 0)",
+        ),
         (["allocation.tasks=foo"], "allocation.tasks: input should be 'exact', 'paper', 'released_llava' or"),
         (["cluster.seed=-1"], "cluster.seed: input should be greater than or equal to 0 (it is -1)"),
         (["pool.seed=-1"], "pool.seed: input should be greater than or equal to 0 (it is -1)"),
@@ -224,7 +227,8 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
         (["tau.value=-1"], "tau.value is -1.0; it must be above 0"),
         (["seed=-1"], "seed is -1; it must be a whole number of at least 0"),
         (["budget=nan"], "budget is nan"),
-        (["executor.workers=-1"], "executor.workers is -1"),
+        (["executor.workers=-1"], "executor.workers: input should be greater than or equal to 0 (it is -1)"),
+        (["executor.workers=x"], "executor.workers: input should be a valid integer"),
         (["lvlm.template=foo"], "unknown template 'foo'; choose one of vicuna_v1, plain"),
         (
             ["evaluation.metric=bleu"],

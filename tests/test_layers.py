@@ -44,6 +44,7 @@ ONLY_IN = {
     "transformers": {"models"},
     "peft": {"models"},
     "pytorch_lightning": {"models"},
+    "ray": {"distributed"},
 }
 
 

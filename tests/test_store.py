@@ -20,7 +20,16 @@ from hypothesis import strategies as st
 
 from presel.commands.store import main as store_command
 from presel.errors import PreselError
-from presel.storage.files import atomic, checked, map_array, read_json, read_table, write_array, write_json
+from presel.storage.files import (
+    atomic,
+    checked,
+    map_array,
+    read_json,
+    read_table,
+    resumable_folder,
+    write_array,
+    write_json,
+)
 from presel.storage.integrity import MANIFEST, DamagedResult, check_result, result_files
 from presel.storage.stage import Stage, fields_identity, upstream
 from presel.storage.store import Store
@@ -211,6 +220,19 @@ def test_no_bit_of_a_result_can_change_unnoticed(result: Path, name: str, place:
         check_result(result)
     flip(result / name, place, bit)
     check_result(result)
+
+
+def test_a_folder_for_work_is_gone_once_the_work_is_done(tmp_path: Path) -> None:
+    folder = tmp_path / "store" / "doctor" / "pool"
+    with pytest.raises(KeyboardInterrupt), resumable_folder(folder) as working:
+        (working / "part").touch()
+        raise KeyboardInterrupt
+    with resumable_folder(folder) as working:
+        assert (working / "part").exists()
+    assert not folder.exists()
+    with resumable_folder(tmp_path / "other" / "pool"):
+        pass
+    assert not (tmp_path / "other").exists()
 
 
 def test_logs_and_shards_are_no_part_of_a_result(store: Store) -> None:

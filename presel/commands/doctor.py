@@ -25,7 +25,8 @@ _DESCRIPTION = """\
 Check a pool before anything is spent on it. Takes the settings of `presel run` and reports what that run
 would find: images and sizes of each task, unusable records and images, duplicates and near-duplicates, tasks
 too small for the budget, the time of each stage, and the cost of the instructions. It lists all faults, not
-only the first. It changes neither pool nor store, and downloads nothing."""
+only the first. It changes neither pool nor store, and downloads nothing; only where it is interrupted, the
+store keeps what was examined, and the same command continues."""
 
 _EPILOG = """\
 examples:
@@ -102,5 +103,9 @@ def _diagnosed(options: argparse.Namespace, scratch: Path) -> Diagnosis:
     targets = [pipeline.target(config.until)]
     if isinstance(pipeline.benchmark_source, Benchmarks):
         targets += [pipeline.base_evaluation, pipeline.most_frequent]
-    store = Store(Path(config.paths.store).expanduser(), ConsoleReporter())
-    return diagnose(pipeline, targets, store, scratch)
+    executor = pipeline.runtime.executor
+    store = Store(Path(config.paths.store).expanduser(), ConsoleReporter(), executor=executor)
+    try:
+        return diagnose(pipeline, targets, store, scratch)
+    finally:
+        executor.close()

@@ -48,7 +48,21 @@ def execute(config: DictConfig, folder: Path, overrides: Sequence[str], typed: S
         # Explained here, since a sweep's worker process passes on the message but not its cause.
         raise PreselError(explain(error, typed)) from error
     pipeline.provider.check_overrides(typed)
-    store = Store(Path(config.paths.store).expanduser(), ConsoleReporter(), config.paths.min_free_gb)
+    store = Store(
+        Path(config.paths.store).expanduser(),
+        ConsoleReporter(),
+        config.paths.min_free_gb,
+        pipeline.runtime.executor,
+    )
+    try:
+        return _executed(config, pipeline, store, folder, overrides)
+    finally:
+        store.executor.close()
+
+
+def _executed(
+    config: DictConfig, pipeline: Pipeline, store: Store, folder: Path, overrides: Sequence[str]
+) -> RunRecord:
     target = pipeline.target(config.until)
     pipeline.check(store, target)
     if built_in := made_for_digits(pipeline, target):

@@ -1,4 +1,4 @@
-"""Image files: opened as upright 8-bit RGB, checked before any work, and fingerprinted."""
+"""Image files: opened as upright 8-bit RGB, mapped over in worker processes, and fingerprinted."""
 
 import hashlib
 import math
@@ -16,16 +16,14 @@ from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
 from presel.data.decoding import MAX_BYTES, BrokenImage, Picture, decode, decoded_size
-from presel.data.near_duplicates import thumbnail
 from presel.data.signatures import HEAD_BYTES, read_format, what_is
 from presel.data.strip_metadata import without_metadata
 from presel.errors import PreselError
-from presel.storage.files import sha256
 
 # File name suffixes of the supported formats, in lower case.
 SUFFIXES = frozenset(
@@ -41,20 +39,8 @@ Found = TypeVar("Found")
 _CHUNK = 64
 
 
-class Checked(NamedTuple):
-    """The result of checking an image file.
-
-    Attributes:
-        fault: Why it cannot be used, or None.
-        content: SHA-256 of the file's bytes, equal for copies; None if there is a fault.
-        pixels: Number of pixels; 0 unless it was asked for, as `thumbnail`.
-        thumbnail: RGB pixels by which near-duplicates are found, row by row.
-    """
-
-    fault: str | None
-    content: str | None
-    pixels: int = 0
-    thumbnail: bytes = b""
+class WorkerDied(PreselError):
+    """A worker process ended in the middle of its work."""
 
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
@@ -129,22 +115,6 @@ def open_usable(root: Path, image: str, min_side: int) -> tuple[Path, Picture]:
     return path, picture
 
 
-def check_images(
-    root: Path,
-    images: Sequence[str],
-    workers: int,
-    min_side: int = 2,
-    on_progress: Callable[[int], None] | None = None,
-    with_thumbnails: bool = False,
-) -> list[Checked]:
-    """Decodes every image, to find those that cannot be used and those that are copies.
-
-    `min_side` is the smallest usable width and height in pixels; see `map_images` for the other arguments.
-    """
-    check = partial(_check, min_side=min_side, with_thumbnail=with_thumbnails)
-    return map_images(root, images, check, workers, on_progress)
-
-
 def map_images(
     root: Path,
     images: Sequence[str],
@@ -167,11 +137,11 @@ def map_images(
     Raises:
         PreselError: If there is no such folder, or a worker process dies.
     """
-    _check_root(root)
+    check_root(root)
     times = Counter(images)
     results: dict[str, Found] = {}
     apply = partial(function, Path(os.path.realpath(root)))
-    for image, found in zip(times, _map(apply, list(times), workers), strict=True):
+    for image, found in zip(times, map_in_order(apply, list(times), workers), strict=True):
         results[image] = found
         if on_progress is not None:
             on_progress(times[image])
@@ -187,7 +157,7 @@ def image_fingerprint(root: Path, images: Sequence[str]) -> str:
     Raises:
         PreselError: If there is no such folder.
     """
-    _check_root(root)
+    check_root(root)
     return fingerprint((image, root / image) for image in sorted(set(images)))
 
 
@@ -204,7 +174,8 @@ def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
     return digest.hexdigest()
 
 
-def _check_root(root: Path) -> None:
+def check_root(root: Path) -> None:
+    """Raises a `PreselError` if there is no such image folder."""
     if not root.is_dir():
         raise PreselError(f"{root}: there is no such image folder; give the one that image paths start from")
 
@@ -263,8 +234,8 @@ def _short(error: Exception) -> str:
     return f"cannot be decoded ({error or type(error).__name__})"
 
 
-def _map(function: Callable[[str], Found], images: list[str], workers: int) -> Iterator[Found]:
-    """Maps in order, in this process or in workers."""
+def map_in_order(function: Callable[[str], Found], images: list[str], workers: int) -> Iterator[Found]:
+    """Applies a function to every image, in this process or in workers; see `map_images`."""
     if workers == 0 or not images:
         yield from map(function, images)
         return
@@ -277,8 +248,9 @@ def _map(function: Callable[[str], Found], images: list[str], workers: int) -> I
                 found = executor.map(function, images, chunksize=_CHUNK)
             yield from found
         except BrokenProcessPool as error:
-            raise PreselError(
-                "a worker process died while it checked images, perhaps for lack of memory; use fewer workers"
+            raise WorkerDied(
+                "a worker process died while it checked images, perhaps for lack of memory; use fewer "
+                "workers: the same command continues where it stopped"
             ) from error
 
 
@@ -293,14 +265,3 @@ def _ignoring_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-
-
-def _check(root: Path, image: str, min_side: int, with_thumbnail: bool) -> Checked:
-    try:
-        path, picture = open_usable(root, image, min_side)
-    except BrokenImage as error:
-        return Checked(error.reason, None)
-    if not with_thumbnail:
-        return Checked(None, sha256(path))
-    pixels = picture.image.width * picture.image.height
-    return Checked(None, sha256(path), pixels, thumbnail(picture.image).tobytes())

@@ -1,6 +1,6 @@
 """Base of sources whose images are packed in archives; a stage unpacks them once, into the store."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +10,13 @@ import pandas as pd
 import pyarrow.parquet
 
 from presel.component import component
-from presel.console import progress
 from presel.data.errors import OnError, refuse
 from presel.data.listing import Item, Listing
 from presel.data.sources import ImageSource
 from presel.errors import PreselError
-from presel.storage.files import read_table, sync_tree, write_table
+from presel.storage.executor import Sharded
+from presel.storage.files import sync_tree, write_table
+from presel.storage.shards import Batches, TableShards
 from presel.storage.stage import Stage
 from presel.storage.store import Store
 
@@ -47,7 +48,7 @@ class Archive(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnpackedStage(Stage[Path]):
+class UnpackedStage(Stage[Path], Sharded):
     """Stage `unpacked`: the folder `images`, bytes unchanged, and `listing.parquet` (id, image, task).
 
     Files are numbered by their position: no name from the archive becomes a path.
@@ -61,22 +62,32 @@ class UnpackedStage(Stage[Path]):
 
     archive: Archive
 
+    def shards(self, store: Store, folder: Path) -> TableShards[int]:
+        """One shard for each part of the archive."""
+        parts = self.archive.parts()
+
+        def unpack(batches: Batches[int]) -> Iterator[pd.DataFrame]:
+            for (number,) in batches:
+                yield _unpack(parts[number], folder / "images", f"{number:05}")
+
+        return TableShards(
+            folder=folder / "shards",
+            items=range(len(parts)),
+            label="unpacking images",
+            to_batches=lambda shard: [shard],
+            compute_batches=unpack,
+            size=1,
+            name=lambda number: f"part {number} of the archive",
+        )
+
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Unpacks the parts that an interrupted run has not finished.
 
         Raises:
             PreselError: If there is no image, or two have the same id.
         """
-        parts = self.archive.parts()
-        tables = []
-        with progress("unpacking images", len(parts)) as advance:
-            for number, part in enumerate(parts):
-                file = folder / "parts" / f"part-{number:05}.parquet"
-                if not file.exists():
-                    write_table(file, _unpack(part, folder / "images", f"{number:05}"))
-                tables.append(read_table(file))
-                advance(1)
-        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"id": []})
+        shards = store.executor.compute(self, store, folder)
+        table = shards.joined() if shards.files else pd.DataFrame({"id": []})
         if not len(table):
             raise PreselError("the pool's files contain no image; give some with at least one")
         repeated = table["id"][table["id"].duplicated()]

@@ -6,13 +6,13 @@ import pickle
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.models.hardware import check_devices, device_for, processes_per_node, resolved
+from presel.storage.executor import Sharded
 from presel.storage.files import atomic, read_json, write_json
-from presel.storage.shards import Shards
 from presel.storage.stage import Stage, T_co
 from presel.storage.store import Store
 
@@ -32,8 +32,13 @@ class ParallelStage(Stage[T_co]):
     runtime: Runtime
 
     def check(self, store: Store) -> None:
-        """Checks the devices."""
+        """Checks the devices of this machine."""
         check_devices(self.runtime.hardware)
+
+    def elsewhere(self, workers: int) -> Self:
+        """The same stage with so many worker processes, on the kind of device that is part of its key."""
+        hardware = resolved(self.runtime.hardware)
+        return replace(self, runtime=replace(self.runtime, workers=workers, hardware=hardware))
 
     @abstractmethod
     def work(self, store: Store, folder: Path, rank: int, processes: int) -> dict[str, Any]:
@@ -51,9 +56,7 @@ class ParallelStage(Stage[T_co]):
         # There is a result if an earlier run was killed after its processes had finished.
         if not (task / _RESULT).exists():
             workers = math.ceil(self.runtime.workers / processes_per_node(hardware))
-            # All processes use the kind of device that is part of the stage's key.
-            runtime = replace(self.runtime, workers=workers, hardware=resolved(hardware))
-            write_task(task, replace(self, runtime=runtime), store.root, folder)
+            write_task(task, self.elsewhere(workers), store.root, folder)
             _log.debug(f"{self.label}: its processes write to {task}/rank-*.log")
             try:
                 torchrun("presel.distributed.worker", task, hardware)
@@ -63,21 +66,22 @@ class ParallelStage(Stage[T_co]):
         return measured
 
 
-def write_task(task: Path, stage: Stage[Any], store: Path, folder: Path) -> None:
-    """Writes a stage and its folders to a file for the processes that compute it.
+def write_task(task: Path, work: ParallelStage[Any] | Sharded, store: Path, folder: Path) -> None:
+    """Writes a stage or other work and its folders to a file for the processes that compute it.
 
     Pickle, because a stage may hold objects of any class. The file is readable by the user alone, and only
     our own processes read it.
     """
-    # Cached in the pickled stage, so that no process reads the sources again.
-    _ = stage.key
+    if isinstance(work, Stage):
+        # Cached in the pickled stage, so that no process reads the sources again.
+        _ = work.key
     with atomic(task / _TASK, private=True) as temporary:
-        temporary.write_bytes(pickle.dumps((stage, store, folder)))
+        temporary.write_bytes(pickle.dumps((work, store, folder)))
 
 
-def read_task(task: Path) -> tuple[ParallelStage[Any], Path, Path]:
-    """Reads what `write_task` wrote: the stage, the store's folder and the stage's folder."""
-    content: tuple[ParallelStage[Any], Path, Path] = pickle.loads((task / _TASK).read_bytes())
+def read_task(task: Path) -> tuple[Any, Path, Path]:
+    """Reads what `write_task` wrote: the work, the store's folder and the work's folder."""
+    content: tuple[Any, Path, Path] = pickle.loads((task / _TASK).read_bytes())
     return content
 
 
@@ -106,26 +110,29 @@ def work_on(task: Path, rank: int, processes: int, device: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardedStage(ParallelStage[T_co]):
+class ShardedStage(ParallelStage[T_co], Sharded):
     """A stage that computes shard after shard and then joins them."""
-
-    @abstractmethod
-    def shards(self, store: Store, folder: Path) -> Shards[Any, Any]:
-        """All shards of the result."""
 
     @abstractmethod
     def join(self, store: Store, folder: Path, shards: Any) -> dict[str, Any]:
         """Joins what `shards` returned, computed, into the stage's result; returns measurements."""
 
+    @property
+    def uses_gpu(self) -> bool:
+        """As the trainer's settings say."""
+        return device_for(self.runtime.hardware.accelerator).type == "cuda"
+
+    def check(self, store: Store) -> None:
+        """Checks the devices, if they are those of this machine."""
+        if store.executor.on_this_machine:
+            super().check(store)
+
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Computes the missing shards and joins all of them."""
-        shards = self.shards(store, folder)
-        if self.runtime.hardware.strategy != "single" and len(shards.missing()) > 1:
-            self.work_in_processes(store, folder)
-        shards.compute()
-        return self.join(store, folder, shards)
+        return self.join(store, folder, store.executor.compute(self, store, folder))
 
     def work(self, store: Store, folder: Path, rank: int, processes: int) -> dict[str, Any]:
         """Computes every `processes`-th shard."""
-        self.shards(store, folder).compute(rank, processes)
+        shards = self.shards(store, folder)
+        shards.compute(range(rank, len(shards.files), processes))
         return {}

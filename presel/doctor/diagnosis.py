@@ -1,22 +1,23 @@
 """Diagnoses the pool of a run: examines images and records, plans costs, estimates times; read-only."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
-from presel.console import ConsoleReporter, progress
+from presel.console import ConsoleReporter
 from presel.data.errors import RecordError
-from presel.data.images import check_images, map_images
+from presel.data.image_checks import Checked, check_image, for_each_image
+from presel.data.images import image_fingerprint
 from presel.data.listing import Listing, PoolFiles
 from presel.data.llava import LlavaFiles
 from presel.data.sources import Source
 from presel.doctor import findings
-from presel.doctor.examine import examine
+from presel.doctor.examine import Examined, examine
 from presel.doctor.findings import SEVERITIES, Finding
 from presel.doctor.plan import Plan, plan_for
 from presel.doctor.times import StageTime, Work, stage_times
@@ -25,8 +26,11 @@ from presel.evaluation.benchmarks import Benchmarks
 from presel.pipeline import Pipeline
 from presel.stages.instructions import InstructionsStage
 from presel.stages.tasks import Tasks
+from presel.storage.files import resumable_folder
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
+
+Found = TypeVar("Found")
 
 # Task name of all images if tasks are to be found by clustering.
 _UNDISCOVERED = "not discovered yet"
@@ -84,13 +88,13 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     """
     source = pipeline.source
     kept = all(store.has(stage) for stage in source.stages)
-    made = store if kept else Store(scratch / "store", ConsoleReporter())
+    made = store if kept else Store(scratch / "store", ConsoleReporter(), executor=store.executor)
     files = source.files(made)
     errors: list[RecordError] = []
     listed = files.listing(errors.append)
     listing = _with_tasks(source.sample(listed), pipeline.tasks, errors)
     started = time.perf_counter()
-    table = _examined(pipeline, files, listing)
+    table = _examined(pipeline, files, listing, made)
     seconds = time.perf_counter() - started
     usable = findings.of_usable_records(table)
     steps = upstream(*targets)
@@ -139,12 +143,26 @@ def _with_tasks(listing: Listing, tasks: Tasks, errors: list[RecordError]) -> Li
     return listing._replace(items=[item for item in listing.items if item.task is not None])
 
 
-def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing) -> pd.DataFrame:
+def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing, store: Store) -> pd.DataFrame:
     images = [image for item in listing.items for image in item.images]
-    look = partial(examine, min_side=pipeline.source.min_side)
-    with progress(f"examining {len(images):,} images", len(images)) as advance:
-        examined = map_images(files.images, images, look, pipeline.runtime.workers, advance)
-        return findings.pool_table(listing.items, examined, pipeline.source.near_duplicates)
+    examined = _for_each_image(pipeline, store, pipeline.source, files, images, examine, Examined)
+    return findings.pool_table(listing.items, examined, pipeline.source.near_duplicates)
+
+
+def _for_each_image(
+    pipeline: Pipeline,
+    store: Store,
+    source: Source,
+    files: PoolFiles,
+    images: list[str],
+    function: Callable[..., Found],
+    kind: type[Found],
+) -> list[Found]:
+    """Applies a function to images; an interruption leaves shards in the store, from which it goes on."""
+    look = partial(function, min_side=source.min_side)
+    name = f"{kind.__name__}-{source.min_side}-{image_fingerprint(files.images, images)}"
+    with resumable_folder(store.root / "doctor" / name) as folder:
+        return for_each_image(store, folder, files.images, images, look, kind, pipeline.runtime.workers)
 
 
 def _of_texts(files: PoolFiles, listing: Listing) -> Iterator[Finding]:
@@ -187,9 +205,8 @@ def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Ite
     items = source.sample(files.listing(errors.append)).items
     yield from findings.of_records(errors)
     shown = [(item, image) for item in items for image in item.images]
-    with progress(f"checking {len(shown):,} benchmark images", len(shown)) as advance:
-        images = [image for _, image in shown]
-        checked = check_images(files.images, images, pipeline.runtime.workers, source.min_side, advance)
+    images = [image for _, image in shown]
+    checked = _for_each_image(pipeline, store, source, files, images, check_image, Checked)
     in_pool = dict(zip(table["content"], table["image"], strict=True))
     for (item, image), (fault, content, *_) in zip(shown, checked, strict=True):
         where = f"'{item.id}' of benchmark '{item.task}', {image}"

@@ -48,6 +48,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "validation": ("presel.data.validation.Validation",),
     "trainer": ("presel.models.hardware.Hardware",),
     "logger": ("presel.models.loggers.TrainingLogger",),
+    "executor": ("presel.distributed.executors.LocalExecutor",),
 }
 
 
@@ -116,20 +117,6 @@ class Paths:
 
 
 @dataclass
-class Executor:
-    """Group `executor`.
-
-    Attributes:
-        workers: Processes that decode images and prepare batches; null for one per core, 0 for none.
-        batch_tokens: Tokens of a forward pass that scores samples, padding included; halved where memory runs
-            out.
-    """
-
-    workers: int | None = MISSING
-    batch_tokens: int = MISSING
-
-
-@dataclass
 class Config:
     """All settings. Groups typed `Any` hold a component, which checks its own arguments.
 
@@ -158,7 +145,7 @@ class Config:
         trainer: Where models run: devices, precision, processes.
         logger: Where training metrics go.
         paths: Where results are kept.
-        executor: Worker processes, and the memory that scoring takes.
+        executor: Where shards are computed, by how many worker processes, and the memory that scoring takes.
     """
 
     seed: int = MISSING
@@ -184,7 +171,7 @@ class Config:
     trainer: Any = MISSING
     logger: Any = MISSING
     paths: Paths = MISSING
-    executor: Executor = MISSING
+    executor: Any = MISSING
 
 
 # For the folders that Hydra itself makes, in processes that other launchers start as well.
@@ -253,9 +240,8 @@ def build(config: DictConfig) -> "Pipeline":
     # After the components, because it imports all stages.
     from presel.distributed.runtime import Runtime
     from presel.pipeline import Pipeline
-    from presel.selection.threads import cpu_count
 
-    workers = config.executor.workers
+    executor = made["executor"]
     return Pipeline(
         source=made["pool"],
         tasks=made["tasks"],
@@ -275,9 +261,10 @@ def build(config: DictConfig) -> "Pipeline":
         seed=config.seed,
         runtime=Runtime(
             hardware=made["trainer"],
-            workers=cpu_count() if workers is None else workers,
-            batch_tokens=config.executor.batch_tokens,
+            workers=executor.worker_processes(),
+            batch_tokens=executor.batch_tokens,
             logger=made["logger"],
+            executor=executor,
         ),
     )
 
@@ -293,8 +280,6 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "reference.share": ("above 0 and below 1", lambda value: 0 < value < 1),
     # Here as well, because an error of the strategy that reads it would name the strategy's key.
     "tau.value": ("above 0, or null for 1/sqrt(M)", lambda value: value is None or value > 0),
-    "executor.batch_tokens": ("at least 1", lambda value: value >= 1),
-    "executor.workers": ("at least 0, or null for one per core", lambda value: value is None or value >= 0),
     "paths.min_free_gb": ("at least 0", lambda value: value >= 0),
 }
 

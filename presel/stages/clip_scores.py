@@ -65,6 +65,7 @@ class ClipStage(ShardedStage[T_co]):
             label="embedding samples",
             to_batches=lambda shard: list(chunks(shard, self.clip.batch_size)),
             compute_batches=embed,
+            name=lambda record: record.id,
         )
 
 

@@ -150,6 +150,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
             label="answering",
             to_batches=lambda shard: list(chunks(shard, self.scoring.batch_size)),
             compute_batches=answer,
+            name=lambda question: question.id,
         )
 
     def join(self, store: Store, folder: Path, shards: TableShards[Question]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class GradientsStage(VectorsStage):
         lvlm = self.model.lvlm
         encoder = ConversationEncoder(lvlm)
         examples = self.samples.examples(store)
-        lengths, truncated = measure(examples, partial(_answered, encoder), lvlm.max_length)
+        lengths, truncated = measure(folder, examples, partial(_answered, encoder), lvlm.max_length)
 
         def project(batches: Batches[int]) -> Iterator[NDArray[np.float32]]:
             projector = GradientProjector(
@@ -81,6 +81,7 @@ class GradientsStage(VectorsStage):
             lengths,
             self.runtime.batch_tokens,
             label="computing gradients",
+            name=lambda row: examples[row].name,
             compute=project,
             measured={"truncated": truncated},
         )

@@ -46,6 +46,7 @@ class MultimodalFeaturesStage(VectorsStage):
         conversations = ConversationEncoder(self.lvlm)
         examples = self.instructions.examples(store)
         lengths, truncated = measure(
+            folder,
             examples,
             lambda one: conversations.tokens(one.conversations, images=one.images),
             self.lvlm.max_length,
@@ -64,6 +65,7 @@ class MultimodalFeaturesStage(VectorsStage):
             lengths,
             self.runtime.batch_tokens,
             label="encoding samples",
+            name=lambda row: examples[row].name,
             compute=encode,
             measured={"truncated": truncated},
         )

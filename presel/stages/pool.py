@@ -5,14 +5,14 @@ import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from presel.console import progress
-from presel.data.images import Checked, check_images
+from presel.data.image_checks import Checked, check_image, for_each_image
 from presel.data.listing import Item, PoolFiles
 from presel.data.sources import Source
 from presel.errors import PreselError
@@ -190,11 +190,9 @@ class PoolStage(Pool):
         if len(listing.items) < listed:
             _log.info(f"  a random sample of {len(listing.items):,} of {listed:,} images")
         images = [image for item in listing.items for image in item.images]
-        with progress(f"checking {len(images):,} images", len(images)) as advance:
-            checked = check_images(
-                *(files.images, images, self.workers, self.source.min_side, advance),
-                with_thumbnails=self.source.near_duplicates != "keep",
-            )
+        thumbnails = self.source.near_duplicates != "keep"
+        check = partial(check_image, min_side=self.source.min_side, with_thumbnail=thumbnails)
+        checked = for_each_image(store, folder, files.images, images, check, Checked, self.workers)
         shown = _shown(table, listing.items, checked)
         alike = near_duplicates(shown, self.source)
         pool, several, rejected = _sorted_out(table, shown, alike)

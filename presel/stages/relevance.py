@@ -78,7 +78,7 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
 
         encoder = ConversationEncoder(self.lvlm)
         examples = self.instructions.examples(store)
-        lengths, truncated = measure(examples, partial(pair, encoder), self.lvlm.max_length)
+        lengths, truncated = measure(folder, examples, partial(pair, encoder), self.lvlm.max_length)
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
             adapter = None if isinstance(self.model, Lvlm) else store.load(self.model)
@@ -104,6 +104,7 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
             lengths,
             self.runtime.batch_tokens,
             label="scoring samples",
+            name=lambda row: examples[row].name,
             compute=score,
             measured={"truncated": truncated},
         )

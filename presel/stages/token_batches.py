@@ -1,5 +1,6 @@
 """Batches of samples of similar length, for stages that run a model on samples."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from presel.console import progress
+from presel.storage.files import atomic, checked, read_json
 from presel.storage.shards import Batches, Shards
 
 if TYPE_CHECKING:
@@ -20,13 +22,28 @@ Encoding = TypeVar("Encoding")
 
 
 def measure(
-    examples: Sequence["Example"], encode: Callable[["Example"], "Encoded | Pair"], max_length: int
+    folder: Path,
+    examples: Sequence["Example"],
+    encode: Callable[["Example"], "Encoded | Pair"],
+    max_length: int,
 ) -> tuple[list[int], int]:
     """Measures samples as the model reads them, and prints how many are truncated at `max_length` tokens.
+
+    It does so once for all processes that compute a stage, and all runs that it is interrupted in.
+
+    Args:
+        folder: The stage's folder.
+        examples: The samples.
+        encode: Encodes one.
+        max_length: The maximum length that it truncates at.
 
     Returns:
         Length of each sample in tokens, (n,), and how many are truncated.
     """
+    file = folder / "shards" / "lengths.json"
+    if file.exists():
+        measured = read_json(checked(file))
+        return measured["lengths"], measured["truncated"]
     lengths, truncated = [], 0
     with progress("measuring samples", len(examples)) as advance:
         for example in examples:
@@ -39,6 +56,8 @@ def measure(
             f"  {truncated} of {len(examples)} samples are longer than lvlm.max_length={max_length} tokens; "
             "their ends were cut off, as in training"
         )
+    with atomic(file, with_digest=True) as temporary:
+        temporary.write_text(json.dumps({"lengths": lengths, "truncated": truncated}))
     return lengths, truncated
 
 
@@ -49,6 +68,7 @@ def shards_by_length(
     tokens: int,
     *,
     label: str,
+    name: Callable[[int], str],
     compute: Callable[[Batches[int]], Iterator[Any]],
     measured: Mapping[str, Any] | None = None,
 ) -> AnyShards:
@@ -60,6 +80,7 @@ def shards_by_length(
         lengths: Tokens of every sample, (n,).
         tokens: Maximum tokens per batch, see `cut_by_tokens`.
         label: Label of the progress bar.
+        name: What messages call the sample of a row.
         compute: Yields one result per batch.
         measured: Measurements that were made beforehand.
     """
@@ -67,6 +88,7 @@ def shards_by_length(
         folder=folder / "shards",
         items=longest_first(lengths),
         label=label,
+        name=name,
         to_batches=partial(cut_by_tokens, lengths=lengths, tokens=tokens),
         compute_batches=compute,
         measured=measured or {},

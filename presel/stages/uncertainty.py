@@ -152,6 +152,7 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
             [probe.length for probe in probes],
             self.runtime.batch_tokens,
             label="asking questions",
+            name=lambda row: probes[row].id,
             compute=ask,
             measured={"too_long": too_long},
         )

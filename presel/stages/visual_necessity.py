@@ -47,6 +47,7 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
         conversations = ConversationEncoder(self.lvlm)
         examples = self.instructions.examples(store)
         lengths, truncated = measure(
+            folder,
             examples,
             lambda one: conversations.tokens(one.conversations, images=one.images),
             self.lvlm.max_length,
@@ -72,6 +73,7 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
             lengths,
             self.runtime.batch_tokens,
             label="scoring samples",
+            name=lambda row: examples[row].name,
             compute=score,
             measured={"truncated": truncated},
         )

@@ -9,12 +9,13 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from presel.errors import PreselError
@@ -85,6 +86,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+@contextmanager
+def resumable_folder(path: Path) -> Iterator[Path]:
+    """Yields a folder that is deleted once the block is done, and stays if the block is interrupted.
+
+    So do the folders above it that hold nothing else. Blocks that use it at the same time wait.
+    """
+    lock = path.with_suffix(".lock")
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield path
+        shutil.rmtree(path, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+    for folder in made:
+        # Another process may have put something into it.
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _temporary(path: Path) -> Path:

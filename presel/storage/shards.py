@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -39,6 +39,9 @@ class Shards(ABC, Generic[Item, Result]):
         to_batches: Splits a shard's items into batches.
         compute_batches: Yields one result per batch.
         measured: Measurements that were made beforehand.
+        size: Number of items of a shard.
+        name: What messages call an item.
+        anywhere: Whether other machines compute the same to the bit.
     """
 
     suffix: ClassVar[str]
@@ -49,6 +52,9 @@ class Shards(ABC, Generic[Item, Result]):
     to_batches: Callable[[Sequence[Item]], Batches[Item]]
     compute_batches: Callable[[Batches[Item]], Iterator[Result]]
     measured: Mapping[str, Any] = field(default_factory=dict)
+    size: int = SHARD_SIZE
+    name: Callable[[Item], str] = str
+    anywhere: bool = True
 
     @abstractmethod
     def write(self, file: Path, results: list[Result]) -> None:
@@ -57,23 +63,32 @@ class Shards(ABC, Generic[Item, Result]):
     @property
     def files(self) -> list[Path]:
         """The files of all shards, in the order of the items."""
-        count = math.ceil(len(self.items) / SHARD_SIZE)
+        count = math.ceil(len(self.items) / self.size)
         return [self.folder / f"part-{number:05}{self.suffix}" for number in range(count)]
 
-    def missing(self) -> list[Path]:
-        """The files that do not exist yet."""
-        return [file for file in self.files if not file.exists()]
+    def missing(self) -> list[int]:
+        """Numbers of the shards whose files do not exist yet."""
+        return [number for number, file in enumerate(self.files) if not file.exists()]
 
-    def compute(self, rank: int = 0, processes: int = 1) -> None:
-        """Computes the missing ones of every `processes`-th shard, from shard `rank` on.
+    def items_of(self, number: int) -> Sequence[Item]:
+        """The items of one shard."""
+        return self.items[number * self.size : (number + 1) * self.size]
+
+    def compute(self, numbers: Iterable[int] | None = None) -> None:
+        """Computes those of some shards that are missing; None for all.
 
         The batches of all missing shards are computed as one stream, so that the worker processes that
         prepare batches ahead do not pause between two shards.
         """
-        shards = list(zip(self.files, chunks(self.items, SHARD_SIZE), strict=True))[rank::processes]
-        missing = [(file, self.to_batches(shard)) for file, shard in shards if not file.exists()]
+        files = self.files
+        chosen = list(range(len(files)) if numbers is None else numbers)
+        missing = [
+            (files[number], self.to_batches(self.items_of(number)))
+            for number in chosen
+            if not files[number].exists()
+        ]
         results = self.compute_batches([batch for _, batches in missing for batch in batches])
-        total = sum(len(shard) for _, shard in shards)
+        total = sum(len(self.items_of(number)) for number in chosen)
         with progress(self.label, total) as advance:
             advance(total - sum(len(batch) for _, batches in missing for batch in batches))
             for file, batches in missing:

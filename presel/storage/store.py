@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from presel.errors import PreselError
+from presel.storage.executor import Executor
 from presel.storage.files import sync_tree, temporary_files
 from presel.storage.integrity import MANIFEST, check_result, read_manifest, write_manifest
 from presel.storage.provenance import git_commit, versions
@@ -40,15 +41,23 @@ class Reporter(Protocol):
 class Store:
     """Holds every result in `<root>/<stage>/<key>/`; a folder without a manifest is unfinished."""
 
-    def __init__(self, root: Path, reporter: Reporter | None = None, min_free_gb: float = 0.0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        reporter: Reporter | None = None,
+        min_free_gb: float = 0.0,
+        executor: Executor | None = None,
+    ) -> None:
         """Opens a store.
 
         Args:
             root: Its folder, created if missing.
             reporter: Shows the progress of every stage; None shows nothing.
             min_free_gb: Refuse to compute anything with less free disk space than this, in GB.
+            executor: Computes the shards of stages; None computes all in this process.
         """
         self.root = root.absolute()
+        self.executor = Executor() if executor is None else executor
         self._reporter = reporter
         self._min_free_gb = min_free_gb
         self._reported: set[Path] = set()

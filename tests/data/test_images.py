@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
 from presel.data.decoding import FORMATS, MAX_PIXELS, BrokenImage
-from presel.data.images import check_images, image_fingerprint, image_size, open_image
+from presel.data.image_checks import Checked, check_image, for_each_image
+from presel.data.images import image_fingerprint, image_size, open_image
 from presel.data.signatures import what_is
 from presel.errors import PreselError
+from presel.storage.shards import SHARD_SIZE
+from presel.storage.store import Store
 
 Transpose = Image.Transpose
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -598,17 +602,21 @@ EXPECTED = {
 }
 
 
+def check_images(root: Path, images: list[str], workers: int, min_side: int = 2) -> list[Checked]:
+    """Checks images in shards that are kept beside their folder."""
+    store = Store(root.parent / f"store-{min_side}")
+    check = partial(check_image, min_side=min_side)
+    return for_each_image(store, store.root / "work", root, images, check, Checked, workers)
+
+
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_reasons_and_progress_for_any_number_of_workers(folder: Path, workers: int) -> None:
+def test_reasons_for_any_number_of_workers(folder: Path, workers: int) -> None:
     images = list(EXPECTED) * 2
-    # More than one chunk, so that chunks may end in any order.
-    images += [f"absent/{number}.png" for number in range(200)]
-    progress: list[int] = []
-    checked = check_images(folder, images, workers, on_progress=progress.append)
+    # More than one shard, and chunks that may end in any order.
+    images += [f"absent/{number}.png" for number in range(600)]
+    checked = check_images(folder, images, workers)
     reasons = [one.fault for one in checked]
-    assert reasons == list(EXPECTED.values()) * 2 + ["missing"] * 200
-    assert sum(progress) == len(images)
-    assert len(progress) > 2
+    assert reasons == list(EXPECTED.values()) * 2 + ["missing"] * 600
 
 
 def test_smallest_side_can_be_chosen(folder: Path) -> None:
@@ -619,6 +627,28 @@ def test_smallest_side_can_be_chosen(folder: Path) -> None:
 
 def test_no_images(folder: Path) -> None:
     assert check_images(folder, [], 2) == []
+
+
+def test_an_interrupted_check_goes_on(folder: Path) -> None:
+    """Whatever the images now are: those of finished shards are not opened again."""
+    images = [f"absent/{number}.png" for number in range(SHARD_SIZE)] + ["good.png"]
+
+    def interrupted(root: Path, image: str) -> Checked:
+        if image == "good.png":
+            raise KeyboardInterrupt
+        return check_image(root, image)
+
+    store, opened = Store(folder.parent / "store"), []
+    with pytest.raises(KeyboardInterrupt):
+        for_each_image(store, store.root / "work", folder, images, interrupted, Checked, 0)
+
+    def counted(root: Path, image: str) -> Checked:
+        opened.append(image)
+        return check_image(root, image)
+
+    found = for_each_image(store, store.root / "work", folder, images, counted, Checked, 0)
+    assert opened == ["good.png"]
+    assert [one.fault for one in found] == ["missing"] * SHARD_SIZE + [None]
 
 
 # Fingerprints.
