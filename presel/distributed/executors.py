@@ -1,7 +1,8 @@
-"""The executors that a configuration may name."""
+"""The executors that a configuration may name: this machine's processes, or those of a Ray cluster."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -36,3 +37,56 @@ class LocalExecutor(Executor):
             return
         if len(shards.missing()) > 1:
             work.work_in_processes(store, folder)
+
+
+@component
+class RayExecutor(LocalExecutor):
+    """Actors of a Ray cluster whose nodes share the disk of the store; tuning stays on this machine.
+
+    Attributes:
+        workers: Processes that prepare batches, of each actor and of tuning; None for one less than `cpus`
+            of an actor, and one per core for tuning.
+        address: HOST:PORT of a running cluster, or `auto` for that of this machine; None starts Ray on this
+            machine for the run.
+        gpus: GPUs that an actor takes where a model runs, also part of one; None for one if the trainer uses
+            GPUs.
+        cpus: Processors that an actor takes.
+        memory_gb: Memory that an actor reserves, in GB; None for none.
+        actors: Maximum number of actors; None for as many as the cluster has room for.
+        attempts: Workers that may end on one shard before the run stops and names it.
+    """
+
+    on_this_machine: ClassVar[bool] = False
+
+    address: str | None = None
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    cpus: Annotated[float, Field(gt=0)] = 1
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    actors: Annotated[int, Field(ge=1)] | None = None
+    attempts: Annotated[int, Field(ge=1)] = 3
+
+    def __post_init__(self) -> None:
+        """Checks that Ray is installed."""
+        if find_spec("ray") is None:
+            raise ValueError("executor=ray needs the package ray; pip install 'presel[ray]'")
+
+    def needs(self, work: Sharded) -> dict[str, float]:
+        """The resources that an actor asks for, by Ray's names: processors, GPUs, bytes of memory."""
+        gpus = (1 if self.gpus is None else self.gpus) if work.uses_gpu else 0
+        memory = 0 if self.memory_gb is None else int(self.memory_gb * 1e9)
+        wanted = {"CPU": self.cpus, "GPU": gpus, "memory": memory}
+        return {name: amount for name, amount in wanted.items() if amount}
+
+    def run(self, work: Sharded, store: Store, folder: Path, shards: Shards[Any, Any]) -> None:
+        """Lets actors compute all missing shards, unless they would not be the same."""
+        if not shards.anywhere or not shards.missing():
+            return
+        from presel.distributed.ray_driver import compute_on_actors
+
+        compute_on_actors(self, work, store, folder, shards)
+
+    def close(self) -> None:
+        """Ends Ray, if a run started it."""
+        from presel.distributed.ray_session import disconnect
+
+        disconnect()

@@ -1,0 +1,111 @@
+"""The connection to Ray: Ray on this machine, started for a run without this process's secrets, or a cluster.
+
+Ray has one connection a process, so that this module keeps no object of its own.
+"""
+
+import logging
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from presel.errors import PreselError
+from presel.selection.threads import cpu_count
+
+# What processes of Ray inherit from the one that starts it, beside what has a secret's name.
+_INHERITED = re.compile(
+    "PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON.*|CONDA_.*|OMP_.*|MKL_.*"
+    "|OPENBLAS_.*|CUDA_.*|NVIDIA_.*|HF_.*|TRANSFORMERS_.*|TORCH_.*|XDG_.*|RAY_.*|COVERAGE_.*"
+)
+_SECRET = re.compile("key|token|secret|password|credential|authorization", re.IGNORECASE)
+# The smallest that Ray takes: results are files, and nothing large passes through it.
+_OBJECT_STORE_BYTES = 80 * 2**20
+
+# No reports to Ray's makers; no warning about GPUs that an actor takes none of; workers as important to the
+# system as this process, where Ray would have them wait for all others.
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
+}
+
+_ours = False
+
+
+def connect(address: str | None) -> None:
+    """Connects to a cluster, or starts Ray on this machine; a connection that there is already is used.
+
+    Args:
+        address: HOST:PORT or `auto`; None starts Ray.
+
+    Raises:
+        PreselError: If no cluster answers there, or one of another version.
+    """
+    global _ours
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    try:
+        with _unchanged_signals():
+            if address is None:
+                with _only_inherited():
+                    ray.init(
+                        "local",
+                        num_cpus=cpu_count(),
+                        object_store_memory=_OBJECT_STORE_BYTES,
+                        include_dashboard=False,
+                        **options,
+                    )
+            else:
+                ray.init(address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise PreselError(
+            f"executor.address={address}: Ray cannot be reached there ({reason}); give the HOST:PORT that "
+            "`ray start --head` prints, `auto` for the cluster of this machine, or null to start Ray here"
+        ) from error
+    _ours = True
+
+
+def disconnect() -> None:
+    """Ends the connection that `connect` made, and Ray if it started that."""
+    global _ours
+    if _ours:
+        _ours = False
+        ray.shutdown()
+
+
+@contextmanager
+def _only_inherited() -> Iterator[None]:
+    """Hides all other environment variables from the processes that Ray starts in the block."""
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if not _INHERITED.fullmatch(name) or _SECRET.search(name)
+    }
+    os.environ |= _SETTINGS
+    debugger = os.environ.get("PYTHONBREAKPOINT", "")
+    try:
+        yield
+    finally:
+        # Which Ray replaces by its own.
+        os.environ["PYTHONBREAKPOINT"] = debugger
+        os.environ |= hidden
+
+
+@contextmanager
+def _unchanged_signals() -> Iterator[None]:
+    """Keeps this process's handler of SIGTERM, which Ray replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
