@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, Turn
-from presel.export.formats import content_parts, write_hf, write_internvl, write_llama_factory, write_trl
+from presel.export.formats import (
+    content_parts,
+    write_hf,
+    write_internvl,
+    write_llama_factory,
+    write_llava,
+    write_trl,
+)
 from tests.pictures import picture
 
 IMAGE = {"type": "image"}
@@ -96,6 +103,45 @@ def test_internvl_gets_one_image_a_list_or_none(tmp_path: Path, mixed: list[Reco
     assert [line.get("image") for line in lines] == ["a.png", ["b.png", "a.png"], None]
     asked = [line["conversations"][0]["value"] for line in lines]
     assert asked == ["<image>\nRed?", "Is <image> older than <image>?", "Ready?"]
+
+
+def test_internvl_reads_every_record(tmp_path: Path, mixed: list[Record]) -> None:
+    """By what `LazySupervisedDataset` and `preprocess_internvl2_5` ask of one, or take another."""
+    write_internvl(tmp_path, mixed, tmp_path, tmp_path)
+    for entry in json.loads((tmp_path / "meta.json").read_text()).values():
+        assert entry["annotation"].endswith("jsonl")
+        assert entry["data_augment"] is False
+        assert type(entry["repeat_time"]) is int
+        for line in Path(entry["annotation"]).read_text().splitlines():
+            record = json.loads(line)
+            assert "video" not in record
+            asked, answered = record["conversations"][::2], record["conversations"][1::2]
+            assert {turn["from"] for turn in asked} == {"human"}
+            assert {turn["from"] for turn in answered} == {"gpt"}
+            image = record.get("image", [])
+            if isinstance(image, str):
+                # It would put a second image token into a first question without one.
+                assert "<image>" in asked[0]["value"]
+            paths = [image] if isinstance(image, str) else image
+            assert sum(turn["value"].count("<image>") for turn in asked) == len(paths)
+            assert all(Path(entry["root"] + path).is_file() for path in paths)
+
+
+def test_llava_reads_every_record_and_lists_are_told(
+    tmp_path: Path, mixed: list[Record], caplog: pytest.LogCaptureFixture
+) -> None:
+    """By what `LazySupervisedDataset` asks of a file: a record has one path as `image`, or no such key."""
+    single = [record for record in mixed if len(record.images) < 2]
+    write_llava(tmp_path, single, tmp_path, tmp_path)
+    assert not caplog.records
+    for record in json.loads((tmp_path / "train.json").read_text()):
+        assert [turn["from"] for turn in record["conversations"]] == ["human", "gpt"]
+        tokens = sum(turn["value"].count("<image>") for turn in record["conversations"])
+        assert tokens == ("image" in record)
+        if "image" in record:
+            assert (tmp_path / record["image"]).is_file()
+    write_llava(tmp_path, mixed, tmp_path, tmp_path)
+    assert "1 records have several images, at which LLaVA's own training code fails" in caplog.text
 
 
 def test_datasets_embed_the_images_of_each_record(tmp_path: Path, mixed: list[Record]) -> None:

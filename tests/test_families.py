@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel, SiglipImageProcessorPil
 
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
@@ -510,6 +510,19 @@ def test_images_that_a_model_refuses_are_named_before_any_work(
     assert "does not take 1 of 2 images (record 'b', line.png: absolute aspect ratio must be" in error
     assert "; record 'c', line.png: " in error
     assert not (tmp_path / "outputs/store/instructions").exists()
+
+
+def test_paligemma_is_refused(tmp_path: Path) -> None:
+    """Also with a chat template that somebody made for it."""
+    paligemma = FAMILIES["gemma3"]._replace(
+        processor={"processor_class": "PaliGemmaProcessor"},
+        images=SiglipImageProcessorPil(image_seq_length=4, size={"height": 28, "width": 28}),
+        tokens={"image_token": "<image>"},
+    )
+    with pytest.raises(
+        PreselError, match=r"is a PaliGemma, which knows no chats and .*; name a model that is"
+    ):
+        save_family(paligemma, tmp_path).load_processor()
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)

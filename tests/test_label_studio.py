@@ -17,7 +17,7 @@ from presel.instructions.provider import InstructionRequest
 from presel.storage.files import read_json, sha256, write_json
 from presel.storage.stage import identity
 from tests.helpers import OWN_STORE, Program, on_folder, stage_lines
-from tests.waiting import orders, paused, wanted
+from tests.waiting import about_two, orders, paused, wanted
 
 Task = dict[str, Any]
 
@@ -188,6 +188,29 @@ def test_drafts_that_cannot_be_used_are_refused_before_anybody_is_asked(
     write_json(tmp_path / "drafts.json", content)
     with pytest.raises(PreselError, match=sentence):
         LabelStudio(answers=answers, drafts=tmp_path / "drafts.json").check(files, ["vqa"])
+
+
+def test_the_images_of_a_record_are_shown_together(files: LlavaFiles, answers: Path) -> None:
+    images = [about_two(files), *wanted(files, 2)]
+    paused(LabelStudio(answers=answers), images, files)
+    (order,) = orders(answers)
+    shown = {task["data"]["uid"]: task["data"]["images"] for task in read_json(order / "tasks.json")}
+    assert shown == {
+        "both": ["/data/local-files/?d=images/0001.png", "/data/local-files/?d=images/0000.png"],
+        "0002": ["/data/local-files/?d=images/0002.png"],
+    }
+    interface = ElementTree.parse(order / "config.xml").getroot()
+    assert [image.get("valueList") for image in interface.iter("Image")] == ["$images"]
+    within = LabelStudio(answers=answers, image_url=None)
+    paused(within, images, files)
+    assert all(
+        url.startswith("data:image/png") for url in read_json(order / "tasks.json")[0]["data"]["images"]
+    )
+    export(order)
+    records, _ = within.reveal(images, files)
+    assert records[0].images == ("0001.png", "0000.png")
+    assert records[0].conversations[0]["value"] == "<image>\n<image>\nWhat is on both?"
+    assert records[1].conversations[0]["value"] == "<image>\nWhat is on 0002?"
 
 
 def test_annotations_come_back_and_are_never_asked_for_again(

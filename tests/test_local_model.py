@@ -29,6 +29,7 @@ from presel.instructions.provider import InstructionRequest, ProviderResult
 from presel.storage.files import sha256
 from presel.storage.stage import identity
 from tests.helpers import OWN_STORE, Program, command, environment, on_folder
+from tests.waiting import about_two
 
 # Roles by name, an image's token where the image is.
 TEMPLATE = (
@@ -119,6 +120,15 @@ def test_an_answer_does_not_depend_on_what_else_is_asked(
         "<image>\nWhat is it?",
     }
     assert len(set(texts(together).values())) > 3 or not temperature
+
+
+def test_all_images_of_a_record_are_shown(writer: LocalModel, files: LlavaFiles) -> None:
+    both = about_two(files)
+    together = writer.reveal([both, *wanted(files, 2)], files)
+    assert together.records[0].images == ("0001.png", "0000.png")
+    assert together.records[0].conversations[0]["value"].startswith("<image>\n<image>\n")
+    counts = [one["raw"]["usage"]["prompt_tokens"] for one in lines(writer.answers / "answers.jsonl")]
+    assert max(counts) > min(counts) + 3
 
 
 def test_answers_are_kept_and_counted(writer: LocalModel, files: LlavaFiles) -> None:

@@ -12,7 +12,7 @@ from presel.data.sources import Source
 from presel.errors import PreselError
 from presel.instructions.client import parse_retry_after
 from presel.instructions.ledger import request
-from presel.instructions.provider import InstructionRequest
+from presel.instructions.provider import InstructionRequest, RequestedFile
 from presel.storage.stage import identity
 from tests.generation_server import Plan, Running, running
 from tests.helpers import OWN_STORE, Program, on_folder
@@ -242,6 +242,30 @@ def test_images_are_sent_as_they_are_or_shrunk(tmp_path: Path) -> None:
     assert shrunk.image != as_it_is.image
     shown = [one.body["messages"][-1]["content"][0]["image_url"] for one in (as_it_is, shrunk)]
     assert shown == [{}, {"detail": "low"}]
+
+
+def test_all_images_of_a_record_are_sent_and_each_is_paid_for(tmp_path: Path) -> None:
+    one, other, third = images(tmp_path, 3)
+    shown = tuple(RequestedFile(image.image, image.content) for image in (other, one))
+    both = InstructionRequest("both", other.image, "vqa", "a digest of both", shown)
+    with running(tmp_path, Plan()) as server:
+        revealed = reveal(server, tmp_path, [both, third])
+        bodies = {len(seen.body["messages"][-1]["content"]): seen for seen in server.seen()}
+        assert sorted(bodies) == [2, 3]
+        assert bodies[3].image == other.content[:16]
+        assert bodies[3].body["messages"][-1]["content"][1]["image_url"]["url"].startswith("data:image/png")
+        # An image is expected to take 1,000 tokens, as long as no answer says otherwise.
+        capped = {"max_tokens_total": 4000, "model": "other"}
+        with pytest.raises(PreselError, match="max_tokens_total=4000"):
+            reveal(server, tmp_path, [both._replace(id="four", several=shown * 2)], **capped)
+        reveal(server, tmp_path, [one], **capped)
+    assert revealed.records[0].images == (other.image, one.image)
+    assert revealed.records[0].conversations[0]["value"] == "<image>\n<image>\nWhich image is this?"
+    (tmp_path / "images" / one.image).unlink()
+    with running(tmp_path, Plan()) as server:
+        assert reveal(server, tmp_path, [both._replace(id="new")]).unanswered == {
+            "new": f"missing ({one.image})"
+        }
 
 
 def test_an_image_that_changed_meanwhile_is_listed_and_not_sent(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from presel.instructions.chat_api import OpenAI
 from presel.instructions.prompts import Prompt, Prompts
 from presel.storage.files import read_json
 from tests.helpers import OWN_STORE, Program, on_folder, stage_lines
-from tests.waiting import orders, paused, wanted
+from tests.waiting import about_two, orders, paused, wanted
 
 Line = dict[str, Any]
 PROMPTS = Prompts(
@@ -119,6 +119,24 @@ def test_requests_are_written_as_the_service_takes_them(
         assert base64.b64decode(content) == (files.images / image.image).read_bytes()
         assert text == {"type": "text", "text": "What is it?"}
         assert (row["name"], row["id"]) == (request["custom_id"], image.id)
+
+
+def test_a_request_holds_all_images_of_a_record(
+    service: OpenAiBatch, files: LlavaFiles, answers: Path
+) -> None:
+    images = [about_two(files), *wanted(files, 2)]
+    paused(service, images, files)
+    (order,) = orders(answers)
+    first, second = requests(order)
+    *pictures, text = first["body"]["messages"][-1]["content"]
+    sent = [base64.b64decode(one["image_url"]["url"].split(",")[1]) for one in pictures]
+    assert sent == [(files.images / name).read_bytes() for name in ("0001.png", "0000.png")]
+    assert text["type"] == "text"
+    assert len(second["body"]["messages"][-1]["content"]) == 2
+    put(order, [completed(first), completed(second)])
+    record, _ = service.reveal(images, files).records
+    assert record.images == ("0001.png", "0000.png")
+    assert record.conversations[0]["value"] == "<image>\n<image>\nWhat is it?"
 
 
 def test_a_request_that_fits_no_file_is_refused(files: LlavaFiles, answers: Path) -> None:

@@ -1,6 +1,7 @@
 """Records as they are: several images in one, and text alone that is trained on beside the selection."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import pandas as pd
 import pytest
 import torch
 
+from presel.component import component
+from presel.data.listing import PoolFiles
 from presel.data.llava import read_training_file
 from presel.data.sources import LlavaJson
 from presel.distributed.runtime import Runtime
-from presel.errors import PreselError
 from presel.evaluation.benchmarks import LlavaBenchmarks
 from presel.instructions.annotations import Annotations
 from presel.instructions.ledger import LEDGER
-from presel.instructions.provider import InstructionProvider
+from presel.instructions.prompts import checked_turns
+from presel.instructions.provider import InstructionProvider, InstructionRequest, ProviderResult
 from presel.models.clip import Clip, mean_directions
 from presel.models.conversations import ConversationEncoder, Example
 from presel.models.encoder import Encoder
@@ -28,6 +31,7 @@ from presel.stages.features import FeaturesStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.swapped_images import SwappedImagesStage
+from presel.storage.files import sha256
 from presel.storage.store import Store
 from tests.helpers import Program, change, chat, last_run, on_folder, record, two
 from tests.training import LVLM
@@ -144,19 +148,31 @@ def test_scores_of_several_images_equal_the_models_own_sample_by_sample(pool_fol
     assert (found.with_image - found.without_image).abs().min() > 1e-4
 
 
-class Written(InstructionProvider):
-    """Writes instructions about one image."""
+@component
+class Writer(InstructionProvider):
+    """Writes one question about all images of a record."""
+
+    def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
+        for request in requests:
+            for file in request.files:
+                assert sha256(files.images / file.path) == file.content
+        asked = [one.record(checked_turns([("Which?", "That.")], len(one.files))) for one in requests]
+        return ProviderResult(asked, {})
 
 
-def test_instructions_that_are_about_one_image_are_refused_for_several(
-    pool_folder: Path, store: Store
-) -> None:
+def test_instructions_are_written_about_all_images_of_a_record(pool_folder: Path, store: Store) -> None:
     change(pool_folder, two(3, 10), two(7, 3, 10))
-    pool = pool_of(pool_folder)
-    store.ensure(pool)
-    InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="all").check_data(store)
-    with pytest.raises(PreselError, match=r"2 records .* several images, .*instructions=annotations"):
-        InstructionsStage(pool=pool, chosen=pool, provider=Written(), purpose="all").check_data(store)
+    stage = InstructionsStage(
+        pool=(pool := pool_of(pool_folder)), chosen=pool, provider=Writer(), purpose="all"
+    )
+    store.ensure(stage)
+    written = {one.id: one for one in store.load(stage)}
+    assert written["0003"].images == ("0003.png", "0010.png")
+    assert written["0007"].images == ("0007.png", "0003.png", "0010.png")
+    assert [written[name].conversations[0]["value"] for name in ("0005", "0007")] == [
+        "<image>\nWhich?",
+        "<image>\n<image>\n<image>\nWhich?",
+    ]
 
 
 def test_a_question_shows_the_images_named_up_to_it(pool_folder: Path, store: Store) -> None:

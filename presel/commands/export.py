@@ -15,8 +15,9 @@ from presel.storage.files import atomic_folder
 
 _EPILOG = """\
 formats:
-  llava          OUT/train.json; LLaVA reads it as --data_path, the image folder as --image_folder, and
-                 presel as pool=llava_json pool.annotations=OUT/train.json pool.images=IMAGES
+  llava          OUT/train.json; LLaVA (of several images a record, LLaVA-NeXT) reads it as --data_path, the
+                 image folder as --image_folder, and presel as
+                 pool=llava_json pool.annotations=OUT/train.json pool.images=IMAGES
   llama_factory  OUT/train.json and OUT/dataset_info.json; in LLaMA-Factory's own configuration
                  dataset_dir: OUT
                  dataset: selection

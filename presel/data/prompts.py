@@ -160,11 +160,11 @@ def image_first(question: str, image: str = IMAGE_TOKEN) -> str:
     return f"{image}\n{question.replace(IMAGE_TOKEN, '').strip()}".strip()
 
 
-def as_turns(pairs: Sequence[tuple[str, str]]) -> list[Turn]:
-    """Questions and answers about an image as turns; the image token is in the first question."""
+def as_turns(pairs: Sequence[tuple[str, str]], images: int = 1) -> list[Turn]:
+    """Questions and answers about images as turns; the first question begins with a line for each image."""
     turns: list[Turn] = []
     for number, (question, answer) in enumerate(pairs):
-        prefix = "" if number else f"{IMAGE_TOKEN}\n"
+        prefix = "" if number else f"{IMAGE_TOKEN}\n" * images
         turns += [{"from": "human", "value": prefix + question}, {"from": "gpt", "value": answer}]
     return turns
 

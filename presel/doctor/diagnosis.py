@@ -100,8 +100,7 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     steps = upstream(*targets)
     records = usable.drop_duplicates("id")
     sizes = {task: int((records["task"] == task).sum()) for task in sorted(set(table["task"]))}
-    several = usable["id"].value_counts().gt(1).sum()
-    plan, problems = _planned(pipeline, files, sizes, int(several), steps)
+    plan, problems = _planned(pipeline, files, sizes, steps)
     found = [
         *findings.of_records(errors),
         *_of_texts(files, listing),
@@ -218,13 +217,12 @@ def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Ite
 
 
 def _planned(
-    pipeline: Pipeline, files: PoolFiles, sizes: dict[str, int], several: int, steps: list[Stage[Any]]
+    pipeline: Pipeline, files: PoolFiles, sizes: dict[str, int], steps: list[Stage[Any]]
 ) -> tuple[Plan | None, list[Finding]]:
     plan, problems = None, []
     try:
         if any(isinstance(step, InstructionsStage) for step in steps):
             pipeline.provider.check(files, list(sizes))
-            pipeline.provider.check_several(several)
     except PreselError as error:
         problems.append(Finding("fault", "instructions not available", "instructions", str(error)))
     try:

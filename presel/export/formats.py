@@ -4,6 +4,7 @@ Every writer takes the folder to write to, the records, their image folder (abso
 folder), and the path that the folder will have once it is complete.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from presel.data.llava import Record, write_records
 from presel.data.prompts import IMAGE_TOKEN, Turn, image_first
 from presel.errors import PreselError
 from presel.storage.files import write_json
+
+_log = logging.getLogger(__name__)
 
 _FILE = "train.json"
 _ROLES = {"human": "user", "gpt": "assistant"}
@@ -34,7 +37,12 @@ _ROWS_AT_A_TIME = 100
 
 
 def write_llava(folder: Path, records: Sequence[Record], images: Path, out: Path) -> None:
-    """Writes `train.json`; LLaVA takes the image folder as an argument."""
+    """Writes `train.json`; LLaVA takes the image folder as an argument, and one image a record."""
+    if several := sum(len(record.images) > 1 for record in records):
+        _log.warning(
+            f"{several:,} records have several images, at which LLaVA's own training code fails; "
+            "LLaVA-NeXT's reads them"
+        )
     write_records(folder / _FILE, records)
 
 

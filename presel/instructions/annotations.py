@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 from presel.component import component
 from presel.data.listing import PoolFiles
@@ -14,8 +13,6 @@ from presel.instructions.provider import InstructionProvider, InstructionRequest
 @component
 class Annotations(InstructionProvider):
     """Looks instructions up in the pool's annotation file."""
-
-    several_images: ClassVar[bool] = True
 
     def check_source(self, source: Source) -> None:
         """Raises `PreselError` unless the source has an annotation file."""

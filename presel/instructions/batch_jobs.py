@@ -8,10 +8,11 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from presel.data.checks import check_file
 from presel.errors import PreselError
+from presel.instructions.provider import RequestedFile
 from presel.storage.files import read_json, write_json
 
 JOB_FILE = "job.json"
@@ -28,6 +29,7 @@ class JobRequest(NamedTuple):
         id: The image's name in the pool.
         image: Its posix path relative to the image folder.
         task: Its task.
+        several: The files of a record with several images.
     """
 
     name: str
@@ -36,6 +38,7 @@ class JobRequest(NamedTuple):
     id: str
     image: str
     task: str
+    several: tuple[RequestedFile, ...] = ()
 
 
 class BatchJob(NamedTuple):
@@ -110,10 +113,15 @@ def listed(names: Sequence[str], why: Mapping[str, str] | None = None) -> str:
 def _read(file: Path) -> BatchJob:
     check_file(file)
     try:
-        requests = [JobRequest(**fields) for fields in read_json(file)]
+        requests = [_request(fields) for fields in read_json(file)]
     except (ValueError, TypeError, RecursionError) as error:
         raise PreselError(
             f"{file}: this is not a list of requests ({error}); restore it, or delete its folder to request "
             "the images again"
         ) from error
     return BatchJob(file.parent, {request.name: request for request in requests})
+
+
+def _request(fields: dict[str, Any]) -> JobRequest:
+    several = tuple(RequestedFile(*file) for file in fields.get("several", ()))
+    return JobRequest(**fields | {"several": several})

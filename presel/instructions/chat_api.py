@@ -202,7 +202,7 @@ class _Handler:
 
     def exhausted_limit(self, image: InstructionRequest) -> str:
         """The limit that the next request may exceed, and how much of it is used."""
-        expected = self._provider.cost(self._expected[image.task])
+        expected = self._expected_cost(image)
         limit = self._provider.exceeded(self._cost_with([image]))[-1]
         if "max_tokens_total" in limit:
             used, next_ = f"{self._answers.tokens} tokens", f"{expected.tokens}"
@@ -211,9 +211,15 @@ class _Handler:
         folder = self._answers.path.parent
         return f"{limit}: {used} spent on the answers in {folder}, and the next may take {next_}"
 
+    def _expected_cost(self, image: InstructionRequest) -> Cost:
+        """The expected cost of a request; each of several images counts."""
+        usage = self._expected[image.task]
+        more = (len(image.files) - 1) * self._provider.image_tokens
+        return self._provider.cost(usage._replace(prompt=usage.prompt + more))
+
     def _cost_with(self, images: Sequence[InstructionRequest]) -> Cost:
         """The cost so far, plus the expected cost of these images."""
-        expected = [self._provider.cost(self._expected[image.task]) for image in images]
+        expected = [self._expected_cost(image) for image in images]
         return Cost(
             self._answers.tokens + sum(one.tokens for one in expected),
             self._answers.money + sum(one.money for one in expected),

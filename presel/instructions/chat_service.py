@@ -111,17 +111,22 @@ class ChatService(Generator):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def request(self, image: InstructionRequest, images: Path) -> dict[str, Any]:
-        """The request for an image as JSON, with the image.
+        """The request for an image as JSON, with the image, or all images of a record in order.
 
         Raises:
-            BrokenImage: If the image cannot be read, or changed since the pool was checked.
+            BrokenImage: If an image cannot be read, or changed since the pool was checked.
         """
         body = self.body(image)
-        picture = {"url": data_url(read_requested(images, image), images / image.image, self.image_side)}
-        if self.image_detail is not None:
-            picture["detail"] = self.image_detail
+        detail = {} if self.image_detail is None else {"detail": self.image_detail}
+        pictures = [
+            {
+                "type": "image_url",
+                "image_url": {"url": data_url(content, path, self.image_side), **detail},
+            }
+            for path, content in read_requested(images, image)
+        ]
         *before, prompt = body["messages"]
-        parts = [{"type": "image_url", "image_url": picture}, {"type": "text", "text": prompt["content"]}]
+        parts = [*pictures, {"type": "text", "text": prompt["content"]}]
         return body | {"messages": [*before, {"role": prompt["role"], "content": parts}]}
 
     def cost(self, usage: Usage) -> Cost:

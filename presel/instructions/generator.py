@@ -82,7 +82,7 @@ class Generator(InstructionProvider):
         }
 
     def request_digest(self, image: InstructionRequest) -> str:
-        """SHA-256 of everything that decides the answer: the image's id and bytes, and the request."""
+        """SHA-256 of everything that decides the answer: the record's id, its images' bytes, the request."""
         text = json.dumps([image.id, image.content, self.body(image)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -141,11 +141,12 @@ class Generator(InstructionProvider):
         return True
 
     def _record(self, image: InstructionRequest, completion: Completion) -> Record:
-        conversation = self.prompts.of(image.task).conversation(image.id, text_of(completion))
+        prompt = self.prompts.of(image.task)
+        conversation = prompt.conversation(image.id, text_of(completion), len(image.files))
         for turn in conversation:
             if turn["from"] == "gpt":
                 _check_no_refusal(turn["value"])
-        return Record(image.id, (image.image,), image.task, conversation)
+        return image.record(conversation)
 
 
 class Refusal(UnusableAnswer):

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field
+from functools import partial
+from operator import eq
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
 from urllib.parse import quote
@@ -29,10 +31,12 @@ _log = logging.getLogger(__name__)
 _TASKS = "tasks.json"
 _EXPORT = "export.json"
 _INTERFACE_FILE = "config.xml"
+# A task's only image, or its images, between which the annotator turns pages.
+_ONE, _SEVERAL = 'value="$image"', 'valueList="$images"'
 # Side by side: below a large image, annotators would have to scroll to the question of every task.
 _INTERFACE = """<View style="display: flex; gap: 24px">
   <View style="flex: 3; min-width: 0">
-    <Image name="image" value="$image" zoom="true"/>
+    <Image name="image" SHOWN zoom="true"/>
   </View>
   <View style="flex: 2; min-width: 0">
     <Header value="$task"/>
@@ -147,21 +151,25 @@ class LabelStudio(InstructionProvider):
 
     def _new_job(self, images: Sequence[InstructionRequest]) -> BatchJob:
         requests = [
-            JobRequest(image.id, _digest(image), _TASKS, image.id, image.image, image.task)
+            JobRequest(image.id, _digest(image), _TASKS, image.id, image.image, image.task, image.several)
             for image in images
         ]
         folder = folder_for(self._root, {request.name: request.digest for request in requests})
         return save_job(folder, requests)
 
     def _write_tasks(self, job: BatchJob, images: Path) -> None:
+        # One interface for all tasks.
+        several = any(request.several for request in job.requests.values())
         with atomic(job.folder / _INTERFACE_FILE) as temporary:
-            temporary.write_text(_INTERFACE, encoding="utf-8")
+            interface = _INTERFACE.replace("SHOWN", _SEVERAL if several else _ONE)
+            temporary.write_text(interface, encoding="utf-8")
         drafts = read_drafts(self.drafts) if self.drafts else {}
         with atomic(job.folder / _TASKS) as temporary, temporary.open("w", encoding="utf-8") as stream:
             # One by one, since tasks may contain images.
             for number, request in enumerate(job.requests.values()):
+                urls = self._urls(request, images)
                 data = {
-                    "image": self._url(request, images),
+                    **({"images": urls} if several else {"image": urls[0]}),
                     "uid": request.id,
                     "task": request.task,
                     "digest": request.digest,
@@ -172,17 +180,21 @@ class LabelStudio(InstructionProvider):
                 stream.write(json.dumps(task, ensure_ascii=False))
             stream.write("\n]\n")
 
-    def _url(self, request: JobRequest, images: Path) -> str:
+    def _urls(self, request: JobRequest, images: Path) -> list[str]:
+        """The URL of each image of a task."""
         if self.image_url is not None:
-            return self.image_url.replace("{folder}", quote(images.name)).replace(
-                "{path}", quote(request.image)
-            )
+            folder = self.image_url.replace("{folder}", quote(images.name))
+            paths = [file.path for file in request.several] or [request.image]
+            return [folder.replace("{path}", quote(path)) for path in paths]
 
         def is_same(content: str) -> bool:
             image = InstructionRequest(request.id, request.image, request.task, content)
             return _digest(image) == request.digest
 
-        return data_url(read_image(images, request.image, is_same), images / request.image, None)
+        checks: list[tuple[str, Callable[[str], bool]]] = [(request.image, is_same)]
+        if request.several:
+            checks = [(file.path, partial(eq, file.content)) for file in request.several]
+        return [data_url(read_image(images, path, same), images / path, None) for path, same in checks]
 
     def _read_export(self, job: BatchJob, answers: Answers) -> dict[str, str]:
         """Stores an export's annotations; returns why others are missing, by digest."""
@@ -292,17 +304,17 @@ def _result(requests: Sequence[InstructionRequest], answers: Answers) -> Provide
         if annotation.get("was_cancelled"):
             unanswered[image.id] = "skipped by the annotator"
         else:
-            records.append(Record(image.id, (image.image,), image.task, _conversation(annotation)))
+            records.append(image.record(_conversation(annotation, len(image.files))))
     return ProviderResult(records, unanswered)
 
 
-def _conversation(annotation: _Annotation) -> tuple[Turn, ...]:
+def _conversation(annotation: _Annotation, images: int = 1) -> tuple[Turn, ...]:
     questions, answers = _texts(annotation, "question"), _texts(annotation, "answer")
     if not questions and not answers:
         raise UnusableAnswer("nothing written")
     if len(questions) != len(answers):
         raise UnusableAnswer(f"questions: {len(questions)}, answers: {len(answers)}")
-    return checked_turns(list(zip(questions, answers, strict=True)))
+    return checked_turns(list(zip(questions, answers, strict=True)), images)
 
 
 def _texts(annotation: _Annotation, name: str) -> list[str]:

@@ -126,10 +126,11 @@ class LocalModel(Generator):
 
     def _chat(self, image: InstructionRequest, images: Path) -> "Chat":
         *before, request = self.prompts.of(image.task).messages(image.id, image.task)
-        parts = [
-            {"type": "image", "image": open_image(images / image.image, read_requested(images, image))},
-            {"type": "text", "text": request["content"]},
+        pictures = [
+            {"type": "image", "image": open_image(path, content)}
+            for path, content in read_requested(images, image)
         ]
+        parts = [*pictures, {"type": "text", "text": request["content"]}]
         system = [
             {"role": one["role"], "content": [{"type": "text", "text": one["content"]}]} for one in before
         ]

@@ -4,8 +4,10 @@ import base64
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
+from operator import eq
 from pathlib import Path
 
 from PIL import Image
@@ -54,19 +56,30 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def read_requested(root: Path, image: InstructionRequest) -> bytes:
-    """The bytes of a requested image, see `read_image`."""
-    return read_image(root, image.image, lambda content: content == image.content)
+def read_requested(root: Path, request: InstructionRequest) -> Iterator[tuple[Path, bytes]]:
+    """The path and the bytes of each requested image, in order.
 
-
-def broken_images(images: Sequence[InstructionRequest], root: Path) -> dict[str, str]:
-    """The images that cannot be sent, each with the reason."""
-    broken: dict[str, str] = {}
-    for image in images:
+    Raises:
+        BrokenImage: As in `read_image`; of several images, its reason names the one.
+    """
+    for file in request.files:
         try:
-            read_requested(root, image)
+            content = read_image(root, file.path, partial(eq, file.content))
         except BrokenImage as error:
-            broken[image.id] = error.reason
+            where = f" ({file.path})" if request.several else ""
+            raise BrokenImage(f"{error.reason}{where}", root / file.path) from None
+        yield root / file.path, content
+
+
+def broken_images(requests: Sequence[InstructionRequest], root: Path) -> dict[str, str]:
+    """The requests with an image that cannot be sent, each with the reason."""
+    broken: dict[str, str] = {}
+    for request in requests:
+        try:
+            for _ in read_requested(root, request):
+                pass
+        except BrokenImage as error:
+            broken[request.id] = error.reason
     return broken
 
 

@@ -67,8 +67,8 @@ class Prompt:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": request}]
 
-    def conversation(self, name: str, text: str) -> tuple[Turn, ...]:
-        """Turns a model's answer about an image into the conversation to train on.
+    def conversation(self, name: str, text: str, images: int = 1) -> tuple[Turn, ...]:
+        """Turns a model's answer about an image, or about several, into the conversation to train on.
 
         Raises:
             UnusableAnswer: If the answer is blank, malformed, or does not match `answer_pattern`.
@@ -82,7 +82,7 @@ class Prompt:
             if not re.fullmatch(self.answer_pattern, answer, re.DOTALL):
                 raise UnusableAnswer(f"does not match {self.answer_pattern!r}: {answer[:40]!r}")
         suffix = f"\n{self.suffix}" if self.suffix else ""
-        return checked_turns([(question + suffix, answer) for question, answer in pairs])
+        return checked_turns([(question + suffix, answer) for question, answer in pairs], images)
 
     def _question(self, name: str) -> str:
         """The question of an image: chosen by its id, so that the pool's order does not matter."""
@@ -129,8 +129,8 @@ class Prompts:
                 )
 
 
-def checked_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
-    """Questions and answers about an image as a conversation that starts with the image token.
+def checked_turns(pairs: Sequence[tuple[str, str]], images: int = 1) -> tuple[Turn, ...]:
+    """Questions and answers about images as a conversation that starts with an image token for each.
 
     Raises:
         UnusableAnswer: If a text contains the image token, or half of a surrogate pair.
@@ -140,7 +140,7 @@ def checked_turns(pairs: Sequence[tuple[str, str]]) -> tuple[Turn, ...]:
             raise UnusableAnswer(f"it contains the image token {IMAGE_TOKEN}")
         if _SURROGATE.search(question + answer):
             raise UnusableAnswer("it contains half of a surrogate pair, which is not a character")
-    return tuple(as_turns(pairs))
+    return tuple(as_turns(pairs, images))
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

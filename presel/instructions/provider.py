@@ -2,34 +2,57 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
 from presel.component import component
 from presel.data.listing import PoolFiles
 from presel.data.llava import Record
+from presel.data.prompts import Turn
 from presel.data.sources import Source
-from presel.errors import PreselError
 
 # Kind of the reason of images that were skipped after many failures: never the cause itself.
 NOT_REQUESTED = "not requested"
 
 
+class RequestedFile(NamedTuple):
+    """An image file that an instruction is about.
+
+    Attributes:
+        path: Posix path relative to the image folder.
+        content: SHA-256 of its bytes.
+    """
+
+    path: str
+    content: str
+
+
 class InstructionRequest(NamedTuple):
-    """A chosen image, whose instruction is requested.
+    """A chosen image, whose instruction is requested; or a record with several.
 
     Attributes:
         id: Its name in the pool.
-        image: Posix path relative to the image folder.
+        image: Posix path relative to the image folder; of several images, the first.
         task: Its task.
-        content: SHA-256 of the image file's bytes.
+        content: SHA-256 of the image file's bytes; of several, a digest of theirs.
+        several: The files of a record with several images, in order; empty for one image.
     """
 
     id: str
     image: str
     task: str
     content: str
+    several: tuple[RequestedFile, ...] = ()
+
+    @property
+    def files(self) -> tuple[RequestedFile, ...]:
+        """The image files, in order."""
+        return self.several or (RequestedFile(self.image, self.content),)
+
+    def record(self, conversation: Sequence[Turn]) -> Record:
+        """The training record that an answer makes of it."""
+        return Record(self.id, tuple(file.path for file in self.files), self.task, tuple(conversation))
 
 
 class Cost(NamedTuple):
@@ -62,10 +85,7 @@ class InstructionProvider:
 
     Attributes:
         max_unanswered_share: Maximum share of chosen images without an instruction; the run stops above it.
-        several_images: Whether a record may have several images.
     """
-
-    several_images: ClassVar[bool] = False
 
     # Acceptance threshold; it does not change the instructions, so it is not part of the key.
     max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.05, compare=False)
@@ -78,21 +98,6 @@ class InstructionProvider:
 
     def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
         """Raises `PreselError`, before any long work, unless the pool's instructions can be written."""
-
-    def check_several(self, records: int) -> None:
-        """Checks that instructions can be written for records with several images, if the pool has any.
-
-        Args:
-            records: Number of the pool's records with several images.
-
-        Raises:
-            PreselError: If not.
-        """
-        if records and not self.several_images:
-            raise PreselError(
-                f"{records:,} records of the pool have several images, and these instructions would be about "
-                "one; use those of the annotation file (instructions=annotations), or leave the records out"
-            )
 
     def estimate(self, images: Mapping[str, int]) -> Cost | None:
         """Expected cost of instructions for this many images of each task; None if they are free."""

@@ -89,11 +89,18 @@ class Lvlm(ModelFiles):
         """The model's processor: tokenizer and image processor.
 
         Raises:
-            PreselError: If it cannot be loaded, takes no images, has no chat template where that is to be
-                used, or its end-of-sequence token, at which generation stops, is not the one by which the
-                template ends a response.
+            PreselError: If it cannot be loaded, takes no images, is PaliGemma's, has no chat template where
+                that is to be used, or its end-of-sequence token, at which generation stops, is not the one by
+                which the template ends a response.
         """
+        from transformers import PaliGemmaProcessor
+
         processor: Any = load_processor(locate(self.path), self.revision, "lvlm.path", self.image_settings)
+        if isinstance(processor, PaliGemmaProcessor):
+            raise PreselError(
+                f"lvlm.path: {self.path} is a PaliGemma, which knows no chats and reads a question in both "
+                "directions, unlike its answers; name a model that is tuned for chat, such as Gemma 3"
+            )
         if self.template == OWN_TEMPLATE and not processor.chat_template:
             raise PreselError(
                 f"lvlm.template=processor: {self.path} has no chat template; name the model's version that "

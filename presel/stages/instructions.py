@@ -9,7 +9,7 @@ import pandas as pd
 from presel.data.llava import Record, read_training_file, write_records
 from presel.errors import PreselError
 from presel.instructions.ledger import UNANSWERED, request, requests_behind, shortage
-from presel.instructions.provider import InstructionProvider, InstructionRequest
+from presel.instructions.provider import InstructionProvider, InstructionRequest, RequestedFile
 from presel.stages.pool import Pool
 from presel.storage.files import read_table
 from presel.storage.integrity import remedy
@@ -85,7 +85,6 @@ class InstructionsStage(SamplesStage):
         """
         if not store.has(self):
             self.provider.check(self.pool.files(store), self.pool.task_names(store))
-            self.provider.check_several(int(self.pool.all_images(store)["record"].value_counts().gt(1).sum()))
             return
         folder = store.folder(self)
         listed = read_table(folder / UNANSWERED, "id", "why")
@@ -96,11 +95,23 @@ class InstructionsStage(SamplesStage):
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Requests the instructions of the chosen images."""
-        pool = store.load(self.pool).assign(content=self.pool.contents(store)).set_index("id")
-        chosen = pool.loc[store.load(self.chosen)["id"], ["image", "task", "content"]]
-        wanted = [InstructionRequest(*row) for row in chosen.itertuples(name=None)]
-        files = self.pool.files(store)
+        wanted, files = self._wanted(store), self.pool.files(store)
         earlier = requests_behind(store, self.chosen)
         records = request(wanted, self.provider, files, folder, self.purpose, earlier)
         self.write(folder, records)
         return {"requested": len(wanted), "unanswered": len(wanted) - len(records)}
+
+    def _wanted(self, store: Store) -> list[InstructionRequest]:
+        pool = store.load(self.pool).assign(content=self.pool.contents(store))
+        images = self.pool.all_images(store)
+        several = images[images["record"].duplicated(keep=False)].groupby("record")
+        files = {
+            row: tuple(RequestedFile(*file) for file in own[["image", "content"]].itertuples(index=False))
+            for row, own in several
+        }
+        pool["row"] = range(len(pool))
+        chosen = pool.set_index("id").loc[store.load(self.chosen)["id"], ["image", "task", "content", "row"]]
+        return [
+            InstructionRequest(name, image, task, content, files.get(row, ()))
+            for name, image, task, content, row in chosen.itertuples(name=None)
+        ]
