@@ -1,6 +1,6 @@
 """Checked feature vectors of a task, read in blocks: NumPy memory maps, with normalization on reading."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -39,7 +39,7 @@ class FeatureRows:
         index: IntVector | None = None,
         center: bool = False,
         normalize: bool = False,
-        ids: Sequence[Any] | None = None,
+        ids: Collection[Any] | None = None,
     ) -> None:
         """Checks every vector, in one pass over the rows.
 
@@ -100,7 +100,7 @@ class FeatureRows:
         self.dimension: int = array.shape[1]
 
     @classmethod
-    def of(cls, features: "npt.ArrayLike | FeatureRows", ids: Sequence[Any] | None = None) -> "FeatureRows":
+    def of(cls, features: "npt.ArrayLike | FeatureRows", ids: Collection[Any] | None = None) -> "FeatureRows":
         """Checks an array; `FeatureRows` are returned as they are."""
         return features if isinstance(features, FeatureRows) else cls(features, ids=ids)
 
@@ -136,11 +136,15 @@ class FeatureRows:
 
         The sort key is the cosine to a fixed random direction, rounded; equal rows keep their order.
         """
+        return np.argsort(self.content_keys(), kind="stable")
+
+    def content_keys(self) -> FloatVector:
+        """The keys by which `content_order` sorts, (n,)."""
         direction = np.random.default_rng(0).standard_normal(self.dimension)
         keys = np.empty(len(self))
         for place, rows in self._float64_blocks():
             keys[place] = rows @ direction / np.sqrt(np.einsum("ij,ij->i", rows, rows))
-        return np.argsort(np.round(keys, 9), kind="stable")
+        return np.round(keys, 9)
 
     def for_many_passes(self) -> Self:
         """A float32 copy if it is small, which saves the conversion on each pass; else these rows."""
@@ -170,7 +174,7 @@ class FeatureRows:
             total += rows.sum(axis=0)
         return (total / len(self)).astype(np.float32)
 
-    def _checked_norms(self, offset: int, ids: Sequence[Any] | None) -> FloatVector:
+    def _checked_norms(self, offset: int, ids: Collection[Any] | None) -> FloatVector:
         norms = np.empty(len(self))
         for place, rows in self._float64_blocks():
             norms[place] = np.sqrt(np.einsum("ij,ij->i", rows, rows))

@@ -202,6 +202,17 @@ def map_array(path: Path) -> NDArray[Any]:
         raise _unreadable(path, "array", str(error)) from error
 
 
+def release(array: NDArray[Any]) -> None:
+    """Lets go of the memory that pages of a mapped file take; they are read again when they are needed.
+
+    Without it, a pass over a file counts all of it as memory of this process. Other arrays stay as they are.
+    """
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
+
+
 def _unreadable(path: Path, kind: str, reason: str) -> PreselError:
     return PreselError(
         f"{path}: no {kind} can be read from it ({reason}); delete it, then run the same command again"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from presel.selection.apportionment import apportion
-from presel.selection.arrays import IntVector
+from presel.selection.arrays import Float32Matrix, IntVector
 from presel.selection.feature_rows import FeatureRows
 from presel.selection.kmeans.assignment import Assignment, assign
 from presel.selection.kmeans.init import initial_centroids
@@ -42,11 +42,10 @@ def hierarchical(rows: FeatureRows, n_clusters: int, settings: Settings) -> Assi
 
 def _divide(rows: FeatureRows, n_clusters: int, settings: Settings) -> Assignment:
     n_cells = min(LEAF_CLUSTERS, math.ceil(n_clusters / LEAF_CLUSTERS))
-    cell_of = _cells(rows, n_clusters, n_cells, settings)  # (n,)
+    groups, cells = cells_of_groups(rows, n_clusters, n_cells, settings)
+    cell_of = cells[assign(rows, groups, settings.search).labels]  # (n,)
     sizes = np.bincount(cell_of, minlength=n_cells)  # (cells,)
-    # One cluster for each non-empty cell, the others in proportion.
-    shares = np.minimum(sizes, 1)  # (cells,)
-    shares += apportion(sizes.astype(np.float64), sizes - shares, n_clusters - int(shares.sum()))
+    shares = clusters_of_cells(sizes, n_clusters)  # (cells,)
     labels = np.empty(len(rows), dtype=np.int64)
     distances = np.empty(len(rows), dtype=np.float32)
     centroids = np.empty((n_clusters, rows.dimension), dtype=np.float32)
@@ -63,12 +62,23 @@ def _divide(rows: FeatureRows, n_clusters: int, settings: Settings) -> Assignmen
     return Assignment(labels, centroids, distances)
 
 
-def _cells(rows: FeatureRows, n_clusters: int, n_cells: int, settings: Settings) -> IntVector:
-    """Divides the rows into cells, (n,), along the borders of small groups.
+def clusters_of_cells(sizes: IntVector, n_clusters: int) -> IntVector:
+    """Number of clusters of each cell, (cells,): one if it has rows, the others in proportion to these."""
+    shares = np.minimum(sizes, 1)  # (cells,)
+    return shares + apportion(sizes.astype(np.float64), sizes - shares, n_clusters - int(shares.sum()))
+
+
+def cells_of_groups(
+    rows: FeatureRows, n_clusters: int, n_cells: int, settings: Settings
+) -> tuple[Float32Matrix, IntVector]:
+    """Divides the space into cells along the borders of small groups.
 
     The border between two of a few coarse centroids would cut natural groups of rows in two. So a sample of
-    the rows is clustered into many small groups, the groups' centroids into cells, and each row joins the
-    cell of its nearest group.
+    the rows is clustered into many small groups, and the groups' centroids into cells; each row belongs to
+    the cell of its nearest group.
+
+    Returns:
+        Centroids of the groups, (groups, d), and the cell of each, (groups,).
     """
     n_groups = min(_GROUPS, n_clusters)
     sample = rows
@@ -76,5 +86,4 @@ def _cells(rows: FeatureRows, n_clusters: int, n_cells: int, settings: Settings)
         drawn = settings.rng.choice(len(rows), _TRAINING_ROWS_PER_GROUP * n_groups, replace=False)
         sample = rows.subset(np.sort(drawn))
     groups = plain(sample, n_groups, settings).centroids  # (groups, d)
-    cells = plain(FeatureRows.trusted(groups), n_cells, settings).labels  # (groups,)
-    return cells[assign(rows, groups, settings.search).labels]
+    return groups, plain(FeatureRows.trusted(groups), n_cells, settings).labels

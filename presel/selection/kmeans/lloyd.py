@@ -24,8 +24,8 @@ class Settings:
 
     search: MakeSearch
     rng: np.random.Generator
-    max_iterations: int
-    tolerance: float
+    max_iterations: int = 25
+    tolerance: float = 5e-3
 
 
 def lloyd(

@@ -1,0 +1,211 @@
+"""Pools whose features do not fit into memory, and tasks that are clustered cell by cell: small here."""
+
+import threading
+import tracemalloc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.scale.drawn import DrawnFeatures, DrawnPool, DrawnRelevance
+from presel.selection import number_of_clusters, threads
+from presel.selection.arrays import IntVector
+from presel.selection.feature_rows import Features
+from presel.stages import cells, centrality, clusters, feature_groups
+from presel.stages.centrality import CentralityStage, Neighbors
+from presel.stages.clusters import Clustering, ClustersStage
+from presel.stages.feature_groups import FeatureGroups
+from presel.stages.reference import ReferenceStage
+from presel.stages.selection import SelectionStage
+from presel.storage.files import map_array, write_array, write_table
+from presel.storage.stage import identity
+from presel.storage.store import Store
+from presel.strategies.presel import PreSel
+from tests.selection.mixtures import mixture
+
+POOL = DrawnPool(n_images=3000, n_tasks=3)
+FEATURES = DrawnFeatures(pool=POOL, dimension=24)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backwards(DrawnPool):
+    """The drawn pool with its last record first."""
+
+    def compute(self, store: Store, folder: Path) -> None:
+        super().compute(store, folder)
+        self.write(folder, self.load(folder)[::-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackwardsFeatures(DrawnFeatures):
+    """The drawn features in that order."""
+
+    def compute(self, store: Store, folder: Path) -> None:
+        ids, vectors = store.load(FEATURES)
+        write_table(folder / "ids.parquet", ids[::-1].to_frame("id"))
+        write_array(folder / "features.npy", np.ascontiguousarray(vectors[::-1]))
+
+
+BACKWARDS = BackwardsFeatures(pool=Backwards(n_images=3000, n_tasks=3), dimension=24)
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file of features is small enough to be read in place."""
+    monkeypatch.setattr(feature_groups, "IN_PLACE_BYTES", 0)
+    monkeypatch.setattr(feature_groups, "_BLOCK", 700)
+
+
+@pytest.fixture
+def small_cells(monkeypatch: pytest.MonkeyPatch) -> Clustering:
+    """Tasks above 500 images are divided into cells of about 300."""
+    monkeypatch.setattr(cells, "CLUSTERS_PER_CELL", 3)
+    return Clustering(divide_above=500)
+
+
+def clustered(store: Store, clustering: Clustering, features: DrawnFeatures = FEATURES) -> pd.DataFrame:
+    return store.load(ClustersStage(features=features, clustering=clustering))
+
+
+def selection() -> SelectionStage:
+    reference = ReferenceStage(pool=POOL, share=0.05, seed=0)
+    labels = ClustersStage(features=FEATURES, clustering=Clustering())
+    scores = CentralityStage(clusters=labels, reference=reference, neighbors=Neighbors())
+    relevance = DrawnRelevance(pool=POOL, reference=reference)
+    needed = {"reference": reference, "relevance": relevance, "centrality": scores}
+    return SelectionStage(strategy=PreSel(), pool=POOL, budget=0.15, seed=0, needed=needed)
+
+
+def files_of(store: Store) -> dict[str, bytes]:
+    """The results of clustering and scoring, by the names of their files."""
+    stage = selection()
+    store.ensure(stage)
+    scores = stage.needed["centrality"]
+    assert isinstance(scores, CentralityStage)
+    folders = [store.folder(one) for one in (scores.clusters, scores, stage)]
+    found = [
+        path for folder in folders for pattern in ("*.parquet", "*/*.npy") for path in folder.glob(pattern)
+    ]
+    return {path.relative_to(store.root).as_posix(): path.read_bytes() for path in found}
+
+
+def test_a_file_that_is_read_group_by_group_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    in_place = files_of(Store(tmp_path / "one"))
+    request.getfixturevalue("on_disk")
+    monkeypatch.setattr(centrality, "_TOGETHER", 250)
+    assert files_of(Store(tmp_path / "other")) == in_place
+    assert sum(name.endswith(".npy") for name in in_place) == 3
+
+
+@given(data=st.data())
+def test_groups_have_their_rows_in_their_order(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    order = data.draw(st.permutations(range(50)))
+    ends = sorted(data.draw(st.sets(st.integers(1, 50), min_size=1)))
+    groups = [np.array(order[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+    vectors = mixture(50, 5, 4).astype(np.float16)
+    features = Features(pd.Series(map(str, range(50))), vectors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_groups, "_BLOCK", data.draw(st.integers(1, 60)))
+        in_place = FeatureGroups(features, groups, Path("unused"))
+        patch.setattr(feature_groups, "IN_PLACE_BYTES", 0)
+        copied = FeatureGroups(features, groups, tmp_path_factory.mktemp("groups") / "copy.npy")
+        for number, group in enumerate(groups):
+            (read,), (expected,) = ([rows.block(0, len(rows))] for rows in (copied[number], in_place[number]))
+            assert (read == expected).all()
+            assert np.allclose(read, vectors[group], atol=1e-3)
+
+
+def test_the_cells_of_a_task_make_all_its_clusters_and_hold_each_image_once(
+    store: Store, small_cells: Clustering
+) -> None:
+    table = clustered(store, small_cells)
+    assert sorted(table["id"]) == sorted(store.load(POOL)["id"])
+    sizes = table["task"].value_counts()
+    assert sizes.max() > 500
+    for task, part in table.groupby("task"):
+        assert sorted(part["cluster"].unique()) == list(range(number_of_clusters(sizes[task])))
+    folder = store.folder(ClustersStage(features=FEATURES, clustering=small_cells))
+    centers = [len(np.load(path)) for path in sorted((folder / "centroids").iterdir())]
+    assert centers == [number_of_clusters(sizes[task]) for task in sorted(sizes.index)]
+    assert not (folder / "parts").exists()
+
+
+def test_cells_depend_on_vectors_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_cells: Clustering
+) -> None:
+    """Not on threads, on the parts of the file that are read at a time, or on the order of the pool."""
+    one = clustered(Store(tmp_path / "one"), small_cells)
+    monkeypatch.setattr(threads, "cpu_count", lambda: 3)
+    monkeypatch.setattr(cells, "_SLICE", 331)
+    monkeypatch.setattr(feature_groups, "IN_PLACE_BYTES", 0)
+    pd.testing.assert_frame_equal(clustered(Store(tmp_path / "other"), small_cells), one)
+    backwards = clustered(Store(tmp_path / "backwards"), small_cells, BACKWARDS)
+    pd.testing.assert_frame_equal(backwards, one)
+
+
+def test_inertia_of_cells_is_near_that_of_the_whole_task(store: Store, small_cells: Clustering) -> None:
+    vectors = np.load(store.ensure(FEATURES) / "features.npy").astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = pd.Series(range(len(vectors)), index=store.load(POOL)["id"])
+
+    def inertia(clustering: Clustering) -> float:
+        parts = clustered(store, clustering).groupby(["task", "cluster"])["id"]
+        groups = [vectors[rows[ids]] for _, ids in parts]
+        return float(sum(np.square(group - group.mean(axis=0)).sum() for group in groups))
+
+    assert inertia(small_cells) < 1.05 * inertia(Clustering())
+
+
+def test_a_run_that_was_stopped_goes_on_behind_the_last_part(
+    store: Store, monkeypatch: pytest.MonkeyPatch, on_disk: None, small_cells: Clustering
+) -> None:
+    stage = ClustersStage(features=FEATURES, clustering=small_cells)
+    at_once = clustered(Store(store.root.parent / "at_once"), small_cells)
+    compute = clusters.cluster
+    computed: list[IntVector] = []
+    interrupted = threading.Event()
+
+    def recorded(*given: Any, **options: Any) -> Any:
+        if len(computed) == 3 and not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+        found = compute(*given, **options)
+        computed.append(found[0])
+        return found
+
+    monkeypatch.setattr(threads, "cpu_count", lambda: 1)
+    monkeypatch.setattr(clusters, "cluster", recorded)
+    with pytest.raises(KeyboardInterrupt):
+        store.ensure(stage)
+    pd.testing.assert_frame_equal(store.load(stage), at_once)
+    # Every image passed through k-means once in both runs together.
+    assert sum(map(len, computed)) == len(at_once)
+
+
+def test_only_a_group_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_disk: None) -> None:
+    np.save(tmp_path / "features.npy", mixture(40_000, 256, 4).astype(np.float16))
+    ids = pd.Series(np.arange(40_000).astype(str))
+    order = np.random.default_rng(0).permutation(40_000)
+    groups = np.split(order, 20)
+    tracemalloc.start()
+    read = FeatureGroups(Features(ids, map_array(tmp_path / "features.npy")), groups, tmp_path / "copy.npy")
+    for number in range(len(groups)):
+        assert len(read[number]) == 2000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000 * 256 * 2 / 3
+
+
+def test_the_default_leaves_keys_as_they_were() -> None:
+    assert "divide_above" not in identity(Clustering())
+    assert identity(Clustering(divide_above=5)) != identity(Clustering())
+    assert identity(Clustering(divide_above=clusters.DIVIDE_ABOVE)) == identity(Clustering())
