@@ -61,7 +61,7 @@ class CentralityStage(TableStage):
         free = ~table["id"].isin(store.load(self.reference)["id"]).to_numpy()
         rows = pd.Index(features.ids).get_indexer(pd.Index(table["id"]))
         labels, neighbors = table["cluster"].to_numpy(), self.neighbors
-        in_tasks = list(table.groupby("task").indices.values())
+        in_tasks = [np.asarray(members) for members in table.groupby("task").indices.values()]
         together = in_tasks
         if neighbors.scope == "cluster":
             together = [group for members in in_tasks for group in _whole_clusters(members, labels)]
