@@ -1,0 +1,1 @@
+"""Selection of millions of drawn images, out of core."""

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,11 +54,13 @@ class VectorsStage(ShardedStage[Features]):
         counts = np.bincount(owners, minlength=len(ids))  # (n,)
         several = np.flatnonzero(counts > 1)
         sums = np.zeros((len(several), dimensions), np.float32)
+        in_shards = np.argsort(rows, kind="stable")  # (m,)
+        ends = np.searchsorted(rows[in_shards], np.cumsum([0, *map(len, shards)]))  # (shards + 1,)
         start = 0
         with atomic(folder / "features.npy") as file:
             joined = np.lib.format.open_memmap(file, "w+", shards[0].dtype, (len(ids), dimensions))
-            for shard in shards:
-                wanted = np.flatnonzero((rows >= start) & (rows < start + len(shard)))
+            for shard, (first, last) in zip(shards, pairwise(ends), strict=True):
+                wanted = np.sort(in_shards[first:last])
                 single = counts[owners[wanted]] == 1
                 joined[owners[wanted[single]]] = shard[rows[wanted[single]] - start]
                 places = np.searchsorted(several, owners[wanted[~single]])
