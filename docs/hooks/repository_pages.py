@@ -18,6 +18,8 @@ _log = get_plugin_logger("repository_pages")
 
 # The text, the path and the fragment of a link in Markdown, external ones and those within a page excepted.
 _LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)\s#]+)(#[^)\s]*)?\)")
+# The path of a link to a page in HTML.
+_NOTEBOOK_LINK = re.compile(r'(?<=href=")(?!\w+:)[^"#]+\.(?:md|ipynb)')
 _OPTION = re.compile(r"conf/([\w/]+)/(\w+)\.yaml")
 
 
@@ -60,6 +62,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"[{text}]({posixpath.relpath(target, posixpath.dirname(here) or '.')}{fragment})"
 
     return _LINK.sub(on_site, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turns links of notebooks into links to pages; MkDocs does so in Markdown only."""
+    here = page.file
+    if not here.src_uri.endswith(".ipynb"):
+        return html
+    # In the place of MathJax, which `mkdocs.yml` leaves out.
+    html = html.replace('<script src=""> </script>', "")
+
+    def on_site(link: re.Match[str]) -> str:
+        wanted = posixpath.normpath(posixpath.join(posixpath.dirname(here.src_uri), link[0]))
+        target = files.get_file_from_path(wanted)
+        if target is None:
+            _log.warning("%s links to %s, which is no page", here.src_uri, link[0])
+            return link[0]
+        return target.url_relative_to(here)
+
+    return _NOTEBOOK_LINK.sub(on_site, html)
 
 
 def _on_site(path: str) -> str | None:
