@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from presel.console import ArgumentParser, ConsoleReporter, console
 from presel.doctor.diagnosis import Diagnosis, diagnose
+from presel.doctor.page import write_page
 from presel.doctor.printing import as_json, print_diagnosis
 from presel.errors import PreselError
 from presel.evaluation.benchmarks import Benchmarks
@@ -32,7 +33,7 @@ _EPILOG = """\
 examples:
   presel doctor                                        the built-in pool
   presel doctor pool=llava_json pool.annotations=pool.json pool.images=images
-  presel doctor experiment=realpool pool.annotations=pool.json pool.images=images budget=500 --json found.json
+  presel doctor experiment=realpool pool.annotations=pool.json pool.images=images budget=500 --html found.html
 
 levels of findings:
   fault    the run stops, or leaves the image out: a record without an answer, a truncated image, a budget
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--json", metavar="FILE", help="write all findings to this file too; - for standard output"
     )
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help="write a page with pictures of what was found"
+    )
     options = parser.parse_intermixed_args(arguments)
     if options.json == "-":
         # Keeps standard output for the JSON alone.
@@ -68,6 +72,9 @@ def main(arguments: Sequence[str]) -> int:
     with TemporaryDirectory(prefix="presel-doctor-") as scratch:
         _prevent_writes(scratch)
         diagnosis = _diagnosed(options, Path(scratch))
+        if options.html:
+            # Here, because the scratch folder holds the images of a built-in pool.
+            write_page(options.html, diagnosis)
     print_diagnosis(diagnosis)
     if options.json == "-":
         # ASCII: no name can hold terminal control sequences.
@@ -75,6 +82,8 @@ def main(arguments: Sequence[str]) -> int:
     elif options.json:
         write_json(Path(options.json), as_json(diagnosis))
         console.print(f"all findings                  {options.json}")
+    if options.html:
+        console.print(f"page                          {options.html}")
     return int(diagnosis.faults > 0)
 
 

@@ -1,4 +1,4 @@
-"""Prints a diagnosis as short tables, or returns all of it as JSON."""
+"""A diagnosis as sentences and short tables, or all of it as JSON."""
 
 from collections import Counter, defaultdict
 from dataclasses import asdict
@@ -12,6 +12,7 @@ from rich.text import Text
 from presel.console import console
 from presel.doctor.diagnosis import Diagnosis
 from presel.doctor.findings import Finding
+from presel.doctor.plan import Plan
 from presel.doctor.times import UNKNOWN, StageTime
 
 # Findings printed per kind, and tasks printed; the JSON has all.
@@ -49,23 +50,8 @@ def by_task(diagnosis: Diagnosis) -> pd.DataFrame:
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
     """Prints the tables of tasks, findings, times and costs."""
-    usable = diagnosis.usable
-    different = usable["content"].nunique()
-    console.print(
-        f"{diagnosis.records:,} records, {len(usable):,} usable images ({different:,} different) in "
-        f"{usable['task'].nunique()} tasks, {usable['size'].sum() / 1e6:,.1f} MB, in {diagnosis.images}"
-    )
-    if diagnosis.text_only:
-        console.print(f"{diagnosis.text_only:,} records without an image are skipped")
-    if diagnosis.text_only_kept:
-        console.print(f"{diagnosis.text_only_kept:,} records without an image are kept in the training set")
-    for number, setting in (
-        (diagnosis.excluded, "pool.exclude"),
-        (diagnosis.near_duplicates, "pool.near_duplicates"),
-    ):
-        if number:
-            console.print(f"{number:,} records are left out by {setting}")
-    console.print(f"formats: {_shares(usable['format'])}; pixels: {_shares(usable['mode'])}")
+    for line in summary(diagnosis):
+        console.print(line)
     console.print()
     console.print(_task_table(diagnosis))
     _print_findings(diagnosis.findings)
@@ -74,11 +60,34 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         unknown = [one.stage for one in diagnosis.times if one.source == UNKNOWN]
         if unknown:
             console.print(f"time unknown, since there is no similar run in the store: {', '.join(unknown)}")
-    _print_cost(diagnosis)
-    counts = Counter[str](finding.severity for finding in diagnosis.findings)
-    totals = ", ".join(f"{counts[severity]:,} {severity}s" for severity in _STYLES)
+    if diagnosis.plan:
+        console.print(cost(diagnosis.plan))
     console.print()
-    console.print(totals, style="bold")
+    console.print(totals(diagnosis), style="bold")
+
+
+def summary(diagnosis: Diagnosis) -> list[str]:
+    """What the pool holds, and what is left out of it, in a few sentences."""
+    usable = diagnosis.usable
+    different = usable["content"].nunique()
+    lines = [
+        f"{diagnosis.records:,} records, {len(usable):,} usable images ({different:,} different) in "
+        f"{usable['task'].nunique()} tasks, {usable['size'].sum() / 1e6:,.1f} MB, in {diagnosis.images}"
+    ]
+    counts = {
+        "records without an image are skipped": diagnosis.text_only,
+        "records without an image are kept in the training set": diagnosis.text_only_kept,
+        "records are left out by pool.exclude": diagnosis.excluded,
+        "records are left out by pool.near_duplicates": diagnosis.near_duplicates,
+    }
+    lines += [f"{number:,} {what}" for what, number in counts.items() if number]
+    return [*lines, f"formats: {_shares(usable['format'])}; pixels: {_shares(usable['mode'])}"]
+
+
+def totals(diagnosis: Diagnosis) -> str:
+    """Number of findings by severity."""
+    counts = Counter[str](finding.severity for finding in diagnosis.findings)
+    return ", ".join(f"{counts[severity]:,} {severity}s" for severity in _STYLES)
 
 
 def _shares(values: pd.Series) -> str:
@@ -134,14 +143,15 @@ def _time_table(times: list[StageTime]) -> Table:
     for one in times:
         if one.source != UNKNOWN:
             images = "–" if one.images is None else f"{one.images:,}"
-            table.add_row(one.stage, images, _duration(one.seconds), one.source)
+            table.add_row(one.stage, images, duration(one.seconds), one.source)
     table.add_section()
     known = sum(one.seconds for one in times if one.seconds is not None)
-    table.add_row("known so far", "", _duration(known))
+    table.add_row("known so far", "", duration(known))
     return table
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """A time as people say it; `?` if it is unknown."""
     if seconds is None:
         return "?"
     if seconds < 60:
@@ -150,10 +160,8 @@ def _duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _print_cost(diagnosis: Diagnosis) -> None:
-    plan = diagnosis.plan
-    if plan is None:
-        return
+def cost(plan: Plan) -> str:
+    """What the instructions of a run take, in one sentence."""
     images = sum(plan.bought.values())
     text = f"instructions: {images:,} images"
     if plan.reference is not None:
@@ -163,12 +171,9 @@ def _print_cost(diagnosis: Diagnosis) -> None:
     if plan.bought != plan.selected:
         text += " (the strategy reads all instructions before it chooses)"
     if plan.estimate is None:
-        text += "; free of charge"
-    else:
-        text += f"; about {plan.estimate.tokens:,} tokens, cost {plan.estimate.money:,.2f}"
-        if plan.exceeds:
-            text += f", above {' and '.join(plan.exceeds)}"
-    console.print(text)
+        return f"{text}; free of charge"
+    text += f"; about {plan.estimate.tokens:,} tokens, cost {plan.estimate.money:,.2f}"
+    return text + (f", above {' and '.join(plan.exceeds)}" if plan.exceeds else "")
 
 
 def _table(first: str, *others: str) -> Table:
