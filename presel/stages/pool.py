@@ -165,7 +165,7 @@ class PoolStage(Pool):
         raise PreselError(
             f"{self.title}: the processor of {lvlm.path} does not take {len(refused)} of "
             f"{images['image'].nunique()} images ({named}{'; …' if len(refused) > _NAMED else ''}); resize "
-            "them or leave their records out"
+            f"them or leave their records out ({self.source.group}.exclude)"
         )
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
