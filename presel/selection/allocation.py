@@ -19,18 +19,19 @@ def allocate_tasks(
     """Splits a budget of images over tasks.
 
     Modes:
-        exact: Shares proportional to the weights, capped at the sizes; the sum is exactly
-            `min(budget, sizes.sum())`, and no task's share shrinks when the budget grows. The rule is
-            `presel.selection.apportionment.apportion`. The weights may have any positive sum. Tasks of weight
-            0 receive images, in proportion to their sizes, only once all others are full.
-        paper: floor(w * budget), the most that eq. 6 can reach when summed over a task's clusters. The sum is
-            below the budget and there is no cap. Eq. 6 itself rounds once, per cluster: for it pass the real
-            number `w * budget` to `allocate_clusters(..., mode="paper")`.
-        released_llava: The released code for LLaVA-1.5: floor(w * budget), the whole remainder to the task of
-            largest weight (the first of several), no cap.
-        released_vision_flan: The released code for Vision-FLAN: floor(w * budget) capped at the size; the
-            remainder one each by largest fraction over tasks below their cap; what the caps cut off
-            round-robin, in the order of the tasks, over tasks below their cap.
+
+    - `exact`: Shares proportional to the weights, capped at the sizes; the sum is exactly `min(budget,
+      sizes.sum())`, and no task's share shrinks when the budget grows. The rule is
+      `presel.selection.apportionment.apportion`. The weights may have any positive sum. Tasks of weight 0
+      receive images, in proportion to their sizes, only once all others are full.
+    - `paper`: floor(w * budget), the most that eq. 6 can reach when summed over a task's clusters. The sum is
+      below the budget and there is no cap. Eq. 6 itself rounds once, per cluster: for it pass the real number
+      `w * budget` to `allocate_clusters(..., mode="paper")`.
+    - `released_llava`: The released code for LLaVA-1.5: floor(w * budget), the whole remainder to the task of
+      largest weight (the first of several), no cap.
+    - `released_vision_flan`: The released code for Vision-FLAN: floor(w * budget) capped at the size; the
+      remainder one each by largest fraction over tasks below their cap; what the caps cut off round-robin, in
+      the order of the tasks, over tasks below their cap.
 
     Args:
         weights: The tasks' weights w(T) (eq. 5), shape (M,); must sum to 1 in all modes but `exact`.
@@ -127,15 +128,16 @@ def allocate_clusters(
     """Splits a task's budget over its clusters.
 
     Modes:
-        exact: Shares proportional to `available ** size_exponent`, by the rule of `allocate_tasks`' exact
-            mode: the sum is `min(budget, available.sum())`, no share exceeds `available`, and none shrinks
-            when the budget grows.
-        paper: Eq. 6, floor(|A_c| / |T| * budget), with |A_c| the cluster's full size if `totals` is given
-            and `available` otherwise. There is no cap, and the sum is slightly below the budget.
-        released: The released code: round(available / sum * budget), halves to even, capped at `available`;
-            if the sum is too low, one more each over clusters below their cap by descending total size; if
-            too high, one less each by ascending total size. One round only, as released: the caller fills a
-            remaining gap with images drawn at random from the whole pool, as the released code does.
+
+    - `exact`: Shares proportional to `available ** size_exponent`, by the rule of `allocate_tasks`' exact
+      mode: the sum is `min(budget, available.sum())`, no share exceeds `available`, and none shrinks when the
+      budget grows.
+    - `paper`: Eq. 6, floor(|A_c| / |T| * budget), with |A_c| the cluster's full size if `totals` is given and
+      `available` otherwise. There is no cap, and the sum is slightly below the budget.
+    - `released`: The released code: round(available / sum * budget), halves to even, capped at `available`;
+      if the sum is too low, one more each over clusters below their cap by descending total size; if too
+      high, one less each by ascending total size. One round only, as released: the caller fills a remaining
+      gap with images drawn at random from the whole pool, as the released code does.
 
     Args:
         available: Images of each cluster outside the reference set, shape (C,).
