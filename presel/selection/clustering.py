@@ -62,7 +62,8 @@ def cluster(
 
     - `auto`: faiss if it sees a GPU, else numpy; above 1,000 clusters hierarchical (`kmeans.hierarchical`),
       since at C = |T| / 100 the cost of plain k-means is quadratic in the task's size.
-    - `numpy`, `faiss`: Plain k-means, nearest centroids searched by that library; faiss uses all GPUs it sees.
+    - `numpy`, `faiss`: Plain k-means, nearest centroids searched by that library; faiss uses all GPUs that it
+      sees.
     - `released`: scikit-learn's labels, by the released code's call KMeans(n_clusters, random_state=seed),
       whose seed is 12345, with the other defaults of the installed version: one start since 1.4, ten in
       1.2.2, which the released code requires. Slow; needs a float32 copy of the features; equal vectors can
