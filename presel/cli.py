@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "choose images, obtain their instructions, tune, evaluate (Hydra; see `presel run --help`)",
     "doctor": "check a pool: faults, duplicates, and what a run on it would take and cost",
     "report": "compare finished runs: tables, intervals, figures, one page",
+    "view": "show what a run chose: its pool as a map, tasks, clusters, pictures, costs",
     "export": "write what a run chose as training data for TRL, LLaMA-Factory, ms-swift, LLaVA and others",
     "diff": "compare two selections of one pool",
     "assemble": "put a LLaVA together from a language model, a CLIP tower and a pretrained projector",

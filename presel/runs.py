@@ -1,5 +1,6 @@
 """Finished runs: what a run writes to its `run.json`, and reading it and the results behind it back."""
 
+from collections.abc import Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
-from presel.data.checks import check_file
+from presel.data.checks import check_file, check_read_back
 from presel.data.llava import Record, read_training_file
 from presel.errors import PreselError
 from presel.evaluation.scores import ModelScores, Scores, mean_score, relative_score
@@ -155,6 +156,11 @@ class RunRecord:
         return {role: stage.folder / _OUTPUTS.get(stage.name, "") for role, stage in stages.items()}
 
     @property
+    def last(self) -> StageRecord:
+        """The stage that the run ended with."""
+        return next(self.stages[role] for role in reversed(TARGETS) if role in self.stages)
+
+    @property
     def training_role(self) -> str:
         """Role of the stage whose result the model is tuned on."""
         return "training_set" if "training_set" in self.stages else "instructions"
@@ -207,6 +213,24 @@ class RunRecord:
         images = image_list(self.result("images"))
         chosen = np.flatnonzero(self.pool["id"].isin(self.chosen["id"]))
         return list(images.loc[images["record"].isin(chosen), "image"].unique())
+
+    @cached_property
+    def reference_ids(self) -> set[str]:
+        """Ids of the reference set; empty for strategies without one."""
+        if "reference" not in self.stages:
+            return set()
+        return set(read_table(self.result("reference") / "reference.parquet", "id")["id"])
+
+    def images_of(self, ids: Sequence[str]) -> list[str]:
+        """The images of records (of several, the first), as paths in `image_folder`.
+
+        Raises:
+            RecordError: If one leads out of the folder.
+        """
+        files = dict(zip(self.pool["id"], self.pool["image"], strict=True))
+        for name in ids:
+            check_read_back(self.image_folder, files[name], str(self.folder))
+        return [files[name] for name in ids]
 
     def records(self) -> list[Record]:
         """The training set: the instructions of the selected images, and text-only records if they are kept.
@@ -316,7 +340,9 @@ class RunRecord:
 
     @cached_property
     def conditions(self) -> dict[str, Any]:
-        """What two runs must share, beside the budget, for their scores to be comparable."""
+        """What two runs must share, beside the budget, for their scores, or selections, to be comparable."""
+        if self.tuned is None:
+            return {"pool": self._stage("images").key}
         model, instructions, evaluation = (
             self._stage(role).manifest["settings"] for role in ("model", "instructions", "evaluation")
         )

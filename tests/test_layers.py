@@ -28,6 +28,7 @@ LAYERS = (
     "pipeline",
     "settings",
     "runs",
+    "pool_map",
     "export",
     "report",
     "doctor",

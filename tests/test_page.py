@@ -48,16 +48,16 @@ class Elements(HTMLParser):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_text(name: str) -> None:
     template = environment().from_string(
-        '{% extends "page/base.html" %}{% from "page/parts.html" import table, pictures %}'
-        "{% block content %}{{ table(frame) }}{{ pictures(rows) }}{% endblock %}"
+        '{% extends "page/base.html" %}{% from "page/parts.html" import groups, pictures, table %}'
+        "{% block content %}{{ table(frame) }}{{ pictures(rows) }}{{ groups(rows) }}{% endblock %}"
     )
     rows = [PictureRow(name, [Picture("", name), Picture("data:image/webp;base64,", name)])]
     page = template.render(title=name, frame=pd.DataFrame({name: [name]}), rows=rows)
     found = Elements(page)
     assert not {"script", "iframe"} & set(found.tags)
-    assert found.tags.count("img") == 1
+    assert found.tags.count("img") == 2
     assert not [key for key, _ in found.attributes if key.startswith("on")]
-    assert found.text.count(visible(name)) == 5
+    assert found.text.count(visible(name)) == 6
     assert ("alt", visible(name)) in found.attributes
     assert all(character.isprintable() or character == "\n" for character in page)
     addresses = [value or "" for key, value in found.attributes if key in ("src", "href")]

@@ -1,6 +1,7 @@
 """`presel run` as a Hydra application: one run, or the jobs of a sweep."""
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -117,6 +118,8 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
         what = "training file" if role == "instructions" else path.stem
         console.print(f"{what:<29} {path}")
     console.print(f"{'run, its config and manifest':<29} {record.folder}")
+    if not sweeping:
+        console.print(f"{'to see what it chose':<29} presel view {shlex.quote(str(record.folder))}")
     return record.mean if record.tuned else None
 
 

@@ -2,27 +2,33 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Template
+import pandas as pd
 
 from presel.console import ArgumentParser, console
-from presel.console.escaping import csv_text, markdown_text, visible
+from presel.console.escaping import csv_text, markdown_text
+from presel.errors import PreselError
+from presel.pool_map import pool_map_if_encoded
 from presel.report import tables
-from presel.report.gallery import gallery
-from presel.report.grouping import by_setting, evaluated, find_runs, left_out
+from presel.report.grouping import by_setting, evaluated, find_runs, left_out, selected
 from presel.report.notes import notes_on
+from presel.report.page import PageOptions, page
 from presel.report.published import PUBLISHED_TABLES
+from presel.report.words import on_results
 from presel.runs import RunRecord
+from presel.selection.threads import cpu_count
 from presel.storage.files import atomic
+
+_UNITS = "Scores in percent, mean ± standard deviation over seeds."
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs `presel report`."""
     parser = ArgumentParser(
         prog="presel report",
-        description="Compare runs: mean and spread over seeds, intervals against random selection, costs.",
+        description="Compare runs: mean and spread over seeds, intervals against random selection, costs. "
+        "Runs that all ended with until=selection are compared by what they chose.",
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs or sweeps")
     parser.add_argument("--out", type=Path, default=Path("outputs/report"), help="folder (%(default)s)")
@@ -34,49 +40,89 @@ def main(arguments: Sequence[str]) -> int:
         help="a published table to show Rel. from; may be given several times (table1_llava665k)",
     )
     parser.add_argument(
-        "--pictures", type=_count, default=8, help="images per row of the gallery (%(default)s)"
+        "--pictures", type=whole_number, default=8, help="images per row of the contact sheets (%(default)s)"
     )
+    parser.add_argument("--no-map", action="store_true", help="leave the map of the pool out")
     options = parser.parse_args(arguments)
-    published = options.published or ["table1_llava665k"]
     found = find_runs(options.runs)
-    groups = by_setting(evaluated(found))
-    results = tables.results(groups, published)
-    benchmarks = dict.fromkeys(name for runs in groups.values() for run in runs for name in run.scores)
-    shown = tables.formatted(results, list(benchmarks), published)
-    costs = tables.costs(results)
-    notes = [*notes_on(groups, results, published), *left_out(options.runs, found)]
-    seeds = sorted({run.seed for runs in groups.values() for run in runs})
-    drawn = _one_run_per_setting(groups)
-    template = (files("presel.report") / "page.html").read_text(encoding="utf-8")
-    page = Template(template, autoescape=True, finalize=_shown).render(
-        title=options.title,
-        summary=f"{len(groups)} settings, seeds {', '.join(map(str, seeds))}. Scores in percent, "
-        "mean ± standard deviation over seeds.",
-        tables={"": shown, "Costs": costs},
-        notes=notes,
-        figures=_figures(groups, drawn),
-        gallery=gallery(drawn, options.pictures),
-    )
-    for name, text in {
-        "report.html": page,
-        "table.md": tables.markdown(shown) + "".join(f"\n{markdown_text(note)}\n" for note in notes),
-        "table.tex": tables.latex(shown),
-        "table.csv": csv_text(results),
-        "costs.md": tables.markdown(costs),
-        "costs.tex": tables.latex(costs),
-    }.items():
+    written = _results(found, options) if any(run.tuned for run in found) else _selections(found, options)
+    for name, text in written.items():
         with atomic(options.out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
         console.print(options.out / name)
     return 0
 
 
-def _shown(value: object) -> object:
-    """Escapes control characters in the page's text; figures are `Markup` and stay as they are."""
-    return visible(value) if type(value) is str else value
+def _results(found: Sequence[RunRecord], options: argparse.Namespace) -> dict[str, str]:
+    """Files about runs that were evaluated, by name."""
+    published = options.published or ["table1_llava665k"]
+    groups = by_setting(evaluated(found))
+    results = tables.results(groups, published)
+    benchmarks = list(dict.fromkeys(name for runs in groups.values() for run in runs for name in run.scores))
+    shown = tables.formatted(results, benchmarks, published)
+    costs = tables.costs(results)
+    notes = [*notes_on(groups, results, published), *left_out(options.runs, found)]
+    drawn = _one_run_per_setting(groups)
+    text = page(
+        options.title,
+        drawn,
+        _places(list(drawn.values()), options),
+        _page_options(options),
+        lead=on_results(groups, results),
+        tables={**tables.in_parts(shown, benchmarks), "Time and instructions": costs},
+        notes=[_UNITS, *notes],
+        figures=_figures(groups, drawn),
+    )
+    return {
+        "report.html": text,
+        "table.md": tables.markdown(shown) + "".join(f"\n{markdown_text(note)}\n" for note in notes),
+        "table.tex": tables.latex(shown),
+        "table.csv": csv_text(results),
+        "costs.md": tables.markdown(costs),
+        "costs.tex": tables.latex(costs),
+    }
 
 
-def _count(text: str) -> int:
+def _selections(found: Sequence[RunRecord], options: argparse.Namespace) -> dict[str, str]:
+    """Files about runs that all ended before the evaluation, by name."""
+    groups = by_setting(selected(found))
+    drawn = _one_run_per_setting(groups)
+    table = tables.selections(groups)
+    text = page(
+        options.title,
+        drawn,
+        _places(list(drawn.values()), options),
+        _page_options(options),
+        tables={"Selections": table} if len(groups) > 1 else {},
+        notes=left_out(options.runs, found),
+        figures=_overlap(drawn),
+    )
+    return {"report.html": text, "table.md": tables.markdown(table), "table.tex": tables.latex(table)}
+
+
+def _page_options(options: argparse.Namespace) -> PageOptions:
+    return PageOptions(row=options.pictures, workers=cpu_count())
+
+
+def _places(runs: Sequence[RunRecord], options: argparse.Namespace) -> pd.DataFrame | str:
+    """The map of the runs' pool, or why there is none."""
+    if options.no_map:
+        return "The map was left out (--no-map)."
+    if len({run.stages["images"].key for run in runs}) > 1:
+        return "There is no map, since these runs are on several pools."
+    # One that has encoded the images, if there is one.
+    encoded = sorted(runs, key=lambda run: "features" not in run.stages)
+    try:
+        places = pool_map_if_encoded(encoded[0])
+    except PreselError as error:
+        return f"There is no map: {error}."
+    if places is None:
+        return "There is no map, since none of these runs has encoded the images; presel view RUN does so."
+    return places
+
+
+def whole_number(text: str) -> int:
+    """Parses an argument that must be a whole number above 0."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
@@ -91,32 +137,28 @@ def _one_run_per_setting(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str,
 
 
 def _figures(groups: Mapping[str, Sequence[RunRecord]], shown: Mapping[str, RunRecord]) -> dict[str, str]:
+    """Figures of the results by caption, but none with a single point."""
     # matplotlib takes a second to import.
+    from presel.report import figures
+
+    drawn = {}
+    if any(len(points) > 1 for points in figures.curves_over_budgets(groups).values()):
+        drawn["Score against budget"] = figures.score_against_budget(groups)
+    if len(groups) > 1:
+        drawn["Score against cost"] = figures.score_against_cost(groups)
+    return drawn | _overlap(shown)
+
+
+def _overlap(shown: Mapping[str, RunRecord]) -> dict[str, str]:
+    """The figure of images in common by caption, if there is something to compare."""
+    if len(shown) < 2:
+        return {}
     from presel.report import figures
 
     # Pools may give different images the same id.
     chosen = {
         name: {(run.stages["images"].key, image) for image in run.chosen["id"]} for name, run in shown.items()
     }
-    weights, relevance = {}, {}
-    for name, run in shown.items():
-        if "task_weight" in run.selection:
-            weights[name] = figures.task_weights(run.selection.groupby("task")["task_weight"].first())
-        if run.relevance is not None:
-            relevance[name] = figures.relevance_by_task(run.relevance)
-    seed = f", seed {next(iter(shown.values())).seed}" if shown.keys() == groups.keys() else ""
     return {
-        "Score against budget": figures.score_against_budget(groups),
-        "Score against cost": figures.score_against_cost(groups),
-        f"Images in common (%){seed}": figures.overlap(chosen),
-        **_merge_identical(f"Task weights{seed}", weights),
-        **_merge_identical(f"IRS (eq. 3) of the reference set{seed}", relevance),
+        "Images that two settings have in common, in % of those that either chose": figures.overlap(chosen)
     }
-
-
-def _merge_identical(caption: str, drawn: Mapping[str, str]) -> dict[str, str]:
-    """Merges identical figures; each is captioned with the names of all its settings."""
-    names: dict[str, list[str]] = {}
-    for name, svg in drawn.items():
-        names.setdefault(svg, []).append(name)
-    return {f"{caption}: {'; '.join(same)}": svg for svg, same in names.items()}

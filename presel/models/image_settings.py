@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from presel.errors import PreselError
-from presel.models.pretrained import model_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -83,10 +82,8 @@ def check_fitting(config: "PreTrainedConfig", processor: Any, settings: Mapping[
     size = getattr(vision, "image_size", None)
     if size is None:
         return
-    blank = [Image.new("RGB", shape) for shape in _SHAPES]
-    with model_errors(f"lvlm.image_settings: the image processor of {name} does not take an image"):
-        prepared = [processor.image_processor([one], return_tensors="pt") for one in blank]
-    sides = {tuple(one["pixel_values"].shape[-2:]) for one in prepared}
+    images = [processor.image_processor([Image.new("RGB", shape)], return_tensors="pt") for shape in _SHAPES]
+    sides = {tuple(one["pixel_values"].shape[-2:]) for one in images}
     height, width = (size, size) if isinstance(size, int) else size
     # Where images keep their shape (Pixtral), any size will do.
     if len(sides) == 1 and sides != {(height, width)}:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from presel.data.decoding import BrokenImage
 from presel.data.images import map_images, open_image
@@ -15,6 +15,8 @@ from presel.data.images import map_images, open_image
 _SIDE = 96
 # WebP, which browsers show since 2020, takes half the bytes of JPEG at this size.
 _QUALITY = 60
+# So many images are opened sooner than worker processes are started.
+FEW = 500
 # Thumbnails of a sheet: side by side, and in all.
 SHEET_COLUMNS = 32
 _SHEET = SHEET_COLUMNS**2
@@ -79,19 +81,20 @@ def sheets(
         workers: Worker processes that open images; 0 uses this process.
         on_progress: Called with the number of images finished since the last call.
     """
-    uris = []
-    for start in range(0, len(images), _SHEET):
-        part = images[start : start + _SHEET]
-        rows = -(-len(part) // SHEET_COLUMNS)
-        sheet = Image.new("RGBA", (SHEET_COLUMNS * side, rows * side))
-        thumbnails = map_images(root, part, _Cell(side), workers, on_progress)
-        for place, thumbnail in enumerate(thumbnails):
-            if thumbnail is not None:
-                row, column = divmod(place, SHEET_COLUMNS)
-                margins = (side - thumbnail.width) // 2, (side - thumbnail.height) // 2
-                sheet.paste(thumbnail, (column * side + margins[0], row * side + margins[1]))
-        uris.append(_uri(sheet))
-    return Sheets(uris, side)
+    thumbnails = map_images(root, images, _Cell(side), workers if len(images) > FEW else 0, on_progress)
+    parts = [thumbnails[start : start + _SHEET] for start in range(0, len(thumbnails), _SHEET)]
+    return Sheets([_uri(_sheet(part, side)) for part in parts], side)
+
+
+def _sheet(thumbnails: Sequence[Image.Image | None], side: int) -> Image.Image:
+    rows = -(-len(thumbnails) // SHEET_COLUMNS)
+    sheet = Image.new("RGBA", (SHEET_COLUMNS * side, rows * side))
+    for place, thumbnail in enumerate(thumbnails):
+        if thumbnail is not None:
+            row, column = divmod(place, SHEET_COLUMNS)
+            margins = (side - thumbnail.width) // 2, (side - thumbnail.height) // 2
+            sheet.paste(thumbnail, (column * side + margins[0], row * side + margins[1]))
+    return sheet
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,8 @@ class _Cell:
 
 
 def _thumbnail(file: Path, side: int) -> Image.Image:
-    image = open_image(file)
-    image.thumbnail((side, side))
-    return image
+    # Small images are enlarged, so that all are of one size.
+    return ImageOps.contain(open_image(file), (side, side))
 
 
 def _uri(image: Image.Image) -> str:

@@ -4,7 +4,6 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
@@ -12,21 +11,32 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from presel.console.escaping import visible
-from presel.importance import relevance_scores
 from presel.report.statistics import spread
 from presel.runs import RunRecord
+
+# Text on a colored ground: nearly black, since black takes the color of the page's text.
+_ON_COLOR = "#000001"
+
+
+# By setting without its budget: budget, mean score and its standard deviation.
+Curves = dict[str, list[tuple[float, float, float]]]
+
+
+def curves_over_budgets(groups: Mapping[str, Sequence[RunRecord]]) -> Curves:
+    """The points of `score_against_budget`; a setting that was run with one budget has one."""
+    curves: Curves = {}
+    for name, runs in groups.items():
+        setting = " ".join(part for part in name.split(" ") if not part.startswith("budget="))
+        means = [run.mean for run in runs]
+        curves.setdefault(setting, []).append((runs[0].budget, float(np.mean(means)), spread(means) or 0.0))
+    return curves
 
 
 def score_against_budget(groups: Mapping[str, Sequence[RunRecord]]) -> str:
     """Mean score and its standard deviation over seeds, by budget; one line per setting."""
     figure, axes = _axes("budget (% of the pool)", "mean score (%)")
-    curves: dict[str, list[tuple[float, float, float]]] = {}
-    for name, runs in groups.items():
-        setting = " ".join(part for part in name.split(" ") if not part.startswith("budget="))
-        means = [run.mean for run in runs]
-        curves.setdefault(setting, []).append((runs[0].budget, float(np.mean(means)), spread(means) or 0.0))
     drawn: dict[str, ErrorbarContainer] = {}
-    for setting, points in curves.items():
+    for setting, points in curves_over_budgets(groups).items():
         budgets, scores, spreads = 100 * np.array(sorted(points)).T
         drawn[setting] = axes.errorbar(budgets, scores, yerr=spreads, fmt="o-", capsize=3)
     _add_legend(axes, drawn)
@@ -45,27 +55,6 @@ def score_against_cost(groups: Mapping[str, Sequence[RunRecord]]) -> str:
     return _svg(figure)
 
 
-def task_weights(weights: pd.Series) -> str:
-    """Weight of each task (eq. 5), which is the series' index; a dashed line marks equal weights."""
-    figure, axes = _axes("weight", "", len(weights))
-    weights = weights.sort_values()
-    axes.barh([_escaped(str(task)) for task in weights.index], weights)
-    axes.axvline(1 / len(weights), color="black", linewidth=0.8, linestyle="--")
-    return _svg(figure)
-
-
-def relevance_by_task(relevance: pd.DataFrame) -> str:
-    """Distribution of the IRS (eq. 3) in each task, from a table like `RunRecord.relevance`."""
-    figure, axes = _axes("IRS", "", relevance["task"].nunique())
-    irs = relevance_scores(relevance["loss_with_question"], relevance["loss_without_question"])
-    by_task = {
-        str(task): scores.dropna() for task, scores in pd.Series(irs).groupby(relevance["task"].to_numpy())
-    }
-    axes.boxplot(list(by_task.values()), orientation="horizontal", showfliers=False)
-    axes.set_yticks(range(1, len(by_task) + 1), [_escaped(task) for task in by_task])
-    return _svg(figure)
-
-
 def overlap(chosen: Mapping[str, set[tuple[str, str]]]) -> str:
     """Share of images that every two settings have in common (Jaccard index), as a heat map."""
     names = list(chosen)
@@ -78,7 +67,7 @@ def overlap(chosen: Mapping[str, set[tuple[str, str]]]) -> str:
     axes.set_xticks(range(len(names)), labels, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), labels)
     for (row, column), share in np.ndenumerate(shares):
-        color = "white" if share > 0.5 else "black"
+        color = "white" if share > 0.5 else _ON_COLOR
         axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=color)
     return _svg(figure)
 
@@ -92,6 +81,7 @@ def _add_legend(axes: Axes, drawn: Mapping[str, Line2D | ErrorbarContainer]) -> 
         fontsize="small",
         loc="upper left",
         bbox_to_anchor=(1, 1),
+        frameon=False,
     )
 
 
@@ -113,5 +103,7 @@ def _svg(figure: Figure) -> str:
     text = io.StringIO()
     # No date and fixed element ids: the same runs give the same page.
     with rc_context({"svg.hashsalt": "presel"}):
-        figure.savefig(text, format="svg", metadata={"Date": None}, bbox_inches="tight")
-    return text.getvalue()[text.getvalue().index("<svg") :]
+        figure.savefig(text, format="svg", metadata={"Date": None}, bbox_inches="tight", transparent=True)
+    svg = text.getvalue()[text.getvalue().index("<svg") :]
+    # What Matplotlib draws in black takes the color of the page's text, for light and dark screens.
+    return svg.replace("#000000", "currentColor")

@@ -1,54 +1,93 @@
-"""Thumbnails of the chosen images, task by task."""
+"""Contact sheets: thumbnails of what was chosen and left out, task by task and cluster by cluster."""
 
-import base64
-import io
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from presel.data.checks import check_read_back
-from presel.data.images import open_image
+from presel.page import PictureRow, picture
 from presel.runs import RunRecord
 
-# Pixels.
-_SIDE = 72
+# Clusters and tasks shown on a page, the largest ones: each has some twenty thumbnails.
+_CLUSTERS = 40
+_PER_TASK = 3
+# Images in the row of a cluster's center.
+_CENTER = 4
 
 
-def gallery(shown: Mapping[str, RunRecord], count: int) -> dict[str, list[tuple[str, list[str]]]]:
-    """Shows for each task the most and the least central images, and a sample of each setting's choice.
+def gallery(shown: Mapping[str, RunRecord], count: int) -> dict[str, list[PictureRow]]:
+    """Shows of each task what was chosen and what was left out.
+
+    Of runs that cluster, the largest clusters are shown one by one: their most central images, those chosen
+    and those left out, both from the most to the least central.
 
     Args:
         shown: One run per setting.
         count: Images per row.
 
     Returns:
-        Rows by task: a heading, and images as `data:` URIs.
+        Rows by task, the largest tasks if there are many.
     """
-    rows: dict[str, list[tuple[str, list[str]]]] = {}
+    rows: dict[str, list[PictureRow]] = {}
+    tables = {name: run.selection for name, run in shown.items()}
+    sizes = pd.concat([table["task"] for table in tables.values()]).value_counts()
+    most = max(1, _CLUSTERS // len(shown))
+    tasks = sorted(sizes.index[:most])
+    per_task = max(1, min(_PER_TASK, most // len(tasks)))
     for name, run in shown.items():
-        files = dict(zip(run.pool["id"], run.pool["image"], strict=True))
-        for task, images in run.selection.groupby("task"):
-            task_rows = rows.setdefault(str(task), [])
-            if "centrality" in images:
-                ranked = images.dropna(subset="centrality").sort_values("centrality")["id"]
-                task_rows.append(_row(f"most central ({name})", run, files, ranked[: -count - 1 : -1]))
-                task_rows.append(_row(f"least central ({name})", run, files, ranked[:count]))
-            # Evenly spaced by id, which often reflects how images were made.
-            chosen = images[images["selected"]].sort_values("id")["id"]
-            spread = chosen[:: max(1, len(chosen) // count)][:count]
-            task_rows.append(_row(f"chosen by {name}", run, files, spread))
-    return rows
+        pictures = _Pictures(run)
+        whose = f" by {name}" if len(shown) > 1 else ""
+        for task, images in tables[name].groupby("task"):
+            if task in tasks:
+                sheet = _clusters if {"cluster", "centrality"} <= set(images) else _task
+                rows.setdefault(str(task), []).extend(sheet(images, pictures, count, whose, per_task))
+    return {task: rows[task] for task in sorted(rows)}
 
 
-def _row(heading: str, run: RunRecord, files: Mapping[str, str], ids: pd.Series) -> tuple[str, list[str]]:
-    paths = (check_read_back(run.image_folder, files[name], str(run.folder)) for name in ids)
-    return heading, [_thumbnail(path) for path in paths]
+class _Pictures:
+    """Thumbnails of a run's images."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self._run = run
+
+    def of(self, heading: str, images: pd.DataFrame) -> PictureRow:
+        files = self._run.images_of(images["id"].tolist())
+        names = map(_caption, images.to_dict("records"))
+        pictures = (
+            picture(self._run.image_folder / file, name) for file, name in zip(files, names, strict=True)
+        )
+        return PictureRow(heading, list(pictures))
 
 
-def _thumbnail(file: Path) -> str:
-    image = open_image(file)
-    image.thumbnail((_SIDE, _SIDE))
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+def _caption(image: Mapping[Hashable, Any]) -> str:
+    known = [f"{key} {image[key]:.3g}" for key in ("centrality", "rank") if pd.notna(image.get(key))]
+    return ", ".join([image["id"], *known])
+
+
+def _task(images: pd.DataFrame, pictures: _Pictures, count: int, whose: str, _: int) -> Iterator[PictureRow]:
+    """What was chosen and left out of a task, evenly spaced by id, which often tells how images were made."""
+    for chosen, what in ((True, f"chosen{whose}"), (False, f"left out{whose}")):
+        part = images[images["selected"] == chosen].sort_values("id")
+        yield pictures.of(f"{what} ({len(part):,})", _spread(part, count))
+
+
+def _clusters(
+    images: pd.DataFrame, pictures: _Pictures, count: int, whose: str, most: int
+) -> Iterator[PictureRow]:
+    """The largest clusters of a task."""
+    ranked = images.sort_values("centrality", ascending=False, kind="stable")
+    largest = images["cluster"].value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    for cluster in largest.index[:most]:
+        members = ranked[ranked["cluster"] == cluster]
+        title = f"cluster {int(cluster)}, {len(members):,} images{whose}"
+        yield pictures.of(f"{title}: most central", members.dropna(subset="centrality").head(_CENTER))
+        for chosen, what in ((True, "chosen"), (False, "left out")):
+            part = members[members["selected"] == chosen]
+            yield pictures.of(f"{what} ({len(part):,})", _spread(part, count))
+
+
+def _spread(images: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Rows at even distances, the first and the last among them."""
+    places = np.linspace(0, len(images) - 1, min(count, len(images)))
+    return images.iloc[np.unique(places.round().astype(int))]

@@ -11,7 +11,7 @@ from presel.runs import FILE, NO_SETTINGS, RunRecord, load_run
 _READ = {"images", "selection", "evaluation"}
 # Overrides that need not name a setting: the strategy does so anyway, and an experiment is a set of settings.
 _NOT_NAMED = ("strategy", "experiment", *NO_SETTINGS)
-_WHAT_TO_NAME = "name folders of runs or sweeps that ended with until=evaluation"
+_WHAT_TO_NAME = "name folders of runs or sweeps that ended with until=evaluation, or with until=selection"
 
 
 def find_runs(folders: Sequence[Path]) -> list[RunRecord]:
@@ -40,11 +40,27 @@ def evaluated(runs: Sequence[RunRecord]) -> list[RunRecord]:
     found = [run for run in runs if run.tuned]
     if not found:
         raise PreselError(f"none of these runs was evaluated; {_WHAT_TO_NAME}")
-    for run in found:
+    return _checked(found, _READ)
+
+
+def selected(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs that ended before the evaluation but not before the selection, once what is read was checked.
+
+    Raises:
+        PreselError: As `evaluated`.
+    """
+    found = [run for run in runs if not run.tuned and "selection" in run.stages]
+    if not found:
+        raise PreselError(f"none of these runs selected images; {_WHAT_TO_NAME}")
+    return _checked(found, _READ - {"evaluation"})
+
+
+def _checked(runs: list[RunRecord], roles: set[str]) -> list[RunRecord]:
+    for run in runs:
         run.check()
-        for role in _READ | (run.stages.keys() & {"relevance"}):
+        for role in roles | (run.stages.keys() & {"relevance"}):
             run.result(role)
-    return found
+    return runs
 
 
 def left_out(folders: Sequence[Path], runs: Sequence[RunRecord]) -> list[str]:
@@ -55,7 +71,9 @@ def left_out(folders: Sequence[Path], runs: Sequence[RunRecord]) -> list[str]:
         runs: What `find_runs` found there.
     """
     started = {hydra.parent for folder in folders for hydra in folder.rglob(".hydra")}
-    unscored = {run.folder for run in runs if not run.tuned}
+    # Without any scores, it is the selections that are compared.
+    scored = any(run.tuned for run in runs)
+    unscored = {run.folder for run in runs if scored and not run.tuned}
     return [
         f"Left out: {len(skipped)} that {why}, such as {min(skipped)}."
         for skipped, why in (
@@ -106,7 +124,7 @@ def _one_per_seed(name: str, group: Sequence[RunRecord]) -> list[RunRecord]:
     by_seed: dict[int, RunRecord] = {}
     for run in group:
         known = by_seed.setdefault(run.seed, run)
-        if known.stages["evaluation"].key != run.stages["evaluation"].key:
+        if known.last.key != run.last.key:
             raise PreselError(
                 f"{known.folder} and {run.folder} are both '{name}' with seed {run.seed}; name one of them"
             )

@@ -15,6 +15,8 @@ from presel.runs import FILE, RunRecord, load_run
 from presel.settings.usage import group_of
 from presel.storage.files import atomic
 
+# Overrides that name no run: where it goes, and how far.
+_NO_NAMES = ("hydra", "paths", "until")
 # The columns of `RunRecord.summary` that are no benchmarks.
 _OTHERS = ("strategy", "mean", "relative", "requested", "seconds")
 
@@ -65,7 +67,7 @@ def _rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Rows of all jobs, named by strategy and settings; a baseline that jobs share is listed once."""
     rows: list[dict[str, Any]] = []
     known: dict[str, list[Scores]] = {}
-    for record, job in zip(records, _job_names(records), strict=True):
+    for record, job in zip(records, job_names(records), strict=True):
         *baselines, tuned = record.summary()
         for model, row in zip(record.baselines, baselines, strict=True):
             # In a sweep over models the base differs; further ones are named by the first job with them.
@@ -79,8 +81,8 @@ def _rows(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     return rows
 
 
-def _job_names(records: Sequence[RunRecord]) -> list[str]:
-    """Names jobs by their strategy and the overrides that they do not share."""
+def job_names(records: Sequence[RunRecord]) -> list[str]:
+    """Names runs by their strategy and the overrides that they do not share."""
     common = set.intersection(*(set(record.overrides) for record in records))
     return [
         " ".join(
@@ -90,7 +92,7 @@ def _job_names(records: Sequence[RunRecord]) -> list[str]:
                 for override in record.overrides
                 if override not in common
                 and not override.startswith("strategy=")
-                and group_of(override) not in record.unused_groups
+                and group_of(override) not in (*_NO_NAMES, *record.unused_groups)
             ]
         )
         for record in records

@@ -153,6 +153,39 @@ def formatted(table: pd.DataFrame, benchmarks: Sequence[str], published: Sequenc
     return shown
 
 
+def in_parts(shown: pd.DataFrame, benchmarks: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Divides the table of `formatted` for a page, which cannot scroll sideways: results, then benchmarks.
+
+    The comparison with random selection stands beside the names.
+    """
+    named = {*benchmarks, "setting", "seeds", "requested", "read first"}
+    others = [name for name in map(str, shown) if name not in named]
+    published = [name for name in others if name.startswith("Rel. in ")]
+    compared = [name for name in (f"against {BASELINE}", "p (Holm)") if name in shown]
+    rest = [name for name in others if name not in (*published, *compared)]
+    return {
+        "Results": shown[["setting", *compared, *rest, "requested", "read first", "seeds"]],
+        "By benchmark": shown[["setting", *benchmarks, *published]],
+    }
+
+
+def selections(groups: Mapping[str, Sequence[RunRecord]]) -> pd.DataFrame:
+    """Formats what each setting chose, for runs that ended with the selection."""
+    rows = []
+    for name, runs in groups.items():
+        chosen = [len(run.chosen) for run in runs]
+        rows.append(
+            {
+                "setting": name,
+                "seeds": str(len(runs)),
+                "images": f"{np.mean(chosen):,.0f}",
+                "% of the pool": percent(float(np.mean(chosen)) / len(runs[0].selection)),
+                "read first": percent(float(np.mean([run.requested_first for run in runs]))),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def costs(table: pd.DataFrame) -> pd.DataFrame:
     """Formats the costs in `results` for printing; times are those of one run that reuses nothing."""
     selection, tuning = table["selection_seconds"], table["tuning_seconds"]

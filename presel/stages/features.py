@@ -73,7 +73,12 @@ class VectorsStage(ShardedStage[Features]):
 
     def load(self, folder: Path) -> Features:
         """The vectors, memory-mapped."""
-        return Features(pd.read_parquet(folder / "ids.parquet")["id"], map_array(folder / "features.npy"))
+        return read_features(folder)
+
+
+def read_features(folder: Path) -> Features:
+    """The result of a `VectorsStage`, memory-mapped."""
+    return Features(pd.read_parquet(folder / "ids.parquet")["id"], map_array(folder / "features.npy"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from typing import ClassVar
 import pandas as pd
 
 from presel.selection import FeatureRows
+from presel.selection.feature_rows import Features
 from presel.selection.layout import layout
-from presel.stages.features import FeaturesStage
 from presel.stages.results import TableStage
+from presel.storage.stage import Stage
 from presel.storage.store import Store
 
 
@@ -25,7 +26,7 @@ class MapStage(TableStage):
 
     name: ClassVar[str] = "map"
 
-    features: FeaturesStage
+    features: Stage[Features]
 
     def compute(self, store: Store, folder: Path) -> None:
         """Lays the images out."""
