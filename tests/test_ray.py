@@ -97,6 +97,10 @@ def test_pool_features_and_relevance_have_the_bytes_of_one_process(pool_folder: 
     assert len(shards) > 3
     for path in results:
         assert (here.root / path).read_bytes() == (there.root / path).read_bytes(), path
+    # What is sent to workers holds no instruction; they read those that are bought in the store.
+    sent = list(there.root.rglob("task.pickle"))
+    assert len(sent) == 3
+    assert not any(b"How many things" in file.read_bytes() for file in sent)
 
 
 def test_workers_inherit_no_secrets(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The executors that a configuration may name: this machine's processes, or those of a Ray cluster."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -87,6 +88,6 @@ class RayExecutor(LocalExecutor):
 
     def close(self) -> None:
         """Ends Ray, if a run started it."""
-        from presel.distributed.ray_session import disconnect
-
-        disconnect()
+        # Not imported for that, which takes a second.
+        if session := sys.modules.get("presel.distributed.ray_session"):
+            session.disconnect()

@@ -14,7 +14,14 @@ Result = TypeVar("Result")
 _MANY = 4
 
 
-def for_each_task(work: Callable[[Item], Result], tasks: Sequence[Item]) -> Iterator[Result]:
+def many(tasks: int) -> bool:
+    """Whether so many tasks are divided among CPUs, each on one of them; see `for_each_task`."""
+    return tasks >= _MANY
+
+
+def for_each_task(
+    work: Callable[[Item], Result], tasks: Sequence[Item], of: int | None = None
+) -> Iterator[Result]:
     """Applies a function to every task.
 
     Few tasks run one after the other, and BLAS uses all CPUs. Many tasks run in parallel threads with
@@ -25,11 +32,12 @@ def for_each_task(work: Callable[[Item], Result], tasks: Sequence[Item]) -> Iter
     Args:
         work: The function; must be thread-safe.
         tasks: Its arguments.
+        of: Number of all tasks, if these are the ones that an interrupted run or other processes left.
 
     Yields:
         The results, in the order of the tasks.
     """
-    if len(tasks) < _MANY:
+    if not tasks or not many(len(tasks) if of is None else of):
         yield from map(work, tasks)
         return
     with threadpool_limits(1), ThreadPoolExecutor(min(len(tasks), cpu_count())) as pool:

@@ -1,34 +1,38 @@
 """Stage `clusters`: k-means on the features of each task."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from presel.component import component
-from presel.console import progress
 from presel.selection import ClusterBackend, cluster, number_of_clusters
 from presel.selection.arrays import Float32Matrix, IntVector
 from presel.selection.feature_rows import Features
-from presel.selection.threads import for_each_task
+from presel.selection.threads import for_each_task, many
 from presel.stages.cells import divide
 from presel.stages.feature_groups import FeatureGroups
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import Pool
 from presel.stages.results import TableStage
 from presel.stages.tasks import DiscoveredTasksStage
-from presel.storage.files import checked, write_array
+from presel.storage.executor import Sharded
+from presel.storage.files import read_arrays, write_array, write_arrays
+from presel.storage.shards import Shards
 from presel.storage.stage import fields_identity
 from presel.storage.store import Store
 
 DIVIDE_ABOVE = 1_000_000
+
+# What is clustered together.
+_PLAN = "parts/plan.npz"
 
 
 @component
@@ -58,7 +62,7 @@ class Clustering:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClustersStage(TableStage):
+class ClustersStage(TableStage, Sharded):
     """Clusters of all images of each task, the reference set included.
 
     Leaves `clusters.parquet`: id, task, cluster (numbered from 0 in each task); and the centroids of each
@@ -84,31 +88,25 @@ class ClustersStage(TableStage):
         """Clusters task by task; depends neither on ids nor, unless `released`, on the order of the pool."""
         features = store.load(self.features)
         table = store.load(self.pool)[["id", "task"]]
-        released = self.clustering.backend == "released"
-        if not released:
+        if not self._released:
             table = table.sort_values("id")
         table = table.sort_values("task", kind="stable", ignore_index=True)
         rows = pd.Index(features.ids).get_indexer(pd.Index(table["id"]))  # (n,)
         ends = np.cumsum(table.groupby("task").size()).tolist()  # (M,)
         tasks = np.split(rows, ends[:-1])
-        parts = [part for number, task in enumerate(tasks) for part in self._parts(features, number, task)]
-        groups = FeatureGroups(features, [part.rows for part in parts], folder / "parts" / "features.npy")
-
-        def clustered(number: int) -> tuple[IntVector, Float32Matrix]:
-            compute = partial(self._cluster, groups, number, parts[number].n_clusters)
-            return compute() if groups.in_place else _kept(folder / "parts" / f"{number:05}", compute)
-
-        # scikit-learn reproduces the released code's labels only if it controls the threads itself.
-        each = map if released else for_each_task
+        if not (folder / _PLAN).exists():
+            plan = [part for number, task in enumerate(tasks) for part in self._parts(features, number, task)]
+            write_arrays(folder / _PLAN, **_Parts.of(plan)._asdict())
+        parts = _Parts(**read_arrays(folder / _PLAN))
+        shards = store.executor.compute(self, store, folder)
         labels = np.empty(len(rows), np.int64)  # (n,), by row
         centroids: list[list[Float32Matrix]] = [[] for _ in tasks]
         clusters = 0
-        with progress("clustering tasks", len(parts)) as advance:
-            for part, (found, centers) in zip(parts, each(clustered, range(len(parts))), strict=True):
-                labels[part.rows] = found + sum(map(len, centroids[part.task]))
-                centroids[part.task].append(centers)
-                clusters += len(np.unique(found))
-                advance(1)
+        for task, members, file in zip(parts.tasks, parts.members, shards.files, strict=True):
+            found = read_arrays(file)
+            labels[members] = found["labels"] + sum(map(len, centroids[task]))
+            centroids[task].append(found["centroids"])
+            clusters += len(np.unique(found["labels"]))
         for number, parts_of_task in enumerate(centroids):
             write_array(folder / "centroids" / f"{number:03}.npy", np.concatenate(parts_of_task))
         table["cluster"] = labels[rows]
@@ -118,6 +116,36 @@ class ClustersStage(TableStage):
         shutil.rmtree(folder / "parts", ignore_errors=True)
         return {"clusters": clusters}
 
+    def shards(self, store: Store, folder: Path) -> "_ClusterShards":
+        """One shard for each part: a task, or a cell of a large one."""
+        parts = _Parts(**read_arrays(folder / _PLAN))
+        groups = FeatureGroups(store.load(self.features), parts.members, folder / "parts" / "features.npy")
+
+        def clustered(number: int) -> _Clustered:
+            found = self._cluster(groups, number, int(parts.n_clusters[number]))
+            # Here too, since threads may be ahead of what is written part by part.
+            shards.write(shards.files[number], [found])
+            return found
+
+        count = len(parts.tasks)
+        # scikit-learn reproduces the released code's labels only if it controls the threads itself.
+        each = map if self._released else partial(for_each_task, of=count)
+        shards = _ClusterShards(
+            folder=folder / "parts",
+            items=range(count),
+            label="clustering tasks",
+            to_batches=lambda shard: [shard],
+            compute_batches=lambda batches: iter(each(clustered, [number for (number,) in batches])),
+            size=1,
+            name=lambda number: f"task {parts.tasks[number]}",
+            anywhere=many(count) and not self._released,
+        )
+        return shards
+
+    @property
+    def _released(self) -> bool:
+        return self.clustering.backend == "released"
+
     def _parts(self, features: Features, task: int, rows: IntVector) -> list["_Part"]:
         """The cells of a large task; any other is one part."""
         options = self.clustering
@@ -126,11 +154,8 @@ class ClustersStage(TableStage):
             return [_Part(task, rows, n_clusters)]
         return [_Part(task, *cell) for cell in divide(features, rows, n_clusters, options.seed)]
 
-    def _cluster(
-        self, groups: FeatureGroups, number: int, n_clusters: int
-    ) -> tuple[IntVector, Float32Matrix]:
-        options = self.clustering
-        in_any_order = options.backend != "released"
+    def _cluster(self, groups: FeatureGroups, number: int, n_clusters: int) -> "_Clustered":
+        options, in_any_order = self.clustering, not self._released
         return cluster(
             groups[number], n_clusters, options.seed, options.backend, canonical_order=in_any_order
         )
@@ -144,16 +169,44 @@ class _Part(NamedTuple):
     n_clusters: int
 
 
-def _kept(
-    name: Path, compute: Callable[[], tuple[IntVector, Float32Matrix]]
-) -> tuple[IntVector, Float32Matrix]:
-    """Labels and centroids of a part, computed unless a run that was interrupted left them."""
-    labels, centroids = (name.with_name(f"{name.name}-{what}.npy") for what in ("labels", "centroids"))
-    if not labels.exists():
-        found = compute()
-        write_array(centroids, found[1], with_digest=True)
-        write_array(labels, found[0], with_digest=True)
-    return np.load(checked(labels)), np.load(checked(centroids))
+class _Parts(NamedTuple):
+    """All parts, as the processes that cluster them read them."""
+
+    tasks: IntVector  # (parts,), the number of each one's task
+    n_clusters: IntVector  # (parts,)
+    ends: IntVector  # (parts,), where each one's rows end
+    rows: IntVector  # (n,), of the images in the features, part by part
+
+    @classmethod
+    def of(cls, parts: Sequence[_Part]) -> "_Parts":
+        """The parts."""
+        return cls(
+            tasks=np.array([part.task for part in parts]),
+            n_clusters=np.array([part.n_clusters for part in parts]),
+            ends=np.cumsum([len(part.rows) for part in parts]),
+            rows=np.concatenate([part.rows for part in parts]),
+        )
+
+    @property
+    def members(self) -> list[IntVector]:
+        """The rows of each part."""
+        return np.split(self.rows, self.ends[:-1])
+
+
+# Labels, (n,), and centroids, (C, d), of a part.
+_Clustered: TypeAlias = tuple[IntVector, Float32Matrix]
+
+
+class _ClusterShards(Shards[int, _Clustered]):
+    """Labels and centroids of a part."""
+
+    suffix: ClassVar[str] = ".npz"
+
+    def write(self, file: Path, results: list[_Clustered]) -> None:
+        """Writes both, unless the thread that computed them did."""
+        ((labels, centroids),) = results
+        if not file.exists():
+            write_arrays(file, labels=labels, centroids=centroids)
 
 
 @dataclass(frozen=True, kw_only=True)

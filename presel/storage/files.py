@@ -178,6 +178,22 @@ def write_array(path: Path, array: NDArray[Any], *, with_digest: bool = False) -
         np.save(file, array, allow_pickle=False)
 
 
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Writes arrays as one `.npz` without pickle, with a digest; see `atomic`."""
+    with atomic(path, with_digest=True) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Reads what `write_arrays` wrote.
+
+    Raises:
+        PreselError: If it is damaged.
+    """
+    with np.load(checked(path)) as arrays:
+        return dict(arrays)
+
+
 def map_array(path: Path) -> NDArray[Any]:
     """Maps an `.npy` file into memory, read-only.
 

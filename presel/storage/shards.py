@@ -117,11 +117,11 @@ class TableShards(Shards[Item, pd.DataFrame]):
         return pd.concat([read_table(checked(file)) for file in self.files], ignore_index=True)
 
 
-class ArrayShards(Shards[Item, NDArray[np.floating]]):
+class ArrayShards(Shards[Item, NDArray[Any]]):
     """Shards of an array."""
 
     suffix: ClassVar[str] = ".npy"
 
-    def write(self, file: Path, results: list[NDArray[np.floating]]) -> None:
+    def write(self, file: Path, results: list[NDArray[Any]]) -> None:
         """Writes the concatenated rows."""
         write_array(file, np.concatenate(results), with_digest=True)
