@@ -118,7 +118,9 @@ def test_a_worker_that_ends_costs_the_shard_that_it_was_at(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("fault", ["ends", "errors"])
-def test_a_shard_that_ends_every_worker_is_named(tmp_path: Path, fault: str) -> None:
+def test_a_shard_that_ends_every_worker_is_named(
+    tmp_path: Path, fault: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     work = Squares(count=7, ends={3: 9}) if fault == "ends" else Squares(count=7, errors=[3])
     with pytest.raises(PreselError) as caught:
         squares(on_ray(tmp_path, attempts=2), work)
@@ -132,6 +134,8 @@ def test_a_shard_that_ends_every_worker_is_named(tmp_path: Path, fault: str) -> 
     store = on_ray(tmp_path)
     store.executor.compute(Squares(count=7), store, store.root / "work")
     assert computed(store.root / "work")[0] == 1
+    # Nor does Ray tell what became of its processes.
+    assert not "".join(capfd.readouterr())
 
 
 def test_a_mistake_of_the_user_is_told_at_once(tmp_path: Path) -> None:

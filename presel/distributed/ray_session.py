@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ _SECRET = re.compile("key|token|secret|password|credential|authorization", re.IG
 # The smallest that Ray takes: results are files, and nothing large passes through it.
 _OBJECT_STORE_BYTES = 80 * 2**20
 
+_ANSWER_WITHIN_S = 10.0
 # No reports to Ray's makers; no warning about GPUs that an actor takes none of; workers as important to the
 # system as this process, where Ray would have them wait for all others.
 _SETTINGS = {
@@ -62,13 +64,17 @@ def connect(address: str | None) -> None:
                         **options,
                     )
             else:
+                if address != "auto":
+                    _check_answers(address)
                 ray.init(address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise PreselError(
             f"executor.address={address}: Ray cannot be reached there ({reason}); give the HOST:PORT that "
             "`ray start --head` prints, `auto` for the cluster of this machine, or null to start Ray here"
         ) from error
+    # What it says of workers that end would be printed among the results, in spite of `log_to_driver`.
+    ray._private.worker._worker_logs_enabled = False
     _ours = True
 
 
@@ -78,6 +84,14 @@ def disconnect() -> None:
     if _ours:
         _ours = False
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises an `OSError` if nothing answers at HOST:PORT, where Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError("this is no HOST:PORT")
+    socket.create_connection((host, int(port)), timeout=_ANSWER_WITHIN_S).close()
 
 
 @contextmanager
