@@ -46,7 +46,7 @@ def connect(address: str | None) -> None:
         address: HOST:PORT or `auto`; None starts Ray.
 
     Raises:
-        PreselError: If no cluster answers there, or one of another version.
+        PreselError: If no cluster answers there, or one of another version, or Ray does not start.
     """
     global _ours
     if ray.is_initialized():
@@ -67,8 +67,11 @@ def connect(address: str | None) -> None:
                 if address != "auto":
                     _check_answers(address)
                 ray.init(address, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    # Ray raises whatever it likes, and plain exceptions among it.
+    except Exception as error:
         reason = " ".join(str(error).split())
+        if address is None:
+            raise PreselError(f"executor=ray: Ray does not start on this machine ({reason})") from error
         raise PreselError(
             f"executor.address={address}: Ray cannot be reached there ({reason}); give the HOST:PORT that "
             "`ray start --head` prints, `auto` for the cluster of this machine, or null to start Ray here"
