@@ -115,11 +115,11 @@ class ImagePreparer:
         token = self._processor.image_token
         texts = [self._blank_texts([size])[0] for size in _SHAPES]
         around = {tuple(re.split(f"(?:{re.escape(token)})+", text)) for text in texts}
+        if len(around) > 1 or len(around.pop()) != 2:
+            return False
+        counts = [self._counts([size])[0] for size in _SHAPES]
         # InternVL counts the frame too.
-        uncounted = {
-            text.count(token) - self._counts([size])[0] for size, text in zip(_SHAPES, texts, strict=True)
-        }
-        return len(uncounted) == 1 and len(around) == 1 and len(around.pop()) == 2
+        return len({text.count(token) - count for text, count in zip(texts, counts, strict=True)}) == 1
 
     def _tokens(self, sizes: Sequence[Size], files: Sequence[Path]) -> tuple[Any, ...]:
         """What decides the text: the number of tokens of each image, or its size if its shape matters."""

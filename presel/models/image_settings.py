@@ -72,7 +72,7 @@ def check_fitting(config: "PreTrainedConfig", processor: Any, settings: Mapping[
         PreselError: If not.
     """
     vision = getattr(config, "vision_config", None)
-    for key in settings.keys() & _OF_MODEL.keys():
+    for key in sorted(settings.keys() & _OF_MODEL.keys()):
         needed = [getattr(part, _OF_MODEL[key], None) for part in (config, vision)]
         if any(one is not None and json.dumps(one) != json.dumps(settings[key]) for one in needed):
             value = next(one for one in needed if one is not None)
