@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from experiments.scale.drawn import DrawnFeatures, DrawnPool, DrawnRelevance
 from presel.selection import number_of_clusters, threads
@@ -97,10 +98,11 @@ def files_of(store: Store) -> dict[str, bytes]:
 def test_a_file_that_is_read_group_by_group_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    in_place = files_of(Store(tmp_path / "one"))
-    request.getfixturevalue("on_disk")
-    monkeypatch.setattr(centrality, "_TOGETHER", 250)
-    assert files_of(Store(tmp_path / "other")) == in_place
+    with threadpool_limits(1):
+        in_place = files_of(Store(tmp_path / "one"))
+        request.getfixturevalue("on_disk")
+        monkeypatch.setattr(centrality, "_TOGETHER", 250)
+        assert files_of(Store(tmp_path / "other")) == in_place
     assert sum(name.endswith(".npy") for name in in_place) == 3
 
 
@@ -189,6 +191,25 @@ def test_a_run_that_was_stopped_goes_on_behind_the_last_part(
     pd.testing.assert_frame_equal(store.load(stage), at_once)
     # Every image passed through k-means once in both runs together.
     assert sum(map(len, computed)) == len(at_once)
+
+
+@given(data=st.data())
+def test_shards_of_features_are_joined_by_image_and_record(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Copies of an image share a row of the shards, and a record of several images gets their mean."""
+    folder = tmp_path_factory.mktemp("joined")
+    vectors = mixture(12, 3, 2)
+    cuts = sorted(data.draw(st.sets(st.integers(1, 11))))
+    files = [folder / f"part-{number}.npy" for number in range(len(cuts) + 1)]
+    for file, part in zip(files, np.split(vectors, cuts), strict=True):
+        write_array(file, part, with_digest=True)
+    rows_of = data.draw(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=3), min_size=1))
+    owners = np.repeat(np.arange(len(rows_of)), [len(rows) for rows in rows_of])
+    ids = pd.Series([str(number) for number in range(len(rows_of))])
+    FEATURES.write(folder, ids, files, np.concatenate(rows_of), owners)
+    expected = [vectors[rows].mean(axis=0) for rows in rows_of]
+    assert np.allclose(np.load(folder / "features.npy"), expected, atol=1e-6)
 
 
 def test_only_a_group_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_disk: None) -> None:

@@ -13,8 +13,9 @@ from presel.selection.kmeans.search import search_by
 from presel.selection.threads import for_each_task
 from presel.storage.files import release
 
-# Of a cell: 200,000 images at 100 a cluster. From 128 cells on, cells grow instead of their number.
-CLUSTERS_PER_CELL = 2000
+# Of a cell, which has 80,000 images at 100 a cluster: few enough for plain k-means. From 128 cells on, cells
+# grow instead of their number.
+CLUSTERS_PER_CELL = 800
 _MOST_CELLS = 128
 # Rows of which the sample is drawn that decides the cells, and rows that a thread reads at a time.
 _SAMPLE = 65_536

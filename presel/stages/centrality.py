@@ -112,7 +112,7 @@ class CentralityStage(TableStage, Sharded):
 
 
 def _whole_clusters(members: IntVector, labels: IntVector) -> list[IntVector]:
-    """Splits the members of a task, (m,), into groups of whole clusters, of the given number of images or so.
+    """Splits the members of a task, (m,), into groups of whole clusters that have 65,536 images or so.
 
     The order of a group's members is kept.
     """

@@ -44,7 +44,7 @@ class Clustering:
         backend: A backend of `presel.selection.cluster`: auto, numpy, faiss or released; only `released`
             depends on the order of the pool's records.
         seed: Seed of k-means (released code: 12345).
-        divide_above: A task of more images is divided into cells of similar images, some 200,000 each, which
+        divide_above: A task of more images is divided into cells of similar images, some 80,000 each, which
             are clustered one by one, so that only one for each processor is in memory. For `auto` only.
     """
 
