@@ -42,6 +42,12 @@ def pool_map_if_encoded(run: RunRecord) -> pd.DataFrame | None:
     return store.load(stage) if store.has(stage.features) else None
 
 
+def pool_features(run: RunRecord) -> Features:
+    """The features that the map is laid out by, computed first as `pool_map` says."""
+    features: Features = _store(run).load(_map(run).features)
+    return features
+
+
 def _store(run: RunRecord) -> Store:
     return Store(run.stages["images"].folder.parents[1], ConsoleReporter())
 

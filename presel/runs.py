@@ -232,6 +232,11 @@ class RunRecord:
             check_read_back(self.image_folder, files[name], str(self.folder))
         return [files[name] for name in ids]
 
+    @property
+    def all_files(self) -> list[str]:
+        """Paths of all records' images in `image_folder`, each once, in the pool's order."""
+        return list(image_list(self.result("images"))["image"].unique())
+
     def records(self) -> list[Record]:
         """The training set: the instructions of the selected images, and text-only records if they are kept.
 

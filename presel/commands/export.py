@@ -1,15 +1,17 @@
 """`presel export`: writes the selection of a finished run in the format of another program, atomically."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from presel.console import ArgumentParser, console
 from presel.data.llava import Record
 from presel.errors import PreselError
+from presel.export.fiftyone import write_fiftyone
 from presel.export.formats import EMBEDDING, WRITERS
 from presel.export.image_files import PLACING, check_exportable, place_images
 from presel.export.manifest import HEAD, write_manifest
+from presel.export.parquet import write_parquet
 from presel.runs import RunRecord, load_run
 from presel.storage.files import atomic_folder
 
@@ -27,7 +29,17 @@ formats:
                  load_dataset("OUT", split="train") for SFTTrainer (needs pip install 'presel[sources]')
   hf             a dataset with the image files in it: datasets.load_from_disk("OUT")
                  (needs pip install 'presel[sources]')
-  manifest       the selection manifest only; the one format that needs no instructions (until=selection)
+  manifest       the selection manifest only
+
+The whole pool, chosen or not, for programs that show it:
+  parquet        OUT/pool.parquet, with thumbnails, places on the map, nearest neighbors:
+                 embedding-atlas OUT/pool.parquet --x x --y y --image thumbnail --neighbors neighbors
+                 spotlight OUT/pool.parquet
+  fiftyone       OUT, a dataset folder: fiftyone.Dataset.from_dir("OUT",
+                 dataset_type=fiftyone.types.FiftyOneDataset)
+
+manifest, parquet and fiftyone need no instructions (until=selection); the last holds those that there are.
+Features and map are computed first, unless the run's store has them.
 
 Each export includes the selection manifest. selection_manifest.parquet has one row per selected image: id,
 image, task, the strategy's columns (cluster, centrality, rank, why, its scores), and with instructions
@@ -37,11 +49,12 @@ dates, and key and settings of every stage behind the selection.
 images:
   reference      not copied: llava uses paths relative to the pool's image folder, which is printed,
                  the others absolute paths
-  copy           the selected ones are copied to OUT/images
+  copy           they are copied to OUT/images
   link           hard links in OUT/images, which take no space; on the same disk only
 
-trl and hf hold the images themselves. In ms_swift and internvl all paths are absolute, those of copied images
-too: to have OUT elsewhere, export it there.
+trl and hf hold the images themselves, parquet their thumbnails. fiftyone takes the images of the whole pool,
+not of the selection alone. In ms_swift and internvl all paths are absolute, those of copied images too: to
+have OUT elsewhere, export it there.
 
 OUT appears when everything is written. A killed process leaves .OUT.….tmp beside it, which can be deleted.
 
@@ -49,6 +62,13 @@ examples:
   presel export outputs/runs/DATE/TIME --format llama_factory --out for_training --images copy
   presel export outputs/runs/DATE/TIME --format manifest --out to_annotate --images copy
 """
+
+
+# Formats of the whole pool, by writers of the folder to write to, the run and its image folder.
+_OF_THE_POOL: dict[str, Callable[[Path, RunRecord, Path], None]] = {
+    "parquet": write_parquet,
+    "fiftyone": write_fiftyone,
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,7 +80,9 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="folder of the run, with its run.json")
-    parser.add_argument("--format", required=True, choices=(*WRITERS, "manifest"), help="see below")
+    parser.add_argument(
+        "--format", required=True, choices=(*WRITERS, *_OF_THE_POOL, "manifest"), help="see below"
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder to make")
     parser.add_argument(
         "--images",
@@ -82,7 +104,7 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
 
     Args:
         run: The run.
-        form: A key of `WRITERS`, or `manifest`.
+        form: A key of `WRITERS`, `parquet`, `fiftyone` or `manifest`.
         out: The folder to make.
         images: `reference`, `copy` or `link`.
         force: Whether an earlier export may be replaced.
@@ -94,7 +116,7 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
         PreselError: If the run lacks instructions that the format needs, a result or an image is missing or
             damaged, or `out` exists and may not be replaced.
     """
-    if form in EMBEDDING and images != "reference":
+    if form in (*EMBEDDING, "parquet") and images != "reference":
         raise PreselError(f"--images {images}: --format {form} holds the images itself; leave the option out")
     out = out.resolve()
     _check_target(out, force, [run.folder, run.image_folder, run.result("selection")])
@@ -109,13 +131,15 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
     if writer:
         records = run.records()
         chosen["instructed"] = chosen["id"].isin([record.id for record in records])
-    files = run.chosen_files
+    files = run.chosen_files if form not in _OF_THE_POOL else run.all_files
     check_exportable(run.image_folder, [*files, *(image for record in records for image in record.images)])
     image_folder = Path("images") if images in PLACING else run.image_folder
     try:
         with atomic_folder(out) as folder:
             if writer:
                 writer(folder, records, image_folder, out)
+            elif form in _OF_THE_POOL:
+                _OF_THE_POOL[form](folder, run, image_folder)
             last = run.training_role if writer else "selection"
             write_manifest(folder, run, chosen, last, {"format": form, "image_folder": str(image_folder)})
             if images in PLACING:

@@ -38,12 +38,14 @@ class Section:
         advice: What they are and what to do about it.
         rows: The pictures.
         more: What is not shown; '' if all are.
+        grouped: Whether each row shows pictures that are alike.
     """
 
     title: str
     advice: str
     rows: Sequence[PictureRow]
-    more: str
+    more: str = ""
+    grouped: bool = False
 
 
 def write_page(file: Path, diagnosis: Diagnosis) -> None:
@@ -119,7 +121,8 @@ def _groups(diagnosis: Diagnosis) -> list[Section]:
             for group in groups[:_ROWS]
         ]
         if rows:
-            sections.append(Section(f"{title} ({len(groups):,} groups)", advice, rows, _more(len(groups))))
+            heading = f"{title} ({len(groups):,} groups)"
+            sections.append(Section(heading, advice, rows, _more(len(groups)), grouped=True))
     return sections
 
 
@@ -133,7 +136,7 @@ def _odd(diagnosis: Diagnosis) -> list[Section]:
         if found[kind]
     ]
     advice = f"Up to {_PICTURES} of each kind; a file of their ids leaves them out by pool.exclude=FILE."
-    return [Section("Odd pictures", advice, rows, "")] if rows else []
+    return [Section("Odd pictures", advice, rows)] if rows else []
 
 
 def _row(diagnosis: Diagnosis, heading: str, images: Sequence[str]) -> PictureRow:
