@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import hypothesis
@@ -26,6 +29,9 @@ from tests.helpers import InSubprocess, Program, Result, SilentReporter, record
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=100)
 hypothesis.settings.load_profile("quick")
+
+# Names of Chromium.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # As the program does.
 show_messages()
@@ -149,3 +155,17 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("public")
     save_public_models(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium that is installed, driven by Playwright; without one the test is skipped, and says so."""
+    driver = pytest.importorskip("playwright.sync_api")
+    installed = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if installed is None:
+        pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)} is on the PATH")
+    with driver.sync_playwright() as play:
+        # Chromium's sandbox does not start for root.
+        started = play.chromium.launch(executable_path=installed, args=["--no-sandbox"])
+        yield started
+        started.close()

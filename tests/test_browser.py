@@ -1,7 +1,6 @@
 """The page of `presel view` in a real browser."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,21 +21,7 @@ from tests.test_page import HOSTILE
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    driver = pytest.importorskip("playwright.sync_api")
-    installed = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if installed is None:
-        pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)} is on the PATH")
-    with driver.sync_playwright() as play:
-        # Chromium's sandbox does not start for root.
-        started = play.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -108,24 +108,17 @@ def test_a_link_to_nothing_in_the_repository_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_search_works_from_the_disk(site: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no Chromium")
+def test_search_works_from_the_disk(site: Path, browser: Any) -> None:
     requests: list[str] = []
     messages: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: messages.append(message.text))
-        page.goto((site / "index.html").as_uri())
-        page.fill("input[name=query]", "redundancy_penalty")
-        page.click("a.md-search-result__link[href*='reference/strategy.html']")
-        page.wait_for_url("**/reference/strategy.html*")
-        browser.close()
+    page = browser.new_page()
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.goto((site / "index.html").as_uri())
+    page.fill("input[name=query]", "redundancy_penalty")
+    page.click("a.md-search-result__link[href*='reference/strategy.html']")
+    page.wait_for_url("**/reference/strategy.html*")
+    page.close()
     assert messages == []
     assert {url.partition(":")[0] for url in requests} <= {"file", "data", "blob"}
 
