@@ -5,11 +5,13 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from presel.data.sources import LlavaJson
@@ -142,6 +144,16 @@ def test_a_mistake_of_the_user_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(PreselError, match=r"^number 3 is odd; leave it out$"):
         squares(on_ray(tmp_path), Squares(count=4, mistakes=[3]))
     assert computed(tmp_path / "ray" / "work")[3] == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU here tells what the cluster's support")
+def test_the_precision_of_gpus_that_are_elsewhere_must_be_set(tmp_path: Path, pool: PoolStage) -> None:
+    store, encoder = on_ray(tmp_path), Encoder(path="builtin:digit_dinov2")
+    for precision, told in {"auto": "no GPU to decide it by", "32-true": None}.items():
+        runtime = Runtime(hardware=Hardware(accelerator="gpu", precision=precision))
+        stage = FeaturesStage(pool=pool, encoder=encoder, runtime=runtime)
+        with pytest.raises(PreselError, match=told) if told else nullcontext():
+            stage.check(store)
 
 
 def test_a_node_that_does_not_see_the_store_says_so(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ from typing import Any, Self
 
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
-from presel.models.hardware import check_devices, device_for, processes_per_node, resolved
+from presel.models.hardware import (
+    check_devices,
+    check_precision,
+    device_for,
+    processes_per_node,
+    resolved,
+)
 from presel.storage.executor import Sharded
 from presel.storage.files import atomic, read_json, write_json
 from presel.storage.stage import Stage, T_co
@@ -123,9 +129,11 @@ class ShardedStage(ParallelStage[T_co], Sharded):
         return device_for(self.runtime.hardware.accelerator).type == "cuda"
 
     def check(self, store: Store) -> None:
-        """Checks the devices, if they are those of this machine."""
+        """Checks the devices of this machine; of others, whether their precision is known."""
         if store.executor.on_this_machine:
             super().check(store)
+        else:
+            check_precision(self.runtime.hardware)
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Computes the missing shards and joins all of them."""

@@ -122,6 +122,21 @@ def check_devices(hardware: Hardware) -> None:
         )
 
 
+def check_precision(hardware: Hardware) -> None:
+    """Raises a `PreselError` if the GPUs are other machines', and nothing says what they compute in.
+
+    The precision is part of keys, so that it is decided here, and not by each of them.
+    """
+    import torch
+
+    unknown = hardware.precision == "auto" and not torch.cuda.is_available()
+    if unknown and device_for(hardware.accelerator).type == "cuda":
+        raise PreselError(
+            "trainer.precision=auto: this machine has no GPU to decide it by; set the one that the cluster's "
+            "GPUs are to compute in, as in trainer.precision=bf16-mixed"
+        )
+
+
 def check_distribution(hardware: Hardware, batch_size: int, micro_batch_size: int) -> None:
     """Checks that a fine-tune can be distributed as requested; both sizes are in samples.
 
