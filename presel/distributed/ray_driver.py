@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 # How often files are counted and the cluster's nodes looked at.
 _POLL_S = 1.0
-# A run without a single worker ends after this time.
+# After this time without a single worker the user is told.
 _PLACED_WITHIN_S = 50.0
 # Network file systems show a file that another machine wrote after a minute at most.
 _SEEN_WITHIN_S = 90.0
@@ -99,7 +99,7 @@ class _Driver:
         self._idle: list[Any] = []
         self._calls: dict[Any, _Call] = {}
         self._devices: set[str] = set()
-        self._working = time.monotonic()
+        self._working, self._waiting_told = time.monotonic(), False
 
     def run(self) -> None:
         """Returns once every shard is computed."""
@@ -239,21 +239,31 @@ class _Driver:
             )
 
     def _check_placed(self) -> None:
-        """Checks that some worker lives, or that one may still be placed.
+        """Says so if no worker has been placed for a while.
 
         Raises:
-            PreselError: If not.
+            PreselError: If no node is large enough for one.
         """
         if self._idle or any(call.method != "node" for call in self._calls.values()):
             self._working = time.monotonic()
-        hopeless = self._executor.address is None and not self._room()
-        if hopeless or time.monotonic() - self._working > _PLACED_WITHIN_S:
+        room, waited = self._room(), time.monotonic() - self._working > _PLACED_WITHIN_S
+        if room and not (waited and not self._waiting_told):
+            return
+        # Ray that the run started gets no further nodes.
+        if not room and not waited and self._executor.address is not None:
+            return
+        told = (
+            f"each worker asks for {_amounts(self._needs)}; the cluster has "
+            f"{_amounts(ray.cluster_resources())} on all nodes together, of which "
+            f"{_amounts(ray.available_resources())} are free"
+        )
+        if not room:
             raise PreselError(
-                f"executor=ray: no worker finds room; each asks for {_amounts(self._needs)}, and of "
-                f"{_amounts(ray.cluster_resources())} in the cluster {_amounts(ray.available_resources())} "
-                "are free, on all nodes together; ask for less by executor.cpus, gpus and memory_gb, or wait "
-                "for other jobs to end"
+                f"executor=ray: no node is large enough: {told}; ask for less by executor.cpus, gpus and "
+                "memory_gb, or add a node"
             )
+        self._waiting_told = True
+        _log.warning(f"waiting for a free node: {told}")
 
 
 def _amounts(resources: Mapping[str, float]) -> str:
