@@ -39,8 +39,8 @@ const element = (tag, { text, ...attributes } = {}, ...children) => {
 };
 
 // Pictures: places on sheets of thumbnails.
-const { side, columns: across, sheets } = data.pictures;
-const perSheet = across * across;
+const { side, columns: perRow, sheets } = data.pictures;
+const perSheet = perRow * perRow;
 const placeOf = new Int32Array(n).fill(-1);
 columns[data.pictures.images].forEach((image, place) => { placeOf[image] = place; });
 document.head.append(element("style", {},
@@ -49,8 +49,8 @@ const sheetImages = sheets.map((uri) => Object.assign(new Image(), { src: uri })
 const pictureOf = (image, size, tag = "span") => {
   const place = placeOf[image] % perSheet;
   const made = element(tag, { class: `picture sheet-${Math.floor(placeOf[image] / perSheet)}` });
-  Object.assign(made.style, { width: `${size}px`, height: `${size}px`, backgroundSize: `${across * size}px auto`,
-    backgroundPosition: `${-(place % across) * size}px ${-Math.floor(place / across) * size}px` });
+  Object.assign(made.style, { width: `${size}px`, height: `${size}px`, backgroundSize: `${perRow * size}px auto`,
+    backgroundPosition: `${-(place % perRow) * size}px ${-Math.floor(place / perRow) * size}px` });
   return made;
 };
 
@@ -141,8 +141,8 @@ const drawLegend = (mode) => {
 let view = { x: .5, y: .5, zoom: 1 };
 let pixels = null, picture = null, stale = true, waiting = false;
 const scale = () => Math.min(canvas.width, canvas.height) * .94 * view.zoom;
-const across_ = (i) => (x[i] / 65535 - view.x) * scale() + canvas.width / 2;
-const down_ = (i) => (y[i] / 65535 - view.y) * scale() + canvas.height / 2;
+const screenX = (i) => (x[i] / 65535 - view.x) * scale() + canvas.width / 2;
+const screenY = (i) => (y[i] / 65535 - view.y) * scale() + canvas.height / 2;
 const ratio = () => canvas.width / canvas.clientWidth;
 const radius = () => Math.min(5.5, Math.max(.9, 0.21 * Math.min(canvas.clientWidth, canvas.clientHeight) / Math.sqrt(n)))
   * Math.min(2, view.zoom ** .35) * ratio();
@@ -187,11 +187,11 @@ const drawPictures = () => { // one in each square of the map, of chosen images 
   for (let k = n - 1; k >= 0; k--) {
     const i = order[k];
     if (placeOf[i] < 0 || categories[category[i]].hidden) continue;
-    const [column, row] = [Math.floor(across_(i) / size), Math.floor(down_(i) / size)];
+    const [column, row] = [Math.floor(screenX(i) / size), Math.floor(screenY(i) / size)];
     if (column < 0 || row < 0 || column >= wide || row >= high || taken[row * wide + column]) continue;
     taken[row * wide + column] = 1;
     const place = placeOf[i] % perSheet;
-    context.drawImage(sheetImages[Math.floor(placeOf[i] / perSheet)], (place % across) * side, Math.floor(place / across) * side,
+    context.drawImage(sheetImages[Math.floor(placeOf[i] / perSheet)], (place % perRow) * side, Math.floor(place / perRow) * side,
       side, side, column * size + 2, row * size + 2, size - 4, size - 4);
     context.strokeStyle = categories[category[i]].color;
     context.lineWidth = 2 * ratio();
@@ -200,7 +200,7 @@ const drawPictures = () => { // one in each square of the map, of chosen images 
 };
 const ring = (i, color, width) => {
   context.beginPath();
-  context.arc(across_(i), down_(i), radius() * 1.35 + (width + .8) * ratio(), 0, 7);
+  context.arc(screenX(i), screenY(i), radius() * 1.35 + (width + .8) * ratio(), 0, 7);
   [context.strokeStyle, context.lineWidth] = [color, width * ratio()];
   context.stroke();
 };
@@ -236,15 +236,25 @@ const nearest = (a, b, reach, allowed = shown) => {
   let [found, best] = [-1, reach * reach];
   for (let k = n - 1; k >= 0; k--) {
     const i = order[k];
-    const distance = (across_(i) - a) ** 2 + (down_(i) - b) ** 2;
+    const distance = (screenX(i) - a) ** 2 + (screenY(i) - b) ** 2;
     if (distance < best && allowed(i)) [found, best] = [i, distance];
   }
   return found;
 };
+const inCluster = (run, i) => { // how many images its cluster has, and gave
+  run.counts ??= run.cluster.reduce((counts, cluster, k) => {
+    const one = counts.get(task[k] * NONE + cluster) ?? [0, 0];
+    return counts.set(task[k] * NONE + cluster, [one[0] + 1, one[1] + (run.state[k] > 0)]);
+  }, new Map());
+  return run.counts.get(task[i] * NONE + run.cluster[i]);
+};
 const described = (run, i) => {
   const lines = [["selection", run.state[i] ? (run.state[i] === REFERENCE ? "chosen for the reference set" : "chosen") : "not chosen"]];
   if (run.why?.[i] && run.state[i] !== REFERENCE) lines.push(["reason", run.reasons[run.why[i]]]);
-  if (run.cluster && run.cluster[i] !== NONE) lines.push(["cluster", run.cluster[i]]);
+  if (run.cluster && run.cluster[i] !== NONE) {
+    const [size, gave] = inCluster(run, i);
+    lines.push(["cluster", `${run.cluster[i]}, of whose ${size.toLocaleString("en")} images ${gave.toLocaleString("en")} are chosen`]);
+  }
   if (run.centrality && run.centrality[i] !== NONE) {
     const [low, high] = run.range;
     lines.push(["centrality", (low + run.centrality[i] / (NONE - 1) * (high - low)).toFixed(3)]);
@@ -267,7 +277,7 @@ const point = (i) => {
   }
   card.replaceChildren(placeOf[i] < 0 ? element("span", { class: "none", text: "no picture of it in this page" }) : pictureOf(i, Math.min(160, 1.5 * side)),
     element("div", { class: "id", text: ids[i] }), list);
-  const [left, top, plot] = [across_(i) / ratio(), down_(i) / ratio(), canvas.getBoundingClientRect()];
+  const [left, top, plot] = [screenX(i) / ratio(), screenY(i) / ratio(), canvas.getBoundingClientRect()];
   card.style.left = `${left + 270 < plot.width ? left + 16 : Math.max(4, left - 256)}px`;
   card.style.top = `${Math.max(4, Math.min(top - 20, plot.height - card.offsetHeight - 4))}px`;
   if (document.activeElement === canvas) at("status").textContent = visible(`${ids[i]}, ${data.tasks[task[i]]}, ${described(first, i)[0][1]}`);
@@ -303,7 +313,7 @@ const inside = (polygon) => {
   const [as, bs] = [polygon.map((one) => one[0]), polygon.map((one) => one[1])];
   const [left, right, top, bottom] = [Math.min(...as), Math.max(...as), Math.min(...bs), Math.max(...bs)];
   for (let i = 0; i < n; i++) {
-    const [a, b] = [across_(i), down_(i)];
+    const [a, b] = [screenX(i), screenY(i)];
     if (a < left || a > right || b < top || b > bottom || !shown(i)) continue;
     let odd = false;
     for (let k = 0, l = polygon.length - 1; k < polygon.length; l = k++) {
@@ -352,13 +362,13 @@ canvas.addEventListener("pointercancel", () => { lasso = drag = null; show(); })
 canvas.addEventListener("pointerleave", () => point(-1));
 const step = (right, down) => { // to the nearest image in that direction
   if (current < 0) { point(nearest(canvas.width / 2, canvas.height / 2, 1e9)); return; }
-  const [a, b] = [across_(current), down_(current)];
+  const [a, b] = [screenX(current), screenY(current)];
   const reach = 40 * ratio();
-  const ahead = (i) => { const forward = (across_(i) - a) * right + (down_(i) - b) * down;
-    return forward > .5 && Math.abs((across_(i) - a) * down + (down_(i) - b) * right) <= forward && shown(i); };
+  const ahead = (i) => { const forward = (screenX(i) - a) * right + (screenY(i) - b) * down;
+    return forward > .5 && Math.abs((screenX(i) - a) * down + (screenY(i) - b) * right) <= forward && shown(i); };
   const found = nearest(a + right * reach / 4, b + down * reach / 4, 1e9, ahead);
   if (found < 0) return;
-  const [c, d] = [across_(found), down_(found)];
+  const [c, d] = [screenX(found), screenY(found)];
   if (c < 0 || d < 0 || c > canvas.width || d > canvas.height) focusOn(found); else point(found);
 };
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
