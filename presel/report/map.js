@@ -299,7 +299,7 @@ const list = (images, { add = false } = {}) => {
   at("ids").value = all.map((i) => ids[i].replace(/^#/, "[#]")).join("\n");
   const withPicture = all.filter((i) => placeOf[i] >= 0);
   at("listed").replaceChildren(...withPicture.slice(0, PICTURES).map((i) => {
-    const button = pictureOf(i, 68, "button");
+    const button = pictureOf(i, 72, "button");
     Object.assign(button, { type: "button", title: visible(ids[i]), onfocus: () => point(i), onmouseenter: () => point(i), onclick: () => focusOn(i) });
     button.setAttribute("aria-label", visible(ids[i]));
     if (chosen(i)) button.style.borderColor = css("--first");
