@@ -21,7 +21,7 @@ _GROUPS = {
     "near-duplicates": (
         "Near-duplicates",
         "Nearly the same picture in several records. pool.near_duplicates=keep_one keeps one in each task, "
-        "drop none.",
+        "drop keeps none.",
     ),
     "duplicates in a task": ("Copies", "The same file content in several records of a task."),
     "duplicates across tasks": ("Copies in several tasks", "The same file content in several tasks."),
