@@ -1,6 +1,7 @@
 """Use from Python: select images without a configuration, or compose and run one in this process."""
 
 import logging
+import multiprocessing
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from presel.errors import PreselError
 from presel.selection import (
     FeatureRows,
     allocate_tasks,
@@ -132,9 +134,16 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
         overrides: As on the command line, see `compose`; a sweep is a loop over calls.
 
     Raises:
-        PreselError: If the configuration or the data is invalid.
+        PreselError: If the configuration or the data is invalid, or a script calls it outside
+            `if __name__ == "__main__":`, so that worker processes, which import the script, run it again.
         Paused: If instructions are awaited from people or a batch service; call again later.
     """
+    # What multiprocessing itself looks at to refuse a start of processes in one that is still starting.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise PreselError(
+            "a worker process imported the script that started it, which calls presel.run there again; move "
+            "what the script does under `if __name__ == '__main__':`"
+        )
     from omegaconf import OmegaConf, open_dict
 
     from presel.commands.execution import execute

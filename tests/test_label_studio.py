@@ -134,15 +134,18 @@ def draft(name: str, *texts: str) -> dict[str, Any]:
 
 
 def test_annotators_find_drafts_of_the_images_they_are_asked_about(
-    files: LlavaFiles, answers: Path, tmp_path: Path
+    files: LlavaFiles, answers: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="presel")
     drafts = tmp_path / "drafts.json"
     texts = ("What is it?\n<image>", "A box.", "Where?")
     write_json(drafts, [draft("0000", *texts), draft("0001", "How many?"), draft("0009", "Whose?", "Mine.")])
     people = LabelStudio(answers=answers, drafts=drafts)
     people.check(files, ["vqa"])
+    assert not caplog.records, "all ids are the pool's"
     images = wanted(files, 0, 1, 2)
     paused(people, images, files)
+    assert "drafts for 2 of 3 images" in caplog.text
     (order,) = orders(answers)
     assert "Mine." not in (order / "tasks.json").read_text()
     interface = ElementTree.parse(order / "config.xml").getroot()
@@ -166,6 +169,15 @@ def test_annotators_find_drafts_of_the_images_they_are_asked_about(
     records, _ = people.reveal(images, files)
     assert [turn["value"] for turn in records[0].conversations][1::2] == ["A crate.", "Left."]
     assert identity(people) == identity(LabelStudio(answers=answers))
+
+
+def test_drafts_of_unknown_images_are_named(
+    files: LlavaFiles, answers: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known, *unknown = (draft(name, "What?") for name in ("0000", "0000.png", "elsewhere"))
+    write_json(tmp_path / "drafts.json", [known, *unknown])
+    LabelStudio(answers=answers, drafts=tmp_path / "drafts.json").check(files, ["vqa"])
+    assert "has 2 of its 3 ids, which are left out: '0000.png', 'elsewhere'" in caplog.text
 
 
 @pytest.mark.parametrize(

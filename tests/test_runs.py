@@ -169,11 +169,35 @@ def test_a_run_that_waits_for_people_raises_paused(
         presel.run([*pool, "strategy=random", "executor.workers=0", "until=instructions", "budget=3"])
 
 
+def script(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Runs a file there by Python; one that waits for itself ends in an error."""
+    (folder / "script.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_a_script_without_a_guard_is_refused_by_the_workers_that_import_it(
+    pool_folder: Path, tmp_path: Path
+) -> None:
+    settings = [
+        *("pool=image_folder", f"pool.images={pool_folder}/images", "pool.task=x", OWN_STORE),
+        *("strategy=random", "until=selection", "budget=3", "executor.workers=1"),
+    ]
+    ended = script(tmp_path, f"import presel\npresel.run({settings})\n")
+    assert ended.returncode == 1
+    assert "move what the script does under `if __name__ == '__main__':`" in ended.stderr
+    assert "a worker process died while it checked images" in ended.stderr.splitlines()[-1]
+
+
 def test_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
+    # As a script too, which worker processes import; what follows finds its runs in the store.
+    first = script(tmp_path, next(block for _, block in blocks(PAGE)))
+    assert first.returncode == 0, first.stderr
+    names: dict[str, Any] = {"__name__": "__main__"}
     for language, block in blocks(PAGE):
         assert language == "python"
         exec(compile(block, PAGE.name, "exec"), names)

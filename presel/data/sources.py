@@ -10,7 +10,7 @@ from pydantic import Field
 from presel.component import component
 from presel.data.checks import check_file
 from presel.data.digits.stage import DigitSplit, ScenesStage
-from presel.data.exclusion import without_excluded
+from presel.data.exclusion import exclusion_key, without_excluded
 from presel.data.images import image_fingerprint
 from presel.data.listing import Listing, PoolFiles
 from presel.data.llava import LlavaFiles, TaskNamer, TaskRule, TextOnly, image_paths
@@ -75,8 +75,7 @@ class Source:
         if self.exclude is None:
             del decisive["exclude"]
         else:
-            check_file(self.exclude)
-            decisive["exclude"] = sha256(self.exclude)
+            decisive["exclude"] = exclusion_key(self.exclude)
         return decisive
 
     @cached_property

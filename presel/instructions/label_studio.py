@@ -103,7 +103,7 @@ class LabelStudio(InstructionProvider):
             raise ValueError("image_url lacks {path}, which stands for the image's path in the image folder")
 
     def check(self, files: PoolFiles, tasks: Sequence[str]) -> None:
-        """Checks the drafts.
+        """Checks the drafts, and warns of those whose ids no record of the pool has.
 
         Raises:
             PreselError: If they cannot be read, or are of another pool.
@@ -111,10 +111,17 @@ class LabelStudio(InstructionProvider):
         if self.drafts is None:
             return
         drafts = read_drafts(self.drafts)
-        if drafts.keys().isdisjoint(item.id for item in files.listing().items):
+        ids = {item.id for item in files.listing().items}
+        unknown = [name for name in drafts if name not in ids]
+        if len(unknown) == len(drafts):
             raise PreselError(
                 f"{self.drafts}: no record of the pool has one of its {len(drafts):,} ids; name the drafts "
                 "by the ids of their images, or set instructions.drafts=null"
+            )
+        if unknown:
+            _log.warning(
+                f"{self.drafts}: no record of the pool has {len(unknown):,} of its {len(drafts):,} ids, which "
+                f"are left out: {listed(unknown)}"
             )
 
     def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
@@ -164,6 +171,9 @@ class LabelStudio(InstructionProvider):
             interface = _INTERFACE.replace("SHOWN", _SEVERAL if several else _ONE)
             temporary.write_text(interface, encoding="utf-8")
         drafts = read_drafts(self.drafts) if self.drafts else {}
+        if drafts:
+            count = sum(name in drafts for name in job.requests)
+            _log.info(f"  drafts for {count:,} of {len(job.requests):,} images")
         with atomic(job.folder / _TASKS) as temporary, temporary.open("w", encoding="utf-8") as stream:
             # One by one, since tasks may contain images.
             for number, request in enumerate(job.requests.values()):

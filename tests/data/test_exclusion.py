@@ -1,12 +1,13 @@
 """Records that a file of ids and patterns excludes from a pool."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presel.data.exclusion import without_excluded
+from presel.data.exclusion import line_for, without_excluded
 from presel.data.image_folder import ImageFolder
 from presel.data.listing import Item, Listing
 from presel.errors import PreselError
@@ -77,6 +78,48 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         without_excluded(LISTING, tmp_path / "ids.txt")
 
 
+def test_an_id_means_its_record_alone_though_a_path_is_spelled_so(tmp_path: Path) -> None:
+    file = tmp_path / "exclude.txt"
+    listing = Listing(
+        [Item("a", "x.png", None), Item("x.png", "y.png", None), Item("y.png", "z.png", None)], kept=["z.png"]
+    )
+    for line, expected in (("x.png", ["x.png"]), ("y.png", ["y.png"]), ("?.png", ["a", "x.png", "y.png"])):
+        file.write_text(line)
+        if len(expected) < 3:
+            left = without_excluded(listing, file)
+            assert ([item.id for item in left.excluded], left.kept) == (expected, ["z.png"])
+        else:
+            with pytest.raises(PreselError, match="it excludes all 3 images"):
+                without_excluded(listing, file)
+
+
+NAMES = st.text(st.sampled_from("#ab*?[]!-/ "), min_size=1, max_size=4).filter(str.strip)
+
+
+@given(st.lists(NAMES, min_size=2, max_size=12, unique=True))
+def test_any_id_can_be_written_as_a_line(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    file = tmp_path_factory.mktemp("ids") / "ids.txt"
+    file.write_text("\n".join(map(line_for, names[1:])))
+    listing = Listing([Item(name, f"{number}.png", None) for number, name in enumerate(names)])
+    assert [item.id for item in without_excluded(listing, file).items] == names[:1]
+
+
+@given(st.lists(NAMES, min_size=1, max_size=12, unique=True), NAMES)
+def test_patterns_match_as_by_brute_force(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], pattern: str
+) -> None:
+    file = tmp_path_factory.mktemp("ids") / "ids.txt"
+    file.write_text(f"[#]{pattern}")
+    # One name that nothing matches, so that some record is left.
+    listing = Listing([Item(name, "0.png", None) for name in ["other", *(f"#{name}" for name in names)]])
+    expected = [f"#{name}" for name in names if fnmatchcase(f"#{name}", f"[#]{pattern}")]
+    if expected:
+        assert [item.id for item in without_excluded(listing, file).excluded] == expected
+    else:
+        with pytest.raises(PreselError, match="match no record"):
+            without_excluded(listing, file)
+
+
 @given(st.sets(st.integers(0, 29), min_size=1, max_size=29))
 def test_copied_ids_exclude_just_these(tmp_path_factory: pytest.TempPathFactory, chosen: set[int]) -> None:
     file = tmp_path_factory.mktemp("ids") / "ids.txt"
@@ -98,5 +141,8 @@ def test_the_sample_is_drawn_from_the_others_and_keys_change_only_when_something
     assert {item.task for item in source.sample(source._files.listing()).items} == {"dogs"}
     first = identity(source)
     file.write_text("cats/*\ndogs/001.png\n")
-    assert identity(source)["exclude"] != first["exclude"]
+    second = identity(source)["exclude"]
+    assert second != first["exclude"]
+    file.write_text("# twice, and in another order\r\n\r\ndogs/001.png\r\ncats/*\r\ncats/*")
+    assert identity(source)["exclude"] == second
     assert identity(ImageFolder(images=tmp_path / "images", near_duplicates="drop")) != identity(plain)
