@@ -249,8 +249,8 @@ def map_in_order(function: Callable[[str], Found], images: list[str], workers: i
             yield from found
         except BrokenProcessPool as error:
             raise WorkerDied(
-                "a worker process died while it checked images, perhaps for lack of memory, if its own message "
-                "above names no cause; use fewer workers: the same command continues where it stopped"
+                "a worker process died while it checked images, perhaps for lack of memory, if its own "
+                "message above names no cause; use fewer workers: the same command continues where it stopped"
             ) from error
 
 

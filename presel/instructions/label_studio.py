@@ -120,8 +120,8 @@ class LabelStudio(InstructionProvider):
             )
         if unknown:
             _log.warning(
-                f"{self.drafts}: no record of the pool has {len(unknown):,} of its {len(drafts):,} ids, which "
-                f"are left out: {listed(unknown)}"
+                f"{self.drafts}: no record of the pool has {len(unknown):,} of its {len(drafts):,} ids, "
+                f"which are left out: {listed(unknown)}"
             )
 
     def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
