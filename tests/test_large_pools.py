@@ -1,5 +1,6 @@
 """Pools whose features do not fit into memory, and tasks that are clustered cell by cell: small here."""
 
+import shutil
 import threading
 import tracemalloc
 from dataclasses import dataclass
@@ -14,16 +15,24 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from experiments.scale.drawn import DrawnFeatures, DrawnPool, DrawnRelevance
+from presel.errors import PreselError
 from presel.selection import number_of_clusters, threads
-from presel.selection.arrays import IntVector
-from presel.selection.feature_rows import Features
+from presel.selection.arrays import FloatMatrix, IntVector
+from presel.selection.feature_rows import FeatureRows, Features
 from presel.stages import cells, centrality, clusters, feature_groups
 from presel.stages.centrality import CentralityStage, Neighbors
 from presel.stages.clusters import Clustering, ClustersStage
 from presel.stages.feature_groups import FeatureGroups
 from presel.stages.reference import ReferenceStage
 from presel.stages.selection import SelectionStage
-from presel.storage.files import map_array, write_array, write_table
+from presel.storage.files import (
+    map_array,
+    map_new_array,
+    read_arrays,
+    write_array,
+    write_arrays,
+    write_table,
+)
 from presel.storage.stage import identity
 from presel.storage.store import Store
 from presel.strategies.presel import PreSel
@@ -154,6 +163,44 @@ def test_cells_depend_on_vectors_alone(
     pd.testing.assert_frame_equal(backwards, one)
 
 
+@pytest.fixture(scope="module")
+def ties() -> FloatMatrix:
+    """Vectors each of which has the key of another one, (m, d), m > 10: those among 400,000 random ones."""
+    vectors = np.random.default_rng(0).standard_normal((400_000, 4)).astype(np.float16)
+    keys = pd.Series(FeatureRows(vectors, normalize=True).content_keys())
+    found = vectors[keys.duplicated(keep=False)]
+    assert len(np.unique(found, axis=0)) == len(found) > 10
+    return found
+
+
+def test_the_order_of_equal_keys_is_that_of_contents(ties: FloatMatrix) -> None:
+    orders = [
+        np.arange(len(ties)),
+        np.arange(len(ties))[::-1],
+        np.random.default_rng(1).permutation(len(ties)),
+    ]
+    first, *others = (
+        ties[order][FeatureRows(ties[order], normalize=True).content_order()] for order in orders
+    )
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+def test_cells_of_vectors_with_equal_keys_do_not_depend_on_their_order(
+    ties: FloatMatrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of two such vectors is in the sample that decides the cells must not either."""
+    monkeypatch.setattr(cells, "CLUSTERS_PER_CELL", 2)
+    monkeypatch.setattr(cells, "_SAMPLE", len(ties) // 2)
+
+    def divided(vectors: FloatMatrix) -> list[list[list[float]]]:
+        features = Features(pd.Series(range(len(vectors))), vectors)
+        parts = cells.divide(features, np.arange(len(vectors)), 8, seed=0)
+        return [sorted(vectors[rows].tolist()) for rows, _ in parts]
+
+    assert divided(ties) == divided(ties[::-1].copy())
+
+
 def test_inertia_of_cells_is_near_that_of_the_whole_task(store: Store, small_cells: Clustering) -> None:
     vectors = np.load(store.ensure(FEATURES) / "features.npy").astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -224,6 +271,53 @@ def test_only_a_group_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40_000 * 256 * 2 / 3
+
+
+@pytest.mark.parametrize("in_place_bytes", [0, 10**9])
+def test_a_bad_vector_outside_every_group_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place_bytes: int
+) -> None:
+    monkeypatch.setattr(feature_groups, "IN_PLACE_BYTES", in_place_bytes)
+    vectors = mixture(50, 5, 4).astype(np.float16)
+    vectors[49] = 0
+    features = Features(pd.Series(map(str, range(50))), vectors)
+    with pytest.raises(ValueError, match="the feature vector of row '49' is all zeros"):
+        FeatureGroups(features, [np.arange(20), np.arange(20, 40)], tmp_path / "copy.npy")
+
+
+def test_a_disk_without_room_for_the_copy_is_named_before_work(
+    store: Store, monkeypatch: pytest.MonkeyPatch, on_disk: None, small_cells: Clustering
+) -> None:
+    stage = ClustersStage(features=FEATURES, clustering=small_cells)
+    store.ensure(FEATURES)
+    free = shutil.disk_usage(store.root)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    monkeypatch.setattr(feature_groups, "IN_PLACE_BYTES", 0)
+    needed = r"cannot write to .*0\.000144 GB are needed, 1e-05 GB are free.*; make room or set paths\.store"
+    with pytest.raises(PreselError, match=needed):
+        store.ensure(stage)
+    assert not list(store.folder(stage).iterdir())
+
+
+def test_a_new_file_has_its_space_before_it_is_written(tmp_path: Path) -> None:
+    """On a disk that fills up later, a write through the map would kill the process."""
+    array = map_new_array(tmp_path / "new.npy", np.dtype(np.float16), (3000, 64))
+    assert (tmp_path / "new.npy").stat().st_blocks * 512 >= array.nbytes
+    array[:] = 1
+    array.flush()
+    assert (np.load(tmp_path / "new.npy") == 1).all()
+
+
+def test_arrays_of_any_name_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """One NumPy saves an argument `allow_pickle` as an array, another takes an array for it."""
+    arrays = {"allow_pickle": np.arange(3), "file": np.zeros((2, 0))}
+    write_arrays(tmp_path / "arrays.npz", **arrays)
+    found = read_arrays(tmp_path / "arrays.npz")
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+    with pytest.raises(ValueError, match="Object arrays"):
+        write_arrays(tmp_path / "objects.npz", objects=np.array([{}]))
 
 
 def test_the_default_leaves_keys_as_they_were() -> None:

@@ -1,5 +1,6 @@
 """Checked feature vectors of a task, read in blocks: NumPy memory maps, with normalization on reading."""
 
+import hashlib
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple, Self
 
@@ -131,12 +132,22 @@ class FeatureRows:
         scale = None if self._scale is None else self._scale[positions]
         return self.trusted(self._array, index, self._center, scale)
 
-    def content_order(self) -> IntVector:
+    def content_order(self, keys: FloatVector | None = None) -> IntVector:
         """An order of the rows, (n,), that depends on the vectors alone, not on their order or names.
 
-        The sort key is the cosine to a fixed random direction, rounded; equal rows keep their order.
+        The sort key is the cosine to a fixed random direction, rounded, then a digest of the row as it is
+        stored, since millions of rows have equal keys here and there; equal rows keep their order.
+
+        Args:
+            keys: The rows' `content_keys`, if they are known.
         """
-        return np.argsort(self.content_keys(), kind="stable")
+        keys = self.content_keys() if keys is None else keys
+        order = np.argsort(keys, kind="stable")
+        equal = np.diff(keys[order]) == 0  # (n - 1,), whether a key equals the next
+        tied = np.append(equal, False) | np.append(False, equal)  # (n,), in that order
+        rows = np.sort(order[tied])  # as they lie in the file
+        order[tied] = rows[np.lexsort((self._digests(rows), keys[rows]))]
+        return order
 
     def content_keys(self) -> FloatVector:
         """The keys by which `content_order` sorts, (n,)."""
@@ -167,6 +178,11 @@ class FeatureRows:
             for start in range(0, len(block), step):
                 rows = block[start : start + step].astype(np.float64)
                 yield slice(place.start + start, place.start + start + len(rows)), rows
+
+    def _digests(self, positions: IntVector) -> npt.NDArray[np.uint64]:
+        rows = positions if self._index is None else self._index[positions]
+        digests = (hashlib.blake2b(self._array[row].tobytes(), digest_size=8).digest() for row in rows)
+        return np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64, len(rows))
 
     def _mean(self) -> Float32Vector:
         total = np.zeros(self.dimension)

@@ -59,9 +59,8 @@ def divide(features: Features, rows: IntVector, n_clusters: int, seed: int) -> l
         release(features.array)
         return found
 
-    by_content = ascending[
-        np.argsort(np.concatenate(list(for_each_task(keys, slices))), kind="stable")
-    ]  # (n,)
+    all_keys = np.concatenate(list(for_each_task(keys, slices)))  # (n,)
+    by_content = ascending[FeatureRows.trusted(features.array, ascending).content_order(all_keys)]  # (n,)
     drawn = settings.rng.choice(len(rows), min(_SAMPLE, len(rows)), replace=False)
     n_cells = min(_MOST_CELLS, math.ceil(n_clusters / CLUSTERS_PER_CELL))
     groups, cells = cells_of_groups(read(by_content[np.sort(drawn)]), n_clusters, n_cells, settings)

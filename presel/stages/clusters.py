@@ -18,7 +18,7 @@ from presel.selection.arrays import Float32Matrix, IntVector
 from presel.selection.feature_rows import Features
 from presel.selection.threads import for_each_task, many
 from presel.stages.cells import divide
-from presel.stages.feature_groups import FeatureGroups
+from presel.stages.feature_groups import FeatureGroups, check_room_for_copy
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import Pool
 from presel.stages.results import TableStage
@@ -95,6 +95,7 @@ class ClustersStage(TableStage, Sharded):
         ends = np.cumsum(table.groupby("task").size()).tolist()  # (M,)
         tasks = np.split(rows, ends[:-1])
         if not (folder / _PLAN).exists():
+            check_room_for_copy(features, folder)
             plan = [part for number, task in enumerate(tasks) for part in self._parts(features, number, task)]
             write_arrays(folder / _PLAN, **_Parts.of(plan)._asdict())
         parts = _Parts(**read_arrays(folder / _PLAN))

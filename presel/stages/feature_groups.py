@@ -9,12 +9,23 @@ from numpy.typing import NDArray
 from presel.selection import FeatureRows
 from presel.selection.arrays import IntVector
 from presel.selection.feature_rows import Features
-from presel.storage.files import atomic, map_array, release
+from presel.storage.files import atomic, check_room, map_array, map_new_array, release
 
 # Up to this size features are read where they are: the system keeps them in memory, in any order.
 IN_PLACE_BYTES = 2 * 2**30
 # Rows copied at a time, 25 MB in float16 at 768 dimensions.
 _BLOCK = 16_384
+
+
+def read_in_place(features: Features) -> bool:
+    """Whether groups of these features are read without a copy of the file."""
+    return features.array.nbytes <= IN_PLACE_BYTES
+
+
+def check_room_for_copy(features: Features, folder: Path) -> None:
+    """Raises an OSError if a folder's disk has no room for the copy that `FeatureGroups` writes."""
+    if not read_in_place(features):
+        check_room(folder, features.array.nbytes)
 
 
 class FeatureGroups:
@@ -37,9 +48,13 @@ class FeatureGroups:
             ValueError: If a vector is refused, see `FeatureRows`.
         """
         self._features, self._groups = features, groups
-        self.in_place = features.array.nbytes <= IN_PLACE_BYTES
+        self.in_place = read_in_place(features)
         if self.in_place:
             self._rows = [self._checked(rows) for rows in groups]
+            in_no_group = np.ones(len(features.array), np.bool_)  # (n,)
+            in_no_group[np.concatenate(groups)] = False
+            if in_no_group.any():
+                self._checked(np.flatnonzero(in_no_group))
         else:
             self._bounds = np.cumsum([0, *map(len, groups)])  # (groups + 1,)
             if not copy.exists():
@@ -70,7 +85,7 @@ class FeatureGroups:
             group_of[rows] = number
         with atomic(copy) as temporary:
             shape = (int(self._bounds[-1]), array.shape[1])
-            regrouped = np.lib.format.open_memmap(temporary, "w+", array.dtype, shape)
+            regrouped = map_new_array(temporary, array.dtype, shape)
             free = self._bounds.copy()  # where the next row of each group goes
             for start in range(0, len(array), _BLOCK):
                 block = np.arange(start, min(start + _BLOCK, len(array)))

@@ -16,7 +16,7 @@ from presel.models.image_tokens import ImageTokenEncoder
 from presel.models.lvlm import Lvlm
 from presel.selection.feature_rows import Features
 from presel.stages.pool import PoolStage
-from presel.storage.files import atomic, checked, map_array, write_table
+from presel.storage.files import atomic, checked, map_array, map_new_array, write_table
 from presel.storage.shards import ArrayShards, chunks
 from presel.storage.store import Store
 
@@ -58,7 +58,7 @@ class VectorsStage(ShardedStage[Features]):
         ends = np.searchsorted(rows[in_shards], np.cumsum([0, *map(len, shards)]))  # (shards + 1,)
         start = 0
         with atomic(folder / "features.npy") as file:
-            joined = np.lib.format.open_memmap(file, "w+", shards[0].dtype, (len(ids), dimensions))
+            joined = map_new_array(file, shards[0].dtype, (len(ids), dimensions))
             for shard, (first, last) in zip(shards, pairwise(ends), strict=True):
                 wanted = np.sort(in_shards[first:last])
                 single = counts[owners[wanted]] == 1

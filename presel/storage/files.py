@@ -3,10 +3,12 @@
 import errno
 import hashlib
 import json
+import math
 import mmap
 import os
 import secrets
 import shutil
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -180,8 +182,11 @@ def write_array(path: Path, array: NDArray[Any], *, with_digest: bool = False) -
 
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
     """Writes arrays as one `.npz` without pickle, with a digest; see `atomic`."""
-    with atomic(path, with_digest=True) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    # As `np.savez` does, which in older NumPy takes `allow_pickle` for the name of an array.
+    with atomic(path, with_digest=True) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -216,6 +221,30 @@ def map_array(path: Path) -> NDArray[Any]:
             return np.ndarray(shape, dtype, buffer=mapped, offset=file.tell(), order=order)
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(path, "array", str(error)) from error
+
+
+def map_new_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """Maps a new `.npy` file into memory, to be written through the array.
+
+    Its space on the disk is taken first: where a disk fills up under a mapped file, the process is killed.
+
+    Raises:
+        OSError: If there is not enough space.
+    """
+    check_room(path.parent, math.prod(shape) * dtype.itemsize)
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises an OSError, with `ENOSPC`, if a folder's disk has less free space than this, in bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        needed = f"{size / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free"
+        raise OSError(errno.ENOSPC, needed, str(folder))
 
 
 def release(array: NDArray[Any]) -> None:
