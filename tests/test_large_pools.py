@@ -1,5 +1,6 @@
 """Pools whose features do not fit into memory, and tasks that are clustered cell by cell: small here."""
 
+import json
 import shutil
 import threading
 import tracemalloc
@@ -14,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from experiments.scale import quality
 from experiments.scale.drawn import DrawnFeatures, DrawnPool, DrawnRelevance
 from presel.errors import PreselError
-from presel.selection import number_of_clusters, threads
+from presel.selection import ClusterBackend, number_of_clusters, threads
 from presel.selection.arrays import FloatMatrix, IntVector
 from presel.selection.feature_rows import FeatureRows, Features
 from presel.stages import cells, centrality, clusters, feature_groups
@@ -324,3 +326,42 @@ def test_the_default_leaves_keys_as_they_were() -> None:
     assert "divide_above" not in identity(Clustering())
     assert identity(Clustering(divide_above=5)) != identity(Clustering())
     assert identity(Clustering(divide_above=clusters.DIVIDE_ABOVE)) == identity(Clustering())
+
+
+def test_clusters_of_divided_tasks_hold_the_version_of_the_division(
+    store: Store, monkeypatch: pytest.MonkeyPatch, small_cells: Clustering
+) -> None:
+    """Where a key cannot hold it, for it knows no sizes of tasks, results of another version are refused."""
+    whole, divided = (ClustersStage(features=FEATURES, clustering=how) for how in (Clustering(), small_cells))
+    for stage in (whole, divided):
+        store.ensure(stage)
+        stage.check(store)
+    before, default = identity(small_cells), identity(Clustering())
+    monkeypatch.setattr(clusters, "DIVISION_VERSION", clusters.DIVISION_VERSION + 1)
+    assert identity(small_cells) != before
+    assert identity(Clustering()) == default
+    whole.check(store)
+    with pytest.raises(PreselError, match=r"tasks above cluster\.divide_above=500 were clustered by another"):
+        divided.check(store)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "faiss", "released"])
+def test_divide_above_is_refused_where_it_has_no_effect(backend: ClusterBackend) -> None:
+    assert "divide_above" not in identity(Clustering(backend=backend))
+    with pytest.raises(ValueError, match=f"divide_above=5 has no effect with backend={backend}"):
+        Clustering(backend=backend, divide_above=5)
+
+
+def test_quality_in_one_folder_is_that_of_the_cells_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(n_cells: int) -> dict[str, Any]:
+        command = f"quality --folder {tmp_path} --images 3000 --dimension 16 --ways cells --cells {n_cells}"
+        monkeypatch.setattr("sys.argv", command.split())
+        quality.main()
+        (found,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+        return dict(found)
+
+    few, many = row(2), row(10)
+    assert many["inertia"] > few["inertia"]
+    assert row(2) == few

@@ -13,6 +13,8 @@ from presel.selection.kmeans.search import search_by
 from presel.selection.threads import for_each_task
 from presel.storage.files import release
 
+# Raised when tasks are divided otherwise, which changes their clusters.
+DIVISION_VERSION = 1
 # Of a cell, which has 80,000 images at 100 a cluster: few enough for plain k-means. From 128 cells on, cells
 # grow instead of their number.
 CLUSTERS_PER_CELL = 800

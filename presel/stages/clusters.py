@@ -13,11 +13,12 @@ import pandas as pd
 from pydantic import Field
 
 from presel.component import component
+from presel.errors import PreselError
 from presel.selection import ClusterBackend, cluster, number_of_clusters
 from presel.selection.arrays import Float32Matrix, IntVector
 from presel.selection.feature_rows import Features
 from presel.selection.threads import for_each_task, many
-from presel.stages.cells import divide
+from presel.stages.cells import DIVISION_VERSION, divide
 from presel.stages.feature_groups import FeatureGroups, check_room_for_copy
 from presel.stages.features import FeaturesStage
 from presel.stages.pool import Pool
@@ -53,12 +54,25 @@ class Clustering:
     seed: Annotated[int, Field(ge=0)] = 12345
     divide_above: Annotated[int, Field(ge=1)] = DIVIDE_ABOVE
 
+    def __post_init__(self) -> None:
+        """Checks `divide_above` against the backend."""
+        if self.backend != "auto" and self.divide_above != DIVIDE_ABOVE:
+            raise ValueError(
+                f"divide_above={self.divide_above} has no effect with backend={self.backend}; leave it out, "
+                "or set backend=auto"
+            )
+
     def identity(self) -> dict[str, Any]:
-        """The fields; `divide_above` only if it is set, so that results from before it keep their keys."""
+        """The fields; `divide_above` only if it is set, so that results from before it keep their keys.
+
+        The version of the division goes with it. By default the sizes of tasks, which no key knows, say
+        whether it matters: `ClustersStage.check` compares it.
+        """
         fields = fields_identity(self)
         if self.divide_above == DIVIDE_ABOVE:
             del fields["divide_above"]
-        return fields
+            return fields
+        return {**fields, "division": DIVISION_VERSION}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +97,19 @@ class ClustersStage(TableStage, Sharded):
     def pool(self) -> Pool:
         """The images in their tasks."""
         return self.features.pool
+
+    def check(self, store: Store) -> None:
+        """Refuses a result in the store whose tasks an earlier version divided otherwise, or not at all."""
+        super().check(store)
+        if not store.has(self):
+            return
+        version = store.manifest(self)["measured"].get("division")
+        if version != DIVISION_VERSION and self._divides(store.load(self)["task"].value_counts().max()):
+            raise PreselError(
+                f"{store.folder(self)}: tasks above cluster.divide_above={self.clustering.divide_above} were "
+                "clustered by another version of presel, with another result; set paths.store to a new "
+                "folder, or cluster.divide_above to another number"
+            )
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Clusters task by task; depends neither on ids nor, unless `released`, on the order of the pool."""
@@ -115,7 +142,7 @@ class ClustersStage(TableStage, Sharded):
         of_tasks = [table[start:end] for start, end in pairwise([0, *ends])]
         self.write(folder, pd.concat(of_tasks, ignore_index=True))
         shutil.rmtree(folder / "parts", ignore_errors=True)
-        return {"clusters": clusters}
+        return {"clusters": clusters, "division": DIVISION_VERSION}
 
     def shards(self, store: Store, folder: Path) -> "_ClusterShards":
         """One shard for each part: a task, or a cell of a large one."""
@@ -147,11 +174,14 @@ class ClustersStage(TableStage, Sharded):
     def _released(self) -> bool:
         return self.clustering.backend == "released"
 
+    def _divides(self, images: int) -> bool:
+        return self.clustering.backend == "auto" and images > self.clustering.divide_above
+
     def _parts(self, features: Features, task: int, rows: IntVector) -> list["_Part"]:
         """The cells of a large task; any other is one part."""
         options = self.clustering
         n_clusters = number_of_clusters(len(rows), options.images_per_cluster)
-        if options.backend != "auto" or len(rows) <= options.divide_above:
+        if not self._divides(len(rows)):
             return [_Part(task, rows, n_clusters)]
         return [_Part(task, *cell) for cell in divide(features, rows, n_clusters, options.seed)]
 
