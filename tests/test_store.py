@@ -9,8 +9,10 @@ import signal
 import stat
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import ClassVar
 
 import numpy as np
@@ -233,6 +235,24 @@ def test_a_folder_for_work_is_gone_once_the_work_is_done(tmp_path: Path) -> None
     with resumable_folder(tmp_path / "other" / "pool"):
         pass
     assert not (tmp_path / "other").exists()
+
+
+def test_a_folder_for_work_is_left_to_those_who_wait_for_it(tmp_path: Path) -> None:
+    folder, entered = tmp_path / "store" / "doctor" / "pool", Event()
+
+    def use() -> bool:
+        with resumable_folder(folder) as working:
+            entered.set()
+            # Until the other one waits.
+            time.sleep(0.2)
+            return working.is_dir()
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(use)
+        entered.wait()
+        assert threads.submit(use).result()
+        assert first.result()
+    assert not folder.exists()
 
 
 def test_logs_and_shards_are_no_part_of_a_result(store: Store) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 from numpy.typing import NDArray
 
 from presel.errors import PreselError
@@ -96,17 +96,32 @@ def resumable_folder(path: Path) -> Iterator[Path]:
 
     So do the folders above it that hold nothing else. Blocks that use it at the same time wait.
     """
-    lock = path.with_suffix(".lock")
     made = [folder for folder in path.parents if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    lock = _acquired(path.with_suffix(".lock"))
+    try:
+        path.mkdir(exist_ok=True)
         yield path
         shutil.rmtree(path, ignore_errors=True)
-        lock.unlink(missing_ok=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
     for folder in made:
         # Another process may have put something into it.
         with suppress(OSError):
             folder.rmdir()
+
+
+def _acquired(path: Path) -> BaseFileLock:
+    """A lock whose file, and the folders above it, are deleted by those who had it before."""
+    lock = FileLock(path)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            lock.acquire()
+            # A deleted file keeps nobody out.
+            if path.exists():
+                return lock
+            lock.release()
 
 
 def _temporary(path: Path) -> Path:
