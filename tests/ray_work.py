@@ -1,8 +1,9 @@
 """Work that the tests of Ray place on actors, which import this module."""
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -22,14 +23,26 @@ class Squares(Sharded):
         ends: How many times a number ends the process that computes it.
         mistakes: Numbers that are a mistake of the user.
         errors: Numbers that are an unexpected error.
+        full: Numbers for which the disk has no room.
+        opens: Whether other processes can read it.
+        away: Whether this is another process's.
     """
 
     count: int
     ends: Mapping[int, int] = field(default_factory=dict)
     mistakes: Sequence[int] = ()
     errors: Sequence[int] = ()
+    full: Sequence[int] = ()
+    opens: bool = True
+    away: bool = False
+
+    def elsewhere(self, workers: int) -> "Squares":
+        return replace(self, away=True)
 
     def shards(self, store: Store, folder: Path) -> TableShards[int]:
+        if self.away and not self.opens:
+            raise ModuleNotFoundError("No module named 'squares'")
+
         def compute(batches: Batches[int]) -> Iterator[pd.DataFrame]:
             for batch in batches:
                 for number in batch:
@@ -55,6 +68,8 @@ class Squares(Sharded):
             raise PreselError(f"number {number} is odd; leave it out")
         if number in self.errors:
             raise RuntimeError(f"no square of {number}")
+        if number in self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @dataclass(frozen=True, kw_only=True)

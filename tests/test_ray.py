@@ -16,7 +16,8 @@ from PIL import Image
 
 from presel.data.sources import LlavaJson
 from presel.distributed.executors import RayExecutor
-from presel.distributed.ray_session import disconnect
+from presel.distributed.ray_driver import room_for
+from presel.distributed.ray_session import connect, disconnect
 from presel.distributed.ray_worker import Worker
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
@@ -34,10 +35,16 @@ from presel.storage.store import Store
 from tests.helpers import Program, record
 from tests.ray_work import Environment, Squares
 
-pytest.importorskip("ray")
-
-# What a worker must not inherit: one by its name, one because nothing says that it is needed.
-SECRETS = {"OPENAI_API_KEY": "sk-1", "RAY_SECRET": "word", "DATABASE_URL": "https://me:word@host"}
+# What a worker must not inherit: the last because nothing says that it is needed, others by their names.
+SECRETS = {
+    "OPENAI_API_KEY": "sk-1",
+    "RAY_SECRET": "word",
+    "RAY_PW": "word",
+    "HF_PAT": "word",
+    "CONDA_AUTH": "word",
+    "XDG_PASSWD": "word",
+    "DATABASE_URL": "https://me:word@host",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,6 +75,7 @@ def squares(store: Store, work: Squares) -> tuple[list[int], Counter[int]]:
     return found["square"].tolist(), computed(folder)
 
 
+@pytest.mark.slow
 def test_pool_features_and_relevance_have_the_bytes_of_one_process(pool_folder: Path) -> None:
     generator = np.random.default_rng(1)
     # More than one shard of different images.
@@ -106,10 +114,13 @@ def test_pool_features_and_relevance_have_the_bytes_of_one_process(pool_folder: 
 
 
 def test_workers_inherit_no_secrets(tmp_path: Path) -> None:
+    disconnect()
+    before = dict(os.environ)
     store = on_ray(tmp_path)
     names = set(store.executor.compute(Environment(), store, tmp_path / "work").joined()["name"])
     assert names & {"PATH", *SECRETS} == {"PATH"}
-    assert SECRETS.items() <= os.environ.items()
+    # Nor does the start of Ray change what this process's other children get.
+    assert dict(os.environ) == before
 
 
 def test_a_worker_that_ends_costs_the_shard_that_it_was_at(tmp_path: Path) -> None:
@@ -146,6 +157,26 @@ def test_a_mistake_of_the_user_is_told_at_once(tmp_path: Path) -> None:
     assert computed(tmp_path / "ray" / "work")[3] == 1
 
 
+def test_workers_that_never_open_their_work_end_the_run(tmp_path: Path) -> None:
+    told = r"^executor=ray: 2 workers ended while they started on node [\d.]+, the last one by: .*squares"
+    with pytest.raises(PreselError, match=told):
+        squares(on_ray(tmp_path, attempts=2), Squares(count=4, opens=False))
+
+
+def test_a_full_disk_is_no_fault_of_the_images(tmp_path: Path) -> None:
+    with pytest.raises(PreselError, match=rf"^squaring on node [\d.]+: cannot write to {tmp_path}/ray \("):
+        squares(on_ray(tmp_path), Squares(count=4, full=[3]))
+    assert computed(tmp_path / "ray" / "work")[3] == 1
+
+
+@pytest.mark.parametrize(
+    ("needs", "room"),
+    [({"CPU": 0.1}, 60), ({"CPU": 1, "GPU": 0.1}, 3), ({"CPU": 3, "GPU": 0.1}, 1), ({"memory": 1.0}, 0)],
+)
+def test_room_is_counted_node_by_node(needs: dict[str, float], room: int) -> None:
+    assert room_for(needs, [{"CPU": 2}, {"CPU": 4, "GPU": 0.3}]) == room
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU here tells what the cluster's support")
 def test_the_precision_of_gpus_that_are_elsewhere_must_be_set(tmp_path: Path, pool: PoolStage) -> None:
     store, encoder = on_ray(tmp_path), Encoder(path="builtin:digit_dinov2")
@@ -171,7 +202,8 @@ def test_room_that_there_is_not_is_told_with_what_there_is(tmp_path: Path) -> No
 
 
 def test_an_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
-    disconnect()
+    # Not the Ray that there is already.
+    connect(None)
     with pytest.raises(PreselError, match=r"executor\.address=127\.0\.0\.1:9: Ray cannot be reached there"):
         squares(on_ray(tmp_path, address="127.0.0.1:9"), Squares(count=2))
 

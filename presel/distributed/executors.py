@@ -53,7 +53,8 @@ class RayExecutor(LocalExecutor):
             GPUs.
         cpus: Processors that an actor takes.
         memory_gb: Memory that an actor reserves, in GB; None for none.
-        actors: Maximum number of actors; None for as many as the cluster has room for.
+        actors: Maximum number of actors, for which an autoscaler adds nodes; None for as many as the nodes
+            have room for.
         attempts: Workers that may end on one shard before the run stops and names it.
     """
 

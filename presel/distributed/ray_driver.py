@@ -5,9 +5,10 @@ at, and nothing but numbers passes through Ray.
 """
 
 import logging
+import math
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,8 +32,9 @@ _log = logging.getLogger(__name__)
 
 # How often files are counted and the cluster's nodes looked at.
 _POLL_S = 1.0
-# After this time without a single worker the user is told.
+# After these times without a single worker, and without one that is ready, the user is told.
 _PLACED_WITHIN_S = 50.0
+_OPENED_WITHIN_S = 300.0
 # Network file systems show a file that another machine wrote after a minute at most.
 _SEEN_WITHIN_S = 90.0
 # Ids that a message names; a file lists them all.
@@ -46,11 +48,13 @@ class _Call(NamedTuple):
         worker: The actor.
         method: `node`, `open` or `compute`.
         numbers: The shards that it computes, in order; those that have a file are taken off.
+        node: The address of the worker's node, once it is placed.
     """
 
     worker: Any
     method: str
     numbers: deque[int]
+    node: str | None = None
 
 
 def compute_on_actors(
@@ -94,9 +98,11 @@ class _Driver:
         # Shards that a worker ended on, computed alone.
         self._suspects: deque[int] = deque()
         self._ended: Counter[int] = Counter()
-        self._failed_starts = 0
+        # By node; None before they are placed.
+        self._failed_starts: Counter[str | None] = Counter()
         self._workers: list[Any] = []
-        self._idle: list[Any] = []
+        # With the addresses of their nodes.
+        self._idle: list[tuple[Any, str | None]] = []
         self._calls: dict[Any, _Call] = {}
         self._devices: set[str] = set()
         self._working, self._waiting_told = time.monotonic(), False
@@ -130,7 +136,10 @@ class _Driver:
         return len(self._shards.items_of(number))
 
     def _start_workers(self) -> None:
-        wanted = min(self._unfinished, self._executor.actors or self._unfinished, max(1, self._room()))
+        # An autoscaler adds nodes for those that have no room yet.
+        actors = self._executor.actors if self._executor.address is not None else None
+        room = actors or max(1, self._room())
+        wanted = min(self._unfinished, self._executor.actors or self._unfinished, room)
         while len(self._workers) < wanted:
             # Spread, since nodes have disks, networks and decoders of their own.
             actor = ray.remote(Worker).options(
@@ -145,10 +154,7 @@ class _Driver:
 
     def _room(self) -> int:
         """Number of actors that the cluster's nodes have room for, taken ones too."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return sum(
-            int(min(node.get(name, 0) // amount for name, amount in self._needs.items())) for node in nodes
-        )
+        return room_for(self._needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
     def _assign(self) -> None:
         while self._idle and (self._suspects or self._left):
@@ -159,12 +165,15 @@ class _Driver:
                 # end together.
                 count = 1 if self._shards.size == 1 else max(1, len(self._left) // (2 * len(self._workers)))
                 numbers = [self._left.popleft() for _ in range(count)]
-            self._call(self._idle.pop(), "compute", numbers)
+            worker, node = self._idle.pop()
+            self._call(worker, "compute", numbers, node)
 
-    def _call(self, worker: Any, method: str, numbers: list[int] | None = None) -> None:
+    def _call(
+        self, worker: Any, method: str, numbers: list[int] | None = None, node: str | None = None
+    ) -> None:
         arguments = [] if numbers is None else [numbers]
         reference = getattr(worker, method).remote(*arguments)
-        self._calls[reference] = _Call(worker, method, deque(numbers or []))
+        self._calls[reference] = _Call(worker, method, deque(numbers or []), node)
 
     def _finish(self, call: _Call, reference: Any, advance: Any) -> None:
         """Handles the end of a call: its result, an error, or the end of its worker."""
@@ -174,9 +183,11 @@ class _Driver:
             self._take_off_written(call, advance)
             self._lose(call, error)
             return
-        self._working, self._failed_starts = time.monotonic(), 0
+        self._working = time.monotonic()
+        # So that a node where workers are placed, and never open, is found out.
+        self._failed_starts.pop(call.node, None)
         if call.method == "node":
-            self._call(call.worker, "open")
+            self._call(call.worker, "open", node=result)
             return
         fault = result.fault if call.method == "open" else result
         if fault is not None:
@@ -184,7 +195,7 @@ class _Driver:
         if call.method == "open":
             self._note_device(result.device)
         advance(sum(map(self._size, call.numbers)))
-        self._idle.append(call.worker)
+        self._idle.append((call.worker, call.node))
 
     def _take_off_written(self, call: _Call, advance: Any) -> None:
         """Takes the shards off a call that are written already."""
@@ -202,18 +213,21 @@ class _Driver:
         ray.kill(call.worker)
         reason = _reason(error)
         _log.debug(f"a worker ended in '{call.method}': {reason}")
+        counts = not getattr(error, "preempted", False)
         if call.method != "compute":
-            self._failed_starts += 1
-            if self._failed_starts >= self._executor.attempts:
+            self._failed_starts[call.node] += counts
+            if self._failed_starts[call.node] >= self._executor.attempts:
+                where = "" if call.node is None else f" on node {call.node}"
                 raise PreselError(
-                    f"executor=ray: {self._failed_starts} workers ended while they started, the last one by: "
-                    f"{reason}; install the same presel and Python on all nodes"
+                    f"executor=ray: {self._executor.attempts} workers ended while they started{where}, the "
+                    f"last one by: {reason}; all nodes need the same presel, packages and Python, and a user "
+                    f"who may read {self._task}"
                 )
         elif call.numbers:
             number = call.numbers.popleft()
             self._suspects.append(number)
             self._left.extendleft(reversed(call.numbers))
-            self._ended[number] += not getattr(error, "preempted", False)
+            self._ended[number] += counts
             if self._ended[number] >= self._executor.attempts:
                 raise PreselError(self._poisoned(number, reason))
 
@@ -239,31 +253,45 @@ class _Driver:
             )
 
     def _check_placed(self) -> None:
-        """Says so if no worker has been placed for a while.
+        """Says so if no worker has been placed, or ready, for a while.
 
         Raises:
-            PreselError: If no node is large enough for one.
+            PreselError: If no node is large enough for one, and none can be expected.
         """
-        if self._idle or any(call.method != "node" for call in self._calls.values()):
+        if self._idle or any(call.method == "compute" for call in self._calls.values()):
             self._working = time.monotonic()
-        room, waited = self._room(), time.monotonic() - self._working > _PLACED_WITHIN_S
-        if room and not (waited and not self._waiting_told):
+        waited = time.monotonic() - self._working
+        if opening := {call.node for call in self._calls.values() if call.method == "open"}:
+            if waited > _OPENED_WITHIN_S and not self._waiting_told:
+                self._waiting_told = True
+                nodes = ", ".join(map(str, opening))
+                _log.warning(f"{nodes}: importing packages and reading {self._task} takes long there")
             return
+        ours, room, late = self._executor.address is None, self._room(), waited > _PLACED_WITHIN_S
         # Ray that the run started gets no further nodes.
-        if not room and not waited and self._executor.address is not None:
+        hopeless = not room and (ours or (late and self._executor.actors is None))
+        if not hopeless and (not late or self._waiting_told):
             return
         told = (
             f"each worker asks for {_amounts(self._needs)}; the cluster has "
             f"{_amounts(ray.cluster_resources())} on all nodes together, of which "
             f"{_amounts(ray.available_resources())} are free"
         )
-        if not room:
+        if hopeless:
             raise PreselError(
                 f"executor=ray: no node is large enough: {told}; ask for less by executor.cpus, gpus and "
-                "memory_gb, or add a node"
+                "memory_gb, or add a node; executor.actors asks an autoscaler for them"
             )
         self._waiting_told = True
-        _log.warning(f"waiting for a free node: {told}")
+        _log.warning(f"waiting for a free node, or for a process that is slow to start: {told}")
+
+
+def room_for(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """Number of workers that so many resources each fit into the nodes."""
+    # Rounded up a little: in binary, 0.3 holds 0.1 not quite three times.
+    return sum(
+        math.floor(min(node.get(name, 0) / amount for name, amount in needs.items()) + 1e-6) for node in nodes
+    )
 
 
 def _amounts(resources: Mapping[str, float]) -> str:

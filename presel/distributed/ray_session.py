@@ -23,7 +23,7 @@ _INHERITED = re.compile(
     "PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON.*|CONDA_.*|OMP_.*|MKL_.*"
     "|OPENBLAS_.*|CUDA_.*|NVIDIA_.*|HF_.*|TRANSFORMERS_.*|TORCH_.*|XDG_.*|RAY_.*|COVERAGE_.*"
 )
-_SECRET = re.compile("key|token|secret|password|credential|authorization", re.IGNORECASE)
+_SECRET = re.compile("key|token|secret|pass|pwd|pw$|pat$|cred|auth", re.IGNORECASE)
 # The smallest that Ray takes: results are files, and nothing large passes through it.
 _OBJECT_STORE_BYTES = 80 * 2**20
 
@@ -37,10 +37,13 @@ _SETTINGS = {
 }
 
 _ours = False
+_address: str | None = None
 
 
 def connect(address: str | None) -> None:
-    """Connects to a cluster, or starts Ray on this machine; a connection that there is already is used.
+    """Connects to a cluster, or starts Ray on this machine.
+
+    A connection to the same cluster is kept, and so is one that others made in this process.
 
     Args:
         address: HOST:PORT or `auto`; None starts Ray.
@@ -48,7 +51,9 @@ def connect(address: str | None) -> None:
     Raises:
         PreselError: If no cluster answers there, or one of another version, or Ray does not start.
     """
-    global _ours
+    global _ours, _address
+    if _ours and address != _address:
+        disconnect()
     if ray.is_initialized():
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -78,7 +83,7 @@ def connect(address: str | None) -> None:
         ) from error
     # What it says of workers that end would be printed among the results, in spite of `log_to_driver`.
     ray._private.worker._worker_logs_enabled = False
-    _ours = True
+    _ours, _address = True, address
 
 
 def disconnect() -> None:
@@ -100,19 +105,18 @@ def _check_answers(address: str) -> None:
 @contextmanager
 def _only_inherited() -> Iterator[None]:
     """Hides all other environment variables from the processes that Ray starts in the block."""
-    hidden = {
-        name: os.environ.pop(name)
-        for name in list(os.environ)
-        if not _INHERITED.fullmatch(name) or _SECRET.search(name)
-    }
+    before = dict(os.environ)
+    for name in before:
+        if not _INHERITED.fullmatch(name) or _SECRET.search(name):
+            del os.environ[name]
     os.environ |= _SETTINGS
-    debugger = os.environ.get("PYTHONBREAKPOINT", "")
     try:
         yield
     finally:
-        # Which Ray replaces by its own.
-        os.environ["PYTHONBREAKPOINT"] = debugger
-        os.environ |= hidden
+        # Ray sets some too, `PYTHONBREAKPOINT` among them.
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ |= before
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class Worker:
         """Takes the folder given to `write_task`, and the directory that the driver was started in."""
         self._task, self._directory = task, directory
         self._shards: Any = None
+        self._store: Any = None
 
     def node(self) -> str:
         """The address of its node, once it is placed."""
@@ -57,14 +58,15 @@ class Worker:
 
         silence_libraries()
         work, store, folder = read_task(self._task)
+        self._store = Store(store)
         try:
-            self._shards = work.shards(Store(store), folder)
+            self._shards = work.shards(self._store, folder)
         except PreselError as error:
             return Opened(f"node {self.node()}: {error}")
         return Opened(device=_gpu() if work.uses_gpu else None)
 
     def compute(self, numbers: list[int]) -> str | None:
-        """Computes shards, in this order; returns a mistake of the user in one sentence, if there is one."""
+        """Computes shards, in this order; returns one sentence if the user must mend something."""
         from presel.data.images import WorkerDied
         from presel.errors import PreselError
 
@@ -74,6 +76,10 @@ class Worker:
             raise
         except PreselError as error:
             return str(error)
+        except Exception as error:
+            if (fault := self._store.write_fault(error)) is None:
+                raise
+            return f"{self._shards.label} on node {self.node()}: {fault}"
         return None
 
 

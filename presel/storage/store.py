@@ -132,13 +132,19 @@ class Store:
                 else:
                     self._compute(stage, folder)
         except Exception as error:
-            if self._cannot_be_written(error):
-                raise PreselError(
-                    f"{stage.label}: cannot write to {self.root} ({error}); make room or set paths.store to "
-                    "another disk, then run the same command again: finished work is kept"
-                ) from error
+            if (fault := self.write_fault(error)) is not None:
+                raise PreselError(f"{stage.label}: {fault}") from error
             raise
         return folder
+
+    def write_fault(self, error: Exception) -> str | None:
+        """Why the store cannot be written to, and the remedy, if an error is about that."""
+        if not self._cannot_be_written(error):
+            return None
+        return (
+            f"cannot write to {self.root} ({error}); make room or set paths.store to another disk, then run "
+            "the same command again: finished work is kept"
+        )
 
     def _cannot_be_written(self, error: Exception) -> bool:
         """Whether an error is about writing to the store, and not about a file that a stage reads."""
