@@ -12,6 +12,8 @@ import pytest
 import presel
 from presel.commands.view import main
 from presel.console.escaping import visible
+from presel.data.exclusion import without_excluded
+from presel.data.listing import Item, Listing
 from presel.report.page import PageOptions
 from presel.report.page import page as written
 from presel.runs import RunRecord
@@ -203,6 +205,38 @@ def test_keys_go_from_image_to_image(opened: Open, view: Path) -> None:
     page.keyboard.press("+")
     assert page.locator("#map-count").inner_text() == "No image listed"
     assert drawn(page).digest != before.digest
+
+
+def test_listed_ids_exclude_those_records_and_no_others(opened: Open, tmp_path: Path) -> None:
+    ids = [*HOSTILE, "#h[1]", "#h1", "#*", "#", "#?[", "##", "a[1]", "a1", "*", "!]"]
+    run = chosen_run(tmp_path, ids, [0])
+    places = pd.DataFrame({"id": ids, "x": np.linspace(0, 1, len(ids)), "y": 0.5})
+    file = tmp_path / "view.html"
+    file.write_text(written("Ids", {"presel": run}, places, PageOptions()), encoding="utf-8")
+    page = opened(file)
+    listing = Listing([Item(name, f"{number}.png", "vqa") for number, name in enumerate(ids)])
+    for name in ids:
+        page.evaluate(
+            "id => Object.assign(document.getElementById('map-find'), { value: id }).onchange()", name
+        )
+        # All whose ids hold this one, of which it is the first that was asked for.
+        listed = page.locator("#map-ids").input_value().split("\n")
+        wanted = [one for one in ids if name.lower() in one.lower()]
+        line = listed[wanted.index(name)]
+        # Behind a comment, since a file that begins with <script> is refused as a web page.
+        (tmp_path / "ids.txt").write_text(f"# listed\n{line}\n", encoding="utf-8")
+        excluded = without_excluded(listing, tmp_path / "ids.txt").excluded
+        assert [item.id for item in excluded] == [name]
+
+
+def test_a_browser_that_cannot_draw_the_map_says_so(browser: Any, view: Path) -> None:
+    page = browser.new_page()
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto(view.as_uri())
+    status = page.locator("#map-status")
+    status.filter(has_text="The map cannot be drawn").wait_for()
+    assert "DecompressionStream" in status.inner_text()
+    page.close()
 
 
 def test_hostile_names_are_text(opened: Open, tmp_path: Path) -> None:

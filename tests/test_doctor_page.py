@@ -1,11 +1,13 @@
 """The page of `presel doctor`: what was found, as pictures, and inert whatever the names are."""
 
+import html
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tests.helpers import Program, record
 from tests.test_page import HOSTILE, Elements
@@ -28,6 +30,11 @@ def pool(tmp_path: Path) -> list[str]:
     (images / "0021.png").write_bytes(b"<html>404</html>")
     records += [record(22, id=name, task=HOSTILE[0]) for name in HOSTILE if name.isprintable()]
     noise(22).resize((400, 20)).save(images / "0022.png")
+    records.append(record(23, id="#wide[1]"))
+    noise(23).resize((400, 20)).save(images / "0023.png")
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    noise(19).save(images / "0019.png", exif=turned)
     (tmp_path / "pool.json").write_text(json.dumps(records))
     settings = ["pool=llava_json", f"pool.annotations={tmp_path}/pool.json", f"pool.images={images}"]
     return [*settings, "executor.workers=0", "strategy=random", "until=selection"]
@@ -42,7 +49,16 @@ def test_findings_are_shown_as_pictures_and_names_are_text(in_process: Program, 
     assert "Near-duplicates (1 groups)" in found.text
     assert "2 records: 0003, 0020" in found.text
     assert "pool.near_duplicates=keep_one" in found.text
-    assert "long and narrow: 1" in found.text
+    assert "long and narrow: 2" in found.text
+    tiny, lines = re.findall("<textarea[^>]*>(.*?)</textarea>", page, re.DOTALL)
+    assert tiny == lines, "both pictures are 20 pixels high"
+    assert "[#]wide[[]1]" in html.unescape(lines).splitlines()
+    # Behind a comment, since a file that begins with <script> is refused as a web page.
+    (in_process.folder / "odd.txt").write_text(f"# odd\n{html.unescape(lines)}")
+    assert "rotated by EXIF: 1" not in found.text, "it needs no remedy"
+    settings = [*pool, "pool.exclude=odd.txt", "--html", "left.html"]
+    assert in_process("doctor", *settings).returncode == 1
+    assert "long and narrow" not in (in_process.folder / "left.html").read_text()
     shown = [value for key, value in found.attributes if key == "title"]
     assert {"0003.png", "0020.png", "0022.png"} <= set(shown)
     assert "free of charge" in found.text

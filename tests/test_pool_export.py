@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from presel.runs import RunRecord
+from presel.selection import neighbors as module
 from presel.selection.neighbors import nearest_neighbors
 from tests.helpers import TINY, InSubprocess, Program, change, last_run, on_folder, two
 
@@ -35,6 +36,52 @@ def test_neighbors_are_those_of_largest_cosine_similarity(n: int, k: int, seed: 
     np.fill_diagonal(away, np.inf)
     np.testing.assert_allclose(distances, np.sort(away, axis=1)[:, : min(k, n - 1)], atol=1e-5)
     np.testing.assert_allclose(np.take_along_axis(away, neighbors, axis=1), distances, atol=1e-5)
+
+
+def test_neighbors_among_many_vectors_are_near_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_ALL_PAIRS": 500, "_CELL": 20, "_NEAR": 6, "_ROWS": 7}.items():
+        monkeypatch.setattr(module, name, value)
+    generator = np.random.default_rng(0)
+    vectors = np.repeat(generator.standard_normal((200, 8)), 10, axis=0) + 0.1 * generator.random((2000, 8))
+    vectors[:100] = 1  # as of images of a single color
+    done: list[int] = []
+    neighbors, distances = nearest_neighbors(vectors, 5, done.append)
+    assert sum(done) == 2000
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    away = 1 - unit @ unit.T  # (n, n)
+    np.fill_diagonal(away, np.inf)
+    np.testing.assert_allclose(np.take_along_axis(away, neighbors, axis=1), distances, atol=1e-5)
+    assert all(len(set(row)) == 5 for row in neighbors.tolist())
+    nearest = np.sort(away, axis=1)[:, :5]
+    assert np.isclose(distances, nearest, atol=1e-5).mean() > 0.9
+
+
+def test_columns_of_a_strategy_keep_clear_of_those_of_exports(in_process: Program, tmp_path: Path) -> None:
+    names = ("x", "x_", "image", "chosen", "reason", "thumbnail", "neighbors", "tags", "metadata")
+    (tmp_path / "named.py").write_text(
+        "import pandas as pd\n"
+        "from presel.component import component\n"
+        "from presel.strategies.base import SelectionContext, Strategy\n\n"
+        "@component\n"
+        "class Named(Strategy):\n"
+        "    def select(self, context: SelectionContext) -> pd.DataFrame:\n"
+        "        ids = context.pool['id'][: context.budget]\n"
+        f"        return pd.DataFrame({{'id': ids, 'why': 7}} | dict.fromkeys({names}, 'own'))\n"
+    )
+    (tmp_path / "conf" / "strategy").mkdir(parents=True)
+    (tmp_path / "conf" / "strategy" / "named.yaml").write_text("_target_: named.Named\n")
+    in_process.succeeds("run", *TINY, "strategy=named", "until=selection", "--config-dir", "conf")
+    run = last_run(tmp_path)
+    in_process.succeeds("export", str(run.folder), "--format", "parquet", "--out", "shown")
+    table = pd.read_parquet(tmp_path / "shown" / "pool.parquet")
+    own = ["x__", "x_", *(f"{name}_" for name in names[2:])]
+    assert (table.loc[table["chosen"], own] == "own").all(axis=None)
+    assert set(table.loc[table["chosen"], "reason"]) == {"7.0"}
+    assert table["x"].between(0, 1).all()
+    in_process.succeeds("export", str(run.folder), "--format", "fiftyone", "--out", "fifty")
+    sample = json.loads((tmp_path / "fifty" / "samples.json").read_text())["samples"][0]
+    assert sample["tags"] == ["chosen"]
+    assert {sample[name] for name in own} == {"own"}
 
 
 def test_parquet_has_what_atlas_and_spotlight_read(run: RunRecord, in_process: Program) -> None:

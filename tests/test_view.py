@@ -73,6 +73,27 @@ def test_every_image_has_its_columns(tmp_path: Path) -> None:
     assert data["with_picture"] == list(range(6))
 
 
+def test_columns_of_other_kinds_are_not_drawn(tmp_path: Path) -> None:
+    columns = {"cluster": "kitchen", "centrality": list("abcdef"), "rank": [None] * 6, "task_weight": "much"}
+    run = chosen_run(tmp_path, IDS, [0, 1], **columns)
+    (drawn,) = unpacked(map_data({"own": run}, places(IDS), pictures=9))["runs"]
+    assert not {"cluster", "centrality", "rank"} & set(drawn)
+    assert "chosen (2)" in page("Own", {"own": run}, places(IDS), PageOptions())
+
+
+def test_numbers_that_cannot_be_drawn_are_none(tmp_path: Path) -> None:
+    columns = {
+        "cluster": [-1, 0, 1, 70_000, np.nan, np.inf],
+        "centrality": [-np.inf, 0, np.inf, 2, np.nan, 1],
+    }
+    run = chosen_run(tmp_path, IDS, [0, 1], **columns)
+    (drawn,) = unpacked(map_data({"own": run}, places(IDS), pictures=9))["runs"]
+    assert drawn["cluster"] == [65535, 0, 1, 65535, 65535, 65535]
+    assert drawn["range"] == [0, 2]
+    assert drawn["centrality"] == [65535, 0, 65535, 65534, 65535, 32767]
+    assert "cluster 0, 1 images" in page("Own", {"own": run}, places(IDS), PageOptions())
+
+
 def test_pictures_are_those_of_chosen_images_and_some_others(tmp_path: Path) -> None:
     ids = [str(number) for number in range(100)]
     run = chosen_run(tmp_path, ids, range(40))
@@ -175,6 +196,20 @@ def test_near_duplicates_among_the_chosen_are_shown(tmp_path: Path) -> None:
     assert [[one.name for one in row.pictures] for row in found.rows] == [["image 0", "image 1"]]
     assert found.said.startswith("Of what presel chose, 1 show nearly the same as another one of their task")
     assert alike({"full": chosen_run(tmp_path, IDS, range(6))}) == {}
+
+
+def test_records_are_alike_by_all_their_images(tmp_path: Path) -> None:
+    """As `pool.near_duplicates` compares them."""
+    run = chosen_run(tmp_path, IDS, [0, 1, 2])
+    for copy in (1, 2):
+        Image.open(tmp_path / "images" / "0.png").save(tmp_path / "images" / f"{copy}.png")
+    # Each of the three has a second image, that of the last differs.
+    second = {0: "3.png", 1: "3.png", 2: "4.png"}
+    rows = [(record, image, image) for record, other in second.items() for image in (f"{record}.png", other)]
+    table = pd.DataFrame(rows, columns=["record", "image", "content"])
+    table.to_parquet(tmp_path / "pool" / "several_images.parquet")
+    (found,) = alike({"presel": run}).values()
+    assert [[one.name for one in row.pictures] for row in found.rows] == [["image 0", "image 1"]]
 
 
 def test_clusters_are_shown_with_their_center(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The diagnosis as an HTML page, with pictures of what was found."""
 
+import glob
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup, escape
 
 from presel.doctor.diagnosis import Diagnosis
 from presel.doctor.findings import Finding
@@ -26,7 +28,9 @@ _GROUPS = {
     "duplicates in a task": ("Copies", "The same file content in several records of a task."),
     "duplicates across tasks": ("Copies in several tasks", "The same file content in several tasks."),
 }
-_ODD = ("tiny", "long and narrow", "a single color", "nearly black", "rotated by EXIF")
+_ODD = ("tiny", "long and narrow", "a single color", "nearly black")
+# Ids of one kind that the page lists.
+_IDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Section:
         rows: The pictures.
         more: What is not shown; '' if all are.
         grouped: Whether each row shows pictures that are alike.
+        ids: Lists of ids to copy, as lines of a file that `pool.exclude` reads, by heading.
     """
 
     title: str
@@ -46,6 +51,7 @@ class Section:
     rows: Sequence[PictureRow]
     more: str = ""
     grouped: bool = False
+    ids: Mapping[str, Markup] = field(default_factory=dict)
 
 
 def write_page(file: Path, diagnosis: Diagnosis) -> None:
@@ -135,13 +141,30 @@ def _odd(diagnosis: Diagnosis) -> list[Section]:
         for kind in _ODD
         if found[kind]
     ]
-    advice = f"Up to {_PICTURES} of each kind; a file of their ids leaves them out by pool.exclude=FILE."
-    return [Section("Odd pictures", advice, rows)] if rows else []
+    advice = "They are used all the same. A file with the ids below leaves them out, by pool.exclude=FILE."
+    ids = {f"Ids: {kind}": _lines(diagnosis, found[kind]) for kind in _ODD if found[kind]}
+    more = _more(max(len(found[kind]) for kind in _ODD), _IDS)
+    return [Section("Odd pictures", advice, rows, more, ids=ids)] if rows else []
+
+
+def _lines(diagnosis: Diagnosis, found: Sequence[Finding]) -> Markup:
+    """The ids of all records with an image of these findings as `pool.exclude` reads them, one a line."""
+    images = {image for finding in found[:_IDS] for image in finding.images}
+    ids = diagnosis.table.loc[diagnosis.table["image"].isin(images), "id"].unique()
+    text = escape("\n".join(map(_line, ids)))
+    # As they are, for copying: otherwise `render` would spell out characters that are not visible.
+    return Markup(text.encode("ascii", "xmlcharrefreplace").decode())
+
+
+def _line(name: str) -> str:
+    """An id as a line; one that begins with # would be a comment, and with [#] instead is a pattern."""
+    return f"[#]{glob.escape(name[1:])}" if name.startswith("#") else name
 
 
 def _row(diagnosis: Diagnosis, heading: str, images: Sequence[str]) -> PictureRow:
     shown = [picture(diagnosis.images / image, image) for image in images[:_PICTURES]]
-    return PictureRow(heading, shown)
+    more = f" ({_PICTURES} of {len(images):,} pictures shown)" if len(images) > _PICTURES else ""
+    return PictureRow(heading + more, shown)
 
 
 def _shortened(ids: Sequence[str]) -> str:
@@ -170,5 +193,5 @@ def _times(diagnosis: Diagnosis) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stage", "images", "time", "estimated from"])
 
 
-def _more(number: int) -> str:
-    return f"The first {_ROWS} of {number:,}; presel doctor --json has all." if number > _ROWS else ""
+def _more(number: int, shown: int = _ROWS) -> str:
+    return f"The first {shown:,} of {number:,}; presel doctor --json has all." if number > shown else ""

@@ -10,13 +10,6 @@ from presel.runs import RunRecord
 from presel.stages.pool import image_list
 from presel.storage.files import write_json
 
-# Fields that FiftyOne, or this export, gives a meaning of its own.
-_TAKEN = frozenset(
-    [
-        *("id", "filepath", "tags", "metadata", "media_type", "created_at", "last_modified_at"),
-        *("pool_id", "images", "question", "answer", "conversation"),
-    ]
-)
 _KINDS = {"b": "BooleanField", "i": "IntField", "u": "IntField", "f": "FloatField"}
 _TEXT, _TEXTS = "StringField", "ListField(fiftyone.core.fields.StringField)"
 
@@ -33,8 +26,8 @@ def write_fiftyone(folder: Path, run: RunRecord, images: Path) -> None:
         run: The run.
         images: The image folder, absolute or relative to `folder`.
     """
-    table = pool_table(run).rename(columns=lambda name: f"{name}_" if name in _TAKEN else name)
-    names = table.pop("id_"), table.pop("image")
+    table = pool_table(run)
+    names = table.pop("id"), table.pop("image")
     kinds = {name: _KINDS.get(table[name].dtype.kind, _TEXT) for name in table}
     shown = image_list(run.result("images")).groupby("record")["image"].agg(list)
     records = run.records() if "instructions" in run.stages else []

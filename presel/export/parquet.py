@@ -30,10 +30,10 @@ def write_parquet(folder: Path, run: RunRecord, images: Path) -> None:
     """
     table = pool_table(run)
     files = table["image"].tolist()
-    table = table.assign(
-        image=[str(images / file) for file in files], neighbors=neighbors_in_tasks(run, table)
-    )
+    neighbors = neighbors_in_tasks(run, table)
+    table = table.assign(image=[str(images / file) for file in files])
     content = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
+    content = content.append_column("neighbors", neighbors)
     schema = content.schema.append(pa.field("thumbnail", _THUMBNAIL))
     workers = cpu_count() if len(files) > _ROWS else 0
     with (

@@ -4,12 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
+from presel.data.checks import check_read_back
 from presel.data.decoding import BrokenImage
 from presel.data.images import map_images, open_image
-from presel.data.near_duplicates import groups_of_thumbnails, thumbnail
+from presel.data.near_duplicates import groups_of_thumbnails, superfluous, thumbnail
 from presel.page import PictureRow, picture
 from presel.page.pictures import FEW
 from presel.runs import RunRecord
+from presel.stages.pool import image_list
 
 # Groups that are shown, the largest ones, and images of each.
 _SHOWN = 12
@@ -37,19 +41,28 @@ def alike(shown: Mapping[str, RunRecord], workers: int = 0) -> dict[str, Alike]:
 
 
 def _groups(run: RunRecord, workers: int) -> list[list[str]]:
-    """Ids of chosen images of one task that show nearly the same, the largest groups first.
+    """Ids of chosen records of one task that show nearly the same, by the rule of `pool.near_duplicates`.
 
-    Of many chosen images only a random sample is compared, since each must be opened.
+    Of many chosen records only a random sample is compared, since each image must be opened.
+
+    Returns:
+        Groups of ids, the largest first.
     """
     chosen = run.chosen
     if len(chosen) > _COMPARED:
         chosen = chosen.sample(_COMPARED, random_state=0)
-    files = run.images_of(chosen["id"].tolist())
-    thumbnails = map_images(run.image_folder, files, _thumbnail, workers if len(files) > FEW else 0)
-    usable = chosen[[one is not None for one in thumbnails]]
-    numbers = groups_of_thumbnails([one for one in thumbnails if one is not None])
-    groups = [sorted(ids) for _, ids in usable["id"].groupby([usable["task"], numbers])]
-    return sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group))
+    images = image_list(run.result("images"))
+    images = images.assign(id=run.pool["id"].to_numpy()[images["record"]])
+    images = images.drop(columns="content").merge(chosen[["id", "task"]], on="id")
+    files = images["image"].tolist()
+    for file in files:
+        check_read_back(run.image_folder, file, str(run.folder))
+    looks = map_images(run.image_folder, files, _look, workers if len(files) > FEW else 0)
+    images[["thumbnail", "pixels"]] = pd.DataFrame(looks, columns=["thumbnail", "pixels"])
+    usable = images[~images["id"].isin(images.loc[images["pixels"] == 0, "id"])]
+    alike_to = superfluous(usable.assign(group=groups_of_thumbnails(list(usable["thumbnail"]))), "keep_one")
+    groups = [sorted([str(first), *others.index]) for first, others in alike_to.groupby(alike_to)]
+    return sorted(groups, key=lambda group: (-len(group), group))
 
 
 def _described(name: str, run: RunRecord, groups: Sequence[Sequence[str]]) -> Alike:
@@ -75,8 +88,10 @@ def _described(name: str, run: RunRecord, groups: Sequence[Sequence[str]]) -> Al
     )
 
 
-def _thumbnail(root: Path, image: str) -> bytes | None:
+def _look(root: Path, image: str) -> tuple[bytes, int]:
+    """What an image is compared by, and its number of pixels; 0 if it is broken."""
     try:
-        return thumbnail(open_image(root / image)).tobytes()
+        opened = open_image(root / image)
     except BrokenImage:
-        return None
+        return b"", 0
+    return thumbnail(opened).tobytes(), opened.width * opened.height

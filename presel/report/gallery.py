@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from presel.page import PictureRow, picture
+from presel.report.columns import with_numbers
 from presel.runs import RunRecord
 
 # Clusters and tasks shown on a page, the largest ones: each has some twenty thumbnails.
@@ -30,7 +31,7 @@ def gallery(shown: Mapping[str, RunRecord], count: int) -> dict[str, list[Pictur
         Rows by task, the largest tasks if there are many.
     """
     rows: dict[str, list[PictureRow]] = {}
-    tables = {name: run.selection for name, run in shown.items()}
+    tables = {name: with_numbers(run.selection) for name, run in shown.items()}
     sizes = pd.concat([table["task"] for table in tables.values()]).value_counts()
     most = max(1, _CLUSTERS // len(shown))
     tasks = sorted(sizes.index[:most])

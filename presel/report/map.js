@@ -286,6 +286,8 @@ const point = (i) => {
 // The list beside the map.
 const listed = new Set();
 const PICTURES = 120;
+// An id as pool.exclude reads it: a line that begins with # is a comment, and one with [#] instead is a pattern.
+const excluding = (id) => id.startsWith("#") ? `[#]${id.slice(1).replace(/[*?[]/g, "[$&]")}` : id;
 const list = (images, { add = false } = {}) => {
   if (!add) listed.clear();
   for (const i of images) listed.add(i);
@@ -295,8 +297,7 @@ const list = (images, { add = false } = {}) => {
   at("hint").hidden = all.length > 0;
   for (const name of ["copy", "save", "clear"]) at(name).disabled = !all.length;
   at("ids").hidden = !all.length;
-  // As pool.exclude reads them: a line that begins with # would be a comment.
-  at("ids").value = all.map((i) => ids[i].replace(/^#/, "[#]")).join("\n");
+  at("ids").value = all.map((i) => excluding(ids[i])).join("\n");
   const withPicture = all.filter((i) => placeOf[i] >= 0);
   at("listed").replaceChildren(...withPicture.slice(0, PICTURES).map((i) => {
     const button = pictureOf(i, 72, "button");
@@ -428,4 +429,8 @@ at("save").onclick = () => {
 };
 if (runs.length > 1) at("second").value = runs.length - 1;
 choose();
-})();
+})().catch((error) => {
+  document.getElementById("map-status").textContent =
+    `The map cannot be drawn (${error.message}); it needs a browser of 2023 or later.`;
+  throw error;
+});

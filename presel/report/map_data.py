@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from presel.console import progress
 from presel.page import sheets
 from presel.page.pictures import SHEET_COLUMNS
+from presel.report.columns import with_numbers
 from presel.runs import RunRecord
 
 # In columns of 16 bits: no value.
@@ -88,7 +89,7 @@ def _packed(content: bytes) -> str:
 
 def _selection(run: RunRecord, ids: pd.Series) -> pd.DataFrame:
     """A run's selection in the order of the map, with `state`: 0 not chosen, 1 chosen, 2 reference set."""
-    table = run.selection.set_index("id").loc[ids].reset_index()
+    table = with_numbers(run.selection).set_index("id").loc[ids].reset_index()
     table["state"] = table["selected"].eq(True).astype(np.uint8)
     table.loc[table["id"].isin(run.reference_ids) & table["selected"], "state"] = 2
     return table
@@ -98,7 +99,9 @@ def _described(table: pd.DataFrame, columns: _Columns) -> dict[str, Any]:
     """A run's columns, those that its strategy left."""
     found: dict[str, Any] = {"state": columns.add(table["state"].to_numpy())}
     for name in [name for name in ("cluster", "rank") if name in table]:
-        found[name] = columns.add(table[name].fillna(_NONE).clip(0, _NONE).to_numpy(np.uint16))
+        # Some clusterings number what is in no cluster -1.
+        values = table[name].where(table[name] >= 0, _NONE).clip(upper=_NONE)
+        found[name] = columns.add(values.to_numpy(np.uint16))
     if "centrality" in table and table["centrality"].notna().any():
         values = table["centrality"]
         low, high = float(values.min()), float(values.max())

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from presel.importance import relevance_scores
 from presel.instructions.ledger import LEDGER
+from presel.report.columns import with_numbers
 from presel.report.summary import percent
 from presel.runs import RunRecord
 from presel.storage.files import read_table
@@ -48,7 +49,7 @@ class TaskSpending:
 
 def spending(run: RunRecord) -> list[TaskSpending]:
     """What every task gets, those first that get most for their size."""
-    table = run.selection
+    table = with_numbers(run.selection)
     irs = _irs(run)
     low, high = np.quantile(np.concatenate([*irs.values(), [1.0]]), [0.01, 0.99])
     rows = []
