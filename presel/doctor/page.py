@@ -1,6 +1,5 @@
 """The diagnosis as an HTML page, with pictures of what was found."""
 
-import glob
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup, escape
 
+from presel.data.exclusion import line_for
 from presel.doctor.diagnosis import Diagnosis
 from presel.doctor.findings import Finding
 from presel.doctor.printing import by_task, cost, duration, summary, totals
@@ -151,14 +151,9 @@ def _lines(diagnosis: Diagnosis, found: Sequence[Finding]) -> Markup:
     """The ids of all records with an image of these findings as `pool.exclude` reads them, one a line."""
     images = {image for finding in found[:_IDS] for image in finding.images}
     ids = diagnosis.table.loc[diagnosis.table["image"].isin(images), "id"].unique()
-    text = escape("\n".join(map(_line, ids)))
+    text = escape("\n".join(map(line_for, ids)))
     # As they are, for copying: otherwise `render` would spell out characters that are not visible.
     return Markup(text.encode("ascii", "xmlcharrefreplace").decode())
-
-
-def _line(name: str) -> str:
-    """An id as a line; one that begins with # would be a comment, and with [#] instead is a pattern."""
-    return f"[#]{glob.escape(name[1:])}" if name.startswith("#") else name
 
 
 def _row(diagnosis: Diagnosis, heading: str, images: Sequence[str]) -> PictureRow:
