@@ -509,6 +509,11 @@ def test_images_that_a_model_refuses_are_named_before_any_work(
     error = in_process.refuses("run", "lvlm=qwen25_vl_3b", f"lvlm.path={lvlm.path}", *pool, *until)
     assert "does not take 1 of 2 images (record 'b', line.png: absolute aspect ratio must be" in error
     assert "; record 'c', line.png: " in error
+    (listed,) = (tmp_path / "outputs/store/refused").iterdir()
+    assert f"pool.exclude={listed}" in error
+    assert listed.read_text() == "b\nc\n"
+    run = ("run", "lvlm=qwen25_vl_3b", f"lvlm.path={lvlm.path}", *pool)
+    in_process.succeeds(*run, f"pool.exclude={listed}", "strategy=random", "until=selection", "budget=1")
     assert not (tmp_path / "outputs/store/instructions").exists()
 
 

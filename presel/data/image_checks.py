@@ -28,13 +28,11 @@ class Checked(NamedTuple):
     Attributes:
         fault: Why it cannot be used, or None.
         content: SHA-256 of the file's bytes, equal for copies; None if there is a fault.
-        pixels: Number of pixels; 0 unless it was asked for, as `thumbnail`.
-        thumbnail: RGB pixels by which near-duplicates are found, row by row.
+        thumbnail: RGB pixels by which near-duplicates are found, row by row; empty unless asked for.
     """
 
     fault: str | None
     content: str | None
-    pixels: int = 0
     thumbnail: bytes = b""
 
 
@@ -47,10 +45,8 @@ def check_image(root: Path, image: str, min_side: int = 2, with_thumbnail: bool 
         path, picture = open_usable(root, image, min_side)
     except BrokenImage as error:
         return Checked(error.reason, None)
-    if not with_thumbnail:
-        return Checked(None, sha256(path))
-    pixels = picture.image.width * picture.image.height
-    return Checked(None, sha256(path), pixels, thumbnail(picture.image).tobytes())
+    shown = thumbnail(picture.image).tobytes() if with_thumbnail else b""
+    return Checked(None, sha256(path), shown)
 
 
 def for_each_image(

@@ -61,7 +61,7 @@ class Listing(NamedTuple):
             size: Maximum number of items, drawn from those that `per_task` leaves; None for all.
             per_task: Maximum number of items of each task; None for all.
         """
-        shuffled = sorted(self.items, key=lambda item: _random_order(item.id))
+        shuffled = sorted(self.items, key=lambda item: sampling_order(item.id))
         seen: Counter[str | None] = Counter()
         drawn = []
         for item in shuffled:
@@ -71,12 +71,12 @@ class Listing(NamedTuple):
         chosen = set(drawn[:size])
         items = [item for item in self.items if item.id in chosen]
         n_kept = round(len(self.kept) * len(items) / len(self.items)) if items else 0
-        kept = set(sorted(self.kept, key=_random_order)[:n_kept])
+        kept = set(sorted(self.kept, key=sampling_order)[:n_kept])
         return self._replace(items=items, kept=[name for name in self.kept if name in kept])
 
 
-def _random_order(name: str) -> bytes:
-    """Sorts ids in an order that is as good as random."""
+def sampling_order(name: str) -> bytes:
+    """Sorts ids in an order that is as good as random, in which samples are drawn."""
     return hashlib.sha256(name.encode()).digest()
 
 

@@ -16,10 +16,12 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from presel.data.listing import sampling_order
+
 Input = TypeVar("Input", bound=np.generic)
 Result = TypeVar("Result", bound=np.generic)
 
-# What becomes of near-duplicate records: all stay, the largest of each group stays, or none does.
+# What becomes of near-duplicate records: all stay, one of each group stays, or none does.
 NearDuplicates = Literal["keep", "keep_one", "drop"]
 
 # Side in pixels of the thumbnails that are compared.
@@ -53,17 +55,19 @@ def thumbnail(image: Image.Image) -> Image.Image:
     return image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0)
 
 
-def superfluous(images: pd.DataFrame, how: NearDuplicates) -> pd.Series:
-    """Finds the records to leave out, since they show nearly the same as another record of their task.
+def superfluous(images: pd.DataFrame, how: NearDuplicates, by_task: bool) -> pd.Series:
+    """Finds the records to leave out, since they show nearly the same as another record.
 
     Two records do if they have the same number of images, and these are in the same groups one by one. With
-    `keep_one`, the record whose images have the most pixels stays, of equal ones the first by id. Other tasks
-    do not matter, since a picture gets another instruction in each.
+    `keep_one`, the first in the order of samples stays (`sampling_order`): that which is in the smallest
+    sample stays in every larger one, unless a new record joins its group with an earlier one's.
 
     Args:
-        images: A row for each image of a record, in the record's order: id, task (None if there is none),
-            group (see `groups_of_thumbnails`), pixels (number in the image).
+        images: A row for each image of a record, in the record's order: id, task, group (see
+            `groups_of_thumbnails`).
         how: Which of them to leave out.
+        by_task: Whether only records of the same task are compared, since a picture gets another instruction
+            in each.
 
     Returns:
         By the id of each record to leave out, that of one that it resembles.
@@ -73,12 +77,11 @@ def superfluous(images: pd.DataFrame, how: NearDuplicates) -> pd.Series:
     of_record = images.groupby("id", sort=True)
     records = pd.DataFrame(
         {
-            "task": of_record["task"].first().fillna(""),
+            "task": of_record["task"].first() if by_task else "",
             "shown": of_record["group"].agg(tuple),
-            "pixels": of_record["pixels"].sum().astype(int),
         }
     ).reset_index()
-    records = records.sort_values("pixels", ascending=False, kind="stable")
+    records = records.sort_values("id", key=lambda ids: ids.map(sampling_order))
     alike = records.groupby(["task", "shown"])["id"]
     records["first"], repeated = alike.transform("first"), alike.cumcount() > 0
     if how == "drop":

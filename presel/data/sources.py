@@ -44,9 +44,6 @@ class Source:
     Attributes:
         max_rejected_share: Maximum share of unusable images; the run stops above it.
         min_side: Images with a side shorter than this, in pixels, are unusable.
-        near_duplicates: What becomes of records that show nearly the same as another one of their task, by
-            the thumbnails that `presel doctor` compares: `keep` all, `keep_one` of each group (that with the
-            most pixels), or `drop` all of them.
         exclude: File of records to leave out, an id, path or pattern on each line (`without_excluded`); None
             for none.
         instructed: Whether the source has instructions too.
@@ -59,7 +56,6 @@ class Source:
     # A limit, which does not change what the pool holds.
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.01, compare=False)
     min_side: Annotated[int, Field(ge=1)] = 2
-    near_duplicates: NearDuplicates = "keep"
     exclude: Path | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,12 +67,17 @@ class Source:
         decisive = fields_identity(self) | self.content
         # Pools that leave nothing out have the keys that they had before there were these settings.
         if self.near_duplicates == "keep":
-            del decisive["near_duplicates"]
+            decisive.pop("near_duplicates", None)
         if self.exclude is None:
             del decisive["exclude"]
         else:
             decisive["exclude"] = exclusion_key(self.exclude)
         return decisive
+
+    @property
+    def near_duplicates(self) -> NearDuplicates:
+        """What becomes of records that show nearly the same as another one; see `PoolSource`."""
+        return "keep"
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -104,6 +105,21 @@ class Source:
             PreselError: As `without_excluded`.
         """
         return listing if self.exclude is None else without_excluded(listing, self.exclude)
+
+
+@component
+class PoolSource(Source):
+    """Base class of a pool's sources; questions of a benchmark or of validation may well share a picture.
+
+    It stands last among base classes, so that the defaults of the others count.
+
+    Attributes:
+        near_duplicates: What becomes of records that show nearly the same as another one of their task, by
+            the thumbnails that `presel doctor` compares: `keep` all, `keep_one` of each group, or `drop` all
+            of them; see `superfluous`.
+    """
+
+    near_duplicates: NearDuplicates = "keep"
 
 
 @component
@@ -143,7 +159,7 @@ class FileSource(Source):
 
 
 @component
-class ImageSource(FileSource):
+class ImageSource(FileSource, PoolSource):
     """Base class of sources that have images and no instructions.
 
     Attributes:
@@ -156,8 +172,8 @@ class ImageSource(FileSource):
 
 
 @component
-class LlavaJson(FileSource):
-    """An existing LLaVA-format annotation file and its folder of images.
+class LlavaRecords(FileSource):
+    """Base class: an existing LLaVA-format annotation file and its folder of images.
 
     Attributes:
         annotations: JSON list of records, or JSON Lines if the name ends in `.jsonl`.
@@ -221,8 +237,13 @@ class LlavaJson(FileSource):
 
 
 @component
-class DigitScenes(Source):
-    """The built-in digit scenes, drawn on first use.
+class LlavaJson(LlavaRecords, PoolSource):
+    """A pool in LLaVA's format."""
+
+
+@component
+class DrawnScenes(Source):
+    """Base class: the built-in digit scenes, drawn on first use.
 
     Attributes:
         split: `pool`, with ten tasks; `narrow_pool`, with 85 small ones; or the held-out `benchmarks`.
@@ -249,3 +270,8 @@ class DigitScenes(Source):
         """The drawn scenes, in LLaVA format."""
         folder = store.verified(self.stages[0])
         return LlavaFiles(folder / "annotations.json", folder / "images", TaskRule())
+
+
+@component
+class DigitScenes(DrawnScenes, PoolSource):
+    """The built-in pool."""

@@ -9,7 +9,7 @@ from presel.component import component
 from presel.data.checks import check_file
 from presel.data.digits.stage import DigitSplit
 from presel.data.llava import LeftOut
-from presel.data.sources import DigitScenes, LlavaJson, Source
+from presel.data.sources import DrawnScenes, LlavaRecords, Source
 from presel.storage.files import sha256
 
 
@@ -28,7 +28,7 @@ class Validation(Source):
 
 
 @component
-class LlavaValidation(Validation, LlavaJson):
+class LlavaValidation(Validation, LlavaRecords):
     """Validation samples in a LLaVA-format file, as the evaluation's may be."""
 
     with_references: ClassVar[bool] = True
@@ -37,7 +37,7 @@ class LlavaValidation(Validation, LlavaJson):
 
     def repeats(self, other: Source) -> bool:
         """Whether it reads the pool's file, or shares a record with the evaluation's, by id and image."""
-        if not isinstance(other, LlavaJson):
+        if not isinstance(other, LlavaRecords):
             return False
         for file in (self.annotations, other.annotations):
             check_file(file)
@@ -50,7 +50,7 @@ class LlavaValidation(Validation, LlavaJson):
 
 
 @component
-class DigitValidation(Validation, DigitScenes):
+class DigitValidation(Validation, DrawnScenes):
     """Validation samples of the built-in benchmarks' tasks, drawn with another seed than the benchmarks."""
 
     split: DigitSplit = "benchmarks"
@@ -59,4 +59,4 @@ class DigitValidation(Validation, DigitScenes):
 
     def repeats(self, other: Source) -> bool:
         """Whether it is drawn with the same seed, however many."""
-        return isinstance(other, DigitScenes) and (self.split, self.seed) == (other.split, other.seed)
+        return isinstance(other, DrawnScenes) and (self.split, self.seed) == (other.split, other.seed)

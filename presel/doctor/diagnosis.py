@@ -84,7 +84,7 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     The store of earlier results is not changed; a built-in pool is drawn in the folder `scratch`.
 
     Raises:
-        PreselError: If the pool's files cannot be read at all.
+        PreselError: If the pool's files cannot be read at all, or its settings leave no record.
     """
     source = pipeline.source
     kept = all(store.has(stage) for stage in source.stages)
@@ -145,7 +145,7 @@ def _with_tasks(listing: Listing, tasks: Tasks, errors: list[RecordError]) -> Li
 def _examined(pipeline: Pipeline, files: PoolFiles, listing: Listing, store: Store) -> pd.DataFrame:
     images = [image for item in listing.items for image in item.images]
     examined = _for_each_image(pipeline, store, pipeline.source, files, images, examine, Examined)
-    return findings.pool_table(listing.items, examined, pipeline.source.near_duplicates)
+    return findings.pool_table(listing.items, examined, pipeline.source, pipeline.tasks.from_source)
 
 
 def _for_each_image(

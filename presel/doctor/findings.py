@@ -15,9 +15,11 @@ from presel.data.errors import RecordError
 from presel.data.image_folder import is_hidden
 from presel.data.listing import Item
 from presel.data.llava import Record
-from presel.data.near_duplicates import NearDuplicates, groups_of_thumbnails, superfluous
+from presel.data.near_duplicates import groups_of_thumbnails
+from presel.data.sources import Source
 from presel.doctor.examine import NEARLY_BLACK, Examined
 from presel.doctor.plan import Plan
+from presel.stages.left_out import near_duplicates
 
 # fault: the run stops or skips the image; warning: it continues, but quality or cost may suffer; note: for
 # information.
@@ -59,13 +61,13 @@ class Finding:
 
 
 def pool_table(
-    items: Sequence[Item], examined: Sequence[Examined], near_duplicates: NearDuplicates = "keep"
+    items: Sequence[Item], examined: Sequence[Examined], source: Source, by_task: bool
 ) -> pd.DataFrame:
     """One row per image of each record: id, image, task, the fields of `Examined`, and `first`.
 
     The thumbnail is left out, as are the records that the pool leaves out as near-duplicates. `first` is the
     row of the first image in the image's group of near-duplicates, its own row if it is the first; copies
-    share theirs. It is -1 if the image is unusable.
+    share theirs. It is -1 if an image of the record is unusable. `by_task` is as in `near_duplicates`.
     """
     shown = [(item.id, image, item.task) for item in items for image in item.images]
     table = pd.DataFrame(shown, columns=["id", "image", "task"])
@@ -73,10 +75,9 @@ def pool_table(
     # An empty table would otherwise have columns of type object, which have no quantiles.
     table = table.join(looks.astype({"size": int, "width": int, "height": int, "blank": bool}))
     table["first"] = -1
-    usable = table[table["fault"].isna()]
-    groups = groups_of_thumbnails(list(usable["thumbnail"]))  # (n,)
-    usable = usable.assign(group=groups, pixels=usable["width"] * usable["height"])
-    left_out = superfluous(of_usable_records(table).join(usable[["group", "pixels"]]), near_duplicates)
+    usable = of_usable_records(table)
+    usable = usable.assign(group=groups_of_thumbnails(list(usable["thumbnail"])))  # (n,)
+    left_out = near_duplicates(usable, source, by_task)
     usable = usable[~usable["id"].isin(left_out.index)]
     table.loc[usable.index, "first"] = usable.index.to_series().groupby(usable["group"]).transform("first")
     return table[~table["id"].isin(left_out.index)].drop(columns="thumbnail")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from presel.component import component
 from presel.data.llava import LeftOut
-from presel.data.sources import DigitScenes, LlavaJson, Source
+from presel.data.sources import DrawnScenes, LlavaRecords, Source
 from presel.evaluation.metrics import METRICS
 
 
@@ -61,7 +61,7 @@ class Benchmarks(Source):
 
 
 @component
-class LlavaBenchmarks(Benchmarks, LlavaJson):
+class LlavaBenchmarks(Benchmarks, LlavaRecords):
     """Benchmarks in a LLaVA-format file, whose records may have a list `references`."""
 
     with_references: ClassVar[bool] = True
@@ -70,7 +70,7 @@ class LlavaBenchmarks(Benchmarks, LlavaJson):
 
 
 @component
-class DigitBenchmarks(Benchmarks, DigitScenes):
+class DigitBenchmarks(Benchmarks, DrawnScenes):
     """The built-in benchmarks."""
 
     metrics: dict[str, str] | None = field(

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 from presel.data.checks import check_read_back
 from presel.data.decoding import BrokenImage
 from presel.data.images import map_images, open_image
@@ -58,9 +56,10 @@ def _groups(run: RunRecord, workers: int) -> list[list[str]]:
     for file in files:
         check_read_back(run.image_folder, file, str(run.folder))
     looks = map_images(run.image_folder, files, _look, workers if len(files) > FEW else 0)
-    images[["thumbnail", "pixels"]] = pd.DataFrame(looks, columns=["thumbnail", "pixels"])
-    usable = images[~images["id"].isin(images.loc[images["pixels"] == 0, "id"])]
-    alike_to = superfluous(usable.assign(group=groups_of_thumbnails(list(usable["thumbnail"]))), "keep_one")
+    images["thumbnail"] = looks
+    usable = images[~images["id"].isin(images.loc[images["thumbnail"] == b"", "id"])]
+    usable = usable.assign(group=groups_of_thumbnails(list(usable["thumbnail"])))  # (n,)
+    alike_to = superfluous(usable, "keep_one", by_task=True)
     groups = [sorted([str(first), *others.index]) for first, others in alike_to.groupby(alike_to)]
     return sorted(groups, key=lambda group: (-len(group), group))
 
@@ -88,10 +87,9 @@ def _described(name: str, run: RunRecord, groups: Sequence[Sequence[str]]) -> Al
     )
 
 
-def _look(root: Path, image: str) -> tuple[bytes, int]:
-    """What an image is compared by, and its number of pixels; 0 if it is broken."""
+def _look(root: Path, image: str) -> bytes:
+    """What an image is compared by; empty if it is broken."""
     try:
-        opened = open_image(root / image)
+        return thumbnail(open_image(root / image)).tobytes()
     except BrokenImage:
-        return b"", 0
-    return thumbnail(opened).tobytes(), opened.width * opened.height
+        return b""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from presel.data.listing import Listing
-from presel.data.near_duplicates import groups_of_thumbnails, superfluous
+from presel.data.near_duplicates import superfluous
 from presel.data.sources import Source
 from presel.errors import PreselError
 from presel.storage.files import write_table
@@ -16,13 +16,14 @@ _log = logging.getLogger(__name__)
 FILE = "left_out.parquet"
 
 
-def near_duplicates(images: pd.DataFrame, source: Source) -> pd.Series:
-    """Finds the records to leave out as near-duplicates.
+def near_duplicates(images: pd.DataFrame, source: Source, by_task: bool) -> pd.Series:
+    """Finds the records that a run leaves out as near-duplicates, for the run and for `presel doctor`.
 
     Args:
-        images: A row for each image, in the order of the records: id, task, why (it cannot be used, None if
-            it can), pixels, thumbnail.
+        images: A row for each image of the records that can be used, in the order of the records: id, task,
+            and, unless the source keeps near-duplicates, group (see `groups_of_thumbnails`).
         source: The pool's source.
+        by_task: Whether only records of the same task are compared; not where tasks are still to be found.
 
     Returns:
         By the id of each record to leave out, that of one that it resembles.
@@ -30,12 +31,8 @@ def near_duplicates(images: pd.DataFrame, source: Source) -> pd.Series:
     Raises:
         PreselError: If no record would be left.
     """
-    if source.near_duplicates == "keep":
-        return pd.Series(dtype=object)
-    usable = images[~images["id"].isin(images.loc[images["why"].notna(), "id"])]
-    groups = groups_of_thumbnails(list(usable["thumbnail"]))  # (n,)
-    alike = superfluous(usable.assign(group=groups), source.near_duplicates)
-    if len(alike) and len(alike) == usable["id"].nunique():
+    alike = superfluous(images, source.near_duplicates, by_task)
+    if len(alike) and len(alike) == images["id"].nunique():
         raise PreselError(
             f"{source.group}.near_duplicates=drop leaves none of {len(alike):,} images, since each nearly "
             "repeats another one; keep one of each group by keep_one"
@@ -46,7 +43,7 @@ def near_duplicates(images: pd.DataFrame, source: Source) -> pd.Series:
 def write_left_out(
     folder: Path, source: Source, listing: Listing, table: pd.DataFrame, alike: pd.Series
 ) -> None:
-    """Lists the records left out in a file, if there are any, counts them, and names tasks that lose all.
+    """Lists the records left out in a file, if there are any, counts them, and names tasks left empty.
 
     Args:
         folder: Where the file goes.
@@ -64,9 +61,9 @@ def write_left_out(
     write_table(folder / FILE, left_out)
     _log.info(
         f"  records left out: {len(excluded):,} by {source.group}.exclude, {len(repeated):,} by "
-        f"{source.group}.near_duplicates={source.near_duplicates}"
+        f"{source.group}.near_duplicates={source.near_duplicates}; they are listed in {folder / FILE}"
     )
     left = table.loc[~table["id"].isin(alike.index), "task"]
     if emptied := sorted(set(left_out["task"].dropna()) - set(left)):
         names = ", ".join(f"'{name}'" for name in emptied)
-        _log.warning(f"tasks that lose all their images so, and that the run goes without: {names}")
+        _log.warning(f"tasks left without an image, which the run goes without: {names}")

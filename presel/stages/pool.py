@@ -12,14 +12,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from presel.data.exclusion import line_for
 from presel.data.image_checks import Checked, check_image, for_each_image
 from presel.data.listing import Item, PoolFiles
+from presel.data.near_duplicates import groups_of_thumbnails
 from presel.data.sources import Source
 from presel.errors import PreselError
 from presel.models.lvlm import Lvlm
 from presel.stages.left_out import near_duplicates, write_left_out
 from presel.stages.results import TableStage
-from presel.storage.files import read_table, write_table
+from presel.storage.files import atomic, read_table, write_table
 from presel.storage.stage import Stage
 from presel.storage.store import Store
 
@@ -110,6 +112,12 @@ class PoolStage(Pool):
         """This stage itself."""
         return self
 
+    def settings(self) -> dict[str, Any]:
+        """The fields, and within what near-duplicates are left out, if they are."""
+        if self.source.near_duplicates == "keep":
+            return super().settings()
+        return super().settings() | {"near_duplicates_within": "task" if self.with_tasks else "pool"}
+
     def left_out(self, store: Store) -> dict[str, int]:
         """Number of records that settings of the source leave out, by setting."""
         measured = store.manifest(self)["measured"]
@@ -148,7 +156,7 @@ class PoolStage(Pool):
         """Checks that a vision-language model takes the size of every image.
 
         Raises:
-            PreselError: If not; it names the first few.
+            PreselError: If not; it names the first few, and a file of all, which `exclude` can read.
         """
         from presel.models.image_preparation import refused_images
 
@@ -156,16 +164,21 @@ class PoolStage(Pool):
         refused = refused_images(lvlm, self.files(store).images, images["image"].tolist(), self.workers)
         if not refused:
             return
-        rows = images[images["image"].isin(refused)].iloc[:_NAMED]
+        rows = images[images["image"].isin(refused)]
         ids = store.load(self)["id"].iloc[rows["record"]]
-        named = "; ".join(
-            f"record '{name}', {image}: {refused[image]}"
-            for name, image in zip(ids, rows["image"], strict=True)
-        )
+        first = zip(ids[:_NAMED], rows["image"][:_NAMED], strict=True)
+        named = "; ".join(f"record '{name}', {image}: {refused[image]}" for name, image in first)
+        file = store.root / "refused" / f"{self.key}.txt"
+        file.parent.mkdir(exist_ok=True)
+        with atomic(file) as temporary:
+            temporary.write_text("\n".join(map(line_for, dict.fromkeys(ids))) + "\n", encoding="utf-8")
+        remedy = f"{self.source.group}.exclude={file}"
+        if self.source.exclude is not None:
+            remedy = f"add the lines of {file} to {self.source.exclude}"
         raise PreselError(
             f"{self.title}: the processor of {lvlm.path} does not take {len(refused)} of "
-            f"{images['image'].nunique()} images ({named}{'; …' if len(refused) > _NAMED else ''}); resize "
-            f"them or leave their records out ({self.source.group}.exclude)"
+            f"{images['image'].nunique()} images ({named}{'; …' if len(rows) > _NAMED else ''}); resize "
+            f"them or leave their records out ({remedy})"
         )
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
@@ -194,7 +207,10 @@ class PoolStage(Pool):
         check = partial(check_image, min_side=self.source.min_side, with_thumbnail=thumbnails)
         checked = for_each_image(store, folder, files.images, images, check, Checked, self.workers)
         shown = _shown(table, listing.items, checked)
-        alike = near_duplicates(shown, self.source)
+        usable = shown[~shown["id"].isin(shown.loc[shown["why"].notna(), "id"])]
+        if thumbnails:
+            usable = usable.assign(group=groups_of_thumbnails(list(usable["thumbnail"])))  # (n,)
+        alike = near_duplicates(usable, self.source, self.with_tasks)
         pool, several, rejected = _sorted_out(table, shown, alike)
         write_table(folder / "rejected.parquet", rejected)
         write_left_out(folder, self.source, listing, table.drop(rejected.index), alike)

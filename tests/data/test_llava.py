@@ -28,7 +28,7 @@ from presel.data.llava import (
     write_records,
 )
 from presel.data.prompts import Turn
-from presel.data.sources import LlavaJson
+from presel.data.sources import LlavaJson, LlavaRecords
 from presel.data.validation import LlavaValidation
 from presel.errors import PreselError
 from presel.evaluation.benchmarks import LlavaBenchmarks
@@ -443,7 +443,7 @@ def test_a_file_of_text_alone_is_no_pool(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [LlavaBenchmarks, LlavaValidation])
-def test_only_a_pool_keeps_text(tmp_path: Path, kind: type[LlavaJson]) -> None:
+def test_only_a_pool_keeps_text(tmp_path: Path, kind: type[LlavaRecords]) -> None:
     with pytest.raises(ValidationError, match="Input should be 'refuse', 'drop' or 'drop_all'"):
         kind(annotations=tmp_path / "a.json", images=tmp_path, text_only="keep")
 

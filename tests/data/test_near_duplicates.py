@@ -1,7 +1,7 @@
 """What `near_duplicates` leaves out of a pool: by brute force, whatever the order and the workers."""
 
 import random
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from presel.data.image_folder import ImageFolder
+from presel.data.listing import sampling_order
 from presel.data.near_duplicates import NearDuplicates, groups_of_thumbnails, superfluous
 from presel.errors import PreselError
 from presel.stages.pool import PoolStage
@@ -65,44 +66,57 @@ def test_groups_are_the_connected_components_of_near_duplicates(seed: int, order
 
 RECORDS = st.lists(
     st.tuples(
-        st.sampled_from(["vqa", "ocr", None]),
-        # Group and pixels of each image.
-        st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), min_size=1, max_size=2),
+        st.sampled_from(["vqa", "ocr"]),
+        # Group of each image.
+        st.lists(st.integers(0, 2), min_size=1, max_size=2),
     ),
     min_size=1,
     max_size=12,
 )
 
 
-@given(RECORDS, st.sampled_from(["keep", "keep_one", "drop"]), st.randoms())
+def table_of(rows: list[list[tuple[str, str, int]]]) -> pd.DataFrame:
+    return pd.DataFrame([image for record in rows for image in record], columns=["id", "task", "group"])
+
+
+@given(RECORDS, st.sampled_from(["keep", "keep_one", "drop"]), st.booleans(), st.randoms())
 def test_which_records_are_left_out_depends_on_no_order(
-    records: list[tuple[str | None, list[tuple[int, int]]]], how: NearDuplicates, order: random.Random
+    records: list[tuple[str, list[int]]], how: NearDuplicates, by_task: bool, order: random.Random
 ) -> None:
     rows = [
-        [(f"{number:02}", task, group, pixels) for group, pixels in images]
-        for number, (task, images) in enumerate(records)
+        [(f"{number:02}", task, group) for group in images] for number, (task, images) in enumerate(records)
     ]
 
     def left_out() -> dict[str, str]:
-        table = pd.DataFrame(
-            [image for record in rows for image in record], columns=["id", "task", "group", "pixels"]
-        )
-        return superfluous(table, how).to_dict()
+        return superfluous(table_of(rows), how, by_task).to_dict()
 
-    def sort_of(record: list[tuple[str, str | None, int, int]]) -> str:
-        return str((record[0][1], [image[2] for image in record]))
+    def sort_of(record: list[tuple[str, str, int]]) -> str:
+        return str((by_task and record[0][1], [image[2] for image in record]))
 
     found = left_out()
     order.shuffle(rows)
     assert left_out() == found
     expected = set()
     for _, alike in groupby(sorted(rows, key=sort_of), sort_of):
-        group = sorted(alike, key=lambda record: (-sum(image[3] for image in record), record[0][0]))
+        group = sorted(alike, key=lambda record: sampling_order(record[0][0]))
         spared = {"keep": len(group), "keep_one": 1, "drop": len(group) == 1}[how]
         expected |= {record[0][0] for record in group[spared:]}
         assert all(found[record[0][0]] in {other[0][0] for other in group} for record in group[spared:])
     assert found.keys() == expected
     assert not any(one == other for one, other in found.items())
+
+
+@given(RECORDS, st.integers(1, 12), st.booleans())
+def test_the_ones_kept_of_a_sample_are_kept_of_every_larger_one(
+    records: list[tuple[str, list[int]]], size: int, by_task: bool
+) -> None:
+    rows = [[(str(number), task, group) for group in images] for number, (task, images) in enumerate(records)]
+    rows.sort(key=lambda record: sampling_order(record[0][0]))
+    small, large = (
+        {record[0][0] for record in part} - set(superfluous(table_of(part), "keep_one", by_task).index)
+        for part in (rows[:size], rows)
+    )
+    assert small <= large
 
 
 def noise(number: int) -> Image.Image:
@@ -124,7 +138,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_largest_of_a_task_stays_and_other_tasks_do_not_matter(
+def test_the_first_in_the_order_of_samples_stays_and_other_tasks_do_not_matter(
     folder: Path, store: Store, workers: int
 ) -> None:
     pools = {}
@@ -132,11 +146,22 @@ def test_the_largest_of_a_task_stays_and_other_tasks_do_not_matter(
         stage = PoolStage(source=ImageFolder(images=folder, near_duplicates=how), workers=workers)
         pools[how] = set(store.load(stage)["id"])
         assert stage.left_out(store) == ({} if how == "keep" else {"near_duplicates": 15 - len(pools[how])})
-    # Copies are equally large: the first by its name stays.
-    assert pools["keep"] - pools["keep_one"] == {"a/00 small.png", "a/00.png"}
-    assert pools["keep"] - pools["drop"] == {"a/00 small.png", "a/00.png", "a/00 copy.png"}
+    alike = {"a/00 small.png", "a/00.png", "a/00 copy.png"}
+    assert pools["keep"] - pools["keep_one"] == alike - {min(alike, key=sampling_order)}
+    assert pools["keep"] - pools["drop"] == alike
     listed = pd.read_parquet(store.folder(stage) / "left_out.parquet").set_index("id")["why"]
-    assert listed["a/00.png"] == "resembles 'a/00 copy.png'"
+    assert listed.index.isin(alike).all()
+    assert set(listed.str.removeprefix("resembles ").str.strip("'")) < alike
+
+
+def test_a_sample_without_near_duplicates_is_part_of_every_larger_one(folder: Path, store: Store) -> None:
+    def pool(limit: int | None) -> set[str]:
+        source = ImageFolder(images=folder, task="x", limit=limit, near_duplicates="keep_one")
+        return set(store.load(PoolStage(source=source, workers=0, with_tasks=False))["id"])
+
+    pools = [pool(limit) for limit in (4, 8, 12, None)]
+    assert all(small <= large for small, large in pairwise(pools))
+    assert len(pools[-1]) == 12
 
 
 def test_a_pool_of_near_duplicates_only_is_refused(tmp_path: Path, store: Store) -> None:
@@ -165,10 +190,40 @@ def test_what_the_doctor_finds_can_be_left_out(in_process: Program, folder: Path
     assert "7 records, 7 usable images (7 different) in 1 tasks" in told
     result = in_process.succeeds("run", *cured, OWN_STORE)
     assert "records left out: 6 by pool.exclude, 2 by pool.near_duplicates=keep_one" in result.stdout
-    assert "lose all their images so, and that the run goes without: 'b'" in result.stdout + result.stderr
+    assert "tasks left without an image, which the run goes without: 'b'" in result.stdout + result.stderr
     run = last_run(in_process.folder)
+    assert str(run.stages["images"].folder / "left_out.parquet") in result.stdout
     assert run.left_out == {"exclude": 6, "near_duplicates": 2}
     assert len(run.pool) == 7
     settings = run.stages["images"].manifest["settings"]["source"]
     assert settings["near_duplicates"] == "keep_one"
     assert len(settings["exclude"]) == 64
+
+
+def test_where_tasks_are_discovered_the_doctor_and_the_run_compare_the_whole_pool(
+    in_process: Program, folder: Path
+) -> None:
+    settings = [
+        *("pool=image_folder", f"pool.images={folder}", "executor.workers=0", "strategy=random", "budget=5"),
+        *("tasks=discovered", "tasks.n_tasks=2", "pool.near_duplicates=keep_one", "until=selection"),
+    ]
+    # Also picture 1, of which the other task has a copy.
+    told = in_process.succeeds("doctor", *settings).stdout
+    assert "3 records are left out by pool.near_duplicates" in told
+    in_process.succeeds("run", *settings, OWN_STORE)
+    assert last_run(in_process.folder).left_out == {"near_duplicates": 3}
+
+
+def test_the_tasks_that_count_are_in_the_key_only_where_something_is_left_out(folder: Path) -> None:
+    def key(near_duplicates: NearDuplicates, with_tasks: bool) -> str:
+        source = ImageFolder(images=folder, near_duplicates=near_duplicates)
+        return PoolStage(source=source, workers=0, with_tasks=with_tasks).key
+
+    assert key("keep", True) == key("keep", False)
+    assert len({key(how, tasks) for how in ("keep", "keep_one", "drop") for tasks in (True, False)}) == 5
+
+
+@pytest.mark.parametrize("group", ["evaluation", "validation"])
+def test_questions_about_one_picture_are_not_near_duplicates(in_process: Program, group: str) -> None:
+    error = in_process.refuses("run", f"{group}.near_duplicates=keep_one", "until=selection")
+    assert f"there is no setting '{group}.near_duplicates'" in error
