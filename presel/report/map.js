@@ -83,7 +83,7 @@ const MODES = {
     { name: "in neither", color: css("--rest") }, { name: `only in ${first.name}`, color: css("--first") },
     { name: `only in ${second.name}`, color: css("--second") }, { name: "in both", color: css("--both") }] : [
     { name: "not chosen", color: css("--rest") }, { name: "chosen", color: css("--first") },
-    { name: "reference set", color: css("--second") }],
+    ...(first.state.includes(REFERENCE) ? [{ name: "reference set", color: css("--second") }] : [])],
     of: (i) => second ? (first.state[i] > 0) + 2 * (second.state[i] > 0) : first.state[i] },
   task: { name: "task", categories: (dark) => data.tasks.map((name, k) => ({ name, color: hue(k, dark) })), of: (i) => task[i] },
   cluster: { name: "cluster", needs: "cluster", fixed: true,
@@ -208,7 +208,11 @@ const draw = () => {
   if (stale) paint();
   context.putImageData(picture, 0, 0);
   if (at("show-pictures").checked) drawPictures();
-  else for (const i of [...listed].slice(0, 2000)) ring(i, css("--ink"), .9);
+  else {
+    context.globalAlpha = listed.size > 100 ? .3 : 1; // many rings would hide the points
+    for (const i of [...listed].slice(0, 2000)) ring(i, css("--ink"), .9);
+    context.globalAlpha = 1;
+  }
   if (current >= 0) ring(current, css("--ink"), 2.5);
   if (lasso) {
     context.beginPath();
