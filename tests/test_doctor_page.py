@@ -6,9 +6,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import ExifTags, Image
 
+from presel.doctor.diagnosis import Diagnosis
+from presel.doctor.findings import Finding
+from presel.doctor.printing import totals
 from tests.helpers import Program, record
 from tests.test_page import HOSTILE, Elements
 
@@ -44,7 +48,7 @@ def test_findings_are_shown_as_pictures_and_names_are_text(in_process: Program, 
     assert in_process("doctor", *pool, "--html", "found.html").returncode == 1, "a broken image is a fault"
     page = (in_process.folder / "found.html").read_text()
     found = Elements(page)
-    assert "Faults stop a run on this pool, or leave images out of it: " in found.text
+    assert "Faults stop a run on this pool, or leave images out of it: 2 faults, " in found.text
     assert "a web page" in found.text, "why an image is broken"
     assert "Near-duplicates (1 groups)" in found.text
     assert "2 records: 0003, 0020" in found.text
@@ -82,3 +86,12 @@ def test_a_sound_pool_has_a_page_too(in_process: Program, pool: list[str]) -> No
     assert "Broken images" not in text
     assert "Near-duplicates (" not in text
     assert "1 records are left out by pool.near_duplicates" in text
+
+
+def test_one_finding_is_counted_in_the_singular() -> None:
+    found = [Finding("fault", "truncated", "'a'"), *[Finding("note", "frames", "'b'")] * 2]
+    nothing = {"text_only": 0, "text_only_kept": 0, "excluded": 0, "near_duplicates": 0}
+    diagnosis = Diagnosis(
+        images=Path("images"), table=pd.DataFrame(), findings=found, plan=None, times=[], **nothing
+    )
+    assert totals(diagnosis) == "1 fault, 0 warnings, 2 notes"

@@ -87,7 +87,8 @@ def summary(diagnosis: Diagnosis) -> list[str]:
 def totals(diagnosis: Diagnosis) -> str:
     """Number of findings by severity."""
     counts = Counter[str](finding.severity for finding in diagnosis.findings)
-    return ", ".join(f"{counts[severity]:,} {severity}s" for severity in _STYLES)
+    numbers = [(severity, counts[severity]) for severity in _STYLES]
+    return ", ".join(f"{number:,} {severity}{'' if number == 1 else 's'}" for severity, number in numbers)
 
 
 def _shares(values: pd.Series) -> str:
