@@ -23,7 +23,7 @@ _INHERITED = re.compile(
     "PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON.*|CONDA_.*|OMP_.*|MKL_.*"
     "|OPENBLAS_.*|CUDA_.*|NVIDIA_.*|HF_.*|TRANSFORMERS_.*|TORCH_.*|XDG_.*|RAY_.*|COVERAGE_.*"
 )
-_SECRET = re.compile("key|token|secret|pass|pwd|pw$|pat$|cred|auth", re.IGNORECASE)
+_SECRET = re.compile("key|token|secret|pass|pwd|pw$|pat$|cred|auth(?!_mode)", re.IGNORECASE)
 # The smallest that Ray takes: results are files, and nothing large passes through it.
 _OBJECT_STORE_BYTES = 80 * 2**20
 
@@ -79,7 +79,8 @@ def connect(address: str | None) -> None:
             raise PreselError(f"executor=ray: Ray does not start on this machine ({reason})") from error
         raise PreselError(
             f"executor.address={address}: Ray cannot be reached there ({reason}); give the HOST:PORT that "
-            "`ray start --head` prints, `auto` for the cluster of this machine, or null to start Ray here"
+            "`ray start --head` prints, `auto` for the cluster of this machine, or null to start Ray here; "
+            "if the cluster asks for a token, set RAY_AUTH_MODE=token as there"
         ) from error
     # What it says of workers that end would be printed among the results, in spite of `log_to_driver`.
     ray._private.worker._worker_logs_enabled = False
