@@ -120,7 +120,7 @@ def test_a_run_logs_to_its_folder_and_takes_an_option(
     in_process: Program, pool_folder: Path, tmp_path: Path
 ) -> None:
     result = in_process.succeeds("run", "-q", *on_folder(pool_folder), "until=selection", "strategy=random")
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["selection", "run,"]
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["selection", "run,", "to"]
     (log,) = tmp_path.glob("outputs/runs/*/*/run.log")
     for said in (
         "INFO    presel.console.progress: ✓ pool ",

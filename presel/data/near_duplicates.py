@@ -13,8 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from presel.data.listing import sampling_order
 
@@ -132,6 +130,9 @@ def group_near_duplicates(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def _joined(first: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """The groups, (n,), once those of each pair of rows, (p, 2), are one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     if not len(pairs):
         return first
     rows = np.arange(len(first))

@@ -2,9 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from presel.selection.arrays import Float32Matrix
@@ -34,6 +31,9 @@ def layout(features: npt.ArrayLike | FeatureRows) -> Float32Matrix:
     Returns:
         Coordinates from 0 to 1, (n, 2). The same vectors give the same ones on any number of CPUs.
     """
+    from sklearn.decomposition import PCA
+    from sklearn.neighbors import NearestNeighbors
+
     rows = FeatureRows.of(features)
     if len(rows) <= _FEW:
         line = np.linspace(0, 1, len(rows), dtype=np.float32)
@@ -61,6 +61,8 @@ def layout(features: npt.ArrayLike | FeatureRows) -> Float32Matrix:
 
 def _tsne(vectors: Float32Matrix) -> Float32Matrix:
     """Coordinates, (m, 2), of vectors of principal components, (m, c)."""
+    from sklearn.manifold import TSNE
+
     perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
     # Scaled, because t-SNE moves from where it starts: small at first, and not at all from a single point.
     start = vectors[:, :2] if vectors.shape[1] > 1 else np.pad(vectors, ((0, 0), (0, 1)))
