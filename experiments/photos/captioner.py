@@ -1,0 +1,239 @@
+"""Pretrains projector and language model on captions of photographs; the tower stays as it is.
+
+A picture's captions share one row, `[prompt with the image | caption | caption …]`, and an attention mask
+hides them from each other, so that the image is read once for all of them.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from experiments.photos.class_names import Classes, named_projector
+from presel.data.images import open_image
+from presel.data.prompts import IMAGE_TOKEN, TEMPLATES
+from presel.models.conversations import IGNORED
+from presel.models.hardware import device_for
+from presel.models.image_preparation import mean_color, padded_to_square
+from presel.storage.files import atomic
+
+log = logging.getLogger("photos")
+
+_TEMPLATE = TEMPLATES["chatml"]
+_HELD_OUT_PICTURES = 100
+_PICTURES_AT_ONCE = 32
+_LOG_EVERY = 20
+_SAVE_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How projector and language model are trained.
+
+    Attributes:
+        epochs: Passes over the pictures.
+        batch_size: Pictures of a step, each with all its captions.
+        lr: Peak of the language model's learning rate; warm-up over 3 % of the steps, then a cosine to 0.
+        projector_lr: That of the projector.
+        seed: Seeds the held-out pictures and the order.
+    """
+
+    epochs: int = 2
+    batch_size: int = 8
+    lr: float = 1e-4
+    projector_lr: float = 3e-4
+    seed: int = 0
+
+
+@torch.inference_mode()
+def encode_pictures(tower: Path, pictures: Sequence[Path], out: Path) -> None:
+    """Writes the features of all pictures, (n, positions, d) float16; they are padded as in tuning."""
+    device = device_for("auto")
+    processor = AutoImageProcessor.from_pretrained(tower, backend="pil")
+    model = AutoModel.from_pretrained(tower).to(device).eval()
+    color = mean_color(processor)
+    features = []
+    for start in range(0, len(pictures), _PICTURES_AT_ONCE):
+        opened = [open_image(picture) for picture in pictures[start : start + _PICTURES_AT_ONCE]]
+        squares = [padded_to_square(image, color) for image in opened]
+        pixels = processor(images=squares, return_tensors="pt")["pixel_values"].to(device)
+        features.append(model(pixels).last_hidden_state.half().cpu().numpy())
+        if start % (10 * _PICTURES_AT_ONCE) == 0:
+            log.info("encoded %d of %d pictures", start, len(pictures))
+    with atomic(out) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate(features))
+
+
+class Captioner(nn.Module):
+    """A language model that reads pictures through a projector.
+
+    Attributes:
+        language: The language model. Its word embeddings are frozen: a few thousand captions name few words.
+        projector: Two layers with a GELU between, as LLaVA's; see `named_projector`.
+    """
+
+    def __init__(
+        self,
+        language: Path,
+        classes: Classes,
+        features: NDArray[np.float16],
+        captions: Sequence[Sequence[str]],
+    ) -> None:
+        """Takes the tower's classes, its features, (n, positions, d), and each picture's captions."""
+        super().__init__()
+        self._tokenizer = AutoTokenizer.from_pretrained(language)
+        self.language = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32)
+        self._embed = self.language.get_input_embeddings().requires_grad_(False)
+        sample = features[:: max(1, len(features) // 200)].reshape(-1, features.shape[2])  # (m, d)
+        self.projector = named_projector(sample, classes, self._embed.weight, self._tokenizer)
+        self._features = features
+        prompt = f"{_TEMPLATE.user}{IMAGE_TOKEN}{_TEMPLATE.assistant}"
+        self._before, self._after = map(self._tokens, prompt.split(IMAGE_TOKEN))
+        self._captions = [[self._tokens(text + _TEMPLATE.end) for text in texts] for texts in captions]
+
+    def forward(self, pictures: Sequence[int], shown: Sequence[int] | None = None) -> Tensor:
+        """Mean cross-entropy over all tokens of the captions of n pictures.
+
+        Args:
+            pictures: Whose captions.
+            shown: The pictures that are read, by default the captions' own.
+        """
+        device = self._embed.weight.device
+        features = self._features[list(pictures if shown is None else shown)]
+        images = self.projector(torch.from_numpy(features).float().to(device))  # (n, positions, width)
+        before, after = self._embed(self._before.to(device)), self._embed(self._after.to(device))
+        prompt = len(before) + images.shape[1] + len(after)
+        vectors, labels, owners, positions = [], [], [], []
+        for image, picture in zip(images, pictures, strict=True):
+            captions = self._captions[picture]
+            text = torch.cat(captions).to(device)
+            lengths = [len(caption) for caption in captions]
+            vectors.append(torch.cat([before, image, after, self._embed(text)]))
+            labels.append(torch.cat([text.new_full((prompt,), IGNORED), text]))
+            # 0 for the prompt, then the number of the caption.
+            numbers, spans = torch.arange(1 + len(captions)), torch.tensor([prompt, *lengths])
+            owners.append(numbers.repeat_interleave(spans))
+            positions.append(
+                torch.cat([torch.arange(prompt), *(prompt + torch.arange(size) for size in lengths)])
+            )
+        owner = pad_sequence(owners, batch_first=True, padding_value=-1).to(device)  # (n, length)
+        label = pad_sequence(labels, batch_first=True, padding_value=IGNORED)  # (n, length)
+        states = self.language.model(
+            inputs_embeds=pad_sequence(vectors, batch_first=True),
+            attention_mask=_attention_mask(owner),
+            position_ids=pad_sequence(positions, batch_first=True).to(device),
+            use_cache=False,
+        ).last_hidden_state  # (n, length, width)
+        rows, places = (label != IGNORED).nonzero(as_tuple=True)  # (t,), (t,)
+        # What predicts a caption's first token is the prompt's last.
+        starts = owner[rows, places] != owner[rows, places - 1]
+        sources = torch.where(starts, prompt - 1, places - 1)
+        return cross_entropy(self.language.lm_head(states[rows, sources]).float(), label[rows, places])
+
+    def save(self, language: Path, projector: Path) -> None:
+        """Writes the language model's folder, and the projector in LLaVA's format."""
+        self.language.save_pretrained(language)
+        self._tokenizer.save_pretrained(language)
+        weights = self.projector.state_dict()
+        with atomic(projector) as temporary:
+            torch.save(
+                {f"model.mm_projector.{name}": weight.cpu() for name, weight in weights.items()}, temporary
+            )
+
+    def _tokens(self, text: str) -> Tensor:
+        return torch.tensor(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _attention_mask(owner: Tensor) -> Tensor:
+    """Additive, (n, 1, length, length): a token sees the prompt and what precedes it in its caption."""
+    causal = torch.ones(owner.shape[1:] * 2, dtype=torch.bool, device=owner.device).tril()
+    visible = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])  # (n, length, length)
+    hidden = ~(visible & causal)
+    return torch.zeros(hidden.shape, device=owner.device).masked_fill(hidden, torch.finfo().min)[:, None]
+
+
+def pretrain(captioner: Captioner, pictures: int, settings: Settings, checkpoint: Path) -> dict[str, Any]:
+    """Trains in place, resuming from `checkpoint`.
+
+    Returns:
+        Settings, steps, seconds, and the losses on held-out pictures before and after every epoch: with the
+        captions' own pictures, and with other ones, which tells how much the model reads of the picture.
+    """
+    order = np.random.default_rng(settings.seed).permutation(pictures)
+    held_out, trained = order[:_HELD_OUT_PICTURES], order[_HELD_OUT_PICTURES:]
+    epoch_steps = math.ceil(len(trained) / settings.batch_size)
+    steps = epoch_steps * settings.epochs
+    captioner.to(device_for("auto"))
+    language = [weight for weight in captioner.language.parameters() if weight.requires_grad]
+    groups = [
+        {"params": language, "lr": settings.lr},
+        {"params": captioner.projector.parameters(), "lr": settings.projector_lr},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(steps))
+    parts = {"captioner": captioner, "optimizer": optimizer, "schedule": schedule}
+    losses: list[tuple[float, float]] = []
+    done, seconds = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        losses, done, seconds = state["losses"], state["done"], state["seconds"]
+    else:
+        losses.append(_held_out_losses(captioner, held_out))
+    started, recent = time.monotonic() - seconds, []
+    for step in range(done, steps):
+        epoch, number = divmod(step, epoch_steps)
+        shuffled = np.random.default_rng([settings.seed, epoch]).permutation(trained)
+        with _autocast(captioner):
+            loss = captioner(np.array_split(shuffled, epoch_steps)[number].tolist())
+        loss.backward()
+        nn.utils.clip_grad_norm_(captioner.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        recent.append(loss.item())
+        if (step + 1) % _LOG_EVERY == 0:
+            spent, mean = time.monotonic() - started, np.mean(recent[-_LOG_EVERY:])
+            log.info("step %d of %d, %.0f s, loss %.4f", step + 1, steps, spent, mean)
+        if number + 1 == epoch_steps:
+            losses.append(_held_out_losses(captioner, held_out))
+        if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
+            progress = {"losses": losses, "done": step + 1, "seconds": time.monotonic() - started}
+            with atomic(checkpoint) as temporary:
+                torch.save({name: part.state_dict() for name, part in parts.items()} | progress, temporary)
+    own, other = zip(*losses, strict=True)
+    measured = {"steps": steps, "seconds": round(time.monotonic() - started), "own": own, "other": other}
+    return asdict(settings) | {"pictures": len(trained)} | measured
+
+
+def _cosine(steps: int) -> Any:
+    warmup = math.ceil(0.03 * steps)
+    return lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+@torch.inference_mode()
+def _held_out_losses(captioner: Captioner, pictures: NDArray[np.intp]) -> tuple[float, float]:
+    """Mean loss of the captions of these pictures with their own picture, and with the next one."""
+    parts = [np.array_split(order, max(1, len(order) // 20)) for order in (pictures, np.roll(pictures, -1))]
+    with _autocast(captioner):
+        own = float(np.mean([captioner(part.tolist()).item() for part in parts[0]]))
+        pairs = zip(*parts, strict=True)
+        other = float(np.mean([captioner(part.tolist(), shown.tolist()).item() for part, shown in pairs]))
+    log.info("held-out loss %.4f, with other pictures %.4f", own, other)
+    return own, other
+
+
+def _autocast(captioner: Captioner) -> torch.autocast:
+    return torch.autocast(next(captioner.parameters()).device.type, dtype=torch.bfloat16)
