@@ -1,4 +1,4 @@
-"""Pretraining of `photo_llava`: captions that share a row, a projector that starts from names, a resumed run."""
+"""Pretraining of `photo_llava`: captions that share a row, a projector that starts from names, resuming."""
 
 from pathlib import Path
 
