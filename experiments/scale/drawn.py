@@ -46,6 +46,10 @@ class DrawnPool(PoolStage):
 
     inputs: ClassVar[tuple[()]] = ()
 
+    def settings(self) -> dict[str, Any]:
+        """The fields; there is no source whose near-duplicates could be left out."""
+        return super(PoolStage, self).settings()
+
     def check_data(self, store: Store) -> None:
         """There are no images that could be unusable."""
 
