@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 
 from presel.data.sources import LlavaJson
 from presel.distributed.executors import RayExecutor
-from presel.distributed.ray_session import disconnect
+from presel.distributed.ray_session import connect, disconnect
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.models.encoder import Encoder
@@ -48,7 +48,8 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def three_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster of three nodes with a processor each."""
+    """A cluster of three nodes with a processor each, after this process had Ray to itself."""
+    connect(None)
     disconnect()
     # Otherwise workers would wait for everything else that runs on the machine.
     monkeypatch.setenv("RAY_worker_niceness", "0")

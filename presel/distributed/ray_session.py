@@ -93,6 +93,9 @@ def disconnect() -> None:
     if _ours:
         _ours = False
         ray.shutdown()
+        # Ray that is started here has a token, which this process would go on to ask of clusters without one.
+        ray._raylet.Config.initialize("")
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_answers(address: str) -> None:
