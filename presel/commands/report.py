@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from presel.console import ArgumentParser, console
+from presel.console.arguments import whole_number
 from presel.console.escaping import csv_text, markdown_text
 from presel.errors import PreselError
 from presel.pool_map import pool_map_if_encoded
@@ -119,13 +120,6 @@ def _places(runs: Sequence[RunRecord], options: argparse.Namespace) -> pd.DataFr
     if places is None:
         return "There is no map, since none of these runs has encoded the images; presel view RUN does so."
     return places
-
-
-def whole_number(text: str) -> int:
-    """Parses an argument that must be a whole number above 0."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def _one_run_per_setting(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, RunRecord]:

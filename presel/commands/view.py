@@ -7,8 +7,8 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from presel.commands.report import whole_number
 from presel.console import ArgumentParser, console
+from presel.console.arguments import whole_number
 from presel.errors import PreselError
 from presel.pool_map import pool_map
 from presel.report.page import PageOptions, page

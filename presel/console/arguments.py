@@ -33,3 +33,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints the usage and the message, which may hold file names, and exits with 2."""
         super().error(visible(message))
+
+
+def whole_number(text: str) -> int:
+    """Parses an argument that must be a whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)

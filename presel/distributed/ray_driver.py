@@ -105,7 +105,8 @@ class _Driver:
         self._idle: list[tuple[Any, str | None]] = []
         self._calls: dict[Any, _Call] = {}
         self._devices: set[str] = set()
-        self._working, self._waiting_told = time.monotonic(), False
+        # When a worker last was ready, or a call ended; and whether the user was warned that none has since.
+        self._last_progress, self._warned = time.monotonic(), False
 
     def run(self) -> None:
         """Returns once every shard is computed."""
@@ -183,7 +184,7 @@ class _Driver:
             self._take_off_written(call, advance)
             self._lose(call, error)
             return
-        self._working = time.monotonic()
+        self._last_progress = time.monotonic()
         # So that a node where workers are placed, and never open, is found out.
         self._failed_starts.pop(call.node, None)
         if call.method == "node":
@@ -244,50 +245,57 @@ class _Driver:
         )
 
     def _note_device(self, device: str | None) -> None:
-        known = len(self._devices)
-        self._devices |= set() if device is None else {device}
-        if len(self._devices) > max(1, known):
+        if device is None or device in self._devices:
+            return
+        self._devices.add(device)
+        if len(self._devices) > 1:
             _log.warning(
                 f"the cluster's GPUs are of several kinds ({', '.join(sorted(self._devices))}), which round "
                 "differently: another run may differ in the last digits"
             )
 
     def _check_placed(self) -> None:
-        """Says so if no worker has been placed, or ready, for a while.
+        """Warns once if no worker has been placed, or ready, for a while.
 
         Raises:
             PreselError: If no node is large enough for one, and none can be expected.
         """
         if self._idle or any(call.method == "compute" for call in self._calls.values()):
-            self._working = time.monotonic()
-        waited = time.monotonic() - self._working
+            self._last_progress = time.monotonic()
+        waited = time.monotonic() - self._last_progress
         if opening := {call.node for call in self._calls.values() if call.method == "open"}:
-            if waited > _OPENED_WITHIN_S and not self._waiting_told:
-                self._waiting_told = True
+            if waited > _OPENED_WITHIN_S:
                 nodes = ", ".join(map(str, opening))
-                _log.warning(f"{nodes}: importing packages and reading {self._task} takes long there")
+                self._warn(f"{nodes}: importing packages and reading {self._task} takes long there")
             return
-        ours, room, late = self._executor.address is None, self._room(), waited > _PLACED_WITHIN_S
+        overdue = waited > _PLACED_WITHIN_S
         # Ray that the run started gets no further nodes.
-        hopeless = not room and (ours or (late and self._executor.actors is None))
-        if not hopeless and (not late or self._waiting_told):
-            return
-        told = (
+        more_nodes = self._executor.address is not None and (self._executor.actors is not None or not overdue)
+        if not self._room() and not more_nodes:
+            raise PreselError(
+                f"executor=ray: no node is large enough: {self._resources()}; ask for less by executor.cpus, "
+                "gpus and memory_gb, or add a node; executor.actors asks an autoscaler for them"
+            )
+        if overdue:
+            self._warn(
+                f"waiting for a free node, or for a process that is slow to start: {self._resources()}"
+            )
+
+    def _warn(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(message)
+
+    def _resources(self) -> str:
+        return (
             f"each worker asks for {_amounts(self._needs)}; the cluster has "
             f"{_amounts(ray.cluster_resources())} on all nodes together, of which "
             f"{_amounts(ray.available_resources())} are free"
         )
-        if hopeless:
-            raise PreselError(
-                f"executor=ray: no node is large enough: {told}; ask for less by executor.cpus, gpus and "
-                "memory_gb, or add a node; executor.actors asks an autoscaler for them"
-            )
-        self._waiting_told = True
-        _log.warning(f"waiting for a free node, or for a process that is slow to start: {told}")
 
 
 def room_for(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
-    """Number of workers that so many resources each fit into the nodes."""
+    """Number of workers that find room on the nodes, given what each needs and what each node has."""
     # Rounded up a little: in binary, 0.3 holds 0.1 not quite three times.
     return sum(
         math.floor(min(node.get(name, 0) / amount for name, amount in needs.items()) + 1e-6) for node in nodes

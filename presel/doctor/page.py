@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from presel.data.exclusion import line_for
 from presel.doctor.diagnosis import Diagnosis
 from presel.doctor.findings import Finding
-from presel.doctor.printing import by_task, cost, duration, summary, totals
+from presel.doctor.printing import by_task, cost, duration, size_of, summary, totals
 from presel.page import PictureRow, picture, render
 from presel.storage.files import atomic
 
@@ -88,7 +88,7 @@ def _tasks(diagnosis: Diagnosis) -> pd.DataFrame:
     rows = []
     for task, row in counts.iterrows():
         numbers = [f"{row[name]:,.0f}" for name in ("images", "unusable", "duplicates", "near_duplicates")]
-        sizes = [_size(row, quantile) for quantile in ("p05", "median", "p95")]
+        sizes = [size_of(row, quantile) for quantile in ("p05", "median", "p95")]
         rows.append([str(task), *numbers, *sizes, str(plan.bought.get(str(task), 0)) if plan else "–"])
     names = [
         "task",
@@ -102,13 +102,6 @@ def _tasks(diagnosis: Diagnosis) -> pd.DataFrame:
         "to buy",
     ]
     return pd.DataFrame(rows, columns=names)
-
-
-def _size(row: pd.Series, quantile: str) -> str:
-    """Width and height that 5, 50 or 95 % of the images stay below."""
-    if not row["images"]:
-        return "–"
-    return f"{row[f'width_{quantile}']:.0f} × {row[f'height_{quantile}']:.0f}"
 
 
 def _broken(broken: Sequence[Finding]) -> pd.DataFrame:

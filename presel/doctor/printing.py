@@ -112,14 +112,25 @@ def _task_table(diagnosis: Diagnosis) -> Table:
 
     for task, row in counts.head(_TASKS).iterrows():
         name = str(task)
-        size = "–" if not row["images"] else f"{row['width_median']:.0f} × {row['height_median']:.0f}"
-        add(name, row, size, reference.get(name, "–"), bought.get(name, "–"))
+        add(name, row, size_of(row, "median"), reference.get(name, "–"), bought.get(name, "–"))
     if len(counts) > _TASKS:
         table.add_row(f"… {len(counts) - _TASKS} smaller tasks")
     if len(counts) > 1:
         table.add_section()
         add("all", counts.sum(), "", sum(reference.values()) or "–", sum(bought.values()) or "–")
     return table
+
+
+def size_of(row: pd.Series, quantile: str) -> str:
+    """Width and height that a quantile of a task's images stay below.
+
+    Args:
+        row: The task's row in `by_task`.
+        quantile: p05, median or p95.
+    """
+    if not row["images"]:
+        return "–"
+    return f"{row[f'width_{quantile}']:.0f} × {row[f'height_{quantile}']:.0f}"
 
 
 def _print_findings(found: list[Finding]) -> None:

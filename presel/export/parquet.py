@@ -9,14 +9,15 @@ import pyarrow.parquet as pq
 from presel.console import progress
 from presel.data.images import map_images, open_image
 from presel.export.pool_table import neighbors_in_tasks, pool_table
+from presel.page.pictures import FEW
 from presel.runs import RunRecord
 from presel.selection.threads import cpu_count
 
 # Pixels, and quality of JPEG, which every program reads.
 _SIDE = 128
 _QUALITY = 80
-# Rows that are held in memory at a time, with their thumbnails.
-_ROWS = 2000
+# Rows held in memory at a time, with their thumbnails. Worker processes start anew for each such part.
+_ROWS = 20_000
 _THUMBNAIL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -35,7 +36,7 @@ def write_parquet(folder: Path, run: RunRecord, images: Path) -> None:
     content = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
     content = content.append_column("neighbors", neighbors)
     schema = content.schema.append(pa.field("thumbnail", _THUMBNAIL))
-    workers = cpu_count() if len(files) > _ROWS else 0
+    workers = cpu_count() if len(files) > FEW else 0
     with (
         progress(f"{len(files):,} thumbnails", len(files)) as advance,
         pq.ParquetWriter(folder / "pool.parquet", schema) as writer,
