@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from experiments.scale import quality
 from experiments.scale.drawn import DrawnFeatures, DrawnPool, DrawnRelevance
+from presel.distributed.executors import LocalExecutor
 from presel.errors import PreselError
 from presel.selection import ClusterBackend, number_of_clusters, threads
 from presel.selection.arrays import FloatMatrix, IntVector
@@ -27,6 +29,7 @@ from presel.stages.clusters import Clustering, ClustersStage
 from presel.stages.feature_groups import FeatureGroups
 from presel.stages.reference import ReferenceStage
 from presel.stages.selection import SelectionStage
+from presel.storage.executor import Sharded
 from presel.storage.files import (
     map_array,
     map_new_array,
@@ -35,6 +38,7 @@ from presel.storage.files import (
     write_arrays,
     write_table,
 )
+from presel.storage.shards import Shards
 from presel.storage.stage import identity
 from presel.storage.store import Store
 from presel.strategies.presel import PreSel
@@ -350,6 +354,25 @@ def test_divide_above_is_refused_where_it_has_no_effect(backend: ClusterBackend)
     assert "divide_above" not in identity(Clustering(backend=backend))
     with pytest.raises(ValueError, match=f"divide_above=5 has no effect with backend={backend}"):
         Clustering(backend=backend, divide_above=5)
+
+
+@pytest.mark.parametrize(
+    ("backend", "on_actors"), [("auto", False), ("faiss", False), ("numpy", True), ("released", False)]
+)
+def test_what_gpus_or_scikit_learn_cluster_is_not_sent_to_other_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: ClusterBackend, on_actors: bool
+) -> None:
+    class Seen(Exception):
+        """Ends the stage before it clusters."""
+
+    class Executor(LocalExecutor):
+        def run(self, work: Sharded, store: Store, folder: Path, shards: Shards[Any, Any]) -> None:
+            raise Seen(shards.anywhere)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    features = DrawnFeatures(pool=DrawnPool(n_images=400, n_tasks=4), dimension=24)
+    with pytest.raises(Seen, match=str(on_actors)):
+        clustered(Store(tmp_path, executor=Executor()), Clustering(backend=backend), features)
 
 
 def test_quality_in_one_folder_is_that_of_the_cells_asked_for(

@@ -17,6 +17,7 @@ from presel.errors import PreselError
 from presel.selection import ClusterBackend, cluster, number_of_clusters
 from presel.selection.arrays import Float32Matrix, IntVector
 from presel.selection.feature_rows import Features
+from presel.selection.kmeans.search import on_gpus
 from presel.selection.threads import for_each_task, many
 from presel.stages.cells import DIVISION_VERSION, divide
 from presel.stages.feature_groups import FeatureGroups, check_room_for_copy
@@ -166,13 +167,18 @@ class ClustersStage(TableStage, Sharded):
             compute_batches=lambda batches: iter(each(clustered, [number for (number,) in batches])),
             size=1,
             name=lambda number: f"task {parts.tasks[number]}",
-            anywhere=many(count) and not self._released,
+            anywhere=many(count) and self._same_on_other_machines,
         )
         return shards
 
     @property
     def _released(self) -> bool:
         return self.clustering.backend == "released"
+
+    @property
+    def _same_on_other_machines(self) -> bool:
+        backend = self.clustering.backend
+        return backend != "released" and not on_gpus(backend)
 
     def _divides(self, images: int) -> bool:
         return self.clustering.backend == "auto" and images > self.clustering.divide_above

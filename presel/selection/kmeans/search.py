@@ -32,6 +32,15 @@ def search_by(backend: Literal["auto", "numpy", "faiss"]) -> MakeSearch:
     return faiss_search if backend == "faiss" or _gpus(faiss) else numpy_search
 
 
+def on_gpus(backend: Literal["auto", "numpy", "faiss"]) -> bool:
+    """Whether `search_by` takes this machine's GPUs, whose rounding other machines need not share."""
+    if search_by(backend) is numpy_search:
+        return False
+    import faiss
+
+    return _gpus(faiss) > 0
+
+
 def numpy_search(centroids: Float32Matrix) -> Search:
     """Searches by one matrix product for each block of rows."""
     transposed = np.ascontiguousarray(centroids.T)  # (d, C)
