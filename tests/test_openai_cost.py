@@ -10,7 +10,10 @@ from pydantic import ValidationError
 
 from presel.data.sources import Source
 from presel.errors import PreselError
+from presel.report.spending import requests
+from presel.runs import load_run
 from tests.generation_server import Plan, Running, running
+from tests.helpers import OWN_STORE, Program, on_folder
 from tests.seer import files, images, kept, provider, reveal
 
 
@@ -207,3 +210,19 @@ def test_cost_is_foretold_by_the_prompt_and_then_by_answers(tmp_path: Path) -> N
     # Each image was asked about twice.
     assert foretold.tokens == 11 * 220
     assert foretold.money == pytest.approx(11 * 2 * (100 * 10 + 10 * 20) / 1e6)
+
+
+def test_the_page_lists_what_each_purpose_cost(in_process: Program, pool_folder: Path) -> None:
+    settings = ["budget=20", "until=instructions", "hydra.run.dir=outputs/runs/priced", OWN_STORE]
+    settings += ["instructions=openai", "instructions.model=seer", "instructions.key_variable=null"]
+    settings += ["instructions.price_per_million_prompt_tokens=10"]
+    with running(pool_folder, Plan(script=["empty", "answer"])) as server:
+        in_process.succeeds("run", *on_folder(pool_folder), *settings, f"instructions.base_url={server.url}")
+    table = requests(load_run(pool_folder / "outputs/runs/priced"))
+    bought = table.set_index("requested for")[["instructions", "tokens", "money"]].T.to_dict("list")
+    # Each image is asked about twice: 100 tokens of a prompt and 10 of an answer a time.
+    assert bought == {
+        "reference": ["3", "660", "0.006"],
+        "selection": ["17", "3,740", "0.034"],
+        "all": ["20", "4,400", "0.04"],
+    }

@@ -141,9 +141,11 @@ class Usage:
 
 def _size(folder: Path) -> int:
     size = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # removed meanwhile
-            size += path.stat().st_blocks * 512
+    # Passes over folders that are removed meanwhile, as `Path.rglob` does not.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += Path(parent, name).stat().st_blocks * 512
     return size
 
 

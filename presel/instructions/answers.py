@@ -90,6 +90,7 @@ class Answers:
         self.money = 0.0
         self._found: dict[str, list[Completion]] = defaultdict(list)
         self._kinds: dict[str, set[str]] = defaultdict(set)
+        self._costs: dict[str, Cost] = {}
         self._unpriced: Counter[str] = Counter()
         self._stream: FileIO | None = None
         self._synced = 0.0
@@ -135,6 +136,10 @@ class Answers:
     def to(self, digest: str) -> list[Completion]:
         """All answers to the request with this digest, oldest first."""
         return self._found.get(digest, [])
+
+    def cost_of(self, digest: str) -> Cost:
+        """Cost of all answers to the request with this digest."""
+        return self._costs.get(digest, Cost(0, 0.0))
 
     def of(self, kind: str) -> list[list[Completion]]:
         """All answers of a cost class, grouped by request."""
@@ -193,6 +198,8 @@ class Answers:
             raise ValueError("'digest' or 'kind' is not text")
         self.tokens += line["tokens"]
         self.money += line["money"]
+        before = self.cost_of(line["digest"])
+        self._costs[line["digest"]] = Cost(before.tokens + line["tokens"], before.money + line["money"])
         if line["tokens"] and not line["money"]:
             self._unpriced[line.get("kind", "")] += 1
         if is_completion(line["raw"]):

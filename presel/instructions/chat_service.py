@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
@@ -99,6 +99,11 @@ class ChatService(Generator):
             tokens += share * sum(cost.tokens for cost in costs)
             money += share * sum(cost.money for cost in costs)
         return Cost(math.ceil(tokens), money)
+
+    def costs(self, requests: Sequence[InstructionRequest]) -> dict[str, Cost]:
+        """What the kept answers cost, those that could not be used too, by image."""
+        answers = Answers.read(self.answers)
+        return {image.id: answers.cost_of(self.request_digest(image)) for image in requests}
 
     def body(self, image: InstructionRequest) -> dict[str, Any]:
         """The request for an image as JSON, without the image itself."""

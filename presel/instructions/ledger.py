@@ -18,6 +18,7 @@ from presel.storage.store import Store
 
 LEDGER = "ledger.parquet"
 UNANSWERED = "unanswered.parquet"
+COSTS = "costs.parquet"
 
 
 def request(
@@ -34,7 +35,7 @@ def request(
         requests: The chosen images.
         provider: Provides the instructions.
         files: The pool's files.
-        folder: Receives the ledger, and the list of images without an instruction.
+        folder: Receives the ledger, the list of images without an instruction, and what each image cost.
         stage: Name of the requesting stage.
         earlier: The images that were requested before, each with the first stage that did so.
 
@@ -58,6 +59,9 @@ def request(
         )
     listed = pd.DataFrame({"id": list(unanswered), "why": list(unanswered.values())}, dtype=object)
     write_table(folder / UNANSWERED, listed)
+    if costs := provider.costs(requests):
+        rows = [(name, cost.tokens, cost.money) for name, cost in costs.items()]
+        write_table(folder / COSTS, pd.DataFrame(rows, columns=["id", "tokens", "money"]))
     if fault := shortage(unanswered, len(requests), provider, folder):
         remedy = provider.how_to_ask_again([image for image in requests if image.id in unanswered])
         raise PreselError(f"{fault}; answers are kept" + (f"; {remedy}" if remedy else ""))

@@ -103,6 +103,10 @@ class InstructionProvider:
         """Expected cost of instructions for this many images of each task; None if they are free."""
         return None
 
+    def costs(self, requests: Sequence[InstructionRequest]) -> dict[str, Cost]:
+        """What all answers to these requests cost, by image; empty if nobody bills them."""
+        return {}
+
     def exceeded(self, estimate: Cost) -> list[str]:
         """The limits that this cost would exceed, as settings with their values."""
         return []

@@ -1,6 +1,7 @@
 """What a run spends where, and why: tasks with their weights and IRS, requested instructions, time."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from presel.importance import relevance_scores
-from presel.instructions.ledger import LEDGER
+from presel.instructions.ledger import COSTS, LEDGER
 from presel.report.columns import with_numbers
 from presel.report.summary import percent
 from presel.runs import RunRecord
@@ -16,6 +17,7 @@ from presel.storage.files import read_table
 
 # Pixels of the drawing of a distribution.
 _WIDTH, _HEIGHT = 220, 18
+_LEDGER_COLUMNS = ["id", "stage", "tokens", "money"]
 
 
 @dataclass(frozen=True)
@@ -101,22 +103,33 @@ def _box(scores: npt.NDArray[np.float64], low: float, high: float) -> Markup:
 
 
 def requests(run: RunRecord) -> pd.DataFrame:
-    """Who requested how many instructions, by the ledgers of the run, ready for printing."""
-    ledgers = [stage for stage in run.stages.values() if stage.name == "instructions"]
-    first: dict[str, str] = {}
-    for ledger in ledgers:
-        table = read_table(ledger.verified / LEDGER, "id", "stage")
-        first = dict(zip(table["id"], table["stage"], strict=True)) | first
-    counts = pd.Series(list(first.values()), dtype=object).value_counts(sort=False)
-    planned = len(set(run.chosen["id"]) - set(first))
+    """Who requested how many instructions, by the ledgers, and what was billed for them; for printing."""
+    ledgers = [_ledger(stage.verified) for stage in run.stages.values() if stage.name == "instructions"]
+    # An image that is in several keeps the stage that requested it first.
+    ledger = pd.concat(ledgers).drop_duplicates("id") if ledgers else pd.DataFrame(columns=_LEDGER_COLUMNS)
+    table = ledger.groupby("stage", sort=False).agg(
+        instructions=("id", "size"), tokens=("tokens", "sum"), money=("money", "sum")
+    )
+    planned = len(set(run.chosen["id"]) - set(ledger["id"]))
     if planned:
-        counts["still to be requested for the selection"] = planned
-    total = {"all": int(counts.sum())}
-    rows = [
-        (name, f"{number:,}", percent(number / len(run.selection)))
-        for name, number in (counts.to_dict() | total).items()
-    ]
-    return pd.DataFrame(rows, columns=["requested for", "instructions", "% of the pool"])
+        table.loc["still to be requested for the selection"] = [planned, 0, 0]
+    table.loc["all"] = table.sum()
+    shown = pd.DataFrame({"requested for": table.index})
+    shown["instructions"] = [f"{number:,.0f}" for number in table["instructions"]]
+    shown["% of the pool"] = [percent(number / len(run.selection)) for number in table["instructions"]]
+    if table["tokens"].any():
+        shown["tokens"] = [f"{number:,.0f}" for number in table["tokens"]]
+    if table["money"].any():
+        shown["money"] = [f"{amount:,.4g}" for amount in table["money"]]
+    return shown
+
+
+def _ledger(folder: Path) -> pd.DataFrame:
+    """Id, stage, tokens and money of each image that a stage requested; no amounts if it was free."""
+    ledger = read_table(folder / LEDGER, "id", "stage")
+    if (folder / COSTS).exists():
+        ledger = ledger.merge(read_table(folder / COSTS, "id", "tokens", "money"), on="id", how="left")
+    return ledger.reindex(columns=_LEDGER_COLUMNS)
 
 
 def times(run: RunRecord) -> pd.DataFrame:

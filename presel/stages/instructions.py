@@ -61,7 +61,8 @@ class SamplesStage(Stage[list[Record]]):
 class InstructionsStage(SamplesStage):
     """A training file in LLaVA format, `train.json`, and the ledger of the requests, `ledger.parquet`.
 
-    Leaves `unanswered.parquet` too: id and reason (`why`) of the images that got no instruction. The purpose,
+    Leaves `unanswered.parquet` too: id and reason (`why`) of the images that got no instruction; and
+    `costs.parquet`: id, tokens and money of the answers, where a service bills them. The purpose,
     noted in the ledger, is `reference`, `round 1` …, `selection` or `whole pool`; an image that was requested
     before keeps the first.
 
