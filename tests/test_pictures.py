@@ -88,5 +88,5 @@ def test_long_images_are_shrunk(tmp_path: Path) -> None:
 
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(BrokenImage, match=r"a\.png: text, not an image"):
+    with pytest.raises(BrokenImage, match=r"a\.png: a text file, not an image"):
         data_url(tmp_path / "a.png", None)

@@ -139,7 +139,7 @@ def what_is(head: bytes) -> Kind | None:
     text = text.lower()
     if text.startswith(b"<") and b"<svg" in text:
         return Kind("SVG", *_UNREAD)
-    default = "text" if _is_text(head) else None
+    default = "a text file" if _is_text(head) else None
     name = next((name for beginning, name in _TEXTS.items() if text.startswith(beginning)), default)
     return None if name is None else Kind(name, *_NO_IMAGE)
 

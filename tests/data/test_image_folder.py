@@ -123,7 +123,7 @@ def test_files_that_are_no_usable_image_are_rejected(store: Store, tmp_path: Pat
     assert dict(zip(rejected["image"], rejected["why"], strict=True)) == {
         "a/nowhere.png": "missing",
         "a/out.png": "leaves the image folder",
-        "a/text.jpg": "text, not an image; fetch the image again",
+        "a/text.jpg": "a text file, not an image; fetch the image again",
     }
 
 
