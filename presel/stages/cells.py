@@ -65,7 +65,10 @@ def divide(features: Features, rows: IntVector, n_clusters: int, seed: int) -> l
     by_content = ascending[FeatureRows.trusted(features.array, ascending).content_order(all_keys)]  # (n,)
     drawn = settings.rng.choice(len(rows), min(_SAMPLE, len(rows)), replace=False)
     n_cells = min(_MOST_CELLS, math.ceil(n_clusters / CLUSTERS_PER_CELL))
-    groups, cells = cells_of_groups(read(by_content[np.sort(drawn)]), n_clusters, n_cells, settings)
+    # In memory, since k-means on rows from all over the file would keep most of it there.
+    sample = features.array[by_content[np.sort(drawn)]]  # (65,536, d) at most
+    release(features.array)
+    groups, cells = cells_of_groups(FeatureRows(sample, normalize=True), n_clusters, n_cells, settings)
     cell_of = np.empty(len(rows), np.int64)
     cell_of[order] = cells[np.concatenate(list(for_each_task(groups_near, slices)))]
     shares = clusters_of_cells(np.bincount(cell_of, minlength=n_cells), n_clusters)  # (cells,)
