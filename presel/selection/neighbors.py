@@ -12,7 +12,7 @@ from presel.selection.kmeans.assignment import assign, grouped
 from presel.selection.kmeans.search import numpy_search
 
 # Up to so many vectors all pairs are compared, which takes minutes.
-_ALL_PAIRS = 50_000
+_ALL_PAIRS = 100_000
 # More are divided into cells of about so many, and compared with those of so many cells: its own and nearby.
 _CELL = 2000
 _NEAR = 16
@@ -25,7 +25,7 @@ def nearest_neighbors(
 ) -> tuple[npt.NDArray[np.int64], Float32Matrix]:
     """Finds the vectors of largest cosine similarity to each vector.
 
-    Up to 50,000 vectors are all compared with each other. Of more, each is compared with those nearby, by
+    Up to 100,000 vectors are all compared with each other. Of more, each is compared with those nearby, by
     regions around a random sample, so that some neighbors are not the very nearest.
 
     Args:
