@@ -679,7 +679,7 @@ def test_gpus_that_are_not_there_are_refused_before_any_work(
     if devices == "auto" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     pipeline = build(configured("trainer=ddp", "trainer.accelerator=gpu", f"trainer.devices={devices}"))
-    with pytest.raises(PreselError, match=rf"^trainer\.devices={devices}: this machine has \d+ GPUs; ask"):
+    with pytest.raises(PreselError, match=rf"^trainer\.devices={devices}: this machine has \d+ GPUs; set "):
         getattr(pipeline, role).check(store)
 
 

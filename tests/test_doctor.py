@@ -190,13 +190,13 @@ def test_every_fault_is_found_by_name_and_nothing_sound_is_accused(
     assert kinds["tasks whose names hardly differ"][0]["where"] == "'ocr' and 'Ocr '"
     assert [finding["images"] for finding in kinds["image that no record names"]] == [["nobody.png"]]
     assert kinds["task of a single image"][0]["where"] == "task 'Ocr '"
-    assert kinds["task too small for the budget"]
+    assert kinds["reference set too small"]
     special = kinds["special token in the text, read as text"]
     assert [(finding["ids"], finding["detail"]) for finding in special] == [(["0705"], "</s> <|eot_id|>")]
     assert "14 of 117" in kinds["more unusable images than allowed"][0]["detail"]
     expected = {*FILES, *RECORDS, "not an object", "duplicates in a task", "duplicates across tasks"}
     expected |= {"images whose names hardly differ", "tasks whose names hardly differ"}
-    expected |= {"image that no record names", "task of a single image", "task too small for the budget"}
+    expected |= {"image that no record names", "task of a single image", "reference set too small"}
     expected |= {"more unusable images than allowed", "task smaller than a cluster"}
     expected |= {"special token in the text, read as text"}
     assert kinds.keys() == expected

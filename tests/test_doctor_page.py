@@ -50,7 +50,7 @@ def test_findings_are_shown_as_pictures_and_names_are_text(in_process: Program, 
     found = Elements(page)
     assert "Faults stop a run on this pool, or leave images out of it: 2 faults, " in found.text
     assert "a web page" in found.text, "why an image is broken"
-    assert "Near-duplicates (1 groups)" in found.text
+    assert "Near-duplicates (1 group)" in found.text
     assert "2 records: 0003, 0020" in found.text
     assert "pool.near_duplicates=keep_one" in found.text
     assert "long and narrow: 2" in found.text

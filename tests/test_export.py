@@ -217,7 +217,7 @@ def test_a_selection_without_instructions_can_only_be_listed(in_process: Program
     # The copies serve as well when the pool is elsewhere.
     shutil.rmtree(pool_folder / "images")
     gone = in_process.refuses("export", str(run.folder), "--format", "manifest", "--out", "other")
-    assert "the file no longer exists (12 of 12 selected images are missing)" in gone
+    assert "the file no longer exists (12 of 12 images are missing)" in gone
 
 
 def test_images_that_got_no_instruction_are_told_apart(in_process: Program, pool_folder: Path) -> None:

@@ -133,3 +133,26 @@ def test_a_task_of_one_image_can_be_chosen_from(in_process: Program, tmp_path: P
     picture(tmp_path / "images" / "lonely" / "1.png", 99)
     in_process.succeeds("run", *pool, *SELECT)
     assert selection(tmp_path)["task"].nunique() == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [
+        (r'"{^000: first, .: rest}"', 10),
+        (r'"{\"^000[0-4]\": first, \".\": rest}"', 5),
+        ("{000: first, 00: rest}", 10),
+    ],
+)
+def test_tasks_may_come_from_patterns_on_the_command_line(
+    in_process: Program, pool_folder: Path, given: str, first: int
+) -> None:
+    in_process.succeeds("run", *on_folder(pool_folder), *SELECT, f"pool.task_patterns={given}", OWN_STORE)
+    chosen = selection(pool_folder)
+    assert chosen["task"].value_counts().to_dict() == {"first": first, "rest": 60 - first}
+
+
+def test_patterns_that_are_no_mapping_are_refused(in_process: Program, pool_folder: Path) -> None:
+    told = in_process.refuses(
+        "run", *on_folder(pool_folder), *SELECT, 'pool.task_patterns="first: {"', OWN_STORE
+    )
+    assert "pool.task_patterns" in told

@@ -315,6 +315,14 @@ def test_the_cost_measure_by_hand(tmp_path: Path) -> None:
     assert results(by_setting(runs[:2]), [])["prism_cost"].isna().all()
 
 
+def test_why_there_is_no_relative_score_is_told(tmp_path: Path) -> None:
+    runs = [tuned(tmp_path, "presel", score=0.4), tuned(tmp_path, "full", budget=20, score=0.0)]
+    for count, told in ((1, "there are no runs of strategy=full"), (2, "the full pool's model scores 0 on ")):
+        groups = by_setting(runs[:count])
+        (note,) = [one for one in notes_on(groups, results(groups, []), []) if one.startswith("No Rel.")]
+        assert told in note
+
+
 def test_rows_with_fewer_seeds_than_random_are_told(tmp_path: Path) -> None:
     seeds = {
         "random": range(7),

@@ -281,6 +281,9 @@ def test_the_store_command_finds_damage(store: Store, capsys: pytest.CaptureFixt
     assert verified() == (0, "results: 3, problems: 0")
     flip(damaged / "number.json", 0, 0)
     (torn / MANIFEST).unlink()
+    code, told = verified()
+    assert code == 1
+    assert told.endswith("results: 2, problems: 1, unfinished: 1 (continued by the runs that need them)")
     os.mkfifo(torn / MANIFEST)
     (sound / "notes.txt").touch()
     (sound / ".number.json.0123.tmp").touch()

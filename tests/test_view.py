@@ -183,6 +183,9 @@ def test_the_first_lines_tell_differences_from_chance(tmp_path: Path) -> None:
     ]
     (*_, few) = on_results(groups, results.assign(seeds=2))
     assert few.startswith("So few seeds cannot tell from chance how these differ from random selection: good")
+    # Whatever it is called, the full pool is not chosen.
+    full = groups | {"so so": [replace(run, strategy="full") for run in groups["so so"]]}
+    assert on_results(full, results) == said[:3]
     (*_, none) = on_results(groups, results[["setting", "seeds"]])
     assert none.endswith("there are no runs of strategy=random.")
 
@@ -194,7 +197,7 @@ def test_near_duplicates_among_the_chosen_are_shown(tmp_path: Path) -> None:
     (found,) = alike({"presel": run}).values()
     # One copy is in another task, and one was not chosen.
     assert [[one.name for one in row.pictures] for row in found.rows] == [["image 0", "image 1"]]
-    assert found.said.startswith("Of what presel chose, 1 show nearly the same as another one of their task")
+    assert found.said.startswith("Of what presel chose, 2 show nearly the same as another one of their task")
     assert alike({"full": chosen_run(tmp_path, IDS, range(6))}) == {}
 
 

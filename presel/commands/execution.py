@@ -28,6 +28,15 @@ from presel.storage.store import Store
 
 _log = logging.getLogger(__name__)
 
+# Options of each group that are not made for the built-in digit scenes.
+_FOR_PHOTOGRAPHS = {
+    "clip": "clip_vit_l14_336",
+    "encoder": "dinov2_base",
+    "evaluation": "llava_json",
+    "lvlm": "llava15_7b",
+    "validation": "llava_json",
+}
+
 
 def execute(config: DictConfig, folder: Path, overrides: Sequence[str], typed: Sequence[str]) -> RunRecord:
     """Runs one configuration and leaves `run.json`, and with an evaluation `summary.csv`, in its folder.
@@ -68,7 +77,7 @@ def _executed(
     if built_in := made_for_digits(pipeline, target):
         _log.warning(
             f"made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
-            "others, as in encoder=dinov2_base lvlm=llava15_7b evaluation=llava_json"
+            f"others, as in {' '.join(f'{group}={_FOR_PHOTOGRAPHS[group]}' for group in built_in)}"
         )
     unused = unused_groups(config, pipeline)
     if ignored := [override for override in overrides if group_of(override) in unused]:

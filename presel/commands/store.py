@@ -52,19 +52,20 @@ def _list(store: Path) -> int:
 
 def _verify(store: Path) -> int:
     folders, problems = _results(store), 0
-    for folder in folders:
+    finished = [folder for folder in folders if (folder / MANIFEST).exists()]
+    for folder in finished:
         for problem in _problems(folder, store):
             problems += 1
             console.print(problem)
-    console.print(f"results: {len(folders)}, problems: {problems}")
+    # Another run may be at work on these.
+    unfinished = len(folders) - len(finished)
+    more = f", unfinished: {unfinished} (continued by the runs that need them)" if unfinished else ""
+    console.print(f"results: {len(finished)}, problems: {problems}{more}")
     return int(problems > 0)
 
 
 def _problems(folder: Path, store: Path) -> Iterator[str]:
     name = f"{folder.parent.name}/{folder.name}"
-    if not (folder / MANIFEST).exists():
-        yield f"{name}: unfinished; the run that needs it will continue it"
-        return
     try:
         manifest = read_manifest(folder)
         if (manifest["stage"], manifest["key"]) != (folder.parent.name, folder.name):

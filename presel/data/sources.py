@@ -5,7 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+import yaml
+from pydantic import BeforeValidator, Field
 
 from presel.component import component
 from presel.data.checks import check_file
@@ -24,6 +25,16 @@ NO_INSTRUCTIONS = (
     "this pool has images and no instructions; choose who writes them (instructions=openai, openai_batch, "
     "label_studio or transformers)"
 )
+
+
+def _mapping(given: object) -> object:
+    """Reads a mapping that is given as text."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return yaml.safe_load(given)
+    except yaml.YAMLError:
+        return given
 
 
 def annotated(files: PoolFiles) -> LlavaFiles:
@@ -180,7 +191,7 @@ class LlavaRecords(FileSource):
         images: Folder that the records' image paths are relative to.
         task_field: The field of a record that names its task; None for one task, `all`.
         task_patterns: Used instead of the field if given: regular expression on the image path → task,
-            the first match counts.
+            the first match counts. Text is read as YAML, since Hydra's command line takes no such names.
         ids: Whether a record's name is its `id` (`field`) or its position in the file, from 0 (`position`).
         text_only: Whether records without an image are an error (`refuse`), are skipped and counted, either
             those whose questions contain no image token (`drop`) or all (`drop_all`), or are trained on
@@ -193,7 +204,7 @@ class LlavaRecords(FileSource):
     annotations: Path
     images: Path
     task_field: str | None = "task"
-    task_patterns: dict[str, str] | None = None
+    task_patterns: Annotated[dict[str, str], BeforeValidator(_mapping)] | None = None
     ids: Literal["field", "position"] = "field"
     text_only: TextOnly = "refuse"
 

@@ -195,7 +195,7 @@ def of_tasks(sizes: Mapping[str, int], plan: Plan | None, images_per_cluster: in
             continue
         if plan and plan.reference and plan.reference[task] < _FEW_REFERENCE:
             detail = f"{size} images, {plan.reference[task]} of them in the reference set: too few for a mean"
-            yield Finding("warning", "task too small for the budget", where, detail)
+            yield Finding("warning", "reference set too small", where, detail)
         elif plan and not plan.bought[task]:
             detail = f"{size} images, none of which the budget would buy if split by size"
             yield Finding("warning", "task too small for the budget", where, detail)

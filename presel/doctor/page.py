@@ -120,7 +120,7 @@ def _groups(diagnosis: Diagnosis) -> list[Section]:
             for group in groups[:_ROWS]
         ]
         if rows:
-            heading = f"{title} ({len(groups):,} groups)"
+            heading = f"{title} ({len(groups):,} group{'' if len(groups) == 1 else 's'})"
             sections.append(Section(heading, advice, rows, _more(len(groups)), grouped=True))
     return sections
 

@@ -184,7 +184,14 @@ def cost(plan: Plan) -> str:
         text += " (the strategy reads all instructions before it chooses)"
     if plan.estimate is None:
         return f"{text}; free of charge"
-    text += f"; about {plan.estimate.tokens:,} tokens, cost {plan.estimate.money:,.2f}"
+    text += f"; about {plan.estimate.tokens:,} tokens, "
+    if plan.estimate.money:
+        text += f"cost {plan.estimate.money:,.2f}"
+    else:
+        text += (
+            "cost unknown without instructions.price_per_million_prompt_tokens and "
+            "instructions.price_per_million_answer_tokens"
+        )
     return text + (f", above {' and '.join(plan.exceeds)}" if plan.exceeds else "")
 
 

@@ -19,8 +19,8 @@ def check_exportable(source: Path, images: Sequence[str]) -> None:
     missing = [image for image, file in zip(images, files, strict=True) if not file.is_file()]
     if missing:
         raise PreselError(
-            f"{source / missing[0]}: the file no longer exists ({len(missing)} of {len(images)} selected "
-            "images are missing); restore the images"
+            f"{source / missing[0]}: the file no longer exists ({len(missing)} of {len(images)} images "
+            "are missing); restore the images"
         )
 
 

@@ -117,8 +117,9 @@ def check_devices(hardware: Hardware) -> None:
     here, gpus = processes_per_node(hardware), torch.cuda.device_count()
     if not gpus or here > gpus:
         raise PreselError(
-            f"trainer.devices={hardware.devices}: this machine has {gpus} GPUs; ask for as many, or set "
-            "trainer.accelerator=cpu"
+            f"trainer.devices={hardware.devices}: this machine has {gpus} GPUs; "
+            + (f"set trainer.devices={gpus}, or " if gpus else "set ")
+            + "trainer.accelerator=cpu"
         )
 
 

@@ -65,12 +65,12 @@ def _groups(run: RunRecord, workers: int) -> list[list[str]]:
 
 
 def _described(name: str, run: RunRecord, groups: Sequence[Sequence[str]]) -> Alike:
-    extra = sum(len(group) - 1 for group in groups)
+    members = sum(map(len, groups))
     sampled = len(run.chosen) > _COMPARED
     what = (
         f"Of {_COMPARED:,} images, a random part of what {name} chose" if sampled else f"Of what {name} chose"
     )
-    if not extra:
+    if not members:
         return Alike(f"{what}, no two of one task are near-duplicates.", [])
     rows = []
     for group in groups[:_SHOWN]:
@@ -81,8 +81,8 @@ def _described(name: str, run: RunRecord, groups: Sequence[Sequence[str]]) -> Al
     number = "1 group" if len(groups) == 1 else f"{len(groups):,} groups"
     largest = f", of which the {_SHOWN} largest are shown" if len(groups) > _SHOWN else ""
     return Alike(
-        f"{what}, {extra:,} show nearly the same as another one of their task, in {number}{largest}; "
-        "pool.near_duplicates=keep_one leaves such copies out of the pool.",
+        f"{what}, {members:,} show nearly the same as another one of their task, in {number}{largest}; "
+        "pool.near_duplicates=keep_one leaves all but one of each group out of the pool.",
         rows,
     )
 

@@ -46,7 +46,8 @@ def notes_on(
         *([_TEXT_ONLY] if any("text_only" in runs[0].stages for runs in groups.values()) else []),
         *_verdicts(groups),
         *_few_seeds(groups),
-        *_rank_agreement(results, published),
+        *_no_relative(groups, results),
+        *_rank_agreement(groups, results, published),
     ]
 
 
@@ -98,11 +99,25 @@ def _few_seeds(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
     return notes
 
 
-def _rank_agreement(results: pd.DataFrame, published: Sequence[str]) -> list[str]:
+def _no_relative(groups: Mapping[str, Sequence[RunRecord]], results: pd.DataFrame) -> list[str]:
+    """Says why no setting has a Rel., if so."""
+    if "relative" not in results or results["relative"].notna().any():
+        return []
+    whole = [run for runs in groups.values() for run in runs if run.strategy == WHOLE_POOL]
+    if not whole:
+        return [f"No Rel.: there are no runs of strategy={WHOLE_POOL}."]
+    zero = sorted({name for run in whole for name, score in run.scores.items() if not score})
+    return [f"No Rel.: the full pool's model scores 0 on {', '.join(zero)}."] if zero else []
+
+
+def _rank_agreement(
+    groups: Mapping[str, Sequence[RunRecord]], results: pd.DataFrame, published: Sequence[str]
+) -> list[str]:
     """States how far the order of the strategies agrees with that in each published table."""
     notes = []
     # Rel. of the full pool is 100 in every table.
-    selected = results[results["setting"] != WHOLE_POOL]
+    whole = {name for name, runs in groups.items() if runs[0].strategy == WHOLE_POOL}
+    selected = results[~results["setting"].isin(whole)]
     for name in published:
         both = selected[["relative", column_of(name)]].dropna().to_numpy(float)  # (strategies, 2)
         if len(both) < 2:

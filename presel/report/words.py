@@ -71,7 +71,8 @@ def on_results(groups: Mapping[str, Sequence[RunRecord]], results: pd.DataFrame)
             *said,
             f"Nothing says how they compare with chance: there are no runs of strategy={BASELINE}.",
         ]
-    compared = results[results["difference"].notna() & (results["setting"] != WHOLE_POOL)]
+    whole = {name for name, runs in groups.items() if runs[0].strategy == WHOLE_POOL}
+    compared = results[results["difference"].notna() & ~results["setting"].isin(whole)]
     known = compared[compared["p_holm"].notna() & (compared["seeds"] >= _FEW_SEEDS)]
     sure = known[known["p_holm"] < _LEVEL]
     for rows, better in ((sure[sure["difference"] > 0], "better"), (sure[sure["difference"] < 0], "worse")):
