@@ -394,7 +394,8 @@ class RunRecord:
     def _stage(self, role: str) -> StageRecord:
         stage = self.stages.get(role)
         if stage is None:
-            raise PreselError(_without(self.folder, role))
+            known = f"it has {', '.join(self.stages)}" if self.stages else "run the same command again"
+            raise PreselError(f"{_without(self.folder, role)}; {known}")
         if not (stage.folder / MANIFEST).exists():
             raise PreselError(
                 f"{self.folder}: the result of stage '{stage.label}' is gone from {stage.folder}; run the "
@@ -404,8 +405,8 @@ class RunRecord:
 
 
 def _without(folder: Path, role: str) -> str:
-    until = f" with until={role}" if role in TARGETS else ""
-    return f"{folder}: this run has no {role}; run the same command again{until}"
+    remedy = f"; run the same command again with until={role}" if role in TARGETS else ""
+    return f"{folder}: this run has no {role}{remedy}"
 
 
 def _by_image(file: Path, *columns: str) -> pd.DataFrame:

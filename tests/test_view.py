@@ -238,6 +238,11 @@ def test_a_run_is_viewed_and_its_images_are_encoded_if_need_be(in_process: Progr
     text = (run.folder / "view.html").read_text()
     assert "random chose 30 of 200 images (15.0 %) in 10 tasks." in text
     assert "No model was tuned on this choice" in text
+    assert "--out=outputs is a folder; name a file" in in_process.refuses(
+        "view", str(run.folder), "--out", "outputs"
+    )
+    written = str(run.folder / "view.html")
+    assert "is a file; name a folder" in in_process.refuses("report", str(run.folder), "--out", written)
     # The map is that of any run on the pool.
     in_process.succeeds("run", *TINY, "until=selection")
     both = in_process.succeeds("view", str(last_run(tmp_path).folder), str(run.folder), "--no-open")

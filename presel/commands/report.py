@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--no-map", action="store_true", help="leave the map of the pool out")
     options = parser.parse_args(arguments)
+    if options.out.exists() and not options.out.is_dir():
+        raise PreselError(f"--out={options.out} is a file; name a folder")
     found = find_runs(options.runs)
     written = _results(found, options) if any(run.tuned for run in found) else _selections(found, options)
     for name, text in written.items():

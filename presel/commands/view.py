@@ -41,6 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-open", action="store_true", help="do not open the page in a browser")
     options = parser.parse_args(arguments)
     runs = [load_run(folder) for folder in options.runs]
+    file = options.out or runs[0].folder / "view.html"
+    if file.is_dir():
+        raise PreselError(f"--out={file} is a folder; name a file, as in --out={file / 'view.html'}")
     shown = _named(runs)
     text = page(
         options.title or f"What {' and '.join(dict.fromkeys(run.strategy for run in runs))} chose",
@@ -48,7 +51,6 @@ def main(arguments: Sequence[str]) -> int:
         pool_map(runs[0]),
         PageOptions(pictures=options.pictures, workers=cpu_count()),
     )
-    file = options.out or runs[0].folder / "view.html"
     with atomic(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
     console.print(file)
