@@ -188,8 +188,9 @@ def test_the_store_command_lists_verifies_and_cleans(in_process: Program, tmp_pa
     assert "problems: 0" in in_process("store", "verify").stdout
     (store / "features" / "halfway").mkdir(parents=True)
     found = in_process("store", "verify")
-    assert found.returncode == 1
-    assert "features/halfway: unfinished" in found.stdout
+    # Another run may be at work on it.
+    assert found.returncode == 0
+    assert "problems: 0, unfinished: 1" in found.stdout
     assert "1 unfinished results deleted" in in_process("store", "clean").stdout
     assert not (store / "features" / "halfway").exists()
     (store / "features" / "running").mkdir()

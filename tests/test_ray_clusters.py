@@ -146,6 +146,14 @@ def test_no_room_is_told_within_a_minute(tmp_path: Path, three_nodes: Cluster) -
     assert "each worker asks for 2 CPU; the cluster has 3 CPU, " in str(caught.value)
 
 
+def test_a_shard_that_ends_workers_on_every_node_is_named(tmp_path: Path, three_nodes: Cluster) -> None:
+    executor = RayExecutor(address=three_nodes.address, workers=0, attempts=2)
+    store = Store(tmp_path, executor=executor)
+    (tmp_path / "work").mkdir()
+    with pytest.raises(PreselError, match=r"^squaring: shard 4 ended 2 workers, .*\(number 8, number 9\)"):
+        store.executor.compute(Squares(count=21, ends={9: 9}), store, tmp_path / "work")
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_ends_leaves_no_process_and_goes_on(
     program: Program, noise: Path, ending: signal.Signals

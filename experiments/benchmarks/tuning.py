@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/tuning.py [--shape cpu|7b] [--samples 64] [--longest 60]
 
-Both tune the same randomly initialised LLaVA, with images of 576 tokens, for one epoch. `--longest` is the
+Both tune the same randomly initialized LLaVA, with images of 576 tokens, for one epoch. `--longest` is the
 most words of a question or an answer: 1 gives samples of one length, 60 mixed lengths. The bound is bare
 steps on the tuner's own batches, ready in memory. Start-up is outside the clocks: all count from the end of
 the first step. Prints a table and, last, one line of JSON; its largest difference is that of a batch's loss

@@ -124,7 +124,7 @@ def learn_captions(
     Args:
         model: What to train; its tower stays frozen.
         tokenizer: Its tokenizer.
-        steps: Optimiser steps.
+        steps: Optimizer steps.
         pictures: Captioned pictures a step and process.
         texts: Text-only conversations a step and process.
         learning_rate: Peak.

@@ -63,7 +63,7 @@ def train(
     Args:
         model: Its parameters that require gradients are trained.
         step_loss: Draws a batch and returns its loss.
-        steps: Optimiser steps.
+        steps: Optimizer steps.
         learning_rate: Peak of Muon's; AdamW's is 0.4 of it.
         report: Measures quality for the log.
         report_every: Steps between two lines of the log, and between two saves.
@@ -72,7 +72,7 @@ def train(
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     hidden = [p for name, p in trained.items() if p.ndim == 2 and "embed" not in name and "head" not in name]
     others = [p for p in trained.values() if all(p is not matrix for matrix in hidden)]
-    optimisers: list[torch.optim.Optimizer] = [
+    optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(hidden, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=0.4 * learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
@@ -82,16 +82,16 @@ def train(
         cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
         return min((step + 1) / warmup, 0.05 + 0.95 * cosine)
 
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimiser, factor) for optimiser in optimisers]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
     start, running = time.monotonic(), 0.0
     for step in range(1, steps + 1):
         loss = step_loss()
         loss.backward()  # type: ignore[no-untyped-call]
         _average_gradients(trained.values())
         nn.utils.clip_grad_norm_(trained.values(), 1.0)
-        for optimiser, schedule in zip(optimisers, schedules, strict=True):
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             schedule.step()
         running += loss.item()
         if step % report_every == 0 or step == steps:

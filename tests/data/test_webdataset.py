@@ -174,7 +174,7 @@ def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
         (header("x", 0, tarfile.GNUTYPE_LONGNAME) * 2000 + bytes(1024), "maximum recursion depth"),
         # A member that is followed by itself; Python versions differ in what finds it.
         (header("1.jpg", -512) + bytes(1024), ""),
-        (b"no tar file", "it is text"),
+        (b"no tar file", "it is a text file"),
         (b"\xff\xd8\xff\xe0" + bytes(600), "it is JPEG"),
         (b"<!DOCTYPE html><html>", "it is a web page"),
     ],
