@@ -42,7 +42,7 @@ class ParallelStage(Stage[T_co]):
         check_devices(self.runtime.hardware)
 
     def elsewhere(self, workers: int) -> Self:
-        """The same stage with so many worker processes, on the kind of device that is part of its key."""
+        """The same stage with `workers` worker processes, on the kind of device that is part of its key."""
         hardware = resolved(self.runtime.hardware)
         return replace(self, runtime=replace(self.runtime, workers=workers, hardware=hardware))
 

@@ -21,7 +21,7 @@ Size = tuple[int, int]
 # A processor's results that describe text; all others describe images.
 _TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 _OF_TEXT = ("input_ids", "attention_mask", "text_replacement_offsets", "labels", *_TOKEN_TYPES)
-# From so many images on, starting worker processes takes less time than reading the headers here.
+# From this number of images on, starting worker processes takes less time than reading the headers here.
 _MANY = 10_000
 # Any image, for models whose images all take the same number of tokens.
 _PROBE = (64, 64)

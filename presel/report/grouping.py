@@ -136,6 +136,11 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[st
     return [name for name in first if name in second and first[name] != second[name]]
 
 
+def settings_with(strategy: str, groups: Mapping[str, Sequence[RunRecord]]) -> set[str]:
+    """Names of the settings that run a strategy, whatever else they set."""
+    return {name for name, runs in groups.items() if runs[0].strategy == strategy}
+
+
 def counterpart(
     runs: Sequence[RunRecord], strategy: str, groups: Mapping[str, Sequence[RunRecord]]
 ) -> list[RunRecord]:

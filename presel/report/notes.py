@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from presel.report.grouping import counterpart
+from presel.report.grouping import counterpart, settings_with
 from presel.report.published import PUBLISHED_TABLES
 from presel.report.statistics import rank_correlation, spread
 from presel.report.tables import BASELINE, WHOLE_POOL, column_of
@@ -103,10 +103,18 @@ def _no_relative(groups: Mapping[str, Sequence[RunRecord]], results: pd.DataFram
     """Says why no setting has a Rel., if so."""
     if "relative" not in results or results["relative"].notna().any():
         return []
-    whole = [run for runs in groups.values() for run in runs if run.strategy == WHOLE_POOL]
+    whole = settings_with(WHOLE_POOL, groups)
     if not whole:
         return [f"No Rel.: there are no runs of strategy={WHOLE_POOL}."]
-    zero = sorted({name for run in whole for name, score in run.scores.items() if not score})
+    zero = sorted(
+        {
+            name
+            for setting in whole
+            for run in groups[setting]
+            for name, score in run.scores.items()
+            if not score
+        }
+    )
     return [f"No Rel.: the full pool's model scores 0 on {', '.join(zero)}."] if zero else []
 
 
@@ -116,8 +124,7 @@ def _rank_agreement(
     """States how far the order of the strategies agrees with that in each published table."""
     notes = []
     # Rel. of the full pool is 100 in every table.
-    whole = {name for name, runs in groups.items() if runs[0].strategy == WHOLE_POOL}
-    selected = results[~results["setting"].isin(whole)]
+    selected = results[~results["setting"].isin(settings_with(WHOLE_POOL, groups))]
     for name in published:
         both = selected[["relative", column_of(name)]].dropna().to_numpy(float)  # (strategies, 2)
         if len(both) < 2:

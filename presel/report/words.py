@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from presel.report.grouping import settings_with
 from presel.report.spending import TaskSpending
 from presel.report.summary import percent
 from presel.report.tables import BASELINE, WHOLE_POOL
@@ -71,8 +72,9 @@ def on_results(groups: Mapping[str, Sequence[RunRecord]], results: pd.DataFrame)
             *said,
             f"Nothing says how they compare with chance: there are no runs of strategy={BASELINE}.",
         ]
-    whole = {name for name, runs in groups.items() if runs[0].strategy == WHOLE_POOL}
-    compared = results[results["difference"].notna() & ~results["setting"].isin(whole)]
+    compared = results[
+        results["difference"].notna() & ~results["setting"].isin(settings_with(WHOLE_POOL, groups))
+    ]
     known = compared[compared["p_holm"].notna() & (compared["seeds"] >= _FEW_SEEDS)]
     sure = known[known["p_holm"] < _LEVEL]
     for rows, better in ((sure[sure["difference"] > 0], "better"), (sure[sure["difference"] < 0], "worse")):

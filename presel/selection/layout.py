@@ -11,7 +11,7 @@ from presel.selection.feature_rows import FeatureRows
 LAID_OUT = 5000
 # Principal components that distances are measured in (van der Maaten and Hinton, 2008, reduce to 50 too).
 _COMPONENTS = 50
-# Of t-SNE, unless there are too few vectors for so many neighbors.
+# Perplexity of t-SNE, lowered where there are too few vectors for it.
 _PERPLEXITY = 30.0
 # Laid-out vectors that each of the others is placed among.
 _NEIGHBORS = 5

@@ -11,10 +11,11 @@ from presel.selection.feature_rows import FeatureRows
 from presel.selection.kmeans.assignment import assign, grouped
 from presel.selection.kmeans.search import numpy_search
 
-# Up to so many vectors all pairs are compared, which takes minutes.
+# The most vectors of which all pairs are compared, which takes minutes.
 _ALL_PAIRS = 100_000
-# More are divided into cells of about so many, and compared with those of so many cells: its own and nearby.
+# More vectors are divided into cells. Vectors of a cell, on average:
 _CELL = 2000
+# Cells whose vectors one is compared with: its own and the nearest others.
 _NEAR = 16
 # Vectors that are compared at a time, to bound memory.
 _ROWS = 256

@@ -15,7 +15,7 @@ _MANY = 4
 
 
 def many(tasks: int) -> bool:
-    """Whether so many tasks are divided among CPUs, each on one of them; see `for_each_task`."""
+    """Whether that number of tasks is divided among CPUs, each task on one of them; see `for_each_task`."""
     return tasks >= _MANY
 
 
