@@ -3,6 +3,7 @@
 import ast
 import copy
 import dataclasses
+import json
 import re
 import shlex
 import subprocess
@@ -29,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import presel
-from presel.commands.execution import made_for_digits
+from presel.commands.execution import benchmark_images_in_pool, made_for_digits
 from presel.commands.run import run_help
 from presel.data.image_folder import ImageFolder
 from presel.errors import PreselError
@@ -294,6 +295,14 @@ def test_a_mistake_is_told_in_one_sentence(overrides: list[str], sentence: str) 
     assert sentence in told
     assert "\n" not in told
     assert "secret" not in told and "word@" not in told
+
+
+def test_several_values_are_swept_over_only_where_that_is_possible() -> None:
+    with pytest.raises(HydraException) as caught:
+        configured("seed=0,1")
+    assert "values; add -m to sweep over them, bracket a list" in explain(caught.value, may_sweep=True)
+    with pytest.raises(PreselError, match="stands for several values; give one, bracket a list"):
+        presel.compose(["seed=0,1"])
 
 
 UNREADABLE = [
@@ -574,6 +583,23 @@ def test_what_is_made_for_digits_is_named_where_the_pool_is_not(tmp_path: Path) 
     assert made_for_digits(pipeline, pipeline.selection) == []
     pipeline = build(configured())
     assert made_for_digits(pipeline, pipeline.evaluation) == []
+
+
+def test_benchmark_images_that_the_pool_shows_are_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / f"{number}.png", number)
+    (tmp_path / "copy.png").write_bytes((tmp_path / "1.png").read_bytes())
+    asked = [{"from": "human", "value": "<image>\nWhich?"}, {"from": "gpt", "value": "this"}]
+    for file, images in (("pool", ["0.png", "1.png"]), ("eval", ["0.png", "copy.png", "2.png", "3.png"])):
+        records = [{"id": image, "image": image, "task": "vqa", "conversations": asked} for image in images]
+        (tmp_path / f"{file}.json").write_text(json.dumps(records))
+    pool = ("pool=llava_json", f"pool.annotations={tmp_path}/pool.json", f"pool.images={tmp_path}")
+    benchmarks = ("evaluation=llava_json", f"evaluation.annotations={tmp_path}/eval.json")
+    pipeline, store = build(configured(*pool, *benchmarks)), Store(tmp_path / "store")
+    assert benchmark_images_in_pool(pipeline, store, pipeline.selection) == 0
+    store.ensure(pipeline.benchmarks)
+    store.ensure(pipeline.images)
+    assert benchmark_images_in_pool(pipeline, store, pipeline.evaluation) == 2
 
 
 @pytest.mark.parametrize(

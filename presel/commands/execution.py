@@ -11,7 +11,7 @@ from presel.console import ConsoleReporter
 from presel.data.sources import DigitScenes
 from presel.data.validation import DigitValidation
 from presel.errors import PreselError
-from presel.evaluation.benchmarks import DigitBenchmarks
+from presel.evaluation.benchmarks import Benchmarks, DigitBenchmarks
 from presel.evaluation.external import ExternalBenchmarks
 from presel.evaluation.scores import ModelScores
 from presel.instructions.ledger import requested_ids
@@ -79,6 +79,11 @@ def _executed(
             f"made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
             f"others, as in {' '.join(f'{group}={_FOR_PHOTOGRAPHS[group]}' for group in built_in)}"
         )
+    if shared := benchmark_images_in_pool(pipeline, store, target):
+        _log.warning(
+            f"{shared:,} images of the benchmarks are in the pool too, so that scores may be too high; "
+            "`presel doctor` lists them, pool.exclude leaves them out"
+        )
     unused = unused_groups(config, pipeline)
     if ignored := [override for override in overrides if group_of(override) in unused]:
         _log.warning(f"nothing in this run reads {', '.join(ignored)}")
@@ -122,6 +127,15 @@ def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
     for group, kind in (("evaluation", DigitBenchmarks), ("validation", DigitValidation)):
         groups += [group] if any(isinstance(value, kind) for _, value in held) else []
     return groups
+
+
+def benchmark_images_in_pool(pipeline: Pipeline, store: Store, target: Stage[Any]) -> int:
+    """Number of benchmark images that the pool shows too, byte by byte; the built-in ones show none."""
+    source = pipeline.benchmark_source
+    if not isinstance(source, Benchmarks) or source.stages or pipeline.benchmarks not in upstream(target):
+        return 0
+    asked, pool = (stage.all_images(store)["content"] for stage in (pipeline.benchmarks, pipeline.images))
+    return int(asked[asked.isin(pool)].nunique())
 
 
 def _tuned_scores(pipeline: Pipeline, store: Store) -> ModelScores:

@@ -67,7 +67,7 @@ def run_app(arguments: Sequence[str]) -> None:
         sys.argv = ["presel run", *spread_over_jobs(flags_first)]
         hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(run_job)()
     except MISTAKES as error:
-        raise PreselError(explain(error, overrides)) from error
+        raise PreselError(explain(error, overrides, may_sweep=True)) from error
     except UNREADABLE as error:
         if not _raised_by(error, "hydra", "omegaconf", "yaml", "codecs"):
             raise

@@ -24,6 +24,7 @@ from presel.doctor.times import StageTime, Work, stage_times
 from presel.errors import PreselError
 from presel.evaluation.benchmarks import Benchmarks
 from presel.pipeline import Pipeline
+from presel.stages.clusters import ClustersStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.tasks import Tasks
 from presel.storage.files import resumable_folder
@@ -100,6 +101,8 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     steps = upstream(*targets)
     records = usable.drop_duplicates("id")
     sizes = {task: int((records["task"] == task).sum()) for task in sorted(set(table["task"]))}
+    clustered = any(isinstance(step, ClustersStage) for step in steps)
+    images_per_cluster = pipeline.clustering.images_per_cluster if clustered else None
     plan, problems = _planned(pipeline, files, sizes, steps)
     found = [
         *findings.of_records(errors),
@@ -108,7 +111,7 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
         *_of_rejected(source, table),
         *_of_benchmarks(pipeline, table, store),
         *problems,
-        *findings.of_tasks(sizes, plan, pipeline.clustering.images_per_cluster),
+        *findings.of_tasks(sizes, plan, images_per_cluster),
     ]
     times = []
     if plan is not None:

@@ -180,10 +180,12 @@ def of_files(files: Sequence[str], named: set[str]) -> Iterator[Finding]:
         yield Finding("note", "image that no record names", image, images=(image,))
 
 
-def of_tasks(sizes: Mapping[str, int], plan: Plan | None, images_per_cluster: int) -> Iterator[Finding]:
+def of_tasks(
+    sizes: Mapping[str, int], plan: Plan | None, images_per_cluster: int | None
+) -> Iterator[Finding]:
     """Tasks too small for the budget, the reference set or the clusters, by usable images.
 
-    `plan` is None if the budget cannot be met.
+    `plan` is None if the budget cannot be met, `images_per_cluster` if the run does not cluster tasks.
     """
     for task, size in sizes.items():
         where = f"task '{task}'"
@@ -199,7 +201,7 @@ def of_tasks(sizes: Mapping[str, int], plan: Plan | None, images_per_cluster: in
         elif plan and not plan.bought[task]:
             detail = f"{size} images, none of which the budget would buy if split by size"
             yield Finding("warning", "task too small for the budget", where, detail)
-        if size < images_per_cluster:
+        if images_per_cluster and size < images_per_cluster:
             detail = f"{size} images, fewer than the {images_per_cluster} per cluster"
             yield Finding("note", "task smaller than a cluster", where, detail)
 

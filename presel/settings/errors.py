@@ -39,12 +39,13 @@ MISTAKES = (HydraException, OmegaConfBaseException, YAMLError)
 UNREADABLE = (OSError, ValueError, RecursionError)
 
 
-def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
+def explain(error: BaseException, overrides: Sequence[str] = (), *, may_sweep: bool = False) -> str:
     """Says in one sentence what is wrong with the configuration, and how to correct it.
 
     Args:
         error: Raised by Hydra, OmegaConf, YAML or a component; of any other, the message is returned.
         overrides: The command line's, flags among them.
+        may_sweep: Whether the command can sweep over values.
     """
     chain = _chain(error)
     key = _full_key(chain)
@@ -65,9 +66,10 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
             case OverrideParseException():
                 return unreadable(str(link.override), is_sweep(overrides))
         if several := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", str(link)):
+            remedy = "add -m to sweep over them" if may_sweep else "give one"
             return (
-                f"{several[1]} stands for several values; add -m to sweep over them, bracket a list, or "
-                f"quote a name: write {quoted(several[1])}"
+                f"{several[1]} stands for several values; {remedy}, bracket a list, or quote a name: write "
+                f"{quoted(several[1])}"
             )
         if isinstance(link, InterpolationResolutionError | GrammarParseError):
             return f"{key}: {_first_line(link)}; names of files may not have ${{ in them"
