@@ -1,4 +1,4 @@
-"""Builds `lvlm=photo_llava`: two published parts that learn to describe photographs together.
+"""Builds `lvlm=photo_llava`: two published parts that learn to describe and to name photographs together.
 
     python -m experiments.photos.build --photos ../shared/photos
 
@@ -11,14 +11,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.photos.captioner import Captioner, Settings, encode_pictures, pretrain
+from experiments.photos.captioner import Captioner, Settings, encode_pictures, load_projector, pretrain
+from experiments.photos.class_names import named_projector, recognized
 from experiments.photos.parts import save_language_model, save_tower, tower_classes
 from experiments.pretraining.common import log_to
+from presel.data.listing import sampling_order
 from presel.models.assembly import assemble
 from presel.storage.files import read_json, write_json
 
 log = logging.getLogger("photos")
+
+# What each of the two phases of training leaves in its folder.
+_LANGUAGE, _PROJECTOR, _MEASURED = "language", "mm_projector.bin", "measured.json"
+
+# Records of the pool that `experiment=photos` takes, the first in the order in which samples are drawn.
+_POOL_SIZE = 8_000
+_HELD_OUT = 100
+# The projector's start is scaled on one picture in so many.
+_SAMPLED = 15
 
 _CARD = """\
 # photo_llava
@@ -30,35 +43,92 @@ A small LLaVA before visual instruction tuning, for research.
 - Vision tower: EfficientNet-Lite2 (Apache-2.0), trained on ImageNet, 224 pixels, 49 image tokens.
 - Projector: two layers, which start from the tower's classifier and the names of its 1,000 classes.
 
-Language model and projector were pretrained on the captions of {pictures} photographs (Flickr8k: research use
-only), never on a question; the tower and the word embeddings stayed as they were: {epochs} epochs of
-{batch_size} photographs a step with all their captions, {steps} steps, AdamW, learning rates {lr} and
-{projector_lr}, seed {seed}, {seconds} s. Mean loss of a caption token on 100 held-out photographs before and
-after every epoch: {own}; with other photographs instead: {other}.
+Language model and projector were pretrained on captions of photographs (Flickr8k: research use only), then on
+those and on the names that the tower's own classifier gives to other photographs, never on a question or a
+label; the tower and the word embeddings stayed as they were. Settings, and the mean loss of a caption's token
+on {held_out} held-out photographs of each kind before and after every epoch, with their own photograph and
+with another:
+
+```
+captions {captions}
+names {names}
+```
 """
 
 
-def build(photos: Path, work: Path, out: Path, settings: Settings) -> None:
+def build(photos: Path, work: Path, out: Path, seed: int) -> None:
     """Builds the model's folder `out` from the phases in `work`, which has the tower alone too."""
-    published, tower = work / "language", work / "tower"
-    features, checkpoint, measured = work / "features.npy", work / "checkpoint.pt", work / "pretraining.json"
-    language, projector = work / "captioner", work / "mm_projector.bin"
-    captions = read_json(photos / "captions.json")
-    _phase(published, lambda: _in_folder(published, save_language_model))
+    language, tower = work / "language", work / "tower"
+    captions, names = work / "captions", work / "names"
+    _phase(language, lambda: _in_folder(language, save_language_model))
     _phase(tower, lambda: _in_folder(tower, save_tower))
-    pictures = [photos / "images" / record["image"] for record in captions]
-    _phase(features, lambda: encode_pictures(tower, pictures, features))
+    records = read_json(photos / "captions.json")
+    described = _features(captions, tower, [photos / "images" / record["image"] for record in records])
+    texts: list[list[str]] = [record["captions"] for record in records]
+    held_out, trained = np.split(np.random.default_rng(seed).permutation(len(texts)), [_HELD_OUT])
 
-    def train() -> None:
-        texts = [record["captions"] for record in captions]
-        captioner = Captioner(published, tower_classes(), np.load(features), texts)
-        results = pretrain(captioner, len(captions), settings, checkpoint)
-        captioner.save(language, projector)
-        write_json(measured, results)
+    def learn_captions() -> None:
+        words = AutoModelForCausalLM.from_pretrained(language).get_input_embeddings().weight
+        tokenizer = AutoTokenizer.from_pretrained(language)
+        projector = named_projector(described[::_SAMPLED], tower_classes(), words, tokenizer)
+        captioner = Captioner(language, projector, described, texts)
+        _learn(captions, captioner, trained, {"captions": held_out}, Settings(seed=seed))
 
-    _phase(measured, train)
-    _phase(out, lambda: assemble(str(language), str(tower), projector, out, "float32"))
-    (out / "README.md").write_text(_CARD.format(**read_json(measured)), encoding="utf-8")
+    _phase(captions / _MEASURED, learn_captions)
+    others = _features(names, tower, unseen_pictures(photos))
+
+    def learn_names() -> None:
+        named = recognized(others, tower_classes(), seed)
+        shuffled = np.random.default_rng(seed).permutation(list(named))
+        features = np.concatenate([described, others[shuffled]])
+        named_texts = [[text for name in named[row] for text in _texts_of(name)] for row in shuffled]
+        captioner = Captioner(
+            captions / _LANGUAGE, load_projector(captions / _PROJECTOR), features, [*texts, *named_texts]
+        )
+        rows = np.arange(len(texts), len(features))
+        # Captions too, so that they are not forgotten.
+        both = np.concatenate([trained[: len(trained) // 2], rows[_HELD_OUT:]])
+        kinds = {"captions": held_out, "names": rows[:_HELD_OUT]}
+        _learn(names, captioner, both, kinds, Settings(epochs=1, seed=seed))
+
+    _phase(names / _MEASURED, learn_names)
+    _phase(out, lambda: assemble(str(names / _LANGUAGE), str(tower), names / _PROJECTOR, out))
+    measured = {folder.name: read_json(folder / _MEASURED) for folder in (captions, names)}
+    (out / "README.md").write_text(_CARD.format(held_out=_HELD_OUT, **measured), encoding="utf-8")
+
+
+def unseen_pictures(photos: Path) -> list[Path]:
+    """The pictures of `pool.json` that neither `experiment=photos` nor an evaluation shows."""
+    pool = sorted(read_json(photos / "pool.json"), key=lambda record: sampling_order(record["id"]))
+    evaluated = [record for name in ("eval", "eval_dev") for record in read_json(photos / f"{name}.json")]
+    shown = {record["image"] for record in [*pool[:_POOL_SIZE], *evaluated]}
+    return [photos / "images" / image for image in sorted({record["image"] for record in pool} - shown)]
+
+
+def _texts_of(name: str) -> tuple[str, str]:
+    # Alone too, as in short answers: at the beginning of a text a word has other tokens than after a space.
+    return f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}", name
+
+
+def _features(folder: Path, tower: Path, pictures: list[Path]) -> NDArray[np.float16]:
+    """The tower's features of the pictures, (n, positions, d), computed once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "features.npy"
+    _phase(file, lambda: encode_pictures(tower, pictures, file))
+    features: NDArray[np.float16] = np.load(file, mmap_mode="r")
+    return features
+
+
+def _learn(
+    folder: Path,
+    captioner: Captioner,
+    trained: NDArray[np.intp],
+    held_out: dict[str, NDArray[np.intp]],
+    settings: Settings,
+) -> None:
+    measured = pretrain(captioner, trained, held_out, settings, folder / "checkpoint.pt")
+    captioner.save(folder / _LANGUAGE, folder / _PROJECTOR)
+    write_json(folder / _MEASURED, measured)
 
 
 def _in_folder(folder: Path, save: Callable[[Path], None]) -> None:
@@ -79,14 +149,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, required=True, help="folder with captions.json and images/")
+    parser.add_argument("--photos", type=Path, required=True, help="folder of the pool")
     parser.add_argument("--work", type=Path, default=Path("outputs/photos"), help="folder of the phases")
     parser.add_argument("--out", type=Path, default=Path("outputs/models/photo_llava"))
-    parser.add_argument("--epochs", type=int, default=Settings.epochs)
     parser.add_argument("--seed", type=int, default=Settings.seed)
     options = parser.parse_args()
     log_to(options.work / "log.txt")
-    build(options.photos, options.work, options.out, Settings(epochs=options.epochs, seed=options.seed))
+    build(options.photos, options.work, options.out, options.seed)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ hides them from each other, so that the image is read once for all of them.
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from experiments.photos.class_names import Classes, named_projector
 from presel.data.images import open_image
 from presel.data.prompts import IMAGE_TOKEN, TEMPLATES
 from presel.models.conversations import IGNORED
@@ -31,7 +30,8 @@ from presel.storage.files import atomic
 log = logging.getLogger("photos")
 
 _TEMPLATE = TEMPLATES["chatml"]
-_HELD_OUT_PICTURES = 100
+# What LLaVA's names of the projector's weights begin with.
+_PROJECTOR = "model.mm_projector."
 _PICTURES_AT_ONCE = 32
 _LOG_EVERY = 20
 _SAVE_EVERY = 100
@@ -46,7 +46,7 @@ class Settings:
         batch_size: Pictures of a step, each with all its captions.
         lr: Peak of the language model's learning rate; warm-up over 3 % of the steps, then a cosine to 0.
         projector_lr: That of the projector.
-        seed: Seeds the held-out pictures and the order.
+        seed: Seeds the order.
     """
 
     epochs: int = 2
@@ -80,23 +80,22 @@ class Captioner(nn.Module):
 
     Attributes:
         language: The language model. Its word embeddings are frozen: a few thousand captions name few words.
-        projector: Two layers with a GELU between, as LLaVA's; see `named_projector`.
+        projector: Two layers with a GELU between, as LLaVA's.
     """
 
     def __init__(
         self,
         language: Path,
-        classes: Classes,
+        projector: nn.Sequential,
         features: NDArray[np.float16],
         captions: Sequence[Sequence[str]],
     ) -> None:
-        """Takes the tower's classes, its features, (n, positions, d), and each picture's captions."""
+        """Takes the language model's folder, the tower's features, (n, positions, d), and captions."""
         super().__init__()
         self._tokenizer = AutoTokenizer.from_pretrained(language)
         self.language = AutoModelForCausalLM.from_pretrained(language, dtype=torch.float32)
         self._embed = self.language.get_input_embeddings().requires_grad_(False)
-        sample = features[:: max(1, len(features) // 200)].reshape(-1, features.shape[2])  # (m, d)
-        self.projector = named_projector(sample, classes, self._embed.weight, self._tokenizer)
+        self.projector = projector
         self._features = features
         prompt = f"{_TEMPLATE.user}{IMAGE_TOKEN}{_TEMPLATE.assistant}"
         self._before, self._after = map(self._tokens, prompt.split(IMAGE_TOKEN))
@@ -147,12 +146,20 @@ class Captioner(nn.Module):
         self._tokenizer.save_pretrained(language)
         weights = self.projector.state_dict()
         with atomic(projector) as temporary:
-            torch.save(
-                {f"model.mm_projector.{name}": weight.cpu() for name, weight in weights.items()}, temporary
-            )
+            torch.save({_PROJECTOR + name: weight.cpu() for name, weight in weights.items()}, temporary)
 
     def _tokens(self, text: str) -> Tensor:
         return torch.tensor(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def load_projector(file: Path) -> nn.Sequential:
+    """The projector that `Captioner.save` wrote."""
+    saved = torch.load(file, weights_only=True)
+    weights = {name.removeprefix(_PROJECTOR): weight for name, weight in saved.items()}
+    layers = [nn.Linear(*reversed(weights[f"{layer}.weight"].shape)) for layer in (0, 2)]
+    projector = nn.Sequential(layers[0], nn.GELU(), layers[1])
+    projector.load_state_dict(weights)
+    return projector
 
 
 def _attention_mask(owner: Tensor) -> Tensor:
@@ -163,15 +170,26 @@ def _attention_mask(owner: Tensor) -> Tensor:
     return torch.zeros(hidden.shape, device=owner.device).masked_fill(hidden, torch.finfo().min)[:, None]
 
 
-def pretrain(captioner: Captioner, pictures: int, settings: Settings, checkpoint: Path) -> dict[str, Any]:
+def pretrain(
+    captioner: Captioner,
+    trained: NDArray[np.intp],
+    held_out: Mapping[str, NDArray[np.intp]],
+    settings: Settings,
+    checkpoint: Path,
+) -> dict[str, Any]:
     """Trains in place, resuming from `checkpoint`.
 
+    Args:
+        captioner: What is trained.
+        trained: Rows of the pictures to train on, (n,).
+        held_out: Rows of the pictures of each kind to measure the loss on.
+        settings: How it is trained.
+        checkpoint: File to resume from.
+
     Returns:
-        Settings, steps, seconds, and the losses on held-out pictures before and after every epoch: with the
-        captions' own pictures, and with other ones, which tells how much the model reads of the picture.
+        Settings, steps, seconds, and the losses of each kind before and after every epoch: with the captions'
+        own pictures, and with other ones, which tells how much the model reads of the picture.
     """
-    order = np.random.default_rng(settings.seed).permutation(pictures)
-    held_out, trained = order[:_HELD_OUT_PICTURES], order[_HELD_OUT_PICTURES:]
     epoch_steps = math.ceil(len(trained) / settings.batch_size)
     steps = epoch_steps * settings.epochs
     captioner.to(device_for("auto"))
@@ -183,7 +201,7 @@ def pretrain(captioner: Captioner, pictures: int, settings: Settings, checkpoint
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(steps))
     parts = {"captioner": captioner, "optimizer": optimizer, "schedule": schedule}
-    losses: list[tuple[float, float]] = []
+    losses: list[dict[str, dict[str, float]]] = []
     done, seconds = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -191,7 +209,7 @@ def pretrain(captioner: Captioner, pictures: int, settings: Settings, checkpoint
             part.load_state_dict(state[name])
         losses, done, seconds = state["losses"], state["done"], state["seconds"]
     else:
-        losses.append(_held_out_losses(captioner, held_out))
+        losses.append({kind: _losses(captioner, rows) for kind, rows in held_out.items()})
     started, recent = time.monotonic() - seconds, []
     for step in range(done, steps):
         epoch, number = divmod(step, epoch_steps)
@@ -208,14 +226,14 @@ def pretrain(captioner: Captioner, pictures: int, settings: Settings, checkpoint
             spent, mean = time.monotonic() - started, np.mean(recent[-_LOG_EVERY:])
             log.info("step %d of %d, %.0f s, loss %.4f", step + 1, steps, spent, mean)
         if number + 1 == epoch_steps:
-            losses.append(_held_out_losses(captioner, held_out))
+            losses.append({kind: _losses(captioner, rows) for kind, rows in held_out.items()})
         if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
             progress = {"losses": losses, "done": step + 1, "seconds": time.monotonic() - started}
             with atomic(checkpoint) as temporary:
                 torch.save({name: part.state_dict() for name, part in parts.items()} | progress, temporary)
-    own, other = zip(*losses, strict=True)
-    measured = {"steps": steps, "seconds": round(time.monotonic() - started), "own": own, "other": other}
-    return asdict(settings) | {"pictures": len(trained)} | measured
+    seconds = round(time.monotonic() - started)
+    measured = {"pictures": len(trained), "steps": steps, "seconds": seconds, "losses": losses}
+    return asdict(settings) | measured
 
 
 def _cosine(steps: int) -> Any:
@@ -224,7 +242,7 @@ def _cosine(steps: int) -> Any:
 
 
 @torch.inference_mode()
-def _held_out_losses(captioner: Captioner, pictures: NDArray[np.intp]) -> tuple[float, float]:
+def _losses(captioner: Captioner, pictures: NDArray[np.intp]) -> dict[str, float]:
     """Mean loss of the captions of these pictures with their own picture, and with the next one."""
     parts = [np.array_split(order, max(1, len(order) // 20)) for order in (pictures, np.roll(pictures, -1))]
     with _autocast(captioner):
@@ -232,7 +250,7 @@ def _held_out_losses(captioner: Captioner, pictures: NDArray[np.intp]) -> tuple[
         pairs = zip(*parts, strict=True)
         other = float(np.mean([captioner(part.tolist(), shown.tolist()).item() for part, shown in pairs]))
     log.info("held-out loss %.4f, with other pictures %.4f", own, other)
-    return own, other
+    return {"own": round(own, 4), "other": round(other, 4)}
 
 
 def _autocast(captioner: Captioner) -> torch.autocast:

@@ -1,11 +1,13 @@
-"""The projector's start: a position becomes a token near the names of the classes that the tower sees there.
+"""What the tower's classifier adds: a start for the projector, and names of what pictures show.
 
+The projector starts so that a position becomes a token near the names of the classes that are seen there.
 The tower was trained to tell 1,000 classes apart, most of which no caption of a few thousand photographs
 names. Let l be the tower's logits at a position, and C (classes, width) the embeddings of the names, both
 centered. The token z whose products with the names come closest to the logits, argmin |C z - l|² + λ |z|²,
 is (CᵀC + λI)⁻¹ Cᵀ l, linear in the tower's features: so it is computed, not trained.
 """
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+# A picture has names if the likeliest class is at least this likely, and those of other classes from the
+# second share on.
+_CLEARLY, _POSSIBLY = 0.3, 0.15
+# Names of a picture, and pictures of a class, so that frequent ones do not dominate.
+_MOST_NAMES, _MOST_PICTURES = 3, 15
 # Standardized values above minus this pass the GELU nearly unchanged.
 _SHIFT = 3.0
 
@@ -28,17 +35,18 @@ class Classes(NamedTuple):
 
 @torch.no_grad()
 def named_projector(
-    sample: NDArray[np.float16], classes: Classes, embeddings: Tensor, tokenizer: PreTrainedTokenizerBase
+    features: NDArray[np.float16], classes: Classes, embeddings: Tensor, tokenizer: PreTrainedTokenizerBase
 ) -> nn.Sequential:
     """Two layers with a GELU between, as LLaVA's, that start nearly linear.
 
     Args:
-        sample: Features of some positions, (m, d), on which outputs are scaled to the spread of words.
+        features: Features of some pictures, (n, positions, d), on which outputs are scaled to the spread of
+            words.
         classes: The tower's classes.
         embeddings: The language model's embeddings, (vocabulary, width).
         tokenizer: Its tokenizer.
     """
-    width, d, head = embeddings.shape[1], sample.shape[1], classes.weight.shape[1]
+    width, d, head = embeddings.shape[1], features.shape[2], classes.weight.shape[1]
     # With the space before them, as inside a sentence.
     ids = [tokenizer(f" {name.lower()}", add_special_tokens=False)["input_ids"] for name in classes.names]
     names = torch.stack([embeddings[tokens].mean(dim=0) for tokens in ids])  # (classes, width)
@@ -49,7 +57,8 @@ def named_projector(
     solution = torch.linalg.solve(gram + ridge, centered.T)  # (width, classes)
     weight = solution @ (classes.weight - classes.weight.mean(dim=0))  # (width, h)
     bias = solution @ (classes.bias - classes.bias.mean())  # (width,)
-    tokens = torch.from_numpy(sample[:, :head]).float() @ weight.T + bias  # (m, width)
+    seen = torch.from_numpy(features[:, :, :head].reshape(-1, head)).float()  # (n · positions, h)
+    tokens = seen @ weight.T + bias  # (n · positions, width)
     scale = embeddings.std() / tokens.std()
     mean, deviation = tokens.mean(dim=0), tokens.std(dim=0)  # (width,), (width,)
     first, last = nn.Linear(d, width), nn.Linear(width, width)
@@ -59,3 +68,30 @@ def named_projector(
     last.weight.copy_(torch.diag(scale * deviation))
     last.bias.copy_(center + scale * (mean - _SHIFT * deviation))
     return nn.Sequential(first, nn.GELU(), last)
+
+
+def recognized(features: NDArray[np.float16], classes: Classes, seed: int) -> dict[int, list[str]]:
+    """Names of what is seen clearly, at most 15 pictures of each class.
+
+    Args:
+        features: Features of n pictures, (n, positions, d).
+        classes: The tower's classes.
+        seed: Seeds which pictures of a class are taken.
+
+    Returns:
+        Lower-case names by row of the picture, the likeliest first.
+    """
+    head = classes.weight.shape[1]
+    # The classifier reads the mean over positions.
+    pooled = torch.from_numpy(features[:, :, :head].mean(axis=1, dtype=np.float32))  # (n, h)
+    likely = (pooled @ classes.weight.T + classes.bias).softmax(dim=1)  # (n, classes)
+    shares, found = (one.numpy() for one in likely.topk(_MOST_NAMES, dim=1))  # (n, 3), (n, 3)
+    clear = np.flatnonzero(shares[:, 0] >= _CLEARLY)
+    taken: Counter[int] = Counter()
+    names: dict[int, list[str]] = {}
+    for row in np.random.default_rng(seed).permutation(clear).tolist():
+        first = int(found[row, 0])
+        if taken[first] < _MOST_PICTURES:
+            taken[first] += 1
+            names[row] = [classes.names[one].lower() for one in found[row][shares[row] >= _POSSIBLY]]
+    return names
