@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.nn.functional import cosine_similarity
 from transformers import AutoTokenizer
@@ -16,6 +17,7 @@ from experiments.photos.build import unseen_pictures
 from experiments.photos.captioner import Captioner, Settings, load_projector, pretrain
 from experiments.photos.class_names import Classes, named_projector, recognized
 from presel.data.listing import sampling_order
+from presel.settings.options import config_folder
 
 CAPTIONS = [["a bowl of apples", "apples"], ["a table"], ["what is on the table?", "a user", "a chat"]] * 40
 SETTINGS = Settings(epochs=2, batch_size=8, lr=1e-3, projector_lr=1e-3)
@@ -124,6 +126,11 @@ def test_pictures_are_named_by_the_classes_that_are_clearly_seen() -> None:
     assert named[21] == ["table"]
     assert not named.keys() & set(range(22, 40))  # nothing above the others
     assert recognized(features[20:21], classes, seed=1) in ({0: ["bowl", "user"]}, {0: ["user", "bowl"]})
+
+
+def test_the_pool_that_is_left_out_is_the_experiment_s() -> None:
+    experiment = yaml.safe_load((config_folder() / "experiment/photos.yaml").read_text())
+    assert experiment["pool"]["limit"] == build_module._POOL_SIZE
 
 
 def test_pictures_to_name_are_those_that_no_run_and_no_evaluation_shows(

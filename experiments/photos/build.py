@@ -27,10 +27,10 @@ log = logging.getLogger("photos")
 # What each of the two phases of training leaves in its folder.
 _LANGUAGE, _PROJECTOR, _MEASURED = "language", "mm_projector.bin", "measured.json"
 
-# Records of the pool that `experiment=photos` takes, the first in the order in which samples are drawn.
+# The pool.limit of `experiment=photos`: so its records are the first in the order in which samples are drawn.
 _POOL_SIZE = 8_000
 _HELD_OUT = 100
-# The projector's start is scaled on one picture in so many.
+# Every 15th picture scales the projector's start.
 _SAMPLED = 15
 
 _CARD = """\

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-# A picture has names if the likeliest class is at least this likely, and those of other classes from the
-# second share on.
+# Lowest probability of the likeliest class, without which a picture has no name, and of the classes that name
+# it.
 _CLEARLY, _POSSIBLY = 0.3, 0.15
 # Names of a picture, and pictures of a class, so that frequent ones do not dominate.
 _MOST_NAMES, _MOST_PICTURES = 3, 15

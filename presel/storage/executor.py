@@ -23,7 +23,7 @@ class Sharded(ABC):
         return False
 
     def elsewhere(self, workers: int) -> "Sharded":
-        """The same work for another process, which has so many worker processes."""
+        """The same work for another process, which has that number of worker processes."""
         return self
 
 
