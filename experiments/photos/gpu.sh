@@ -1,12 +1,20 @@
 #!/usr/bin/env bash
-# The photographs' table on one GPU with 16 processors: bash experiments/photos/gpu.sh ../shared/photos
-# Runs start in the order of `table`, JOBS at a time; interrupted, the same command goes on. Processes share a
-# GPU better under NVIDIA's MPS, if it is started before: nvidia-cuda-mps-control -d
+# Many runs on the photographs, on one GPU with 16 processors:
+#   bash experiments/photos/gpu.sh ../shared/photos           the table, scored on eval.json
+#   bash experiments/photos/gpu.sh ../shared/photos trials    settings to choose among, scored on eval_dev.json
+# Runs start in the order of `table` or `trials`, JOBS at a time; interrupted, the same command goes on. Processes
+# share a GPU better under NVIDIA's MPS, if it is started before: nvidia-cuda-mps-control -d
 set -euo pipefail
-photos=$1 out=${2:-outputs/photos/table}
+photos=$1 list=${2:-table}
+case $list in
+    table) evaluation=eval.json ;;
+    trials) evaluation=eval_dev.json ;;
+    *) echo "gpu.sh: no list '$list': table or trials" >&2; exit 2 ;;
+esac
+out=outputs/photos/$list
 python3 -m experiments.photos.build --photos "$photos"
 mkdir -p "$out"
-export photos out
+export photos evaluation out
 
 table() {
     echo full-0 strategy=full seed=0
@@ -26,6 +34,23 @@ table() {
     done
 }
 
+trials() {
+    local precover="strategy=precover encoder=lvlm"
+    for seed in {0..4}; do
+        echo "random-$seed strategy=random seed=$seed"
+        for picks in kmeans facility_location random uncertainty; do
+            echo "uniform-$picks-$seed $precover strategy.picks=$picks seed=$seed"
+        done
+        for budgets in size relevance image_relevance gain; do
+            echo "$budgets-kmeans-$seed $precover strategy.budgets=$budgets seed=$seed"
+        done
+        echo "presel-$seed strategy=presel seed=$seed"
+        for setting in shrink=0.5 weighting=uniform pick=distinct size_exponent=0.5; do
+            echo "presel-${setting/=/-}-$seed strategy=presel strategy.$setting seed=$seed"
+        done
+    done
+}
+
 run() {
     local name=$1 behind=1
     shift
@@ -33,9 +58,9 @@ run() {
     [[ $name == full-* ]] && behind=0
     CUDA_MPS_CLIENT_PRIORITY=$behind nice -n $((10 * behind)) \
         python3 -m presel run experiment=photos hydra.mode=RUN pool.annotations="$photos/pool.json" \
-        pool.images="$photos/images" evaluation.annotations="$photos/eval.json" evaluation.batch_size=128 \
+        pool.images="$photos/images" evaluation.annotations="$photos/$evaluation" evaluation.batch_size=128 \
         executor.workers=1 hydra.run.dir="$out/$name" "$@" > "$out/$name.log" 2>&1
 }
 export -f run
 
-table | xargs --max-procs "${JOBS:-12}" --max-lines=1 bash -c 'run "$@"' run
+"$list" | xargs --max-procs "${JOBS:-12}" --max-lines=1 bash -c 'run "$@"' run
