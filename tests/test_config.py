@@ -428,7 +428,10 @@ def test_a_sweep_may_set_what_only_one_of_its_options_has(tmp_path: Path) -> Non
     assert spread_over_jobs(swept) == [*swept[:2], "++strategy.pick=random"]
     mine = ["-m", f"hydra.searchpath=[file://{tmp_path}]", "strategy=mine,random", "strategy.sharpness=1,2"]
     assert spread_over_jobs(mine) == [*mine[:3], "++strategy.sharpness=1,2"]
-    for strict in (["strategy=random", "strategy.pick=random"], ["-m", "seed=1,2", "strategy.pick=random"]):
+    assert spread_over_jobs(swept[1:]) == [swept[1], "++strategy.pick=random"]
+    one_run = ["strategy=random", "strategy.pick=random"]
+    of_all = ["-m", "seed=1,2", "strategy.pick=random"]
+    for strict in (one_run, of_all, [*swept[1:], "hydra.mode=RUN"]):
         assert spread_over_jobs(strict) == strict
 
     job = ["strategy=random", "++strategy.pick=random", "++seed=1"]

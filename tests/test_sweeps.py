@@ -68,6 +68,15 @@ def test_a_search_without_scores_is_refused(in_process: Program) -> None:
     assert "until=selection: a search needs scores; set until=evaluation" in result.stderr
 
 
+def test_an_experiment_that_sweeps_takes_what_only_its_options_have(in_process: Program) -> None:
+    """`experiment=ablation_coverage` is a sweep over PreCover's settings, which the default strategy lacks."""
+    grid = ("run", "experiment=ablation_coverage", "strategy.budgets=size,uniform", "encoder=lvlm", "seed=0")
+    result = in_process.succeeds(*grid, "strategy.picks=random", "until=selection", *TINY)
+    assert result.stdout.count("selection.parquet") == 2
+    result = in_process(*grid, "strategy.pikcs=random")
+    assert "there is no setting 'strategy.pikcs' (did you mean 'strategy.picks'?)" in result.stderr
+
+
 def test_a_wrong_value_in_the_last_job_stops_a_sweep_before_its_first(
     in_process: Program, tmp_path: Path
 ) -> None:

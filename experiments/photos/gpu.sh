@@ -44,6 +44,9 @@ trials() {
         for budgets in size relevance image_relevance gain; do
             echo "$budgets-kmeans-$seed $precover strategy.budgets=$budgets seed=$seed"
         done
+        for tau in 0.5 1; do
+            echo "image_relevance-tau-$tau-$seed $precover strategy.budgets=image_relevance tau.value=$tau seed=$seed"
+        done
         echo "presel-$seed strategy=presel seed=$seed"
         for setting in shrink=0.5 weighting=uniform pick=distinct size_exponent=0.5; do
             echo "presel-${setting/=/-}-$seed strategy=presel strategy.$setting seed=$seed"

@@ -21,8 +21,13 @@ from presel.errors import PreselError
 from presel.instructions.secrets import check_environment, refuse_keys
 from presel.settings.errors import MISTAKES, UNREADABLE, explain
 from presel.settings.options import config_folder
-from presel.settings.overrides import check_overrides, spread_over_jobs
+from presel.settings.overrides import check_overrides, has_sweep_flag, is_sweep, spread_over_jobs
 from presel.settings.schema import check, register
+
+# Hydra's flags that it does not take beside -m.
+_INSTEAD_OF_SWEEPING = frozenset(
+    {"--run", "-r", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--hydra-help"}
+)
 
 
 def run_app(arguments: Sequence[str]) -> None:
@@ -64,7 +69,7 @@ def run_app(arguments: Sequence[str]) -> None:
     try:
         refuse_keys(overrides)
         check_overrides(overrides)
-        sys.argv = ["presel run", *spread_over_jobs(flags_first)]
+        sys.argv = ["presel run", *_sweep_flag(overrides), *spread_over_jobs(flags_first)]
         hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(run_job)()
     except MISTAKES as error:
         raise PreselError(explain(error, overrides, may_sweep=True)) from error
@@ -81,6 +86,12 @@ def run_app(arguments: Sequence[str]) -> None:
             f"hydra/launcher: {reason}; what jobs ask for is set by hydra.launcher.*, what they "
             "print is in .submitit in the sweep's folder, and the same command continues where it stopped"
         ) from error
+
+
+def _sweep_flag(arguments: Sequence[str]) -> list[str]:
+    """`-m` for an experiment that is a sweep, whose errors Hydra explains as those of one run otherwise."""
+    given = {one.partition("=")[0] for one in arguments} & _INSTEAD_OF_SWEEPING
+    return ["-m"] if is_sweep(arguments) and not has_sweep_flag(arguments) and not given else []
 
 
 def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:

@@ -74,6 +74,11 @@ class Option:
         return chosen | {key: [name.strip() for name in names] for key, names in swept.items()}
 
     @property
+    def sweeps(self) -> bool:
+        """Whether an experiment is a sweep without `-m`."""
+        return (self._content.get("hydra") or {}).get("mode") == "MULTIRUN"
+
+    @property
     def target(self) -> str:
         """The class that explains its keys: its component, or the schema's class for the group."""
         return str(self.settings.get("_target_") or f"{SCHEMA}.{self.group.capitalize()}")

@@ -32,7 +32,15 @@ _FOLDERS = _PATHS | {"pool.images", "evaluation.images"}
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether arguments of `presel run` ask for a sweep."""
+    """Whether arguments of `presel run` ask for a sweep, or name an experiment that is one."""
+    if has_sweep_flag(arguments) or "hydra.mode=RUN" in arguments:
+        return has_sweep_flag(arguments)
+    known = options("experiment", config_folders(arguments))
+    return any(known[name].sweeps for name in _experiments(arguments) if name in known)
+
+
+def has_sweep_flag(arguments: Sequence[str]) -> bool:
+    """Whether `-m` is among the arguments."""
     return "-m" in arguments or "--multirun" in arguments
 
 
@@ -120,7 +128,7 @@ def chosen_options(overrides: Sequence[str]) -> dict[str, list[Option]]:
     folders = config_folders(overrides)
     names: dict[str, list[str]] = {group: [option] for group, option in defaults().items()}
     given = _parsed(overrides)
-    for name in [name for key, _, value in given if key == "experiment" for name in map(str, _values(value))]:
+    for name in _experiments(overrides):
         if name in (experiments := options("experiment", folders)):
             names |= experiments[name].choices
     names |= {key: list(map(str, _values(value))) for key, _, value in given if key in names}
@@ -165,6 +173,12 @@ def _parsed(overrides: Sequence[str]) -> list[tuple[str, str, Any]]:
             parsed = parser.parse_override(override)
             found.append((parsed.key_or_group, override, parsed.value()))
     return found
+
+
+def _experiments(overrides: Sequence[str]) -> list[str]:
+    return [
+        str(name) for key, _, value in _parsed(overrides) if key == "experiment" for name in _values(value)
+    ]
 
 
 def _values(value: Any) -> list[Any]:
