@@ -69,7 +69,7 @@ def test_a_search_without_scores_is_refused(in_process: Program) -> None:
 
 
 def test_an_experiment_that_sweeps_takes_what_only_its_options_have(in_process: Program) -> None:
-    """`experiment=ablation_coverage` is a sweep over PreCover's settings, which the default strategy lacks."""
+    """`experiment=ablation_coverage` sweeps over PreCover's settings, which the default strategy lacks."""
     grid = ("run", "experiment=ablation_coverage", "strategy.budgets=size,uniform", "encoder=lvlm", "seed=0")
     result = in_process.succeeds(*grid, "strategy.picks=random", "until=selection", *TINY)
     assert result.stdout.count("selection.parquet") == 2
