@@ -69,7 +69,7 @@ def run_app(arguments: Sequence[str]) -> None:
     try:
         refuse_keys(overrides)
         check_overrides(overrides)
-        sys.argv = ["presel run", *_sweep_flag(overrides), *spread_over_jobs(flags_first)]
+        sys.argv = ["presel run", *spread_over_jobs([*_sweep_flag(overrides), *flags_first])]
         hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")(run_job)()
     except MISTAKES as error:
         raise PreselError(explain(error, overrides, may_sweep=True)) from error

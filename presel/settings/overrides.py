@@ -36,7 +36,7 @@ def is_sweep(arguments: Sequence[str]) -> bool:
     if has_sweep_flag(arguments) or "hydra.mode=RUN" in arguments:
         return has_sweep_flag(arguments)
     known = options("experiment", config_folders(arguments))
-    return any(known[name].sweeps for name in _experiments(arguments) if name in known)
+    return any(known[name].sweeps for name in _experiments(_parsed(arguments)) if name in known)
 
 
 def has_sweep_flag(arguments: Sequence[str]) -> bool:
@@ -128,7 +128,7 @@ def chosen_options(overrides: Sequence[str]) -> dict[str, list[Option]]:
     folders = config_folders(overrides)
     names: dict[str, list[str]] = {group: [option] for group, option in defaults().items()}
     given = _parsed(overrides)
-    for name in _experiments(overrides):
+    for name in _experiments(given):
         if name in (experiments := options("experiment", folders)):
             names |= experiments[name].choices
     names |= {key: list(map(str, _values(value))) for key, _, value in given if key in names}
@@ -175,10 +175,9 @@ def _parsed(overrides: Sequence[str]) -> list[tuple[str, str, Any]]:
     return found
 
 
-def _experiments(overrides: Sequence[str]) -> list[str]:
-    return [
-        str(name) for key, _, value in _parsed(overrides) if key == "experiment" for name in _values(value)
-    ]
+def _experiments(given: Sequence[tuple[str, str, Any]]) -> list[str]:
+    """The experiments that parsed overrides name."""
+    return [str(name) for key, _, value in given if key == "experiment" for name in _values(value)]
 
 
 def _values(value: Any) -> list[Any]:
