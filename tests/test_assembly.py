@@ -1,6 +1,7 @@
 """`presel assemble`: a LLaVA from small parts in the formats that are published."""
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from presel.models.assembly import assemble
 from presel.models.conversations import ConversationEncoder, Example
 from presel.models.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 from presel.models.lvlm import Lvlm
+from presel.models.model_files import model_fingerprint
 from tests.helpers import Program
 from tests.public import projector
 
@@ -110,6 +112,17 @@ def test_a_projector_that_does_not_fit(
         assemble(str(public / "vicuna"), str(public / "clip"), tmp_path / "mm.bin", tmp_path / "base")
     assert "must not run" not in capsys.readouterr().out
     assert not (tmp_path / "base").exists()
+
+
+def test_the_same_parts_in_another_folder_make_the_same_model(public: Path, tmp_path: Path) -> None:
+    shutil.copytree(public, tmp_path / "moved")
+    bases = []
+    for parts in (public, tmp_path / "moved"):
+        base = tmp_path / f"base{len(bases)}"
+        assemble(str(parts / "vicuna"), str(parts / "clip"), parts / "mm_projector.bin", base)
+        assert not [file for file in base.glob("*.json") if str(parts) in file.read_text()]
+        bases.append(model_fingerprint(str(base), None))
+    assert bases[0] == bases[1]
 
 
 def test_what_is_missing_or_there_already_is_named(public: Path, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ def assemble(
     tower: CLIPVisionModel, language: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> LlavaForConditionalGeneration:
     """One model of both halves, with a fresh projector between them."""
+    for half in (tower, language):
+        half.config.name_or_path = ""
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=language.config,

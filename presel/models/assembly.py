@@ -57,9 +57,12 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
     image_processor = load_pretrained(AutoImageProcessor, vision, backend="pil")
     _check_shapes(projector, layers, tower.config.hidden_size, body.config.hidden_size)
     _add_tokens(tokenizer, body)
+    for config in (tower.config, body.config):
+        # Saved, it would make the same model another one in another folder.
+        config.name_or_path = ""
     side, patch = tower.config.image_size, tower.config.patch_size
     layer, strategy = _FEATURES[tower.config.model_type]
-    config = LlavaConfig(
+    llava = LlavaConfig(
         vision_config=tower.config,
         text_config=body.config,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
@@ -71,7 +74,7 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
     )
     # On the meta device weights take no memory; the loaded parts replace them.
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
+        model = LlavaForConditionalGeneration(llava)
     model.model.vision_tower = tower
     model.model.language_model = body.model
     model.lm_head = body.lm_head
@@ -167,6 +170,10 @@ def _add_tokens(tokenizer: "PreTrainedTokenizerBase", body: "PreTrainedModel") -
     if tokenizer.pad_token is None:
         # LLaVA pads Vicuna with its unknown token.
         tokenizer.add_special_tokens({"pad_token": tokenizer.unk_token or _PAD_TOKEN})
-    if len(tokenizer) > body.get_input_embeddings().num_embeddings:
+    size = body.get_input_embeddings().num_embeddings
+    if len(tokenizer) > size:
         body.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        # transformers draws the new rows; the mean of the others is the same each time.
+        for layer in (body.get_input_embeddings(), body.get_output_embeddings()):
+            layer.weight.data[size:] = layer.weight.data[:size].mean(dim=0)
     body.config.pad_token_id = tokenizer.pad_token_id
