@@ -429,6 +429,9 @@ def test_a_sweep_may_set_what_only_one_of_its_options_has(tmp_path: Path) -> Non
     mine = ["-m", f"hydra.searchpath=[file://{tmp_path}]", "strategy=mine,random", "strategy.sharpness=1,2"]
     assert spread_over_jobs(mine) == [*mine[:3], "++strategy.sharpness=1,2"]
     assert spread_over_jobs(swept[1:]) == [swept[1], "++strategy.pick=random"]
+    # The default option, which Hydra composes before any job, may lack what all of the sweep have.
+    gradients = ["-m", "strategy=icons,less", "strategy.dimension=512"]
+    assert spread_over_jobs(gradients) == [*gradients[:2], "++strategy.dimension=512"]
     one_run = ["strategy=random", "strategy.pick=random"]
     of_all = ["-m", "seed=1,2", "strategy.pick=random"]
     for strict in (one_run, of_all, [*swept[1:], "hydra.mode=RUN"]):

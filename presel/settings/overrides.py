@@ -147,10 +147,11 @@ def reference(key: str, chosen: Mapping[str, Sequence[Option]]) -> str:
 
 
 def spread_over_jobs(overrides: Sequence[str]) -> list[str]:
-    """Lets a sweep over options of a group set what only some have: `strategy=random,presel strategy.pick=…`.
+    """Lets a sweep over options of a group set what some or all have: `strategy=random,presel strategy.pick=…`.
 
     Such a setting becomes an addition (`++`), which Hydra makes to every job; `drop_foreign` removes it from
-    those whose option lacks it. A setting that no option has is left for Hydra to refuse.
+    those whose option lacks it. Otherwise Hydra would look for it in the group's default, before any job. A
+    setting that no option has is left for Hydra to refuse.
     """
     if not is_sweep(overrides):
         return list(overrides)
@@ -159,7 +160,7 @@ def spread_over_jobs(overrides: Sequence[str]) -> list[str]:
     for key, override, _ in _parsed(overrides):
         group, _, name = key.partition(".")
         has = [name.partition(".")[0] in option.settings for option in chosen.get(group, [])]
-        if any(has) and not all(has):
+        if len(has) > 1 and any(has):
             changed[override] = f"++{override.lstrip('+')}"
     return [changed.get(override, override) for override in overrides]
 
