@@ -275,6 +275,16 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
             "pool: task_pattern is not a regular expression (missing )",
         ),
         (["pool=image_folder", "pool.images=a", "pool.task=' '"], "pool.task: string should match pattern"),
+        (
+            ["trainer.precision=fp16"],
+            "trainer.precision: input should be '32-true', 'bf16-mixed' or 'bf16-true' or 'auto' (it is 'fp1",
+        ),
+        (
+            ["trainer.devices=many"],
+            "trainer.devices: input should be a valid integer or 'auto' (it is 'many')",
+        ),
+        (["trainer.devices=0"], "trainer.devices: input should be greater than 0 or 'auto' (it is 0)"),
+        (["lvlm.projector={a: 1}"], "lvlm.projector: input should be a valid string or a valid list"),
         (["instructions=openai"], "instructions.model has no value"),
         ([*OPENAI, "instructions.base_url=localhost"], "instructions: base_url must be an address such as"),
         (

@@ -61,7 +61,10 @@ def check_model(path: str, revision: str | None, key: str) -> None:
         return
     # A name on the hub is NAME or OWNER/NAME.
     if folder.exists() or path.startswith((BUILTIN, "/", ".", "~")) or path.count("/") > 1:
-        raise PreselError(f"{key}: no model in {folder}: it has no config.json; name a model's folder")
+        raise PreselError(
+            f"{key}: no model in {folder}: it has no config.json; name a model's folder; `presel run "
+            f"--help {key.partition('.')[0]}` says which models are made first, and by what"
+        )
     try:
         _check_hub(path, revision)
     except PreselError as error:

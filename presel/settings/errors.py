@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from hydra.errors import (
     HydraException,
@@ -37,6 +38,8 @@ from presel.settings.schema import RANGES
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError)
 # Raised besides by Hydra for configuration files that it cannot read.
 UNREADABLE = (OSError, ValueError, RecursionError)
+# What pydantic appends to a location for each of several types that it tried, such as `literal['auto']`.
+_TYPE = re.compile(r"[a-z-]+\[.*\]|constrained-[a-z]+|str|int|float|bool")
 
 
 def explain(error: BaseException, overrides: Sequence[str] = (), *, may_sweep: bool = False) -> str:
@@ -109,16 +112,27 @@ def _yaml(error: YAMLError) -> str:
 def _argument(error: ArgumentError, group: str, overrides: Sequence[str]) -> str:
     """Explains an argument that a component refuses."""
     first = error.errors()[0]
-    key = reference(".".join([group, *map(str, first["loc"])]), chosen_options(overrides))
+    field = _field(first["loc"])
+    key = reference(".".join([group, *map(str, field)]), chosen_options(overrides))
     if first["type"] == "unexpected_keyword_argument":
         return unknown_key(key, overrides)
     value = first["input"]
-    if first["type"] in ("path_type", "string_type"):
+    # Of a setting of several types, why each of them refuses the value.
+    reasons = [one["msg"] for one in error.errors() if _field(one["loc"]) == field]
+    if first["type"] in ("path_type", "string_type") and len(reasons) == 1:
         return not_text(key, value, overrides)
-    is_one = first["loc"] and first["type"] != "missing" and not isinstance(value, dict)
+    is_one = field and first["type"] != "missing" and (len(reasons) > 1 or not isinstance(value, dict))
     given = f" (it is {shown(value)})" if is_one else ""
-    message = first["msg"].removeprefix("Value error, ")
+    message = reasons[0].removeprefix("Value error, ")
+    if len(reasons) > 1:
+        accepted = (re.sub(r"^Input should be |, unable to parse .*", "", one) for one in reasons)
+        message = f"input should be {' or '.join(accepted)}"
     return f"{key}: {message[0].lower()}{message[1:]}{given}"
+
+
+def _field(location: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Where a refused value stands: pydantic's location up to the type among several that it tried."""
+    return tuple(takewhile(lambda part: not _TYPE.fullmatch(str(part)), location))
 
 
 def _option(error: MissingConfigException) -> str:

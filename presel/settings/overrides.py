@@ -147,7 +147,7 @@ def reference(key: str, chosen: Mapping[str, Sequence[Option]]) -> str:
 
 
 def spread_over_jobs(overrides: Sequence[str]) -> list[str]:
-    """Lets a sweep over options of a group set what some or all have: `strategy=random,presel strategy.pick=…`.
+    """Lets a sweep over options of a group set what they have: `strategy=random,presel strategy.pick=…`.
 
     Such a setting becomes an addition (`++`), which Hydra makes to every job; `drop_foreign` removes it from
     those whose option lacks it. Otherwise Hydra would look for it in the group's default, before any job. A
