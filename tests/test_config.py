@@ -277,7 +277,7 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
         (["pool=image_folder", "pool.images=a", "pool.task=' '"], "pool.task: string should match pattern"),
         (
             ["trainer.precision=fp16"],
-            "trainer.precision: input should be '32-true', 'bf16-mixed' or 'bf16-true' or 'auto' (it is 'fp1",
+            "trainer.precision: input should be '32-true', 'bf16-mixed' or 'bf16-true' or 'auto'",
         ),
         (
             ["trainer.devices=many"],

@@ -84,6 +84,17 @@ def test_of_every_source_a_sample_can_be_used(
     assert sizes.max() <= 15
 
 
+def test_a_strategy_that_leaves_budget_is_told(in_process: Program, tmp_path: Path) -> None:
+    """TypiClust leaves out small clusters, and 30 clusters of 40 images are small."""
+    run = in_process.succeeds(
+        *("run", *as_folder(tmp_path), *SELECT, "budget=30"),
+        *("strategy=typiclust", "strategy.min_cluster_size=2"),
+    )
+    chosen = selection(tmp_path)["selected"].sum()
+    assert chosen < 30
+    assert f"strategy=typiclust chose {chosen} images where the budget is 30" in run.stdout + run.stderr
+
+
 def test_discovered_tasks(in_process: Program, tmp_path: Path) -> None:
     for number in range(40):
         picture(tmp_path / "flat" / f"{number:03}.png", number, light=number >= 25)

@@ -1,5 +1,6 @@
 """Stage `selection`: a strategy selects the images to buy instructions for."""
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from presel.stages.results import TableStage
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
 from presel.strategies.base import SelectionContext, Strategy
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,13 @@ class SelectionStage(TableStage):
         if "selected" not in choice:
             choice = choice.assign(selected=True)
         paid = {name for stage in self.paid for name in store.load(stage)["id"]}
-        self._check(choice.loc[choice["selected"], "id"], pool["id"], paid, budget)
+        chosen = choice.loc[choice["selected"], "id"]
+        self._check(chosen, pool["id"], paid, budget)
+        if len(chosen) < budget:
+            _log.warning(
+                f"strategy={self.strategy.name} chose {len(chosen):,} images where the budget is {budget:,}; "
+                "`presel run --help strategy` says what it leaves out"
+            )
         table = pool[["id", "task"]].merge(choice.drop(columns="task", errors="ignore"), on="id", how="left")
         table["selected"] = table["selected"].eq(True)
         self.write(folder, table)
