@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from presel.models.clip import Clip
 from presel.models.encoder import Encoder, LvlmEncoder
 from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
+from presel.models.model_files import model_fingerprint
 from presel.models.tune import Tune
 from presel.stages.clusters import Clustering
 from presel.stages.pool import PoolStage
@@ -129,6 +131,24 @@ def test_a_users_subclass_never_has_the_key_of_its_base(
         importlib.invalidate_caches()
         found.append(identity(getattr(importlib.import_module("mine"), name)(**settings, **more)))
     assert len({json.dumps(one, sort_keys=True) for one in found}) == 5
+
+
+def test_a_large_model_is_its_content(tmp_path: Path) -> None:
+    for name in ("one", "copy", "tuned"):
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / "model.safetensors").open("wb") as file:
+            file.truncate(300 * 2**20)
+            if name == "tuned":
+                file.seek(-4, os.SEEK_END)
+                file.write(b"last")
+    one, copy, tuned = (model_fingerprint(str(tmp_path / name), None) for name in ("one", "copy", "tuned"))
+    assert one == copy != tuned
+
+
+def test_compiled_training_draws_other_masks() -> None:
+    settings = dict(KINDS)[Tune]
+    assert identity(Tune(**settings)) == identity(Tune(**settings, compile=False, checkpoint_steps=1))
+    assert identity(Tune(**settings)) != identity(Tune(**settings, compile=True))
 
 
 def test_a_class_without_a_file_has_no_key(monkeypatch: pytest.MonkeyPatch) -> None:

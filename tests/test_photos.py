@@ -1,6 +1,7 @@
 """Pretraining of `photo_llava`: captions that share a row, names of the tower's classes, resuming."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from experiments.photos.build import unseen_pictures
 from experiments.photos.captioner import Captioner, Settings, load_projector, pretrain
 from experiments.photos.class_names import Classes, named_projector, recognized
 from presel.data.listing import sampling_order
+from presel.errors import PreselError
 from presel.settings.options import config_folder
 
 CAPTIONS = [["a bowl of apples", "apples"], ["a table"], ["what is on the table?", "a user", "a chat"]] * 40
@@ -82,6 +84,9 @@ def test_an_interrupted_pretraining_ends_like_an_uninterrupted_one(
             trained("cut")
     resumed = trained("cut")
     assert all((resumed[name] == weight).all() for name, weight in whole.items())
+    captioner = Captioner(public / "vicuna", projector(), features, CAPTIONS)
+    with pytest.raises(PreselError, match=r"whole: it was trained with .* name another folder by --work"):
+        pretrain(captioner, TRAINED, {"captions": HELD_OUT}, replace(SETTINGS, seed=1), tmp_path / "whole")
 
 
 def test_what_is_saved_is_what_was_trained(public: Path, features: np.ndarray, tmp_path: Path) -> None:

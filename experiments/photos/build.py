@@ -19,6 +19,7 @@ from experiments.photos.class_names import named_projector, recognized
 from experiments.photos.parts import save_language_model, save_tower, tower_classes
 from experiments.pretraining.common import log_to
 from presel.data.listing import sampling_order
+from presel.errors import PreselError
 from presel.models.assembly import assemble
 from presel.storage.files import read_json, write_json
 
@@ -60,6 +61,9 @@ def build(photos: Path, work: Path, out: Path, seed: int) -> None:
     """Builds the model's folder `out` from the phases in `work`, which has the tower alone too."""
     language, tower = work / "language", work / "tower"
     captions, names = work / "captions", work / "names"
+    for done in (captions / _MEASURED, names / _MEASURED):
+        if done.exists() and read_json(done)["seed"] != seed:
+            raise PreselError(f"{done}: this was trained with another seed; name another folder by --work")
     _phase(language, lambda: _in_folder(language, save_language_model))
     _phase(tower, lambda: _in_folder(tower, save_tower))
     records = read_json(photos / "captions.json")
@@ -155,7 +159,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=Settings.seed)
     options = parser.parse_args()
     log_to(options.work / "log.txt")
-    build(options.photos, options.work, options.out, options.seed)
+    try:
+        build(options.photos, options.work, options.out, options.seed)
+    except PreselError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, Au
 
 from presel.data.images import open_image
 from presel.data.prompts import IMAGE_TOKEN, TEMPLATES
+from presel.errors import PreselError
 from presel.models.conversations import IGNORED
 from presel.models.hardware import device_for
 from presel.models.image_preparation import mean_color, padded_to_square
@@ -205,6 +206,11 @@ def pretrain(
     done, seconds = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
+        if state["settings"] != asdict(settings):
+            raise PreselError(
+                f"{checkpoint}: it was trained with {state['settings']}, not {asdict(settings)}; name another "
+                "folder by --work, or delete this one"
+            )
         for name, part in parts.items():
             part.load_state_dict(state[name])
         losses, done, seconds = state["losses"], state["done"], state["seconds"]
@@ -228,7 +234,12 @@ def pretrain(
         if number + 1 == epoch_steps:
             losses.append({kind: _losses(captioner, rows) for kind, rows in held_out.items()})
         if (step + 1) % _SAVE_EVERY == 0 or step + 1 == steps:
-            progress = {"losses": losses, "done": step + 1, "seconds": time.monotonic() - started}
+            progress = {
+                "settings": asdict(settings),
+                "losses": losses,
+                "done": step + 1,
+                "seconds": time.monotonic() - started,
+            }
             with atomic(checkpoint) as temporary:
                 torch.save({name: part.state_dict() for name, part in parts.items()} | progress, temporary)
     seconds = round(time.monotonic() - started)

@@ -53,6 +53,7 @@ def pretrain(shape: LanguageShape, work: Path, out: Path, seed: int) -> None:
     )
 
     def tie() -> LlavaForConditionalGeneration:
+        torch.manual_seed(seed)
         tower = CLIPVisionModel.from_pretrained(eyes)
         model = assemble(tower, AutoModelForCausalLM.from_pretrained(language), tokenizer)
         align_projector(model, tokenizer, steps=150, batch_size=64, learning_rate=6e-3, seed=seed)

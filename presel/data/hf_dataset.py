@@ -74,11 +74,14 @@ class SavedDataset:
         """The fields, with names, sizes and dates of the files in place of their folder."""
         if not self.path.is_dir():
             raise PreselError(f"{self.path}: there is no such folder; give one that save_to_disk wrote")
-        # The files that `datasets` opens.
-        for file in [*self.path.rglob("*.json"), *self.path.rglob("*.arrow")]:
-            check_file(file)
-        files = sorted(file for file in self.path.rglob("*") if file.is_file())
-        content = fingerprint((file.relative_to(self.path).as_posix(), file) for file in files)
+        # Without what `datasets.map` leaves beside the data.
+        files = [file for file in sorted(self.path.rglob("*")) if not file.name.startswith("cache-")]
+        for file in files:
+            # Those that `datasets` opens.
+            if file.suffix in (".json", ".arrow"):
+                check_file(file)
+        named = ((file.relative_to(self.path).as_posix(), file) for file in files if file.is_file())
+        content = fingerprint(named)
         return fields_identity(self) | {"path": content}
 
     def parts(self) -> list[Iterator[PackedImage]]:

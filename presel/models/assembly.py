@@ -103,6 +103,9 @@ def llava_processor(
     """
     from transformers import LlavaProcessor
 
+    for found_by in ("is_local", "local_files_only"):
+        # Saved, how the tokenizer was found would be part of the model's key.
+        tokenizer.init_kwargs.pop(found_by, None)
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,

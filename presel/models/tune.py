@@ -1,11 +1,12 @@
 """Settings of a fine-tune."""
 
 from dataclasses import field
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from presel.component import component
+from presel.storage.stage import fields_identity
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -50,6 +51,10 @@ class Tune:
     gradient_checkpointing: bool = field(default=False, compare=False)
     compile: bool = field(default=False, compare=False)
     checkpoint_steps: Annotated[int, Field(gt=0)] = field(default=100, compare=False)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields; compiled, a model draws other dropout masks."""
+        return fields_identity(self) | ({"compile": True} if self.compile else {})
 
     def __post_init__(self) -> None:
         """Checks the batch sizes against each other."""

@@ -24,7 +24,6 @@ class MergedStage(Stage[Path]):
 
     def compute(self, store: Store, folder: Path) -> None:
         """Merges and saves; a repeated attempt writes the same files again."""
-        lvlm = self.tuned.lvlm
         from presel.models.conversations import ConversationEncoder
 
         lvlm = self.tuned.lvlm

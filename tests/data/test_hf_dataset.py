@@ -152,6 +152,8 @@ def test_without_the_library_the_remedy_is_named(
 def test_an_image_more_is_another_pool(tmp_path: Path) -> None:
     dataset(tmp_path).save_to_disk(tmp_path / "saved")
     source = HfDataset(path=tmp_path / "saved", task_column="label")
+    # A cache of `datasets.map`.
+    (tmp_path / "saved" / "cache-0f3.arrow").write_bytes(b"rows")
     assert HfDataset(path=tmp_path / "saved", task_column="label", min_side=2).identity() == source.identity()
     dataset(tmp_path, 5).save_to_disk(tmp_path / "saved")
     assert HfDataset(path=tmp_path / "saved", task_column="label").identity() != source.identity()
