@@ -192,23 +192,30 @@ def by_hand() -> dict[str, npt.NDArray[np.float64]]:
     return {task: cosines[:, TASKS["task"] == task].mean(axis=1) for task in "abc"}
 
 
-def test_icons_takes_the_samples_with_the_most_votes_and_equal_ones_go_by_id() -> None:
+def test_icons_takes_the_samples_with_the_most_votes_and_draws_among_equal_ones() -> None:
     influences = by_hand()
     count = np.zeros(60)
     for values in influences.values():
         count += values >= np.percentile(values, 80)
-    expected = sorted(range(60), key=lambda row: (-count[row], POOL.ids[row]))[:12]
-    for seed in range(3):
-        context = seen(
-            12,
-            pd.DataFrame({"id": POOL.ids}),
-            gradients=shuffled(POOL, seed),
-            validation_gradients=shuffled(VALIDATION, seed),
-            validation=TASKS,
+    by_id = pd.Series(count, index=POOL.ids)
+
+    def chosen(seed: int, order: int = 0) -> pd.DataFrame:
+        return Icons().select(
+            seen(
+                12,
+                pd.DataFrame({"id": POOL.ids}),
+                seed,
+                gradients=shuffled(POOL, order),
+                validation_gradients=shuffled(VALIDATION, order),
+                validation=TASKS,
+            )
         )
-        chosen = Icons().select(context)
-        assert chosen["id"].tolist() == POOL.ids[expected].tolist()
-        assert chosen["score"].tolist() == count[expected].tolist()
+
+    for seed in range(3):
+        assert chosen(seed)["score"].tolist() == sorted(count, reverse=True)[:12]
+        assert by_id[chosen(seed)["id"]].tolist() == chosen(seed)["score"].tolist()
+        assert chosen(seed, order=1)["id"].tolist() == chosen(seed)["id"].tolist()
+    assert set(chosen(0)["id"]) != set(chosen(1)["id"])
 
 
 def test_less_takes_the_samples_with_the_largest_influence_on_a_task() -> None:

@@ -85,7 +85,7 @@ def test_an_interrupted_pretraining_ends_like_an_uninterrupted_one(
     resumed = trained("cut")
     assert all((resumed[name] == weight).all() for name, weight in whole.items())
     captioner = Captioner(public / "vicuna", projector(), features, CAPTIONS)
-    with pytest.raises(PreselError, match=r"whole: it was trained with .* name another folder by --work"):
+    with pytest.raises(PreselError, match=r"whole: it was trained with .* another folder by --work"):
         pretrain(captioner, TRAINED, {"captions": HELD_OUT}, replace(SETTINGS, seed=1), tmp_path / "whole")
 
 

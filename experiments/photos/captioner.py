@@ -208,8 +208,8 @@ def pretrain(
         state = torch.load(checkpoint, weights_only=True)
         if state["settings"] != asdict(settings):
             raise PreselError(
-                f"{checkpoint}: it was trained with {state['settings']}, not {asdict(settings)}; name another "
-                "folder by --work, or delete this one"
+                f"{checkpoint}: it was trained with {state['settings']}, not {asdict(settings)}; choose "
+                "another folder by --work, or delete this one"
             )
         for name, part in parts.items():
             part.load_state_dict(state[name])

@@ -234,7 +234,8 @@ def image_losses(model: PreTrainedModel, batch: Inputs, image_token: int) -> Ima
 def _with_and_without_image(model: PreTrainedModel, batch: Inputs, image_token: int) -> ImageLosses:
     """Scores a batch by two plain forward passes.
 
-    Without the image, its tokens are left out, and the text keeps its positions: as if they were masked.
+    Without the image, its tokens are left out, and the text keeps its positions: as if they were masked. In
+    the code of VisNec's authors one masked token stands for all, so that later positions are smaller.
     """
     batch = batch.to(model.device, model.dtype)
     labels, inputs = batch["labels"], batch.without("labels")  # (n, length)

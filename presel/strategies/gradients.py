@@ -60,10 +60,13 @@ class Targeted(Strategy):
 class Icons(Targeted):
     """Influence consensus (ICONS; Wu et al., 2025): the samples that are influential for most target tasks.
 
-    Reads answers of validation samples, see `Targeted`. Votes are those of its authors' code; of samples with
-    equally many, those come first whose id does. Their model is warmed up for 500 steps, ours is the
-    reference model. Gradients are those of plain SGD, the authors' default.
+    Reads answers of validation samples, see `Targeted`. Votes are those of its authors' code; which samples
+    come first of those with equally many is drawn, since ids may begin with the task's name. Their model is
+    a checkpoint of tuning on the full pool after about a tenth of it, at a rate near its peak; ours is the
+    reference model, tuned to the end on 5 %. Gradients are those of plain SGD, the authors' default.
     """
+
+    version: ClassVar[int] = 2
 
     def select(self, context: SelectionContext) -> pd.DataFrame:
         """Takes the samples with the most votes.
@@ -73,8 +76,12 @@ class Icons(Targeted):
         """
         influences = self.influences(context)
         share = min(1.0, context.budget / len(influences))
-        found = votes(influences, share).astype(np.float64)
-        return ranked_slice(context["gradients"].ids, found, context.budget)
+        found = votes(influences, share)  # (n,)
+        ids = pd.Series(context["gradients"].ids)
+        # By id, so that the order of the rows does not matter; below 1, so that only ties are decided.
+        drawn = pd.Series(context.rng.random(len(ids)), index=ids.sort_values())
+        ranking = ranked_slice(ids, found + drawn.loc[ids].to_numpy(), context.budget)
+        return ranking.assign(score=np.floor(ranking["score"]))
 
 
 @component
@@ -84,7 +91,9 @@ class Less(Targeted):
     Reads answers of validation samples, see `Targeted`. Its authors sum influence over four checkpoints,
     weighted by their learning rates, and use Adam's update for the pool's samples. The pipeline keeps one
     checkpoint, the reference model, and no state of Adam: so the sum has one term, and gradients are those of
-    plain SGD, as the authors' are for validation samples.
+    plain SGD, as the authors' are for validation samples. They adapt the attention layers alone, and select
+    a subset for each target benchmark; one subset for all has to compare influences on different tasks,
+    whose scales differ, so that tasks with weak influences get little.
     """
 
     dimension: Dimension = 8192

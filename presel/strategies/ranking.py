@@ -49,7 +49,8 @@ class Ifd(Strategy):
     """Instruction-following difficulty (Li et al., 2024), which is the IRS of a single sample.
 
     Samples above 1, whose question is harmful, are dropped, and so are those whose difficulty is undefined
-    (`relevance_scores`); fewer than the budget may be left.
+    (`relevance_scores`); fewer than the budget may be left. Losses include the token that ends the answer,
+    and that without the question keeps image and template; the authors' do neither.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("scores",)

@@ -23,7 +23,8 @@ class VisNec(Strategy):
 
     A sample's necessity is its loss without the image minus that with it, under the untuned model. Questions
     are clustered by the mean of their token embeddings in that model, where the authors use a sentence
-    encoder, all-MiniLM-L6-v2; `most_necessary` chooses in each cluster.
+    encoder, all-MiniLM-L6-v2; `most_necessary` chooses in each cluster. Without the image the text keeps its
+    positions, where theirs moves up to the place of the image's first token.
 
     Attributes:
         clusters: Clusters of questions; at most the number of samples.
