@@ -85,4 +85,5 @@ def _scaled(places: Float32Matrix) -> Float32Matrix:
     low, high = places.min(axis=0), places.max(axis=0)
     side = (high - low).max() or np.float32(1)
     scaled: Float32Matrix = 0.5 + (places - (low + high) / 2) / side
-    return scaled
+    # Rounding can lead out of the square.
+    return scaled.clip(0, 1)

@@ -68,3 +68,12 @@ def test_equal_vectors_have_places_too() -> None:
     places = layout(np.ones((40, 3)))
     assert np.isfinite(places).all()
     assert ((places >= 0) & (places <= 1)).all()
+
+
+@pytest.mark.parametrize("seed", [18, 28, 36, 79, 98])
+def test_rounding_leads_no_place_out_of_the_unit_square(seed: int) -> None:
+    places = np.random.default_rng(seed).standard_normal((20, 2)) * 7 + 5
+    scaled = module._scaled(places.astype(np.float32))
+    assert scaled.min() >= 0
+    assert scaled.max() <= 1
+    assert np.ptp(scaled, axis=0).max() == pytest.approx(1)
