@@ -20,6 +20,7 @@ from experiments.pretraining.language import exact_turns, response_loss, text_ba
 from experiments.pretraining.texts import caption_conversation, encode
 from presel.data.digits.scenes import CELLS, Scenes
 from presel.data.prompts import IMAGE_TOKEN
+from presel.models.assembly import forget_folders
 
 IMAGE_TOKENS = 36
 
@@ -28,8 +29,7 @@ def assemble(
     tower: CLIPVisionModel, language: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> LlavaForConditionalGeneration:
     """One model of both halves, with a fresh projector between them."""
-    for half in (tower, language):
-        half.config.name_or_path = ""
+    forget_folders(tower, language)
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=language.config,

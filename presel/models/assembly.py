@@ -57,12 +57,10 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
     image_processor = load_pretrained(AutoImageProcessor, vision, backend="pil")
     _check_shapes(projector, layers, tower.config.hidden_size, body.config.hidden_size)
     _add_tokens(tokenizer, body)
-    for config in (tower.config, body.config):
-        # Saved, it would make the same model another one in another folder.
-        config.name_or_path = ""
+    forget_folders(tower, body)
     side, patch = tower.config.image_size, tower.config.patch_size
     layer, strategy = _FEATURES[tower.config.model_type]
-    llava = LlavaConfig(
+    config = LlavaConfig(
         vision_config=tower.config,
         text_config=body.config,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
@@ -74,7 +72,7 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
     )
     # On the meta device weights take no memory; the loaded parts replace them.
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(llava)
+        model = LlavaForConditionalGeneration(config)
     model.model.vision_tower = tower
     model.model.language_model = body.model
     model.lm_head = body.lm_head
@@ -88,6 +86,15 @@ def assemble(language: str, vision: str, projector: Path, out: Path, dtype: str 
     model.save_pretrained(unfinished)
     llava_processor(image_processor, tokenizer, patch, strategy).save_pretrained(unfinished)
     unfinished.rename(out)
+
+
+def forget_folders(*parts: "PreTrainedModel") -> None:
+    """Removes from the parts of a model where they were loaded from.
+
+    Saved, it would be part of the model's key, and so differ where the parts lie elsewhere.
+    """
+    for part in parts:
+        part.config.name_or_path = ""
 
 
 def llava_processor(

@@ -14,8 +14,9 @@ from presel.storage.stage import fields_identity
 BUILTIN = "builtin:"
 CONFIG = "config.json"
 _HUB_TIMEOUT_S = 10
+# A file of weights that is larger than all blocks together is hashed in these blocks only: reading gigabytes
+# takes longer than some stages.
 _BLOCK_BYTES = 2**20
-# Of larger files only so many blocks are read: hashing them whole would take longer than some stages.
 _BLOCKS = 64
 
 

@@ -111,14 +111,15 @@ def _yaml(error: YAMLError) -> str:
 
 def _argument(error: ArgumentError, group: str, overrides: Sequence[str]) -> str:
     """Explains an argument that a component refuses."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first = errors[0]
     field = _field(first["loc"])
     key = reference(".".join([group, *map(str, field)]), chosen_options(overrides))
     if first["type"] == "unexpected_keyword_argument":
         return unknown_key(key, overrides)
     value = first["input"]
     # Of a setting of several types, why each of them refuses the value.
-    reasons = [one["msg"] for one in error.errors() if _field(one["loc"]) == field]
+    reasons = [one["msg"] for one in errors if _field(one["loc"]) == field]
     if first["type"] in ("path_type", "string_type") and len(reasons) == 1:
         return not_text(key, value, overrides)
     is_one = field and first["type"] != "missing" and (len(reasons) > 1 or not isinstance(value, dict))
