@@ -6,9 +6,11 @@ hides them from each other, so that the image is read once for all of them.
 
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,9 @@ from presel.errors import PreselError
 from presel.models.conversations import IGNORED
 from presel.models.hardware import device_for
 from presel.models.image_preparation import mean_color, padded_to_square
+from presel.models.prefetch import prefetched
 from presel.storage.files import atomic
+from presel.storage.shards import chunks
 
 log = logging.getLogger("photos")
 
@@ -63,17 +67,24 @@ def encode_pictures(tower: Path, pictures: Sequence[Path], out: Path) -> None:
     device = device_for("auto")
     processor = AutoImageProcessor.from_pretrained(tower, backend="pil")
     model = AutoModel.from_pretrained(tower).to(device).eval()
-    color = mean_color(processor)
+    batches = list(chunks(pictures, _PICTURES_AT_ONCE))
+    # The tower is slower than this process unless it runs on a GPU.
+    workers = (os.cpu_count() or 0) if device.type == "cuda" else 0
     features = []
-    for start in range(0, len(pictures), _PICTURES_AT_ONCE):
-        opened = [open_image(picture) for picture in pictures[start : start + _PICTURES_AT_ONCE]]
-        squares = [padded_to_square(image, color) for image in opened]
-        pixels = processor(images=squares, return_tensors="pt")["pixel_values"].to(device)
-        features.append(model(pixels).last_hidden_state.half().cpu().numpy())
-        if start % (10 * _PICTURES_AT_ONCE) == 0:
-            log.info("encoded %d of %d pictures", start, len(pictures))
+    for number, pixels in enumerate(prefetched(batches, partial(_pixels, processor), workers)):
+        features.append(model(pixels.to(device)).last_hidden_state.half().cpu().numpy())
+        if number % 10 == 0:
+            log.info("encoded %d of %d pictures", number * _PICTURES_AT_ONCE, len(pictures))
     with atomic(out) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(features))
+
+
+def _pixels(processor: Any, pictures: Sequence[Path]) -> Tensor:
+    """The tower's inputs, (n, 3, height, width)."""
+    color = mean_color(processor)
+    squares = [padded_to_square(open_image(picture), color) for picture in pictures]
+    pixels: Tensor = processor(images=squares, return_tensors="pt")["pixel_values"]
+    return pixels
 
 
 class Captioner(nn.Module):

@@ -2,8 +2,9 @@
 # Many runs on the photographs, on one GPU with 16 processors:
 #   bash experiments/photos/gpu.sh ../shared/photos           the table, scored on eval.json
 #   bash experiments/photos/gpu.sh ../shared/photos trials    settings to choose among, scored on eval_dev.json
-# Runs start in the order of `table` or `trials`, JOBS at a time; interrupted, the same command goes on. Processes
-# share a GPU better under NVIDIA's MPS, if it is started before: nvidia-cuda-mps-control -d
+# Runs start in the order of `table` or `trials`, JOBS at a time, those whose names match ONLY (a regular expression,
+# such as '^(random|presel)-[0-4]$'); interrupted, the same command goes on. Processes share a GPU better under
+# NVIDIA's MPS, if it is started before: nvidia-cuda-mps-control -d
 set -euo pipefail
 photos=$1 list=${2:-table}
 case $list in
@@ -12,20 +13,27 @@ case $list in
     *) echo "gpu.sh: no list '$list': table or trials" >&2; exit 2 ;;
 esac
 out=outputs/photos/$list
-python3 -m experiments.photos.build --photos "$photos"
+# The card is written last.
+[[ -e outputs/models/photo_llava/README.md ]] || python3 -m experiments.photos.build --photos "$photos"
 mkdir -p "$out"
-export photos evaluation out
+# Threads of that many processes would wait for each other.
+export OMP_NUM_THREADS=1 photos evaluation out
+
+precover="strategy=precover encoder=lvlm"
 
 table() {
     echo full-0 strategy=full seed=0
     echo full-1 strategy=full seed=1
     # The first of each kind computes the features that the others wait for.
-    echo precover-0 strategy=precover encoder=lvlm seed=0
+    echo precover-0 $precover seed=0
     echo presel-0 strategy=presel seed=0
     for seed in {0..9}; do echo "random-$seed strategy=random seed=$seed"; done
     for seed in {1..9}; do
-        echo "precover-$seed strategy=precover encoder=lvlm seed=$seed"
+        echo "precover-$seed $precover seed=$seed"
         echo "presel-$seed strategy=presel seed=$seed"
+    done
+    for seed in {0..9}; do
+        echo "image_relevance-$seed $precover strategy.budgets=image_relevance tau.value=0.6 seed=$seed"
     done
     for seed in {0..4}; do
         for strategy in typiclust prism perplexity el2n ifd self_filter coincide visnec progress; do
@@ -35,7 +43,6 @@ table() {
 }
 
 trials() {
-    local precover="strategy=precover encoder=lvlm"
     for seed in {0..4}; do
         echo "random-$seed strategy=random seed=$seed"
         for picks in kmeans facility_location random uncertainty; do
@@ -66,4 +73,6 @@ run() {
 }
 export -f run
 
-"$list" | xargs --max-procs "${JOBS:-12}" --max-lines=1 bash -c 'run "$@"' run
+"$list" | while read -r name settings; do
+    [[ ! $name =~ ${ONLY:-.} ]] || echo "$name $settings"
+done | xargs --max-procs "${JOBS:-12}" --max-lines=1 bash -c 'run "$@"' run
