@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -397,6 +398,27 @@ def test_runs_without_scores_cannot_be_compared(tmp_path: Path) -> None:
     foreign = recorded(tmp_path, "random", scores={"vqa": 0.5})
     with pytest.raises(PreselError, match=r"this run has no (images|selection|evaluation); run the same"):
         evaluated([foreign])
+
+
+def test_weights_need_not_be_where_scores_are_compared(tmp_path: Path) -> None:
+    stages = {}
+    for role in ("images", "selection", "evaluation", "model"):
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "file").write_text("written")
+        stages[role] = finished(tmp_path / role)
+
+    def read_back() -> list[RunRecord]:
+        found = {role: replace(stage) for role, stage in stages.items()}
+        return evaluated([recorded(tmp_path, "random", scores={"vqa": 0.5}, stages=found)])
+
+    (tmp_path / "model" / "file").unlink()
+    assert read_back()
+    (tmp_path / "selection" / "file").write_text("changed")
+    with pytest.raises(PreselError, match="selection/file does not hold what was written"):
+        read_back()
+    shutil.rmtree(tmp_path / "model")
+    with pytest.raises(PreselError, match="the result of stage 'model' is gone"):
+        read_back()
 
 
 def test_tables_that_belong_to_no_run_are_told(tmp_path: Path) -> None:

@@ -57,9 +57,7 @@ def selected(runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 def _checked(runs: list[RunRecord], roles: set[str]) -> list[RunRecord]:
     for run in runs:
-        run.check()
-        for role in roles | (run.stages.keys() & {"relevance"}):
-            run.result(role)
+        run.check(*roles, *(run.stages.keys() & {"relevance"}))
     return runs
 
 
