@@ -32,8 +32,11 @@ table() {
         echo "precover-$seed $precover seed=$seed"
         echo "presel-$seed strategy=presel seed=$seed"
     done
-    for seed in {0..9}; do
-        echo "image_relevance-$seed $precover strategy.budgets=image_relevance tau.value=0.6 seed=$seed"
+    # The paper's temperature, and a softer one.
+    for tau in null 0.6; do
+        for seed in {0..9}; do
+            echo "image_relevance-$tau-$seed $precover strategy.budgets=image_relevance tau.value=$tau seed=$seed"
+        done
     done
     for seed in {0..4}; do
         for strategy in typiclust prism perplexity el2n ifd self_filter coincide visnec progress; do
