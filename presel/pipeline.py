@@ -5,7 +5,7 @@ inputs first: a random selection never fine-tunes a reference model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -290,7 +290,8 @@ class Pipeline:
         stages = self.strategy.stages(self)
         kind = type(self.strategy).__name__
         for name in stages:
-            if hasattr(type(self), name):
+            # Fields without a default are no attributes of the class.
+            if hasattr(type(self), name) or name in {field.name for field in fields(self)}:
                 raise PreselError(f"{kind}.stages names '{name}', which is a name of the pipeline; rename it")
         return stages
 

@@ -40,7 +40,7 @@ from presel.settings.errors import explain
 from presel.settings.options import SCHEMA, config_folder, fields_of, options
 from presel.settings.overrides import check_overrides, quoted, spread_over_jobs
 from presel.settings.schema import build, register
-from presel.settings.usage import drop_foreign, unused_groups
+from presel.settings.usage import drop_foreign, unused_groups, without_effect
 from presel.storage.stage import upstream
 from presel.storage.store import Store
 from presel.strategies.base import RESULTS
@@ -226,7 +226,8 @@ def test_every_experiment_composes_and_opens_with_its_command() -> None:
         (["reference.share=5"], "reference.share is 5.0; it must be above 0 and below 1"),
         (["neighbors.k=0"], "neighbors.k: input should be greater than or equal to 1 (it is 0)"),
         (["tau.value=-1"], "tau.value is -1.0; it must be above 0"),
-        (["seed=-1"], "seed is -1; it must be a whole number of at least 0"),
+        (["seed=-1"], "seed is -1; it must be a whole number from 0 to 4294967295"),
+        (["seed=4294967296"], "seed is 4294967296; it must be a whole number from 0 to"),
         (["budget=nan"], "budget is nan"),
         (["executor.workers=-1"], "executor.workers: input should be greater than or equal to 0 (it is -1)"),
         (["executor.workers=x"], "executor.workers: input should be a valid integer"),
@@ -471,12 +472,51 @@ def test_a_sweep_may_set_what_only_one_of_its_options_has(tmp_path: Path) -> Non
         (["strategy=self_filter"], {*PRESEL_ONLY, "validation", "encoder", "cluster"} - {"reference"}),
         (["strategy=icons"], {*PRESEL_ONLY, "clip", "score_net", "encoder", "cluster"} - {"reference"}),
         (["strategy=tive"], {*PRESEL_ONLY, *RIVALS_ONLY, "encoder", "cluster"} - {"reference"}),
+        # Their settings hold τ and the score of IRS, which these modes do not read.
+        (["strategy.weighting=uniform"], {*RIVALS_ONLY, "irs", "tau"}),
+        (["strategy=precover"], {*PRESEL_ONLY, *RIVALS_ONLY, "cluster"}),
         (["strategy=random", "until=selection"], {*PRESEL_ONLY, *RIVALS_ONLY, "encoder", "cluster"}),
     ],
 )
 def test_what_a_run_does_not_read_is_known(overrides: list[str], unused: set[str]) -> None:
     config = configured(*overrides)
     assert set(unused_groups(config, build(config))) == unused
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings", "decides"),
+    [
+        ([], ["strategy.redundancy_penalty=2", "strategy.redundancy_power=2"], False),
+        (["strategy.pick=distinct"], ["strategy.redundancy_penalty=2", "strategy.redundancy_power=2"], True),
+        (["strategy.weighting=uniform"], ["strategy.shrink=0.5", "tau.value=1", "irs=difference"], False),
+        (["strategy.weighting=size"], ["strategy.shrink=0.5"], True),
+        (["strategy=precover"], ["tau.value=1", "irs=difference", "strategy.exponent=1"], False),
+        (["strategy=precover"], ["strategy.questions=3", "strategy.beta=2"], False),
+        (
+            ["strategy=precover", "strategy.picks=uncertainty"],
+            ["strategy.questions=3", "strategy.beta=2"],
+            True,
+        ),
+        (["strategy=precover", "strategy.picks=random"], ["strategy.center=false"], False),
+        (["strategy=precover", "strategy.budgets=relevance"], ["tau.value=1", "irs=difference"], True),
+        (["strategy=precover", "strategy.budgets=gain"], ["strategy.exponent=1"], True),
+    ],
+)
+def test_settings_that_decide_nothing_are_in_no_key(
+    mode: list[str], settings: list[str], decides: bool
+) -> None:
+    plain = build(configured(*mode)).selection.key
+    for setting in settings:
+        config = configured(*mode, setting)
+        pipeline = build(config)
+        assert (pipeline.selection.key != plain) == decides
+        assert without_effect([*mode, setting], config, pipeline) == ([] if decides else [setting])
+
+
+def test_no_reference_model_is_tuned_where_irs_decides_nothing() -> None:
+    labels = [stage.label for stage in upstream(build(configured("strategy.weighting=size")).selection)]
+    assert "instructions (reference)" not in labels
+    assert "model (reference)" not in labels
 
 
 def test_help_explains_every_option_and_every_setting() -> None:

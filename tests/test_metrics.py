@@ -14,8 +14,9 @@ from presel.storage.files import read_json
 
 
 def test_exact_match_forgives_case_space_and_a_full_stop() -> None:
-    answers, references = [" Yes. ", "yes", "no", "2  3"], [["yes"], ["Yes."], ["yes"], ["2 3"]]
-    assert METRICS["exact_match"](answers, references).tolist() == [1, 1, 0, 1]
+    answers = [" Yes. ", "yes", "no", "2  3", "yes ."]
+    references = [["yes"], ["Yes."], ["yes"], ["2 3"], ["yes"]]
+    assert METRICS["exact_match"](answers, references).tolist() == [1, 1, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,7 @@ def test_a_box_counts_from_half_overlap_on(answer: str, score: int) -> None:
         ("number_match", " 1,195.00. ", "1,195", 1),
         ("number_match", "1196", "1,195", 0),
         ("number_match", "1195 apples", "1,195", 0),
+        ("number_match", "12.3%", "0.123", 1),
         ("number_match", "1/10", "1/10", 1),
         ("number_match", "0.1", "1/10", 0),
         ("number_match", "2:35 p.m.", "2:35 P.M.", 1),

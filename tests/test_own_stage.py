@@ -90,6 +90,14 @@ class Clashing(Random):
 
 
 @component
+class ClashingField(Random):
+    """Names its stage like a field of the pipeline without a default."""
+
+    def stages(self, pipeline: Pipeline) -> dict[str, Stage[Any]]:
+        return {"budget": pipeline.images}
+
+
+@component
 class Mistaken(Random):
     """Needs what there is not."""
 
@@ -100,6 +108,7 @@ class Mistaken(Random):
     ("name", "message"),
     [
         ("Clashing", "Clashing.stages names 'features', which is a name of the pipeline; rename it"),
+        ("ClashingField", "ClashingField.stages names 'budget', which is a name of the pipeline; rename it"),
         ("Mistaken", "Mistaken.needs names 'feature'; it may hold features, clusters, reference, relevance"),
     ],
 )

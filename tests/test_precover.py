@@ -217,7 +217,7 @@ def test_a_pool_of_copies_cannot_be_centered(in_process: Program, tmp_path: Path
     run = ("run", "pool=image_folder", "pool.images=.", "strategy=precover", "budget=2", "executor.workers=0")
     error = in_process.refuses(*run, "until=selection")
     assert (
-        "row 'cats/0.png' equals the mean, which is subtracted (4 such rows in all); set center=false"
+        "row 'cats/0.png' equals the mean, which is subtracted (4 such rows in all); do not subtract it"
         in error
     )
     in_process.succeeds(*run, "until=selection", "strategy.center=false")

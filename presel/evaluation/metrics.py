@@ -144,14 +144,15 @@ METRICS: dict[str, Metric] = {
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".")
+    return " ".join(text.lower().split()).rstrip(". ")
 
 
 def _numbers_agree(answer: str, reference: str, relative_error: float) -> bool:
     found, wanted = _number(answer), _number(reference)
     if found is None or wanted is None:
         return exact_match(answer, reference)
-    return abs(found - wanted) <= relative_error * abs(wanted)
+    # 12.3 / 100 is not 0.123 in floating point.
+    return abs(found - wanted) <= max(relative_error, 1e-9) * abs(wanted)
 
 
 def _number(text: str) -> float | None:

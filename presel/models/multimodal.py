@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from presel.errors import PreselError
+from presel.models.batching import batch_in_memory
 from presel.models.inputs import Inputs
 from presel.models.positions import with_positions
 
@@ -46,15 +47,21 @@ class MultimodalEncoder:
 
     @torch.inference_mode()
     def features(self, batch: Inputs) -> Tensor:
-        """Encodes a batch.
+        """Encodes a batch, in halves if it does not fit into memory.
 
         Args:
             batch: A batch of `ConversationEncoder`, of n samples.
 
         Returns:
             Features of norm 1, (n, 2 · layers · hidden size), float32: image tokens in the first half, text
-            tokens in the second. A half without tokens is 0.
+            tokens in the second. A half without tokens is 0. On the CPU.
+
+        Raises:
+            PreselError: If a single sample does not fit.
         """
+        return torch.cat(batch_in_memory(lambda part: self._features(part).cpu(), batch))
+
+    def _features(self, batch: Inputs) -> Tensor:
         inputs = batch.without("labels").to(self._model.device, self._model.dtype)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]  # (n, length) each
         image = ids == self._image_token

@@ -23,7 +23,8 @@ from presel.models.tune import Tune
 # What a model takes, and `rows` and `step_tokens` of the micro-batch.
 Batch = Inputs
 
-# Primes that keep the dropout seeds of all (run seed, epoch, batch) apart; trained weights depend on them.
+# Primes that keep the dropout seeds of (run seed, epoch, batch) apart, up to ten epochs of 100,003
+# micro-batches; trained weights depend on them.
 _SEED_STRIDE = 1_000_003
 _EPOCH_STRIDE = 100_003
 

@@ -202,7 +202,8 @@ class FeatureRows:
             what = f"has the norm {norms[first]:g}, which float32 cannot square; scale it"
             remedy = "remove these images or compute their features again"
             if norms[first] == 0 and self._center is not None:
-                what, remedy = "equals the mean, which is subtracted", "set center=false"
+                what = "equals the mean, which is subtracted"
+                remedy = "do not subtract it (center=false; strategy.center=false in a run)"
             elif norms[first] == 0:
                 what = "is all zeros"
             elif not np.isfinite(norms[first]):

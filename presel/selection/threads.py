@@ -1,4 +1,4 @@
-"""Runs the work of several tasks in parallel threads, with results that do not depend on the CPU."""
+"""Runs the work of several tasks in parallel threads."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,8 @@ def for_each_task(
 
     Few tasks run one after the other, and BLAS uses all CPUs. Many tasks run in parallel threads with
     single-threaded BLAS, which is faster for small matrix products. Since the number of BLAS threads changes
-    the rounding of a product, only the number of tasks decides between the two: one seed then gives the same
-    result on any number of CPUs.
+    the rounding of a product, only the number of tasks decides between the two: of many tasks one seed then
+    gives the same result on any number of CPUs; of few, the last digits may depend on it.
 
     Args:
         work: The function; must be thread-safe.

@@ -121,7 +121,8 @@ class Config:
     """All settings. Groups typed `Any` hold a component, which checks its own arguments.
 
     Attributes:
-        seed: Random seed of the reference set, the selection and the tuning: a whole number of at least 0.
+        seed: Random seed of the reference set, the selection and the tuning: a whole number from 0 to
+            4294967295.
         budget: Images to instruct, the reference set included: up to 1 a share of the pool, as in 0.15; above
             1 a number of images, as in 5400.
         until: The last step to run: selection, instructions, model, merged or evaluation.
@@ -271,7 +272,8 @@ def build(config: DictConfig) -> "Pipeline":
 
 # What the settings that belong to no component may be.
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "seed": ("a whole number of at least 0", lambda value: value >= 0),
+    # The upper bound is that of PyTorch Lightning and scikit-learn.
+    "seed": ("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32),
     "budget": (
         "a share of the pool, above 0 and up to 1 (0.15), or a whole number of images (5400)",
         lambda value: 0 < value <= 1 or (1 < value < math.inf and value == int(value)),

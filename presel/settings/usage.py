@@ -1,7 +1,7 @@
 """What of its configuration a run reads."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -29,9 +29,23 @@ def unused_groups(config: DictConfig, pipeline: "Pipeline") -> list[str]:
     used = _ALWAYS | {group for group, name in _BY_STAGE.items() if name in {stage.name for stage in stages}}
     used |= {group for group in BASES if any(isinstance(value, bases(group)) for value in held)}
     groups = [str(group) for group in config if OmegaConf.is_config(config[group])]
+    settings: Any = OmegaConf.to_container(config, resolve=False)
+    for name in pipeline.strategy.unread:
+        settings["strategy"].pop(name, None)
     # Settings without a component are read where a component takes its value from them.
-    text = "".join(str(OmegaConf.to_container(config[group], resolve=False)) for group in used & set(groups))
+    text = "".join(str(settings[group]) for group in used & set(groups))
     return [group for group in groups if group not in used and f"${{{group}." not in text]
+
+
+def without_effect(overrides: Iterable[str], config: DictConfig, pipeline: "Pipeline") -> list[str]:
+    """The overrides that nothing in a run reads."""
+    groups = unused_groups(config, pipeline)
+    settings = {f"strategy.{name}" for name in pipeline.strategy.unread}
+    return [
+        override
+        for override in overrides
+        if group_of(override) in groups or override.lstrip("+").partition("=")[0] in settings
+    ]
 
 
 def group_of(override: str) -> str:

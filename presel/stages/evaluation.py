@@ -86,7 +86,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
     """
 
     name: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     benchmarks: PoolStage
     scoring: Scoring
@@ -124,6 +124,8 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
 
     def shards(self, store: Store, folder: Path) -> TableShards[Question]:
         """The questions to answer."""
+        from torch import OutOfMemoryError
+
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.decoding import generate_answers, prompt_batch
         from presel.models.prefetch import prefetched
@@ -141,7 +143,13 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
             for asked, encoded in zip(
                 batches, prefetched(chosen, partial(prompt_batch, encoder), self.runtime.workers), strict=True
             ):
-                answers = generate_answers(model, encoder, encoded, self.scoring.max_new_tokens)
+                try:
+                    answers = generate_answers(model, encoder, encoded, self.scoring.max_new_tokens)
+                except OutOfMemoryError as error:
+                    raise PreselError(
+                        f"{len(asked)} questions at once do not fit into the device's memory; lower "
+                        f"evaluation.batch_size ({self.scoring.batch_size}), and the same command goes on"
+                    ) from error
                 yield as_table(asked).assign(answer=answers)
 
         return TableShards(
@@ -205,9 +213,10 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
 
 @dataclass(frozen=True, kw_only=True)
 class MostFrequentStage(ScoresStage):
-    """Scores of the constant baseline: every question gets its benchmark's most frequent answer."""
+    """Scores of the constant baseline: the most frequent answer of each benchmark and turn."""
 
     name: ClassVar[str] = "most_frequent"
+    version: ClassVar[int] = 2
 
     benchmarks: PoolStage
     scoring: Scoring

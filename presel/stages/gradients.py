@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from presel.errors import PreselError
 from presel.models.hardware import inference_settings
+from presel.models.lvlm import Lvlm
 from presel.stages.features import VectorsStage
 from presel.stages.instructions import SamplesStage
 from presel.stages.token_batches import encoded_batches, measure, shards_by_length
@@ -47,9 +48,14 @@ class GradientsStage(VectorsStage):
         """Says which samples the gradients are of."""
         return f"{self.name} ({self.samples.purpose})"
 
+    @property
+    def lvlm(self) -> Lvlm:
+        """The model before any tuning."""
+        return self.model.lvlm
+
     def settings(self) -> dict[str, Any]:
         """Adds the precision that the model computes in, if it is not that of its weights."""
-        return super().settings() | inference_settings(self.runtime.hardware, self.model.lvlm.dtype)
+        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
 
     def shards(self, store: Store, folder: Path) -> ArrayShards[int]:
         """The samples, longest first.
@@ -61,7 +67,7 @@ class GradientsStage(VectorsStage):
         from presel.models.conversations import ConversationEncoder
         from presel.models.gradients import GradientProjector
 
-        lvlm = self.model.lvlm
+        lvlm = self.lvlm
         encoder = ConversationEncoder(lvlm)
         examples = self.samples.examples(store)
         lengths, truncated = measure(folder, examples, partial(_answered, encoder), lvlm.max_length)

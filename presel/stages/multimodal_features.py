@@ -57,7 +57,7 @@ class MultimodalFeaturesStage(VectorsStage):
             encoder = MultimodalEncoder(model, self.lvlm.language_model, conversations.image_token)
             workers = self.runtime.workers
             for _, batch in encoded_batches(batches, examples, conversations.batch, workers):
-                yield encoder.features(batch).half().cpu().numpy()
+                yield encoder.features(batch).half().numpy()
 
         return shards_by_length(
             ArrayShards[int],

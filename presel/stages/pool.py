@@ -85,7 +85,7 @@ class PoolStage(Pool):
     Attributes:
         source: Where the records come from.
         workers: Worker processes that decode images.
-        title: `pool` or `benchmarks`, for the label.
+        title: `pool`, `benchmarks` or `validation`, for the label.
         with_tasks: Whether every image must have a task.
     """
 

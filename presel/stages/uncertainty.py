@@ -15,6 +15,7 @@ from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
 from presel.models.hardware import inference_settings
+from presel.models.lvlm import Lvlm
 from presel.stages.instructions import InstructionsStage
 from presel.stages.results import TableStage
 from presel.stages.token_batches import encoded_batches, shards_by_length
@@ -74,9 +75,14 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
     questions: int
     seed: int
 
+    @property
+    def lvlm(self) -> Lvlm:
+        """The model before any tuning."""
+        return self.model.lvlm
+
     def settings(self) -> dict[str, Any]:
         """Adds the precision that the model computes in, if it is not that of its weights."""
-        return super().settings() | inference_settings(self.runtime.hardware, self.model.lvlm.dtype)
+        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
 
     def probes(self, store: Store, encoder: "ConversationEncoder") -> tuple[list[Probe], int]:
         """The questions to ask, by task and id of the image, and how many its own image leaves no room for.
@@ -94,7 +100,7 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         generator = np.random.default_rng([self.seed, 2])
         probes, too_long = [], 0
         folder = self.instructions.pool.files(store).images
-        max_length = self.model.lvlm.max_length
+        max_length = self.lvlm.max_length
         free = pool[~pool["id"].isin(store.load(self.instructions.chosen)["id"])]
         for task, records in free.sort_values("id").groupby("task", sort=True):
             fitting: dict[int, list[str]] = {}
@@ -131,7 +137,7 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.decoding import first_token_entropies, prompt_batch
 
-        lvlm = self.model.lvlm
+        lvlm = self.lvlm
         encoder = ConversationEncoder(lvlm)
         images = self.instructions.pool.files(store).images
         probes, too_long = self.probes(store, encoder)
@@ -183,14 +189,14 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         for record in store.load(self.instructions):
             text = next(turn["value"] for turn in record.conversations if IMAGE_TOKEN in turn["value"])
             images = record.paths(folder)[: text.count(IMAGE_TOKEN)]
-            if encoder.length(_turns(text), images) <= self.model.lvlm.max_length:
+            if encoder.length(_turns(text), images) <= self.lvlm.max_length:
                 questions[tasks[record.id]].add(text)
         return dict(questions)
 
     def _all_too_long(self) -> PreselError:
         return PreselError(
             "all questions of the reference set are longer than lvlm.max_length="
-            f"{self.model.lvlm.max_length} tokens; raise it"
+            f"{self.lvlm.max_length} tokens; raise it"
         )
 
 

@@ -80,6 +80,19 @@ class PreCover(Strategy):
         reference = ("reference",) if measured or self.picks == "uncertainty" else ()
         return (*features, *reference, *measured)
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """The settings of other budgets and picks."""
+        read_by = {
+            "score": self._by_relevance,
+            "tau": self._by_relevance,
+            "exponent": self.budgets == "gain",
+            "center": self.picks != "random",
+            "questions": self.picks == "uncertainty",
+            "beta": self.picks == "uncertainty",
+        }
+        return frozenset(name for name, read in read_by.items() if not read)
+
     def stages(self, pipeline: "Pipeline") -> "dict[str, Stage[Any]]":
         """The uncertainty of each image, if it decides."""
         uncertain = self.picks == "uncertainty"
@@ -100,7 +113,7 @@ class PreCover(Strategy):
         if "reference" in self.needs:
             bought = images["id"].isin(context.reference["id"]).to_numpy()
         weights = self._weights(context)
-        if self.budgets in ("relevance", "image_relevance"):
+        if self._by_relevance:
             budgets = split_over_tasks(weights, images["task"][~bought], context.budget - int(bought.sum()))
         else:
             budgets = fill_over_tasks(weights, images["task"], bought, context.budget)
@@ -141,6 +154,10 @@ class PreCover(Strategy):
             images.loc[chosen, "why"] = self.picks
             images.loc[chosen, "rank"] = np.arange(1, len(chosen) + 1)
         return images.assign(selected=images["why"].notna())
+
+    @property
+    def _by_relevance(self) -> bool:
+        return self.budgets in ("relevance", "image_relevance")
 
     def _vectors(self, context: SelectionContext, ids: pd.Series) -> FeatureRows:
         try:

@@ -64,9 +64,18 @@ class PreSel(Strategy):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What the paper's method reads, and features where picks must be distinct."""
-        needs = ("reference", "relevance", "centrality")
-        return (*needs, "features") if self.pick == "distinct" else needs
+        """What the paper's method reads, but for IRS where it decides nothing; features if distinct."""
+        relevance = ("relevance",) if self.weighting == "relevance" else ()
+        features = ("features",) if self.pick == "distinct" else ()
+        return ("reference", *relevance, "centrality", *features)
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """The settings of other weights and picks."""
+        weights = () if self.weighting == "relevance" else ("score", "tau")
+        equal = ("shrink",) if self.weighting == "uniform" else ()
+        picks = () if self.pick == "distinct" else ("redundancy_penalty", "redundancy_power")
+        return frozenset((*weights, *equal, *picks))
 
     def select(self, context: SelectionContext) -> pd.DataFrame:
         """Selects the reference set and the most central images of every cluster.

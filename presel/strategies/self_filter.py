@@ -35,14 +35,14 @@ class SelfFilter(Strategy):
     gamma: Annotated[float, Field(ge=0)] = 1.0
 
     def select(self, context: SelectionContext) -> pd.DataFrame:
-        """Spends exactly the budget.
+        """Spends the budget, or chooses all samples that were answered if these are fewer.
 
         Returns:
             Table of the chosen images: id, initial difficulty, rank (from 1 in the order of picking).
         """
         ids, rows = context.clip_features.normalized_by_id()
         difficulty = -context.self_filter.set_index("id")["score"].loc[ids.tolist()].to_numpy()
-        picks = pick_difficult(rows, difficulty, context.budget, self.k, self.gamma)
+        picks = pick_difficult(rows, difficulty, min(context.budget, len(ids)), self.k, self.gamma)
         return pd.DataFrame(
             {"id": ids[picks], "difficulty": difficulty[picks], "rank": np.arange(1, len(picks) + 1)}
         )

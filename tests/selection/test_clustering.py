@@ -67,6 +67,11 @@ def test_no_cluster_is_empty_even_among_equal_vectors(backend: str) -> None:
     assert sorted(set(labels)) == list(range(7))
 
 
+def test_copies_beyond_what_a_cell_holds_are_clustered() -> None:
+    vectors = np.ones((1500, 4), np.float32)
+    assert len(np.unique(cluster(vectors, 1100)[0])) == 1100
+
+
 def test_released_leaves_the_clusters_empty_that_scikit_learn_does() -> None:
     vectors = np.repeat(np.eye(3, 8, dtype=np.float32), 20, axis=0)
     labels, centroids = cluster(vectors, 7, backend="released")

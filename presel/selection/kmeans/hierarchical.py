@@ -53,7 +53,9 @@ def _divide(rows: FeatureRows, n_clusters: int, settings: Settings) -> Assignmen
     for cell in np.flatnonzero(sizes):
         members = np.flatnonzero(cell_of == cell)
         # Cells differ in size; one slightly larger than a leaf is cheaper to cluster than to divide again.
-        method = plain if shares[cell] <= 4 * LEAF_CLUSTERS else _divide
+        # Equal rows cannot be divided.
+        divisible = shares[cell] > 4 * LEAF_CLUSTERS and len(members) < len(rows)
+        method = _divide if divisible else plain
         part = method(rows.subset(members), int(shares[cell]), settings)
         labels[members] = part.labels + first
         distances[members] = part.distances

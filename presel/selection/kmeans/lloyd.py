@@ -39,7 +39,7 @@ def lloyd(
     """Alternates assignment and cluster means until the inertia hardly falls; leaves no cluster empty.
 
     An empty cluster is given the row farthest from its centroid among clusters of two rows or more (the first
-    of equally far ones). Every row is assigned to the nearest of the returned centroids.
+    of equally far ones). Every other row is assigned to the nearest of the returned centroids.
 
     Args:
         rows: n vectors.
