@@ -150,3 +150,18 @@ def test_pictures_to_name_are_those_that_no_run_and_no_evaluation_shows(
     shown = {f"{int(name) % 25}.jpg" for name in in_pool} | {"3.jpg", "7.jpg"}
     expected = {f"{number}.jpg" for number in range(25)} - shown
     assert {picture.name for picture in unseen_pictures(tmp_path)} == expected
+
+
+def test_a_model_is_not_described_by_another_training(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    with pytest.raises(PreselError, match="made was made from another folder than"):
+        build_module.build(tmp_path, tmp_path / "work", tmp_path / "made", seed=0)
+
+
+def test_features_of_other_pictures_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "features.npy", np.zeros((2, 1, 2), np.float16))
+    (tmp_path / "pictures.json").write_text('["images/a.jpg", "images/b.jpg"]')
+    pictures = [Path("images/a.jpg"), Path("images/b.jpg")]
+    assert len(build_module._features(tmp_path, tmp_path, pictures)) == 2
+    with pytest.raises(PreselError, match="features of other pictures"):
+        build_module._features(tmp_path, tmp_path, pictures[::-1])

@@ -7,6 +7,7 @@ Every phase is skipped where its result exists, so that the same command goes on
 
 import argparse
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def build(photos: Path, work: Path, out: Path, seed: int) -> None:
     for done in (captions / _MEASURED, names / _MEASURED):
         if done.exists() and read_json(done)["seed"] != seed:
             raise PreselError(f"{done}: this was trained with another seed; name another folder by --work")
+    if out.exists() and not (names / _MEASURED).exists():
+        raise PreselError(f"{out} was made from another folder than {work}; name another one by --out")
     _phase(language, lambda: _in_folder(language, save_language_model))
     _phase(tower, lambda: _in_folder(tower, save_tower))
     records = read_json(photos / "captions.json")
@@ -96,9 +99,13 @@ def build(photos: Path, work: Path, out: Path, seed: int) -> None:
         _learn(names, captioner, both, kinds, Settings(epochs=1, seed=seed))
 
     _phase(names / _MEASURED, learn_names)
-    _phase(out, lambda: assemble(str(names / _LANGUAGE), str(tower), names / _PROJECTOR, out))
     measured = {folder.name: read_json(folder / _MEASURED) for folder in (captions, names)}
-    (out / "README.md").write_text(_CARD.format(held_out=_HELD_OUT, **measured), encoding="utf-8")
+
+    def assemble_with_card(folder: Path) -> None:
+        assemble(str(names / _LANGUAGE), str(tower), names / _PROJECTOR, folder)
+        (folder / "README.md").write_text(_CARD.format(held_out=_HELD_OUT, **measured), encoding="utf-8")
+
+    _phase(out, lambda: _in_folder(out, assemble_with_card))
 
 
 def unseen_pictures(photos: Path) -> list[Path]:
@@ -116,8 +123,12 @@ def _texts_of(name: str) -> tuple[str, str]:
 
 def _features(folder: Path, tower: Path, pictures: list[Path]) -> NDArray[np.float16]:
     """The tower's features of the pictures, (n, positions, d), computed once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "features.npy"
+    file, listed = folder / "features.npy", folder / "pictures.json"
+    names = ["/".join(picture.parts[-2:]) for picture in pictures]
+    if not file.exists():
+        write_json(listed, names)
+    elif read_json(listed) != names:
+        raise PreselError(f"{file}: these are features of other pictures; name another folder by --work")
     _phase(file, lambda: encode_pictures(tower, pictures, file))
     features: NDArray[np.float16] = np.load(file, mmap_mode="r")
     return features
@@ -138,6 +149,7 @@ def _learn(
 def _in_folder(folder: Path, save: Callable[[Path], None]) -> None:
     """Saves into a folder that appears only when it is complete."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     save(unfinished)
     unfinished.rename(folder)
 

@@ -13,8 +13,7 @@ case $list in
     *) echo "gpu.sh: no list '$list': table or trials" >&2; exit 2 ;;
 esac
 out=outputs/photos/$list
-# The card is written last.
-[[ -e outputs/models/photo_llava/README.md ]] || python3 -m experiments.photos.build --photos "$photos"
+[[ -d outputs/models/photo_llava ]] || python3 -m experiments.photos.build --photos "$photos"
 mkdir -p "$out"
 # Threads of that many processes would wait for each other.
 export OMP_NUM_THREADS=1 photos evaluation out
