@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import re
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +192,7 @@ def test_a_judge_without_a_key_is_told_before_any_work(
 
 
 def test_what_lmms_eval_is_asked_for_and_what_it_logs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     log = tmp_path / "log.txt"
@@ -201,22 +203,23 @@ echo "token: $HF_TOKEN, $HUGGING_FACE_HUB_TOKEN"
 printf '\\033[1mError CUDA out of memory in generating\\033[0m\\n'
 """
     own = lmms_eval(stand_in(tmp_path, script), include_path=tmp_path / "tasks")
-    own.run(tmp_path / "model", tmp_path / "results", log)
+    results = tmp_path / "results"
+    own.run(tmp_path / "model", results, log)
     lines = log.read_text().splitlines()
     asked = (
         f"--tasks vqav2_val,mme --include_path {tmp_path / 'tasks'} --gen_kwargs temperature=0 --batch_size 1"
     )
-    assert asked in lines[1]
-    assert lines[2] == "token: , secret"
-    said = " ".join(caplog.text.split())
-    assert (
-        "the model failed on 1 questions, which lmms-eval counts as wrong answers (CUDA out of memory)"
-        in said
-    )
+    assert asked in lines[0]
+    assert lines[1] == "token: , secret"
+    failure = own.hidden_failure(log, results)
+    assert failure is not None
+    assert "failed on 1 questions (CUDA out of memory), which lmms-eval counts as wrong answers" in failure
+    assert replace(own, max_failures=1).hidden_failure(log, results) is None
+    assert own.hidden_failure(tmp_path / "none", results) is None
 
     stand_in(tmp_path, "echo 'ValueError: no chat template'; printf 'Model Responding: 0%%'; exit 1")
     with pytest.raises(PreselError, match=r"exit status 1 \(ValueError: no chat template\)"):
-        own.run(tmp_path / "model", tmp_path / "results", log)
+        own.run(tmp_path / "model", results, log)
 
 
 def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(
@@ -231,9 +234,16 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(
     silent = in_process.refuses("run", "strategy=random", python, *OVERRIDES)
     assert "external_evaluation (random): the program left no results under" in silent
 
-    # The last argument is the folder for results.
-    script = f'echo "$@" > {tmp_path}/called; for out; do :; done; cp -r {LEFT}/* $out/'
-    stand_in(tmp_path, script)
+    # The last argument is the folder for results, which are not taken while the log has failures.
+    leaves = f"for out; do :; done; cp -r {LEFT}/* $out/"
+    stand_in(tmp_path, f"echo Error CUDA out of memory in generating; {leaves}")
+    for _ in range(2):
+        refused = in_process.refuses("run", "strategy=random", python, *OVERRIDES)
+        assert "failed on 1 questions (CUDA out of memory)" in refused
+        stand_in(tmp_path, "exit 3")
+    (results,) = re.findall(r"delete (\S+) and", refused)
+    shutil.rmtree(tmp_path / results)
+    stand_in(tmp_path, f'echo "$@" > {tmp_path}/called; {leaves}')
     done = in_process.succeeds("run", "strategy=random", python, *OVERRIDES)
     assert {label for label, how in stage_lines(done.stdout).items() if how == "computed"} == {
         "external_evaluation (random)"

@@ -38,6 +38,10 @@ class ExternalBenchmarks(ABC):
             PreselError: If the program fails, or must be run by the user first.
         """
 
+    def hidden_failure(self, log: Path, results: Path) -> str | None:
+        """What the program printed into `log` of failures that its results do not tell; None if nothing."""
+        return None
+
     @abstractmethod
     def scores(self, folder: Path) -> Scores | None:
         """Reads the results: score by column; None if there are none yet.

@@ -1,7 +1,6 @@
 """Benchmarks by lmms-eval, called as a program in a separate environment."""
 
 import json
-import logging
 import os
 import re
 import subprocess
@@ -17,8 +16,6 @@ from presel.errors import PreselError
 from presel.evaluation.external import Column, ExternalBenchmarks, read_text, result_files
 from presel.evaluation.scores import Scores
 from presel.storage.stage import fields_identity
-
-_log = logging.getLogger(__name__)
 
 # Imports what a run would: lmms-eval imports a model's libraries late, and does not depend on all of them.
 _CHECK = """
@@ -71,6 +68,7 @@ class LmmsEval(ExternalBenchmarks):
         model_args: Further arguments of the model class.
         gen_kwargs: Generation settings for all tasks, which override a task's own.
         batch_size: Answers generated at once; `llava_hf` supports 1 only.
+        max_failures: Questions that the model may fail on, by an exception; lmms-eval counts them as wrong.
         include_path: Folder with additional tasks. Changes of its files do not change the result's key: give
             a changed task another name.
         columns: The tasks to run and the metrics to read, by the name of the column.
@@ -81,6 +79,7 @@ class LmmsEval(ExternalBenchmarks):
     model_args: dict[str, str]
     gen_kwargs: dict[str, bool | int | float | str] = field(default_factory=lambda: {"temperature": 0})
     batch_size: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
+    max_failures: Annotated[int, Field(ge=0)] = field(default=0, compare=False)
     include_path: Path | None = field(default=None, compare=False)
     columns: Annotated[dict[str, LmmsColumn], Field(min_length=1)]
 
@@ -146,20 +145,24 @@ class LmmsEval(ExternalBenchmarks):
                 f"lmms-eval is not run here (evaluation.python is null); run `{' '.join(command)}` where it "
                 f"is installed, put its results under {folder}, and run this command again"
             )
-        with log.open("a") as output:
-            before = output.tell()
+        with log.open("w") as output:
             done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=_environment())
-        printed = log.read_bytes()[before:].decode(errors="replace")
         if done.returncode:
             raise PreselError(
-                f"lmms-eval ended with exit status {done.returncode} ({_reason(printed)}); its output is in "
-                f"{log}; solve that and run this command again"
+                f"lmms-eval ended with exit status {done.returncode} ({_reason(_printed(log))}); its output "
+                f"is in {log}; solve that and run this command again"
             )
-        if failures := _FAILURE.findall(printed):
-            _log.info(
-                f"  the model failed on {len(failures)} questions, which lmms-eval counts as wrong answers "
-                f"({failures[-1]}); see {log}"
-            )
+
+    def hidden_failure(self, log: Path, results: Path) -> str | None:
+        """Questions that the model failed on; where lmms-eval ran elsewhere, there is no log."""
+        failures = _FAILURE.findall(_printed(log)) if log.exists() else []
+        if len(failures) <= self.max_failures:
+            return None
+        return (
+            f"{log}: the model failed on {len(failures)} questions ({failures[-1]}), which lmms-eval counts "
+            f"as wrong answers; solve that, delete {results} and run this command again, or accept them by "
+            f"evaluation.max_failures={len(failures)}"
+        )
 
     def scores(self, folder: Path) -> Scores | None:
         """Reads all result files; a later file overrides an earlier one for the same task."""
@@ -212,6 +215,10 @@ def _environment() -> dict[str, str]:
     if token := environment.pop("HF_TOKEN", None):
         environment["HUGGING_FACE_HUB_TOKEN"] = token
     return environment
+
+
+def _printed(log: Path) -> str:
+    return log.read_bytes().decode(errors="replace")
 
 
 def _reason(text: str) -> str:

@@ -44,7 +44,7 @@ class ExternalEvaluationStage(ScoresStage):
         """Runs the program, unless its results are there.
 
         Raises:
-            PreselError: If it fails, or leaves none.
+            PreselError: If it fails, if only for some questions, or leaves none.
         """
         results, log = folder / "results", folder / "log.txt"
         results.mkdir(exist_ok=True)
@@ -54,5 +54,7 @@ class ExternalEvaluationStage(ScoresStage):
             scores = self.benchmarks.scores(results)
         if scores is None:
             raise PreselError(f"{self.label}: the program left no results under {results}; see {log}")
+        if failure := self.benchmarks.hidden_failure(log, results):
+            raise PreselError(failure)
         self.write(folder, scores)
         return {"mean": mean_score(scores)}
