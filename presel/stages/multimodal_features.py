@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from presel.models.hardware import inference_settings
 from presel.models.lvlm import Lvlm
 from presel.stages.features import VectorsStage
 from presel.stages.instructions import InstructionsStage
@@ -32,6 +33,10 @@ class MultimodalFeaturesStage(VectorsStage):
     lvlm: Lvlm
     instructions: InstructionsStage
 
+    def settings(self) -> dict[str, Any]:
+        """Adds the precision that the model computes in, if it is not that of its weights."""
+        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
+
     def check(self, store: Store) -> None:
         """Checks devices and model."""
         super().check(store)
@@ -40,7 +45,6 @@ class MultimodalFeaturesStage(VectorsStage):
     def shards(self, store: Store, folder: Path) -> ArrayShards[int]:
         """The samples, longest first."""
         from presel.models.conversations import ConversationEncoder
-        from presel.models.hardware import device_for
         from presel.models.multimodal import MultimodalEncoder
 
         conversations = ConversationEncoder(self.lvlm)
@@ -53,7 +57,7 @@ class MultimodalFeaturesStage(VectorsStage):
         )
 
         def encode(batches: Batches[int]) -> Iterator[NDArray[np.float16]]:
-            model = self.lvlm.load_model().to(device_for(self.runtime.hardware.accelerator))
+            model = self.lvlm.load_for_inference(self.runtime.hardware)
             encoder = MultimodalEncoder(model, self.lvlm.language_model, conversations.image_token)
             workers = self.runtime.workers
             for _, batch in encoded_batches(batches, examples, conversations.batch, workers):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from presel.distributed.stage import ShardedStage
+from presel.models.hardware import inference_settings
 from presel.models.lvlm import Lvlm
 from presel.stages.instructions import InstructionsStage
 from presel.stages.relevance import check_losses
@@ -33,6 +34,10 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
     lvlm: Lvlm
     instructions: InstructionsStage
 
+    def settings(self) -> dict[str, Any]:
+        """Adds the precision that the model computes in, if it is not that of its weights."""
+        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
+
     def check(self, store: Store) -> None:
         """Checks devices and model."""
         super().check(store)
@@ -41,7 +46,6 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
     def shards(self, store: Store, folder: Path) -> TableShards[int]:
         """The samples, longest first."""
         from presel.models.conversations import ConversationEncoder
-        from presel.models.hardware import device_for
         from presel.models.losses import image_losses
 
         conversations = ConversationEncoder(self.lvlm)
@@ -54,7 +58,7 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
         )
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
-            model = self.lvlm.load_model().to(device_for(self.runtime.hardware.accelerator))
+            model = self.lvlm.load_for_inference(self.runtime.hardware)
             workers = self.runtime.workers
             for rows, batch in encoded_batches(batches, examples, conversations.batch, workers):
                 losses = image_losses(model, batch, conversations.image_token)
