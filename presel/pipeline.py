@@ -38,6 +38,7 @@ from presel.stages.pool import Pool, PoolStage
 from presel.stages.question_features import QuestionFeaturesStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.relevance import RelevanceStage
+from presel.stages.roles import by_role
 from presel.stages.rounds import Round, RoundScoresStage, RoundStage
 from presel.stages.selection import SelectionStage
 from presel.stages.self_filter import ScoreNet, SelfFilterStage
@@ -396,10 +397,9 @@ class Pipeline:
     def steps(self, target: Stage[Any]) -> dict[str, Stage[Any]]:
         """The target and every stage that it depends on, inputs first, by role.
 
-        A stage's role is the name of its property here, as in `reference_model`; the role of any other stage
-        is that of the stage that reads it and its own name, as in `images.scenes`; those of a round are named
-        like `round_2.instructions`. Labels are for people and may be reworded; programs find a stage by its
-        role.
+        A stage's role is the name of its property here, as in `reference_model`, or of the strategy's own
+        stage; those of a round are named like `round_2.instructions`. Labels are for people and may be
+        reworded; programs find a stage by its role.
         """
         found = upstream(target)
         named = {id(stage): name for name, stage in self.strategy_stages.items()}
@@ -407,14 +407,7 @@ class Pipeline:
             named |= {id(stage): f"{round_name(number)}.{part}" for part, stage in one._asdict().items()}
         # The evaluated properties hold these stages; where two hold the same one, the first names it.
         named |= {id(stage): role for role, stage in reversed(vars(self).items()) if isinstance(stage, Stage)}
-        roles: dict[str, str] = {}
-        for stage in reversed(found):
-            role = roles.setdefault(stage.key, named.get(id(stage), stage.name))
-            for source in stage.inputs:
-                name = named.get(id(source), f"{role}.{source.name}")
-                # Two inputs of one name are told apart by their keys.
-                roles.setdefault(source.key, f"{name}.{source.key}" if name in roles.values() else name)
-        return {roles[stage.key]: stage for stage in found}
+        return by_role(found, named)
 
     def check(self, store: Store, target: Stage[Any]) -> None:
         """Checks everything that a run up to `target` needs, before its first long computation.

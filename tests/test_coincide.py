@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
 from presel.instructions.ledger import requested_ids
 from presel.models.conversations import ConversationEncoder, Example
+from presel.models.decoding import generate_answers
 from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
 from presel.models.multimodal import MultimodalEncoder, spread_layers
@@ -105,6 +107,23 @@ def test_features_equal_a_plain_pass_sample_by_sample(pool_folder: Path) -> None
         np.testing.assert_allclose(feature, by_definition(model, encoder, example), atol=1e-4)
     projections = [layer.self_attn.o_proj for layer in model.model.language_model.layers]
     assert not any(projection._forward_hooks for projection in projections)
+
+
+def test_a_batch_too_large_for_memory_is_halved(pool_folder: Path) -> None:
+    model, encoder = LVLM.load_model(), ConversationEncoder(LVLM)
+    images = [pool_folder / "images" / f"{number:04}.png" for number in range(7)]
+    batch = encoder.batch([Example([image], conversation(number)) for number, image in enumerate(images)])
+    multimodal = MultimodalEncoder(model, LVLM.language_model, encoder.image_token)
+    whole = multimodal.features(batch)
+
+    def fill_up(_: torch.nn.Module, __: tuple[()], named: dict[str, Any]) -> None:
+        if len(named["inputs_embeds"]) > 3:
+            raise torch.OutOfMemoryError
+
+    model.model.language_model.register_forward_pre_hook(fill_up, with_kwargs=True)
+    torch.testing.assert_close(multimodal.features(batch), whole, atol=1e-5, rtol=0)
+    with pytest.raises(PreselError, match=r"7 questions at once do not fit .*; lower evaluation\.batch_size"):
+        generate_answers(model, encoder, batch.without("labels"), 3)
 
 
 def test_a_model_without_output_projections_is_refused() -> None:

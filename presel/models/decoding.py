@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from presel.errors import PreselError
 from presel.models.batching import batch_in_memory
 from presel.models.conversations import ConversationEncoder, Example
 from presel.models.inputs import Inputs
@@ -28,17 +29,26 @@ def generate_answers(
     """Greedy answers to the last question of each conversation in a `prompt_batch`.
 
     They have at most `max_new_tokens` tokens, without special tokens and surrounding white space.
+
+    Raises:
+        PreselError: If the batch does not fit into memory; halves of it might be answered otherwise.
     """
     inputs = batch.to(model.device, model.dtype)
     tokenizer = encoder.tokenizer
-    output = model.generate(
-        **inputs,
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=sorted({encoder.end_token, tokenizer.eos_token_id}),
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    try:
+        output = model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted({encoder.end_token, tokenizer.eos_token_id}),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    except torch.OutOfMemoryError as error:
+        raise PreselError(
+            f"{len(inputs['input_ids'])} questions at once do not fit into the device's memory; lower "
+            "evaluation.batch_size, and the same command goes on"
+        ) from error
     answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [answer.strip() for answer in answers]
 

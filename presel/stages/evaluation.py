@@ -124,8 +124,6 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
 
     def shards(self, store: Store, folder: Path) -> TableShards[Question]:
         """The questions to answer."""
-        from torch import OutOfMemoryError
-
         from presel.models.conversations import ConversationEncoder, Example
         from presel.models.decoding import generate_answers, prompt_batch
         from presel.models.prefetch import prefetched
@@ -143,13 +141,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
             for asked, encoded in zip(
                 batches, prefetched(chosen, partial(prompt_batch, encoder), self.runtime.workers), strict=True
             ):
-                try:
-                    answers = generate_answers(model, encoder, encoded, self.scoring.max_new_tokens)
-                except OutOfMemoryError as error:
-                    raise PreselError(
-                        f"{len(asked)} questions at once do not fit into the device's memory; lower "
-                        f"evaluation.batch_size ({self.scoring.batch_size}), and the same command goes on"
-                    ) from error
+                answers = generate_answers(model, encoder, encoded, self.scoring.max_new_tokens)
                 yield as_table(asked).assign(answer=answers)
 
         return TableShards(

@@ -3,8 +3,8 @@
 A key is a hash of the stage's name, class and fields, each reduced to JSON by `identity`:
 
 - A stage counts by its key, so that a key holds those of all stages before it.
-- A component counts by its class and its fields, except those with `compare=False`. One that reads files
-  defines a method `identity`, which adds digests of them.
+- A component counts by its class and its fields, except those with `compare=False` and, of a strategy,
+  those that it calls `unread`. One that reads files defines a method `identity`, which adds digests of them.
 - A class of this package counts by its name and `version`, which is raised when its code gives other
   results; a class from elsewhere also by the text of its module.
 """
@@ -57,12 +57,13 @@ def identity(value: Any) -> Any:
 
 
 def fields_identity(value: Any) -> dict[str, Any]:
-    """The identities of a dataclass's fields, without those with `compare=False`.
+    """The identities of a dataclass's fields, without those with `compare=False`, and of its `unread` ones.
 
     A component that reads a file returns `fields_identity(self) | {"path": sha256(self.path)}`.
     """
-    counted = [field.name for field in dataclasses.fields(value) if field.compare]
-    return {name: identity(getattr(value, name)) for name in counted}
+    counted = {field.name for field in dataclasses.fields(value) if field.compare}
+    read = counted - getattr(value, "unread", frozenset())
+    return {name: identity(getattr(value, name)) for name in sorted(read)}
 
 
 def _class_identity(kind: type) -> dict[str, Any]:

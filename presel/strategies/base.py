@@ -15,7 +15,6 @@ import pandas as pd
 
 from presel.errors import PreselError
 from presel.selection.feature_rows import Features
-from presel.storage.stage import fields_identity
 
 if TYPE_CHECKING:
     from presel.pipeline import Pipeline
@@ -137,12 +136,8 @@ class Strategy(ABC):
 
     @property
     def unread(self) -> frozenset[str]:
-        """Names of the settings that decide nothing beside the others, which therefore are in no key."""
+        """Names of the settings that decide nothing beside the others; they are in no key."""
         return frozenset()
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that decide what is selected."""
-        return {name: value for name, value in fields_identity(self).items() if name not in self.unread}
 
     def stages(self, pipeline: "Pipeline") -> "dict[str, Stage[Any]]":
         """The strategy's own stages, to be computed before it selects; see `docs/how_to/own_stage.md`.
