@@ -6,7 +6,6 @@ hides them from each other, so that the image is read once for all of them.
 
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from presel.models.conversations import IGNORED
 from presel.models.hardware import device_for
 from presel.models.image_preparation import mean_color, padded_to_square
 from presel.models.prefetch import prefetched
+from presel.selection.threads import cpu_count
 from presel.storage.files import atomic
 from presel.storage.shards import chunks
 
@@ -69,7 +69,7 @@ def encode_pictures(tower: Path, pictures: Sequence[Path], out: Path) -> None:
     model = AutoModel.from_pretrained(tower).to(device).eval()
     batches = list(chunks(pictures, _PICTURES_AT_ONCE))
     # The tower is slower than this process unless it runs on a GPU.
-    workers = (os.cpu_count() or 0) if device.type == "cuda" else 0
+    workers = cpu_count() if device.type == "cuda" else 0
     features = []
     for number, pixels in enumerate(prefetched(batches, partial(_pixels, processor), workers)):
         features.append(model(pixels.to(device)).last_hidden_state.half().cpu().numpy())

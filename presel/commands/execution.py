@@ -84,7 +84,8 @@ def _executed(
             f"{shared:,} images of the benchmarks are in the pool too, so that scores may be too high; "
             "`presel doctor` lists them, pool.exclude leaves them out"
         )
-    if ignored := without_effect(overrides, config, pipeline):
+    unused = unused_groups(config, pipeline)
+    if ignored := without_effect(overrides, unused, pipeline.strategy):
         _log.warning(f"nothing in this run reads {', '.join(ignored)}")
     store.ensure(target)
     stages = pipeline.steps(target)
@@ -96,7 +97,7 @@ def _executed(
         strategy=pipeline.strategy.name,
         seed=config.seed,
         overrides=list(overrides),
-        unused_groups=unused_groups(config, pipeline),
+        unused_groups=unused,
         image_folder=pipeline.source.files(store).images,
         left_out=pipeline.images.left_out(store),
         stages={

@@ -1,6 +1,6 @@
 """What of its configuration a run reads."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -9,6 +9,7 @@ from presel.settings.options import fields_of
 from presel.settings.overrides import chosen_options
 from presel.settings.schema import BASES, bases
 from presel.storage.stage import upstream
+from presel.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from presel.pipeline import Pipeline
@@ -37,10 +38,9 @@ def unused_groups(config: DictConfig, pipeline: "Pipeline") -> list[str]:
     return [group for group in groups if group not in used and f"${{{group}." not in text]
 
 
-def without_effect(overrides: Iterable[str], config: DictConfig, pipeline: "Pipeline") -> list[str]:
-    """The overrides that nothing in a run reads."""
-    groups = unused_groups(config, pipeline)
-    settings = {f"strategy.{name}" for name in pipeline.strategy.unread}
+def without_effect(overrides: Iterable[str], groups: Collection[str], strategy: Strategy) -> list[str]:
+    """The overrides that nothing in a run reads: those of `unused_groups` and of the strategy's `unread`."""
+    settings = {f"strategy.{name}" for name in strategy.unread}
     return [
         override
         for override in overrides
