@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from yaml import YAMLError
 
@@ -98,7 +98,7 @@ class RunRecord:
         strategy: Name of the selection strategy.
         seed: The run's seed.
         overrides: Settings given for this run.
-        unused_groups: Groups of settings that nothing in the run reads.
+        unused: Keys of settings that nothing in the run reads: groups, and settings of the strategy.
         image_folder: Folder that image paths of the pool are relative to.
         left_out: Number of records that `pool.exclude` and `pool.near_duplicates` leave out of the pool, by
             setting; none that leave out nothing.
@@ -115,7 +115,8 @@ class RunRecord:
     strategy: str
     seed: int
     overrides: list[str]
-    unused_groups: list[str]
+    # Earlier records named groups only.
+    unused: Annotated[list[str], Field(validation_alias=AliasChoices("unused", "unused_groups"))]
     image_folder: _Path
     left_out: dict[str, int] = field(default_factory=dict)
     stages: dict[str, StageRecord]
@@ -187,8 +188,11 @@ class RunRecord:
         """The configuration without the seed, and without what does not change the result or is not read."""
         config = OmegaConf.to_container(self.config)
         assert isinstance(config, dict)
-        ignored = {*NO_SETTINGS, *self.unused_groups}
-        return {str(name): value for name, value in config.items() if name not in ignored}
+        for key in (*NO_SETTINGS, *self.unused):
+            group, _, name = key.partition(".")
+            holder = config.get(group, {}) if name else config
+            holder.pop(name or group, None)
+        return {str(name): value for name, value in config.items()}
 
     @cached_property
     def pool(self) -> pd.DataFrame:

@@ -42,7 +42,7 @@ def chosen_run(
         strategy=strategy,
         seed=0,
         overrides=[],
-        unused_groups=[],
+        unused=[],
         image_folder=images,
         stages=stages,
         baselines=[],

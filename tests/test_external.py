@@ -12,15 +12,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from pydantic import ValidationError
 
 from presel.errors import PreselError
 from presel.evaluation.lmms_eval import LmmsColumn, LmmsEval
 from presel.evaluation.vlmevalkit import VlmEvalColumn, VlmEvalKit
-from presel.settings.options import config_folder
 from presel.storage.stage import identity
+from tests.composing import configured
 from tests.helpers import OWN_STORE, TINY, Program, last_run, stage_lines
 
 # What lmms-eval 0.7.3 left of a tiny model on copies of its nine tasks that read made-up data; the copies'
@@ -65,8 +64,7 @@ def test_of_the_models_arguments_only_the_device_leaves_the_result_alone() -> No
 
 
 def test_the_configs_columns_name_what_lmms_eval_writes(tmp_path: Path) -> None:
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("evaluation/lmms_eval", overrides=["evaluation.python=null"]).evaluation
+    config = configured("evaluation.python=null", config="evaluation/lmms_eval").evaluation
     program: LmmsEval = instantiate(config, _convert_="all")
     assert program.scores(LEFT) == {
         "VQAv2": 0.375,

@@ -22,7 +22,7 @@ from presel.report.grouping import by_setting, counterpart, evaluated, find_runs
 from presel.report.notes import notes_on
 from presel.report.published import PRESEL, VISNEC, published_relative
 from presel.report.statistics import compare, holm, paired_t, rank_correlation
-from presel.report.summary import summarize_sweep
+from presel.report.summary import job_names, summarize_sweep
 from presel.report.tables import costs, formatted, latex, markdown, results
 from presel.runs import RunRecord, StageRecord, load_run
 from tests.chosen import finished
@@ -58,7 +58,7 @@ def recorded(
         OmegaConf.from_dotlist([f"strategy={strategy}", *overrides]), folder / ".hydra/config.yaml"
     )
     return RunRecord(
-        unused_groups=[],
+        unused=[],
         folder=folder,
         strategy=strategy,
         seed=seed,
@@ -170,10 +170,13 @@ def tuned(
     return recorded(where, strategy, seed, {"vqa": score}, stages, overrides=list(overrides), **more)
 
 
-def test_a_setting_that_a_run_does_not_read_sets_it_not_apart(tmp_path: Path) -> None:
-    first, second = (tuned(tmp_path, "random", f"tau.value={tau}") for tau in (0.1, 1))
-    alike = [replace(one, unused_groups=["tau"], stages=first.stages) for one in (first, second)]
-    assert {name: len(runs) for name, runs in by_setting(alike).items()} == {"random": 1}
+@pytest.mark.parametrize("setting", ["tau.value", "strategy.beta"])
+def test_a_setting_that_a_run_does_not_read_sets_it_not_apart(tmp_path: Path, setting: str) -> None:
+    first, second = (tuned(tmp_path, "precover", f"{setting}={value}") for value in (0.1, 1))
+    key = setting.removesuffix(".value")
+    alike = [replace(one, unused=[key], stages=first.stages) for one in (first, second)]
+    assert {name: len(runs) for name, runs in by_setting(alike).items()} == {"precover": 1}
+    assert job_names(alike) == ["precover", "precover"]
 
 
 def test_settings_are_told_apart_by_what_differs(tmp_path: Path) -> None:
@@ -200,7 +203,7 @@ def test_a_strategys_own_settings_tell_its_runs_apart(tmp_path: Path) -> None:
     runs = [tuned(tmp_path, "precover", *overrides, seed=seed) for overrides in grid for seed in (0, 1)]
     # Random selection reads no encoder, so that runs with another one are more seeds of it.
     random = [
-        replace(tuned(tmp_path, "random", *overrides, seed=seed), unused_groups=["encoder"])
+        replace(tuned(tmp_path, "random", *overrides, seed=seed), unused=["encoder"])
         for overrides, seed in (([], 0), (["encoder=lvlm"], 1))
     ]
     groups = by_setting([*random, *runs])

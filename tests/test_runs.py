@@ -59,6 +59,10 @@ def test_a_record_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFac
     run = replace(run, folder=tmp_path_factory.mktemp("run"))
     run.write()
     assert presel.load_run(run.folder) == run
+    # As written before settings of strategies were among them.
+    file = run.folder / "run.json"
+    file.write_text(file.read_text().replace('"unused"', '"unused_groups"'))
+    assert presel.load_run(run.folder) == run
 
 
 def test_the_public_names_cost_nothing_until_they_are_used() -> None:

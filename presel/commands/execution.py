@@ -21,7 +21,7 @@ from presel.report.summary import write_summary
 from presel.runs import RunRecord, StageRecord
 from presel.settings.errors import MISTAKES, explain
 from presel.settings.schema import TARGETS, build
-from presel.settings.usage import unused_groups, without_effect
+from presel.settings.usage import sets_any_of, unused
 from presel.storage.provenance import git_commit, versions
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
@@ -84,8 +84,8 @@ def _executed(
             f"{shared:,} images of the benchmarks are in the pool too, so that scores may be too high; "
             "`presel doctor` lists them, pool.exclude leaves them out"
         )
-    unused = unused_groups(config, pipeline)
-    if ignored := without_effect(overrides, unused, pipeline.strategy):
+    not_read = unused(config, pipeline)
+    if ignored := [override for override in overrides if sets_any_of(override, not_read)]:
         _log.warning(f"nothing in this run reads {', '.join(ignored)}")
     store.ensure(target)
     stages = pipeline.steps(target)
@@ -97,7 +97,7 @@ def _executed(
         strategy=pipeline.strategy.name,
         seed=config.seed,
         overrides=list(overrides),
-        unused_groups=unused,
+        unused=not_read,
         image_folder=pipeline.source.files(store).images,
         left_out=pipeline.images.left_out(store),
         stages={

@@ -6,11 +6,12 @@ from typing import Any
 
 from presel.errors import PreselError
 from presel.runs import FILE, NO_SETTINGS, RunRecord, load_run
+from presel.settings.usage import sets_any_of
 
 # Roles whose files every report reads; of the others, but for `relevance`, it reads manifests only.
 _READ = {"images", "selection", "evaluation"}
 # Overrides that need not name a setting: the strategy does so anyway, and an experiment is a set of settings.
-_NOT_NAMED = ("strategy", "experiment", *NO_SETTINGS)
+_NOT_NAMED = ("strategy=", "experiment=")
 _WHAT_TO_NAME = "name folders of runs or sweeps that ended with until=evaluation, or with until=selection"
 
 
@@ -102,11 +103,11 @@ def by_setting(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
 
 def _named_settings(run: RunRecord) -> frozenset[str]:
     """The overrides that may distinguish a run from others of its strategy."""
-    keys = {override: override.lstrip("+").partition("=")[0] for override in run.overrides}
     return frozenset(
         override
-        for override, key in keys.items()
-        if key not in _NOT_NAMED and key.partition(".")[0] not in {*NO_SETTINGS, *run.unused_groups}
+        for override in run.overrides
+        if not override.lstrip("+").startswith(_NOT_NAMED)
+        and not sets_any_of(override, (*NO_SETTINGS, *run.unused))
     )
 
 

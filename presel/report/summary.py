@@ -12,7 +12,7 @@ from presel.console import console
 from presel.console.escaping import csv_text
 from presel.evaluation.scores import Scores
 from presel.runs import FILE, RunRecord, load_run
-from presel.settings.usage import group_of
+from presel.settings.usage import sets_any_of
 from presel.storage.files import atomic
 
 # Overrides that name no run: where it goes, and how far.
@@ -92,7 +92,7 @@ def job_names(records: Sequence[RunRecord]) -> list[str]:
                 for override in record.overrides
                 if override not in common
                 and not override.startswith("strategy=")
-                and group_of(override) not in (*_NO_NAMES, *record.unused_groups)
+                and not sets_any_of(override, (*_NO_NAMES, *record.unused))
             ]
         )
         for record in records

@@ -1,6 +1,6 @@
 """What of its configuration a run reads."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -9,7 +9,6 @@ from presel.settings.options import fields_of
 from presel.settings.overrides import chosen_options
 from presel.settings.schema import BASES, bases
 from presel.storage.stage import upstream
-from presel.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from presel.pipeline import Pipeline
@@ -20,10 +19,13 @@ _ALWAYS = {"pool", "tasks", "strategy", "evaluation", "trainer", "logger", "path
 _BY_STAGE = {"reference": "reference", "score_net": "self_filter"}
 
 
-def unused_groups(config: DictConfig, pipeline: "Pipeline") -> list[str]:
-    """The groups of which a run reads nothing, such as `tau` where the strategy is random.
+def unused(config: DictConfig, pipeline: "Pipeline") -> list[str]:
+    """The groups of which a run reads nothing, and settings of its strategy that decide nothing.
 
     A run that ends early counts as one that goes on to the final model.
+
+    Returns:
+        Keys such as `tau` where the strategy is random, `strategy.beta` where picks are not by uncertainty.
     """
     stages = upstream(pipeline.model)
     held = [value for stage in stages for value in vars(stage).values()]
@@ -35,22 +37,14 @@ def unused_groups(config: DictConfig, pipeline: "Pipeline") -> list[str]:
         settings["strategy"].pop(name, None)
     # Settings without a component are read where a component takes its value from them.
     text = "".join(str(settings[group]) for group in used & set(groups))
-    return [group for group in groups if group not in used and f"${{{group}." not in text]
+    found = [group for group in groups if group not in used and f"${{{group}." not in text]
+    return found + [f"strategy.{name}" for name in sorted(pipeline.strategy.unread)]
 
 
-def without_effect(overrides: Iterable[str], groups: Collection[str], strategy: Strategy) -> list[str]:
-    """The overrides that nothing in a run reads: those of `unused_groups` and of the strategy's `unread`."""
-    settings = {f"strategy.{name}" for name in strategy.unread}
-    return [
-        override
-        for override in overrides
-        if group_of(override) in groups or override.lstrip("+").partition("=")[0] in settings
-    ]
-
-
-def group_of(override: str) -> str:
-    """The group that an override chooses, or sets something of."""
-    return override.lstrip("+~").partition("=")[0].partition(".")[0]
+def sets_any_of(override: str, keys: Collection[str]) -> bool:
+    """Whether an override sets one of these keys, or something of a group among them."""
+    key = override.lstrip("+~").partition("=")[0]
+    return key in keys or key.partition(".")[0] in keys
 
 
 def drop_foreign(config: DictConfig, overrides: Sequence[str], typed: Sequence[str]) -> list[str]:
