@@ -192,6 +192,32 @@ def test_a_model_that_takes_no_mask_gets_two_passes(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
+def test_all_processes_decide_on_the_same_samples(
+    model: PreTrainedModel, encoder: ConversationEncoder, mixed: list[Example]
+) -> None:
+    sharing = [example for example in mixed if pair(encoder, example).shares_image]
+    sharing.sort(key=lambda example: len(pair(encoder, example).ids))
+    short, long = (pair_batch(encoder, examples) for examples in (sharing[:4], sharing[-4:]))
+    apart = pair_batch(encoder, [example for example in mixed if not pair(encoder, example).shares_image][:2])
+
+    def forget(
+        _: torch.nn.Module, __: tuple[()], named: dict[str, Any], output: BaseModelOutput
+    ) -> BaseModelOutput:
+        # Like a window of attention: one pass, with its own mask, differs for long samples only.
+        if named["attention_mask"].ndim == 4 and named["inputs_embeds"].shape[1] > short.ids.shape[1]:
+            output["last_hidden_state"] *= 0
+        return output
+
+    model.model.language_model.register_forward_hook(forget, with_kwargs=True)
+    alone = Scorer(model)
+    alone.losses(short)
+    assert alone.single_pass
+    scorer = Scorer(model)
+    scorer.decide([apart, long, short])
+    assert scorer.single_pass is False
+    assert set(scorer.passes(short).tolist()) == {2}
+
+
 def test_why_a_model_takes_two_passes_is_told(
     model: PreTrainedModel,
     encoder: ConversationEncoder,

@@ -4,7 +4,7 @@ Also those with and without the image, for VisNec.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -70,6 +70,17 @@ class Scorer:
         self._tolerance = _TOLERANCE[torch.bfloat16 if autocast else model.dtype]
         # Whether one pass is enough; None until both were compared.
         self.single_pass: bool | None = None
+
+    def decide(self, batches: Iterable[PairBatch]) -> None:
+        """Decides between one pass and two by the first of these batches that tells.
+
+        Without it, the first batch that is scored and tells decides: another one in each of several processes,
+        and in a run that goes on.
+        """
+        for batch in batches:
+            self.losses(batch)
+            if self.single_pass is not None:
+                break
 
     def passes(self, batch: PairBatch) -> Tensor:
         """Passes of each sample, (n,): one if known to suffice and the image is in its prefix, else two."""

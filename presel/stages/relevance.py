@@ -16,12 +16,16 @@ from presel.models.hardware import inference_settings, runs_under_autocast
 from presel.models.lvlm import Lvlm
 from presel.stages.instructions import SamplesStage
 from presel.stages.results import TableStage
-from presel.stages.token_batches import encoded_batches, measure, shards_by_length
+from presel.stages.token_batches import encoded_batches, longest_first, measure, shards_by_length
 from presel.stages.tuning import TuningStage
 from presel.storage.shards import Batches, TableShards
 from presel.storage.store import Store
 
 _log = logging.getLogger(__name__)
+
+# How many of the longest samples may decide whether one pass is enough, four at a time: a window of attention,
+# for one, makes a difference to long ones only.
+_DECIDING = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,8 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
             model = self.lvlm.load_for_inference(self.runtime.hardware, adapter)
             scorer = Scorer(model, runs_under_autocast(self.runtime.hardware, self.lvlm.dtype))
             encode = partial(pair_batch, encoder)
+            longest = [examples[row] for row in longest_first(lengths)[:_DECIDING]]
+            scorer.decide(encode(longest[start : start + 4]) for start in range(0, len(longest), 4))
             for rows, batch in encoded_batches(batches, examples, encode, self.runtime.workers):
                 losses = scorer.losses(batch)
                 yield pd.DataFrame(
