@@ -74,8 +74,8 @@ class Scorer:
     def decide(self, batches: Iterable[PairBatch]) -> None:
         """Decides between one pass and two by the first of these batches that tells.
 
-        Without it, the first batch that is scored and tells decides: another one in each of several processes,
-        and in a run that goes on.
+        Without it, the first batch that is scored and tells decides: another one in each of several
+        processes, and in a run that goes on.
         """
         for batch in batches:
             self.losses(batch)

@@ -23,8 +23,8 @@ from presel.storage.store import Store
 
 _log = logging.getLogger(__name__)
 
-# How many of the longest samples may decide whether one pass is enough, four at a time: a window of attention,
-# for one, makes a difference to long ones only.
+# How many of the longest samples may decide whether one pass is enough, four at a time: a window of
+# attention, for one, makes a difference to long ones only.
 _DECIDING = 32
 
 
