@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 from dataclasses import replace
@@ -20,17 +21,17 @@ from presel.evaluation.lmms_eval import LmmsColumn, LmmsEval
 from presel.evaluation.vlmevalkit import VlmEvalColumn, VlmEvalKit
 from presel.storage.stage import identity
 from tests.composing import configured
-from tests.helpers import OWN_STORE, TINY, Program, last_run, stage_lines
+from tests.helpers import TINY, Program, last_run, stage_lines
 
 # What lmms-eval 0.7.3 left of a tiny model on copies of its nine tasks that read made-up data; the copies'
 # names are the tasks' own here. MMBench writes submissions/ beside it.
 LEFT = Path(__file__).parent / "lmms_eval"
 (REAL,) = LEFT.glob("*__model/*_results.json")
 RESULTS = json.loads(REAL.read_text())
-SCORES = {"VQAv2": 0.375, "MME": pytest.approx(0.625)}
+SCORES = {"VQAv2": 0.375, "MME": pytest.approx(0.03125)}
 COLUMNS = {
     "VQAv2": LmmsColumn(task="vqav2_val", metric="exact_match"),
-    "MME": LmmsColumn(task="mme", metric="mme_perception_score", scale=0.01, maximum=20),
+    "MME": LmmsColumn(task="mme", metric="mme_perception_score", scale=0.0005),
 }
 OVERRIDES = (
     "evaluation=lmms_eval",
@@ -70,7 +71,7 @@ def test_the_configs_columns_name_what_lmms_eval_writes(tmp_path: Path) -> None:
         "VQAv2": 0.375,
         "SQA-I": 0.0,
         "TextVQA": 0.375,
-        "MME": pytest.approx(0.625),
+        "MME": pytest.approx(0.03125),
         "MMBench-en": 0.25,
         "MMBench-cn": 0.25,
         "SEED-Bench": pytest.approx(1 / 3),
@@ -213,6 +214,11 @@ printf '\\033[1mError CUDA out of memory in generating\\033[0m\\n'
     assert failure is not None
     assert "failed on 1 questions (CUDA out of memory), which lmms-eval counts as wrong answers" in failure
     assert replace(own, max_failures=1).hidden_failure(log, results) is None
+    log.write_text(
+        "Error of an earlier run\n" + 2 * "Error CUDA error: an\nillegal memory access in generating\n"
+    )
+    failure = own.hidden_failure(log, results)
+    assert failure is not None and "failed on 2 questions (CUDA error: an illegal memory access)" in failure
     assert own.hidden_failure(tmp_path / "none", results) is None
 
     stand_in(tmp_path, "echo 'ValueError: no chat template'; printf 'Model Responding: 0%%'; exit 1")
@@ -257,7 +263,11 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(
     assert f"results                       {results}" in done.stdout
     (summary,) = tmp_path.glob("outputs/runs/*/*/summary.csv")
     table = pd.read_csv(summary).set_index("strategy")
-    assert table.loc["random", ["VQAv2", "MME", "requested"]].tolist() == [0.375, pytest.approx(0.625), 0.15]
+    assert table.loc["random", ["VQAv2", "MME", "requested"]].tolist() == [
+        0.375,
+        pytest.approx(0.03125),
+        0.15,
+    ]
 
     in_process.succeeds("run", "strategy=full", python, *OVERRIDES)
     in_process.succeeds("report", "outputs/runs")
@@ -269,20 +279,23 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(
 
 
 def test_where_lmms_eval_is_elsewhere_its_files_are_taken_in(in_process: Program, tmp_path: Path) -> None:
-    overrides = ("run", "strategy=random", "evaluation.python=null", *OVERRIDES, OWN_STORE)
+    store = "paths.store=outputs/my store"
+    overrides = ("run", "strategy=random", "evaluation.python=null", *OVERRIDES, store)
     asked = in_process.refuses(*overrides)
-    assert "run `python -m lmms_eval --model llava_hf" in asked
-    (results,) = tmp_path.glob("outputs/store/external_evaluation/*/results")
+    (command,) = re.findall("run `([^`]*)`", asked)
+    assert command.startswith("python -m lmms_eval --model llava_hf")
+    assert any(word.endswith("/results") and "my store" in word for word in shlex.split(command))
+    (results,) = tmp_path.glob("outputs/my store/external_evaluation/*/results")
     assert str(results) in asked
     shutil.copytree(LEFT, results, dirs_exist_ok=True)
     done = in_process.succeeds(*overrides)
-    assert "62.5" in done.stdout
+    assert "37.5" in done.stdout and "3.1" in done.stdout
 
 
 def test_vlmevalkits_files(tmp_path: Path) -> None:
     kit = VlmEvalKit(
         columns={
-            "MME": VlmEvalColumn(file="MME_score.csv", column="perception", scale=0.01, maximum=20),
+            "MME": VlmEvalColumn(file="MME_score.csv", column="perception", scale=0.0005),
             "POPE": VlmEvalColumn(file="POPE_score.csv", row="Overall", column="Overall", scale=0.01),
         }
     )
@@ -299,7 +312,7 @@ def test_vlmevalkits_files(tmp_path: Path) -> None:
     (tmp_path / "T20261125").mkdir()
     (tmp_path / "m_POPE_score.csv").rename(tmp_path / "T20261125" / "m_POPE_score.csv")
     (tmp_path / "m_POPE_score.csv").symlink_to(Path("T20261125") / "m_POPE_score.csv")
-    assert kit.scores(tmp_path) == {"MME": pytest.approx(14.176), "POPE": pytest.approx(0.859)}
+    assert kit.scores(tmp_path) == {"MME": pytest.approx(0.7088), "POPE": pytest.approx(0.859)}
     pope.rename(columns={"Overall": "F1"}).to_csv(tmp_path / "m_POPE_score.csv", index=False)
     with pytest.raises(
         PreselError, match="not one number in column 'Overall' of row 'Overall', for the column 'POPE'"

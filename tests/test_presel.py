@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from presel.importance import Relevance
 from presel.selection.distinct import distinct_ranks
 from presel.selection.feature_rows import Features
 from presel.strategies.base import SelectionContext
@@ -69,6 +70,20 @@ def test_a_task_whose_reference_samples_all_lack_an_instruction_is_selected_from
     assert sum(PreSel().weights(seen).values()) == pytest.approx(1)
     # As if the score of `caption` were 1, as it is in `known`.
     pd.testing.assert_frame_equal(PreSel().select(seen), PreSel().select(known))
+
+
+def test_a_task_without_answers_scores_as_one_whose_questions_do_nothing() -> None:
+    known = context()
+    answered = known.relevance[:20].assign(
+        loss_with_question=[0.7] * 10 + [0.9] * 10, loss_without_question=0.9
+    )
+    seen = replace(known, results=known.results | {"relevance": answered})
+    for score in get_args(Relevance):
+        weights = PreSel(score=score).weights(seen)
+        # The mean of two scores has the geometric mean of their weights.
+        by_mean = (weights["count"] * weights["read"]) ** 0.5
+        expected = by_mean if score == "response_loss" else weights["read"]
+        assert weights["caption"] == pytest.approx(expected)
 
 
 @settings(max_examples=25, deadline=None)

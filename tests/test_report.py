@@ -107,7 +107,7 @@ def test_the_t_interval_by_hand() -> None:
     assert (low, high) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)
     assert p == pytest.approx(0.0742, abs=1e-4)
     assert paired_t(np.zeros(3)) == (0, 0, 1)
-    assert paired_t(np.full(3, 0.25)) == (0.25, 0.25, 0)
+    assert paired_t(np.full(3, 0.25)) is None
 
 
 def test_the_t_interval_keeps_its_level_with_five_seeds() -> None:
@@ -252,6 +252,15 @@ def test_strategies_are_held_against_random_selection_of_the_same_budget(tmp_pat
     random = ["random budget=3", "random budget=6"]
     assert held_against("random") == [random[0], random[0], random[1], random[1], None, None]
     assert held_against("full") == ["full"] * 6
+    # The whole pool is held against what takes less only where nothing has the same budget.
+    sweep = [
+        tuned(tmp_path / "sweep", name, f"budget={budget}", budget=budget)
+        for name in ("random", "presel")
+        for budget in (3, 20)
+    ]
+    groups = by_setting(sweep)
+    assert counterpart(groups["presel budget=3"], "random", groups) == groups["random budget=3"]
+    assert counterpart(groups["presel budget=20"], "random", groups) == groups["random budget=20"]
     # Settings that mean nothing to random selection split its runs, which are of one kind.
     random = [tuned(tmp_path, "random", f"tau={seed}", seed=seed) for seed in range(3)]
     presel = [tuned(tmp_path, "presel", seed=seed) for seed in range(3)]
@@ -272,6 +281,9 @@ def test_the_paper_is_cited_at_its_own_budget(tmp_path: Path) -> None:
     table = results(groups, ["table3_vicuna_13b", "visnec_vision_flan"])
     assert table["published_table3_vicuna_13b"].tolist() == pytest.approx([0.983, 1])
     assert table["published_visnec_vision_flan"].tolist() == pytest.approx([1.006, 1])
+    ablation = by_setting([tuned(tmp_path, "presel", "strategy.pick=random", budget=3)])
+    assert list(ablation) == ["presel"]
+    assert results(ablation, ["table1_llava665k"])["published_table1_llava665k"].isna().all()
     runs = [tuned(tmp_path, "presel", f"budget={budget}", budget=budget) for budget in (3, 6)]
     published = results(by_setting(runs), ["table1_llava665k"])["published_table1_llava665k"]
     assert published.isna().all()

@@ -62,7 +62,7 @@ def test_every_sample_is_in_one_step(
 ) -> None:
     ids, lengths, response_tokens = samples
     size = micro * accumulate
-    steps = plan_epoch(ids, lengths, response_tokens, size, micro, seed, by_length)
+    steps = plan_epoch(ids, lengths, response_tokens, size, micro, seed, by_length=by_length)
     assert len(steps) == math.ceil(len(ids) / size)
     taken = [[row for batch in step for row in batch.rows] for step in steps]
     assert sorted(row for rows in taken for row in rows) == list(range(len(ids)))
@@ -80,6 +80,17 @@ def test_every_sample_is_in_one_step(
     cut = plan_epoch(ids, lengths[::-1], response_tokens, size, size, seed)
     reversed_rows = plan_epoch(ids[::-1], lengths, response_tokens, size, micro, seed)
     assert ids_of(steps, ids) == ids_of(cut, ids) == ids_of(reversed_rows, ids[::-1])
+
+
+def test_no_epoch_has_the_order_of_another_seed() -> None:
+    ids, ones = [f"{row:03}" for row in range(100)], [1] * 100
+    orders = [
+        [row for (batch,) in plan_epoch(ids, ones, ones, 4, 4, seed, epoch) for row in batch.rows]
+        for seed in range(4)
+        for epoch in range(3)
+    ]
+    assert len({tuple(order) for order in orders}) == 12
+    assert all(sorted(order) == list(range(100)) for order in orders)
 
 
 def test_a_step_is_a_random_sample_of_all_lengths() -> None:
@@ -102,7 +113,7 @@ def test_cutting_a_step_by_length_saves_padding() -> None:
     ids = list(map(str, range(len(lengths))))
 
     def padded(by_length: bool) -> int:
-        steps = plan_epoch(ids, lengths, lengths, 64, 8, 0, by_length)
+        steps = plan_epoch(ids, lengths, lengths, 64, 8, 0, by_length=by_length)
         batches = [[lengths[row] for row in batch.rows] for step in steps for batch in step]
         return sum(len(batch) * max(batch) for batch in batches)
 

@@ -157,7 +157,7 @@ def test_the_first_lines_say_what_was_chosen_and_how_sure_it_is(tmp_path: Path) 
         "least to b (30.0 % of the choice, 50.0 % of the pool)."
     )
     # 0.5 and 0.9 are 0.2 from their mean.
-    assert sure.startswith("The weights rest on 8 reference samples: the mean IRS of 0 of 2 tasks")
+    assert sure.startswith("Of 8 reference samples, the mean IRS of 0 of 2 tasks is more than two standard")
     assert "of 1 of 2 tasks" in on_selection("presel", run, [task("a", 1, 0.5, 0.09), tasks[1]])[2]
 
 
@@ -167,7 +167,7 @@ def test_the_first_lines_tell_differences_from_chance(tmp_path: Path) -> None:
     results = pd.DataFrame(
         {
             "setting": list(groups),
-            "seeds": 5,
+            "common_seeds": 5,
             "difference": [0.02, -0.03, 0.001],
             "t_low": [0.01, -0.04, -0.01],
             "t_high": [0.03, -0.02, 0.012],
@@ -181,13 +181,15 @@ def test_the_first_lines_tell_differences_from_chance(tmp_path: Path) -> None:
         "Worse than random selection beyond chance: bad (-3.0 points, 95 % interval -4.0 to -2.0).",
         "Not told apart from random selection: so so (+0.1 points, 95 % interval -1.0 to +1.2).",
     ]
-    (*_, few) = on_results(groups, results.assign(seeds=2))
+    (*_, few) = on_results(groups, results.assign(common_seeds=2))
     assert few.startswith("So few seeds cannot tell from chance how these differ from random selection: good")
     # Whatever it is called, the full pool is not chosen.
     full = groups | {"so so": [replace(run, strategy="full") for run in groups["so so"]]}
     assert on_results(full, results) == said[:3]
-    (*_, none) = on_results(groups, results[["setting", "seeds"]])
-    assert none.endswith("there are no runs of strategy=random.")
+    (*_, none) = on_results(groups, results[["setting"]])
+    assert none.endswith("compare with chance: no runs of strategy=random.")
+    (*_, apart) = on_results(groups | {"random": [replace(run, strategy="random")]}, results[["setting"]])
+    assert apart.endswith("no runs of strategy=random share their budget, conditions and a seed.")
 
 
 def test_near_duplicates_among_the_chosen_are_shown(tmp_path: Path) -> None:

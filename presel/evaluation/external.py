@@ -1,11 +1,10 @@
 """Base of benchmarks that another program runs and scores, and how its numbers become scores.
 
-Scores are scaled so that printing them in percent gives the numbers that papers print: 0.791 for 79.1, and
-14.175 for an MME of 1417.5. Rel. is a mean of ratios and does not depend on the scale.
+Scores are shares of the highest possible one, since means over benchmarks and differences of them would
+otherwise be those of the benchmark with the largest numbers: MME's 1417.5 of 2,000 points are 0.709.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated
 
@@ -56,12 +55,10 @@ class Column:
     """How a program's number becomes a score.
 
     Attributes:
-        scale: Factor from the program's number to the score.
-        maximum: Highest possible score, after scaling; 1 for what is printed in percent.
+        scale: Factor from the program's number to the score, a share of the highest possible one.
     """
 
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    maximum: Annotated[float, Field(gt=0, allow_inf_nan=False)] = field(default=1.0, compare=False)
 
     def score(self, value: object, name: str, file: Path, place: str) -> float:
         """Converts a value of a result file to a score.
@@ -87,11 +84,11 @@ class Column:
             )
         score = number * self.scale
         # False for NaN; rounding may raise a full score slightly.
-        if not 0 <= score <= self.maximum * (1 + 1e-9):
+        if not 0 <= score <= 1 + 1e-9:
             raise PreselError(
                 f"{file}: {number} for {place}, the column '{name}', is no score, since {self.scale:g} times "
-                f"that is not from 0 to {self.maximum:g}; delete the file and evaluate again, or correct "
-                f"evaluation.columns.{name}.scale or .maximum"
+                f"that is not from 0 to 1; delete the file and evaluate again, or correct "
+                f"evaluation.columns.{name}.scale"
             )
         return score
 

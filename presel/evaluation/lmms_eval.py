@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import field
@@ -33,9 +34,9 @@ if missing:
 # Named by date and time; files like `submissions/mmbench_en_dev_results.json` belong to single tasks.
 _RESULTS = "[0-9]*_[0-9]*_results.json"
 
-# Logged by lmms-eval for each question on which the model raised an exception.
-_FAILURE = re.compile(r"Error (.*) in generating")
-
+# Logged by lmms-eval for each question on which the model raised an exception, whose text may have several
+# lines.
+_FAILURE = re.compile(r"Error ((?:(?!Error ).)*?) in generating", re.DOTALL)
 
 # Arguments of lmms-eval's models that say where they run.
 _PLACES = ("device", "device_map")
@@ -142,8 +143,8 @@ class LmmsEval(ExternalBenchmarks):
         command = self.command(model, folder)
         if self.python is None:
             raise PreselError(
-                f"lmms-eval is not run here (evaluation.python is null); run `{' '.join(command)}` where it "
-                f"is installed, put its results under {folder}, and run this command again"
+                f"lmms-eval is not run here (evaluation.python is null); run `{shlex.join(command)}` where "
+                f"it is installed, put its results under {folder}, and run this command again"
             )
         with log.open("w") as output:
             done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=_environment())
@@ -158,8 +159,9 @@ class LmmsEval(ExternalBenchmarks):
         failures = _FAILURE.findall(_printed(log)) if log.exists() else []
         if len(failures) <= self.max_failures:
             return None
+        last = " ".join(failures[-1].split())[:200]
         return (
-            f"{log}: the model failed on {len(failures)} questions ({failures[-1]}), which lmms-eval counts "
+            f"{log}: the model failed on {len(failures)} questions ({last}), which lmms-eval counts "
             f"as wrong answers; solve that, delete {results} and run this command again, or accept them by "
             f"evaluation.max_failures={len(failures)}"
         )

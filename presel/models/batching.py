@@ -36,6 +36,8 @@ def plan_epoch(
     batch_size: int,
     micro_batch_size: int,
     seed: int,
+    epoch: int = 0,
+    *,
     by_length: bool = True,
 ) -> list[Step]:
     """Draws the optimizer steps of an epoch uniformly at random, and splits each into micro-batches.
@@ -44,13 +46,14 @@ def plan_epoch(
     length would contain only one or two tasks.
 
     Args:
-        ids: Ids of the samples, (n,), all different. Together with the seed they decide the order, which
-            therefore does not depend on the order of the rows.
+        ids: Ids of the samples, (n,), all different. Together with seed and epoch they decide the order,
+            which therefore does not depend on the order of the rows.
         lengths: Tokens of each sample, (n,).
         response_tokens: Supervised tokens of each sample, (n,).
         batch_size: Samples per step; the last step may have fewer.
         micro_batch_size: Samples per micro-batch; the last one of a step may have fewer.
         seed: Seeds the order.
+        epoch: Number of the epoch; together with the seed it gives another order.
         by_length: Whether micro-batches group samples of similar length, the longest first, which saves
             padding; otherwise they are random too.
 
@@ -58,7 +61,7 @@ def plan_epoch(
         The steps; each sample occurs once.
     """
     by_id = np.array(sorted(range(len(ids)), key=lambda row: ids[row]), dtype=np.int64)
-    order = by_id[np.random.default_rng(seed).permutation(len(ids))].tolist()
+    order = by_id[np.random.default_rng([seed, epoch]).permutation(len(ids))].tolist()
     steps = []
     for drawn in chunks(order, batch_size):
         step_tokens = sum(response_tokens[row] for row in drawn)

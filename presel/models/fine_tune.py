@@ -81,7 +81,7 @@ def fine_tune(
     ids = [record.id for record in records]
     sizes = settings.batch_size, settings.micro_batch_size
     epochs = [
-        plan_epoch(ids, measured.lengths, measured.response_tokens, *sizes, seed + epoch, by_length)
+        plan_epoch(ids, measured.lengths, measured.response_tokens, *sizes, seed, epoch, by_length=by_length)
         for epoch in range(settings.epochs)
     ]
     steps_per_epoch = len(epochs[0])

@@ -151,15 +151,17 @@ def counterpart(
         groups: Runs of each setting, as `by_setting` gives them.
 
     Returns:
-        Its runs under the same conditions and with the same budget, one per seed; if either takes the whole
-        pool, budgets may differ. Empty if several budgets qualify.
+        Its runs under the same conditions and with the same budget, one per seed; without any, and if either
+        takes the whole pool, those with another budget. Empty if several budgets qualify.
     """
-    found = [
+    alike = [
         others
         for others in groups.values()
-        if others[0].strategy == strategy
-        and others[0].conditions == runs[0].conditions
-        and (others[0].budget == runs[0].budget or 1 in (others[0].budget, runs[0].budget))
+        if others[0].strategy == strategy and others[0].conditions == runs[0].conditions
+    ]
+    budget = runs[0].budget
+    found = [others for others in alike if others[0].budget == budget] or [
+        others for others in alike if 1 in (others[0].budget, budget)
     ]
     if len({others[0].budget for others in found}) > 1:
         return []

@@ -24,10 +24,9 @@ class Comparison:
 
     Attributes:
         difference: Mean over seeds of the difference of the mean scores.
-        low: Lower end of the bootstrap's 95 % interval; None for a single seed, whose variance is unknown, as
-            are the next four.
+        low: Lower end of the bootstrap's 95 % interval; None for a single seed, whose variance is unknown.
         high: Upper end.
-        t_low: Lower end of the 95 % interval by `paired_t`.
+        t_low: Lower end of the 95 % interval by `paired_t`, or None, as are the next two.
         t_high: Upper end.
         p: Two-sided p-value by `paired_t`.
         seeds: Number of common seeds.
@@ -77,7 +76,7 @@ def compare(ours: Sequence[RunRecord], others: Sequence[RunRecord], seed: int = 
     means = np.array([differences.mean(axis=1) for differences in by_benchmark])
     by_seed = means.mean(axis=0)
     low, high = _interval(by_benchmark, seed) if len(pairs) > 1 else (None, None)
-    t_low, t_high, p = paired_t(by_seed) if len(pairs) > 1 else (None, None, None)
+    t_low, t_high, p = (paired_t(by_seed) if len(pairs) > 1 else None) or (None, None, None)
     return Comparison(
         difference=float(by_seed.mean()),
         low=low,
@@ -92,7 +91,7 @@ def compare(ours: Sequence[RunRecord], others: Sequence[RunRecord], seed: int = 
     )
 
 
-def paired_t(differences: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+def paired_t(differences: npt.NDArray[np.float64]) -> tuple[float, float, float] | None:
     """Student's t interval for the mean of paired differences, and the test that the mean is 0.
 
     Args:
@@ -100,11 +99,11 @@ def paired_t(differences: npt.NDArray[np.float64]) -> tuple[float, float, float]
 
     Returns:
         Both ends of the 95 % interval, with n - 1 degrees of freedom, and the two-sided p-value. If all
-        differences are equal, both ends are that value, and p is 1 if it is 0, else 0.
+        differences are 0, both ends are 0 and p is 1; None if they all are another value, as few seeds on few
+        questions may be, since nothing can be said of their variance.
     """
     if differences.std(ddof=1) / math.sqrt(len(differences)) < _TIE:
-        mean = float(differences.mean())
-        return mean, mean, float(abs(mean) < _TIE)
+        return (0.0, 0.0, 1.0) if abs(differences.mean()) < _TIE else None
     from scipy.stats import ttest_1samp
 
     test = ttest_1samp(differences, 0)

@@ -17,10 +17,13 @@ from presel.report.published import (
 from presel.report.statistics import compare, holm, spread
 from presel.report.summary import percent
 from presel.runs import RunRecord
+from presel.settings.usage import sets_any_of
 
 # What the others are compared with, and what Rel. is relative to.
 BASELINE = "random"
 WHOLE_POOL = "full"
+# Groups of which published tables show one setting.
+_PUBLISHED_ONCE = ("irs", "tau", "neighbors", "cluster", "allocation", "reference")
 # Columns that are fields of `Comparison`.
 _COMPARED = ("difference", "low", "high", "t_low", "t_high", "p")
 
@@ -37,8 +40,8 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
         `RunRecord`), instructions (their number), a column for each benchmark, mean, mean_sd, relative,
         relative_sd, relative_seeds (seeds that were run on the full pool too); compared with random selection
         under the same conditions, if that was run (see `counterpart`): difference, low, high, t_low, t_high,
-        p, p_holm (p adjusted for the number of rows compared), seeds_won and benchmarks_won (see
-        `Comparison`); selection_seconds, tuning_seconds; compared with the full pool, if that was run:
+        p, common_seeds, p_holm (p adjusted for the number of rows compared), seeds_won and benchmarks_won
+        (see `Comparison`); selection_seconds, tuning_seconds; compared with the full pool, if that was run:
         seconds_of_full (the sum of both times as a share of the full pool's) and prism_cost (see
         `_prism_cost`); Rel. in each published table, as published_NAME; from PreSel's Table 4
         published_selection_hours and published_tuning_hours.
@@ -69,6 +72,7 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
         if comparison is not None:
             row |= {name: getattr(comparison, name) for name in _COMPARED}
             row |= {
+                "common_seeds": comparison.seeds,
                 # Filled below, when all rows are known.
                 "p_holm": None,
                 "seeds_won": f"{comparison.seeds_won}/{comparison.seeds}",
@@ -82,8 +86,7 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
             "seconds_of_full": seconds / float(np.mean([run.seconds for run in whole])) if whole else None,
             "prism_cost": _prism_cost(runs, whole),
         }
-        # Published are only a strategy's own settings, at this budget or on the whole pool.
-        known = name if round(runs[0].budget, 2) in (PUBLISHED_BUDGET, 1) else ""
+        known = name if _is_published(runs[0]) else ""
         row |= {column_of(table): relative.get(known) for table, relative in relative_published.items()}
         row["published_selection_hours"], row["published_tuning_hours"] = hours.get(known, (None, None))
         rows.append(row)
@@ -91,6 +94,15 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
     for row, adjusted in zip(tested, holm([row["p"] for row in tested]), strict=True):
         row["p_holm"] = adjusted
     return pd.DataFrame(rows)
+
+
+def _is_published(run: RunRecord) -> bool:
+    """Whether a run has the settings of published tables: the strategy's own, at 15 % or all of the pool."""
+    return round(run.budget, 2) in (PUBLISHED_BUDGET, 1) and not any(
+        override.lstrip("+").startswith("strategy.") or sets_any_of(override, _PUBLISHED_ONCE)
+        for override in run.overrides
+        if not sets_any_of(override, run.unused)
+    )
 
 
 def column_of(published: str) -> str:

@@ -18,13 +18,13 @@ _FEW_SEEDS = 3
 
 
 def on_selection(name: str, run: RunRecord, tasks: Sequence[TaskSpending]) -> list[str]:
-    """Says what a run chose, where most of it went, and what that rests on."""
+    """Says what a run chose, where most of it went, and how sure the tasks' IRS are."""
     total, chosen = len(run.selection), len(run.chosen)
     share = percent(chosen / total)
     what = f"{name} chose {chosen:,} of {total:,} images ({share} %) in {_number(len(tasks), 'task')}"
     if reference := len(run.reference_ids & set(run.chosen["id"])):
-        what += f", {reference:,} of them at random as the reference set that the tasks' weights rest on"
-    return [what + ".", *_where(tasks), *_how_sure_weights(tasks)]
+        what += f", {reference:,} of them at random as the reference set"
+    return [what + ".", *_where(tasks), *_how_sure_relevance(tasks)]
 
 
 def _where(tasks: Sequence[TaskSpending]) -> list[str]:
@@ -38,7 +38,7 @@ def _where(tasks: Sequence[TaskSpending]) -> list[str]:
     return [f"For its size, most goes to {most}, least to {least}."]
 
 
-def _how_sure_weights(tasks: Sequence[TaskSpending]) -> list[str]:
+def _how_sure_relevance(tasks: Sequence[TaskSpending]) -> list[str]:
     """Whether the tasks' mean IRS differ by more than their standard errors."""
     measured = [task for task in tasks if np.isfinite(task.error)]
     if len(measured) < 2:
@@ -47,8 +47,8 @@ def _how_sure_weights(tasks: Sequence[TaskSpending]) -> list[str]:
     apart = sum(abs(task.irs - mean) > 2 * task.error for task in measured)
     samples = sum(task.samples for task in measured)
     return [
-        f"The weights rest on {samples:,} reference samples: the mean IRS of {apart} of {len(measured)} "
-        "tasks is more than two standard errors from the mean of all, that of the others could be chance."
+        f"Of {samples:,} reference samples, the mean IRS of {apart} of {len(measured)} tasks is more than "
+        "two standard errors from the mean of all; that of the others could be chance."
     ]
 
 
@@ -68,14 +68,14 @@ def on_results(groups: Mapping[str, Sequence[RunRecord]], results: pd.DataFrame)
     pools = f"a pool of {sizes[0]:,} images" if len(sizes) == 1 else "several pools"
     said = [f"{_number(len(groups), 'setting')} on {pools}, {_seeds(seeds)}."]
     if "difference" not in results:
-        return [
-            *said,
-            f"Nothing says how they compare with chance: there are no runs of strategy={BASELINE}.",
-        ]
+        missing = f"no runs of strategy={BASELINE}"
+        if settings_with(BASELINE, groups):
+            missing += " share their budget, conditions and a seed"
+        return [*said, f"Nothing says how they compare with chance: {missing}."]
     compared = results[
         results["difference"].notna() & ~results["setting"].isin(settings_with(WHOLE_POOL, groups))
     ]
-    known = compared[compared["p_holm"].notna() & (compared["seeds"] >= _FEW_SEEDS)]
+    known = compared[compared["p_holm"].notna() & (compared["common_seeds"] >= _FEW_SEEDS)]
     sure = known[known["p_holm"] < _LEVEL]
     for rows, better in ((sure[sure["difference"] > 0], "better"), (sure[sure["difference"] < 0], "worse")):
         if len(rows):

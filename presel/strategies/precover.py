@@ -42,8 +42,9 @@ class PreCover(Strategy):
 
     With budgets by `size` or `uniform` no instruction is read before the selection and no model tuned: all
     images of the budget are chosen, and there is no reference set. With other budgets, or picks by
-    `uncertainty`, the reference set is bought first, as in PreSel: it counts in the budget, is part of the
-    selection, and what it covers need not be covered again.
+    `uncertainty`, the reference set is bought first, as in PreSel: it counts in the budget and is part of the
+    selection. What it covers is not covered again by `facility_location` and `uncertainty`; `kmeans` and
+    `random` choose among the other images as if it were not there.
 
     Attributes:
         budgets: How tasks share the budget: equally (`uniform`); by their `size`; by the `relevance` of

@@ -1,5 +1,6 @@
 """How tasks share a budget, for strategies that choose task by task."""
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -17,6 +18,9 @@ from presel.selection import TaskMode, allocate_tasks, fill_tasks
 from presel.selection.arrays import BoolVector
 from presel.strategies.base import SelectionContext
 
+# Scores of questions that neither help nor mislead.
+_NEUTRAL: dict[Relevance, float] = {"ratio": 1.0, "perplexity_ratio": 1.0, "difference": 0.0}
+
 
 def weights_by_pool(context: SelectionContext, weighting: Literal["size", "uniform"]) -> dict[str, float]:
     """Weighs tasks by their number of images, or all equally; the weights sum to 1."""
@@ -31,7 +35,8 @@ def weights_by_relevance(
     """Weighs tasks by the relevance of their reference samples (eq. 3 to 5); the weights sum to 1.
 
     Samples without a defined relevance do not count (`relevance_scores`); a task without any other, or whose
-    reference samples all lack an instruction, scores 1, as if its questions neither helped nor misled.
+    reference samples all lack an instruction, scores as if its questions neither helped nor misled, by
+    `response_loss`, which does not tell, the mean of the other tasks.
 
     Args:
         context: Needs `relevance`.
@@ -79,11 +84,11 @@ def _weights_of(
     table["relevance"] = relevance_scores(
         table["loss_with_question"].to_numpy(), table["loss_without_question"].to_numpy(), score
     )
-    scores = dict.fromkeys(sorted(pool["task"].unique()), 1.0)
     defined = table.dropna(subset="relevance")
-    if len(defined):
-        scores |= task_scores(defined["relevance"], defined["task"].tolist())
-    return task_weights(scores, tau)
+    measured = task_scores(defined["relevance"], defined["task"].tolist()) if len(defined) else {}
+    neutral = _NEUTRAL.get(score, math.fsum(measured.values()) / max(1, len(measured)))
+    tasks = sorted(pool["task"].unique())
+    return task_weights({task: measured.get(task, neutral) for task in tasks}, tau)
 
 
 def split_over_tasks(
