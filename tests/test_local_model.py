@@ -177,6 +177,8 @@ def test_malformed_answers_are_asked_for_again_where_that_may_help(
     kept = lines(writer.answers / "answers.jsonl")
     assert len(kept) == 2 * times
     assert len({json.dumps(line["raw"]) for line in kept if line["id"] == "0000"}) == times
+    writer.reveal(wanted(files, 2), files)
+    assert lines(writer.answers / "answers.jsonl") == kept
 
 
 def test_the_model_counts_by_its_content(writer: LocalModel, chat_model: Path, tmp_path: Path) -> None:

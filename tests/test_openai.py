@@ -310,6 +310,19 @@ def test_this_machine_is_asked_without_a_proxy(tmp_path: Path, monkeypatch: pyte
         provider(server, tmp_path).check_source(Source())
 
 
+@pytest.mark.parametrize("listed", ["seer.invalid", "seer.invalid:8000", ".invalid"])
+def test_a_server_that_no_proxy_lists_is_asked_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str
+) -> None:
+    with running(tmp_path, Plan()) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", listed)
+        asks = provider(proxy, tmp_path, base_url="http://seer.invalid:8000/v1")
+        with pytest.raises(PreselError, match="cannot reach"):
+            asks.check_source(Source())
+        assert not proxy.seen()
+
+
 def test_a_proxy_that_is_none_is_told_of_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

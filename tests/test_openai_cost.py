@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from presel.data.sources import Source
 from presel.errors import PreselError
+from presel.instructions.provider import RequestedFile
 from presel.report.spending import requests
 from presel.runs import load_run
 from tests.generation_server import Plan, Running, running
@@ -57,7 +58,18 @@ def test_what_did_not_arrive_whole_may_have_been_charged_for(tmp_path: Path, rep
     assert answer["tokens"] == 110
 
 
-@pytest.mark.parametrize("reply", ["garbage", "broken", "slow"])
+@pytest.mark.parametrize("reply", ["garbage", "uncounted", "slow"])
+def test_an_estimate_counts_every_image_of_a_record(tmp_path: Path, reply: str) -> None:
+    one = images(tmp_path, 4)
+    record = one[0]._replace(several=tuple(RequestedFile(image.image, image.content) for image in one))
+    with running(tmp_path, Plan(script=[reply])) as server:
+        asks = provider(server, tmp_path, timeout_s=0.3 if reply == "slow" else 30.0, max_retries=0)
+        asks.reveal([record], files(tmp_path))
+    (line,) = kept(tmp_path)
+    assert line["tokens"] > 4 * asks.image_tokens
+
+
+@pytest.mark.parametrize("reply", ["garbage", "broken", "slow", "drop"])
 def test_the_cap_holds_where_no_answer_arrives_whole(tmp_path: Path, reply: str) -> None:
     wanted = images(tmp_path, 30)
     with running(tmp_path, Plan(script=[reply])) as server:

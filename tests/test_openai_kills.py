@@ -5,13 +5,15 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from presel.instructions.answers import Answers
+from presel.instructions.answers import Answers, Completion
 from presel.instructions.provider import InstructionRequest
+from presel.instructions.request_pool import AnswerStatus, RequestPool
 from tests.generation_server import Plan, Running, running
 from tests.seer import images, kept, provider, reveal
 
@@ -80,6 +82,34 @@ def is_whole(raw: dict[str, Any] | str) -> bool:
     """Whether this is the server's good answer, whole."""
     text = raw["choices"][0]["message"]["content"] if isinstance(raw, dict) else raw
     return text.endswith('."}]') and "ud83d" not in text
+
+
+def test_a_signal_while_the_last_answer_is_stored_ends_the_run() -> None:
+    class Storing:
+        def send(self, image: InstructionRequest) -> Completion:
+            return {}
+
+        def backoff(self, retry: int, retry_after: float) -> float:
+            return 0.0
+
+        def store(self, image: InstructionRequest, answer: Completion) -> AnswerStatus:
+            signal.raise_signal(signal.SIGINT)
+            return AnswerStatus(True, None)
+
+        def store_partial(self, image: InstructionRequest, text: str) -> None:
+            raise AssertionError
+
+        def within_budget(self, images: Sequence[InstructionRequest]) -> bool:
+            return True
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            RequestPool(
+                [InstructionRequest("a", "a.png", "vqa", "0")], Storing(), 1, 0, 0, lambda _: None
+            ).run()
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

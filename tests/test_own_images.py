@@ -72,6 +72,12 @@ def test_every_source_is_selected_from(
     assert selection(tmp_path)["selected"].sum() > 0
 
 
+def test_endings_of_members_may_be_named_as_users_write_them(in_process: Program, tmp_path: Path) -> None:
+    named = ("pool.image_key=.PNG", "pool.task_key=CLS")
+    in_process.succeeds("run", *as_shards(tmp_path), *named, *SELECT)
+    assert set(selection(tmp_path)["task"]) == {"cats", "dogs"}
+
+
 @pytest.mark.parametrize("make", [as_folder, as_manifest, as_dataset, as_shards])
 def test_of_every_source_a_sample_can_be_used(
     make: Callable[[Path], list[str]], in_process: Program, tmp_path: Path

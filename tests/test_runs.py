@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +21,7 @@ import presel
 from presel.evaluation.scores import ModelScores
 from presel.runs import RunRecord, StageRecord
 from tests.documents import blocks
-from tests.helpers import OWN_STORE, TINY, Program, last_run, stage_lines
+from tests.helpers import OWN_STORE, TINY, Program, environment, last_run, stage_lines
 
 PAGE = Path(__file__).parent.parent / "docs" / "how_to" / "python.md"
 SELECT = [*TINY, OWN_STORE, "strategy=random", "until=selection"]
@@ -101,6 +102,25 @@ def test_runs_in_one_process_share_the_store_with_the_command_line(
     assert all((first.image_folder / image).is_file() for image in first.chosen["image"])
     with pytest.raises(presel.PreselError, match=r"has no evaluation; run .* again with until=evaluation"):
         _ = first.scores
+
+
+def test_the_commit_is_that_of_this_code_not_of_a_checkout_around_it(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(
+        ["git", "-C", str(tmp_path), *author, "commit", "-q", "--allow-empty", "-m", "x"], check=True
+    )
+    shutil.copytree(Path(presel.__file__).parent, tmp_path / "env/presel")
+    code = "from presel.storage.provenance import git_commit; print(git_commit())"
+    asked = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(PYTHONPATH=str(tmp_path / "env")),
+        cwd=tmp_path,
+    )
+    assert asked.stdout == "None\n"
 
 
 def test_what_a_run_reads_before_it_selects(in_process: Program, tmp_path: Path) -> None:

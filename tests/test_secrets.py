@@ -1,9 +1,11 @@
 """Keys on the command line are refused before anybody writes them down."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+import presel
 from presel.errors import PreselError
 from presel.instructions.secrets import (
     check_destination,
@@ -13,6 +15,7 @@ from presel.instructions.secrets import (
     named_like_a_key,
     refuse_keys,
 )
+from tests.helpers import TINY, Program
 
 KEY = "abc123DEF"
 
@@ -27,6 +30,9 @@ KEY = "abc123DEF"
         (f"instructions.parameters={{headers: [{{X-Api-Key: {KEY}}}]}}", "instructions.parameters"),
         (f"instructions.parameters={{top_p: 1}},{{api_key: {KEY}}}", "instructions.parameters"),
         (f"instructions.parameters=choice({{token: {KEY}}})", "instructions.parameters"),
+        (f'instructions.parameters={{"api_key": "{KEY}"}}', "instructions.parameters"),
+        (f'instructions.parameters="{{\\"api_key\\": \\"{KEY}\\"}}"', "instructions.parameters"),
+        (f"instructions.parameters='{{extra: [{{api_key: {KEY}}}]}}'", "instructions.parameters"),
         (f"instructions.key_variable={KEY}", "instructions.key_variable"),
         (f"instructions.key_variable=OPENAI_API_KEY,{KEY}", "instructions.key_variable"),
         (f"+instructions={{key_variable: {KEY}}}", "instructions"),
@@ -50,6 +56,8 @@ def test_an_override_that_holds_a_key_is_refused_and_not_repeated(override: str,
         "instructions.key_variable=null",
         "instructions.base_url=http://host/v1",
         "instructions.parameters={max_tokens: null, prompt_cache_key: a, logit_bias: {50256: -100}}",
+        'instructions.parameters={"max_tokens": 3, "top_p": 1}',
+        "instructions.prompts.kinds.detail.request='Token: {question}'",
         "pool.image_key=jpg",
         "~instructions.parameters.api_key",
         "tau.value=range(1,3),interval(1,2)",
@@ -60,6 +68,43 @@ def test_an_override_that_holds_a_key_is_refused_and_not_repeated(override: str,
 )
 def test_other_overrides_are_left_to_hydra(override: str) -> None:
     refuse_keys([override])
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (f"parameters: {{api_key: {KEY}}}", "instructions.parameters"),
+        (f"parameters: {{extra_body: {{api_key: {KEY}}}}}", "instructions.parameters"),
+        (f"key_variable: {KEY}", "instructions.key_variable"),
+        (f"base_url: http://me:{KEY}@host/v1", "instructions.base_url"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_key_in_a_file_is_refused_and_left_nowhere(
+    in_process: Program, tmp_path: Path, settings: str, named: str, sweep: bool
+) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /instructions: openai\n"
+        f"instructions:\n  model: any\n  {settings}\n"
+    )
+    seeds = ["-m", "seed=0,1"] if sweep else []
+    told = in_process.refuses("run", *seeds, "--config-dir=conf", "experiment=mine", *TINY)
+    assert f"{named}: a configuration file may not hold a key" in told
+    assert KEY not in told
+    left = [file for file in (tmp_path / "outputs").rglob("*") if file.is_file()]
+    assert not [file for file in left if KEY in file.read_text(errors="replace")]
+    with pytest.raises(PreselError, match=f"{named}: a configuration file may not hold a key"):
+        presel.compose([f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=mine"])
+
+
+def test_a_variable_named_in_a_file_is_no_key(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /instructions: openai\n"
+        "instructions:\n  model: any\n  key_variable: MY_KEY\n  parameters: {max_tokens: 9}\n"
+    )
+    presel.compose([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
 
 
 OPENAI, ELSEWHERE = "https://api.openai.com/v1", "https://elsewhere.example/v1"

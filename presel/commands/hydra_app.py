@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from presel.console import console, print_error, run_log, show_messages
 from presel.console.arguments import VERBOSITY
 from presel.errors import PreselError
-from presel.instructions.secrets import check_environment, refuse_keys
+from presel.instructions.secrets import check_environment, refuse_keys, refuse_saved_keys
 from presel.settings.errors import MISTAKES, UNREADABLE, explain
 from presel.settings.options import config_folder
 from presel.settings.overrides import check_overrides, has_sweep_flag, is_sweep, spread_over_jobs
@@ -104,6 +105,7 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     Returns:
         The mean score, which a search can maximize; None for a run that ends before the evaluation.
     """
+    _refuse_saved_keys(config)
     check(config)
     # After Hydra has composed, since stages and strategies take a while to import.
     from presel.commands.execution import execute
@@ -132,6 +134,20 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     if not sweeping:
         console.print(f"{'to see what it chose':<29} presel view {shlex.quote(str(record.folder))}")
     return record.mean if record.tuned else None
+
+
+def _refuse_saved_keys(config: DictConfig) -> None:
+    """Refuses a configuration that holds a key, and deletes what Hydra saved of it before this job."""
+    settings: Any = OmegaConf.to_container(config, resolve=False)
+    try:
+        refuse_saved_keys(settings)
+    except PreselError:
+        from presel.runs import CONFIG
+
+        hydra_config = HydraConfig.get()
+        shutil.rmtree((Path(hydra_config.runtime.output_dir) / CONFIG).parent, ignore_errors=True)
+        (Path(hydra_config.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
+        raise
 
 
 class SweepSummary(Callback):

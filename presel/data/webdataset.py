@@ -65,7 +65,9 @@ class WebDataset(PackedImages):
         """The shards, which must exist."""
         shards = find_shards(self.shards)
         task_key = self.task_key if self.task_pattern is None else None
-        return TarShards(shards, self.image_key, task_key, self.task_field, self.task_pattern)
+        # Endings of members are in lower case and without their dot.
+        image_key, task_key = (key and key.lower().removeprefix(".") for key in (self.image_key, task_key))
+        return TarShards(shards, image_key, task_key, self.task_field, self.task_pattern)
 
 
 def find_shards(pattern: str) -> tuple[Path, ...]:

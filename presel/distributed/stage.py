@@ -24,7 +24,7 @@ from presel.storage.store import Store
 
 _log = logging.getLogger(__name__)
 
-_TASK, _RESULT = "task.pickle", "result.json"
+_PROCESSES, _TASK, _RESULT = "processes", "task.pickle", "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class ParallelStage(Stage[T_co]):
         """
         from presel.distributed.launch import torchrun
 
-        task, hardware = folder / "processes", self.runtime.hardware
+        task, hardware = folder / _PROCESSES, self.runtime.hardware
         # There is a result if an earlier run was killed after its processes had finished.
         if not (task / _RESULT).exists():
             workers = math.ceil(self.runtime.workers / processes_per_node(hardware))
@@ -138,6 +138,11 @@ class ShardedStage(ParallelStage[T_co], Sharded):
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Computes the missing shards and joins all of them."""
         return self.join(store, folder, store.executor.compute(self, store, folder))
+
+    def work_in_processes(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Starts all processes, whatever rank 0 of an earlier run wrote: the shards tell what is done."""
+        (folder / _PROCESSES / _RESULT).unlink(missing_ok=True)
+        return super().work_in_processes(store, folder)
 
     def work(self, store: Store, folder: Path, rank: int, processes: int) -> dict[str, Any]:
         """Computes every `processes`-th shard."""

@@ -23,7 +23,8 @@ _log = logging.getLogger(__name__)
 # A chat completion, as OpenAI-compatible servers return it.
 Completion = dict[str, Any]
 
-# Interval between calls of fsync: a killed process loses nothing, a power failure at most this many seconds.
+# Least time between calls of fsync, which answers trigger: a killed process loses nothing, a power failure
+# what came after the last call.
 _SYNC_SECONDS = 1.0
 
 # Errors that no retry resolves: rejected by a content filter, or an image that the service cannot read.

@@ -172,7 +172,7 @@ class _Handler:
         return self._client.backoff(retry, retry_after)
 
     def store(self, image: InstructionRequest, answer: Completion) -> AnswerStatus:
-        usage = self._provider.usage(image.task, answer)
+        usage = self._provider.usage(image.task, answer, len(image.files))
         if usage.counted:
             self._learn(image.task, usage)
         self._add(image, answer, usage)
@@ -181,7 +181,7 @@ class _Handler:
         return AnswerStatus(done, why_not)
 
     def store_partial(self, image: InstructionRequest, text: str) -> None:
-        self._add(image, text, self._expected[image.task])
+        self._add(image, text, self._expected_usage(image))
 
     def _add(self, image: InstructionRequest, raw: Completion | str, usage: Usage) -> None:
         if not usage.counted and not self._announced_estimates:
@@ -202,7 +202,7 @@ class _Handler:
 
     def exhausted_limit(self, image: InstructionRequest) -> str:
         """The limit that the next request may exceed, and how much of it is used."""
-        expected = self._expected_cost(image)
+        expected = self._provider.cost(self._expected_usage(image))
         limit = self._provider.exceeded(self._cost_with([image]))[-1]
         if "max_tokens_total" in limit:
             used, next_ = f"{self._answers.tokens} tokens", f"{expected.tokens}"
@@ -211,15 +211,14 @@ class _Handler:
         folder = self._answers.path.parent
         return f"{limit}: {used} spent on the answers in {folder}, and the next may take {next_}"
 
-    def _expected_cost(self, image: InstructionRequest) -> Cost:
-        """The expected cost of a request; each of several images counts."""
+    def _expected_usage(self, image: InstructionRequest) -> Usage:
+        """The expected tokens of a request; each of several images counts."""
         usage = self._expected[image.task]
-        more = (len(image.files) - 1) * self._provider.image_tokens
-        return self._provider.cost(usage._replace(prompt=usage.prompt + more))
+        return usage._replace(prompt=usage.prompt + (len(image.files) - 1) * self._provider.image_tokens)
 
     def _cost_with(self, images: Sequence[InstructionRequest]) -> Cost:
         """The cost so far, plus the expected cost of these images."""
-        expected = [self._expected_cost(image) for image in images]
+        expected = [self._provider.cost(self._expected_usage(image)) for image in images]
         return Cost(
             self._answers.tokens + sum(one.tokens for one in expected),
             self._answers.money + sum(one.money for one in expected),

@@ -15,7 +15,7 @@ from presel.instructions.answers import Answers, Completion, is_error
 from presel.instructions.generator import Generator
 from presel.instructions.pictures import data_url, read_requested
 from presel.instructions.provider import Cost, InstructionRequest
-from presel.instructions.secrets import named_like_a_key
+from presel.instructions.secrets import holds_key
 
 _CHARACTERS_PER_TOKEN = 4
 _RESERVED = {"model", "messages", "stream", "n"}
@@ -68,7 +68,7 @@ class ChatService(Generator):
         given = self.parameters or {}
         if reserved := _RESERVED & given.keys():
             raise ValueError(f"parameters may not contain '{min(reserved)}', which other settings decide")
-        if keys := [name for name in given if named_like_a_key(name)]:
+        if keys := [name for name, value in given.items() if holds_key(name, value)]:
             raise ValueError(f"parameters.{keys[0]} would contain a key; name its variable in key_variable")
         for name in _LIMITS:
             limit = given.get(name)
@@ -142,8 +142,11 @@ class ChatService(Generator):
         ) / 1e6
         return Cost(usage.prompt + usage.answer, money)
 
-    def usage(self, task: str, answer: Completion | str) -> Usage:
-        """Tokens of a request, estimated if the server does not report them; errors are free."""
+    def usage(self, task: str, answer: Completion | str, images: int = 1) -> Usage:
+        """Tokens of a request with so many images, estimated if the server does not report them.
+
+        Errors are free.
+        """
         if isinstance(answer, dict) and is_error(answer):
             return Usage(0, 0, counted=True)
         given = answer.get("usage") if isinstance(answer, dict) else None
@@ -158,7 +161,8 @@ class ChatService(Generator):
                     prompt, max(written, all_ - prompt) if _is_count(all_) else written, counted=True
                 )
         text = answer if isinstance(answer, str) else json.dumps(answer.get("choices"))
-        return Usage(self.expected(task).prompt, _tokens(text), counted=False)
+        prompt = self.expected(task).prompt + (images - 1) * self.image_tokens
+        return Usage(prompt, _tokens(text), counted=False)
 
     def expected(self, task: str) -> Usage:
         """Tokens of a request as estimated before there is an answer."""

@@ -174,8 +174,8 @@ class ChatClient:
         """The received part of an answer that may have been billed; None if it cannot have been."""
         if failure.status is not None:
             return self._masked(_text(failure.body)) if failure.status < 300 else None
-        # The server has the request, and may process it all the same.
-        return "" if failure.phase is Phase.WAITING and failure.late else None
+        # The server has the request, and may process it all the same, also where a gateway ends the wait.
+        return "" if failure.phase is Phase.WAITING else None
 
     def _content(self, sent: bytes) -> Completion | str:
         """The response's body, without the key."""

@@ -221,7 +221,7 @@ def _why(error: Exception, phase: Phase) -> str:
 def _proxy(url: str) -> Proxy | None:
     """The environment's proxy for a URL, if any."""
     address = urlsplit(url)
-    if is_this_machine(url) or proxy_bypass(address.hostname or ""):
+    if is_this_machine(url) or proxy_bypass(address.netloc):
         return None
     named = getproxies().get(address.scheme)
     if named is None:

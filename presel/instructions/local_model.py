@@ -68,6 +68,13 @@ class LocalModel(Generator):
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise PreselError("trainer.accelerator=gpu: there is no GPU; set it to cpu or auto")
 
+    def open_requests(
+        self, requests: Sequence[InstructionRequest], answers: Answers
+    ) -> list[InstructionRequest]:
+        """See the base class; at temperature 0 a second answer would equal the first."""
+        due = super().open_requests(requests, answers)
+        return due if self.temperature else [one for one in due if not answers.to(self.request_digest(one))]
+
     def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
         """Generates the answers that are not kept yet."""
         with Answers.opened(self.answers) as answers:
@@ -92,8 +99,7 @@ class LocalModel(Generator):
         from presel.models.hardware import device_for
 
         model = ChatModel(locate(self.model), self.revision, self.dtype, device_for(self.accelerator))
-        # At temperature 0 a second answer would equal the first.
-        for _ in range(self.attempts if self.temperature else 1):
+        for _ in range(self.attempts):
             due = self.open_requests(requests, answers)
             with progress("writing instructions", len(due)) as advance:
                 for batch in self._batches(due):

@@ -138,6 +138,9 @@ class RequestPool:
             while self._in_flight:
                 self._handle(self._outcomes.get())
                 self._send_allowed()
+        if not self._outcomes.empty():
+            # A signal, while the last answer was stored.
+            self._handle(self._outcomes.get())
         if isinstance(self._stop_cause, signal.Signals):
             signal.raise_signal(self._stop_cause)
             # Reached if the signal's handler returns.
@@ -186,7 +189,7 @@ class RequestPool:
             self._count_failure(image, status.why_not)
 
     def _retry(self, image: InstructionRequest, error: RetryableError) -> None:
-        """Puts an image first in the queue: nothing else is sent while the server asks for a pause."""
+        """Puts an image first in the queue; while its retry waits, it counts as a request in flight."""
         if error.partial is not None:
             self._handler.store_partial(image, error.partial)
         self._errors[image.id] += 1

@@ -1,12 +1,13 @@
 """API keys are read from the environment, never written to disk, and sent only where the user says.
 
-A setting that contains a key is rejected before it is saved. A configuration file, which may be downloaded,
-cannot choose the server that a key is sent to.
+An override that contains a key is rejected before it is saved; a configuration file that does, before any
+work, and what Hydra saved of it is deleted. A configuration file, which may be downloaded, cannot choose the
+server that a key is sent to.
 """
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ _NAMES_OF_KEYS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_NAMES_IN_TEXT = re.compile(r"([\w-]+)[\"'\\]*\s*:")
 
 
 def is_variable(name: str) -> bool:
@@ -116,28 +118,53 @@ def refuse_keys(overrides: Sequence[str]) -> None:
         # Hydra would reject it later with a message that quotes it, key included.
         except HydraException:
             value = text
-        if _holds_key(setting, value):
+        if holds_key(setting, value):
             raise PreselError(
                 f"{setting}: a key may not be given on the command line, which every run saves; put it into "
                 "an environment variable, and that variable's name into instructions.key_variable"
             )
 
 
-def _holds_key(setting: str, value: Any) -> bool:
+def refuse_saved_keys(config: Mapping[str, Any]) -> None:
+    """Checks that no setting contains a key, whichever configuration file it comes from.
+
+    Args:
+        config: Settings by group, interpolations unresolved.
+
+    Raises:
+        PreselError: If one does; the message names the setting and does not quote the key.
+    """
+    for group, settings in config.items():
+        for name, value in settings.items() if isinstance(settings, Mapping) else ():
+            if holds_key(name, value):
+                raise PreselError(
+                    f"{group}.{name}: a configuration file may not hold a key, since every run saves its "
+                    "settings; put it into an environment variable, and that variable's name into "
+                    "instructions.key_variable"
+                )
+
+
+def holds_key(setting: str, value: Any) -> bool:
+    """Whether a setting, or one inside its value, would contain a key."""
     name = setting.rpartition(".")[2]
     match value:
         case None | "":
             return False
         case QuotedString():
-            return _holds_key(name, value.text)
+            return holds_key(name, value.text)
         case ChoiceSweep():
-            return _holds_key(name, value.list)
+            return holds_key(name, value.list)
         case list():
-            return any(_holds_key(name, one) for one in value)
+            return any(holds_key(name, one) for one in value)
         case _ if named_like_a_key(name):
             return True
         case dict():
-            return any(_holds_key(str(key), one) for key, one in value.items())
+            return any(holds_key(str(key), one) for key, one in value.items())
+        case str() if value.startswith("${"):
+            return False
+        case str() if value.startswith(("{", "[")):
+            # A mapping as text, with quoted names, say.
+            return any(map(named_like_a_key, _NAMES_IN_TEXT.findall(value)))
     if name == "key_variable":
         return not is_variable(str(value))
     return name in ("base_url", "tracking_uri") and has_credentials(str(value))

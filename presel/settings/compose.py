@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from presel.errors import PreselError
-from presel.instructions.secrets import refuse_keys
+from presel.instructions.secrets import refuse_keys, refuse_saved_keys
 from presel.settings.errors import MISTAKES, UNREADABLE, explain
 from presel.settings.options import config_folder
 from presel.settings.overrides import check_overrides
@@ -43,6 +43,8 @@ def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     check_overrides(overrides)
     try:
         with isolated_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return compose("config", list(overrides), return_hydra_config=with_hydra)
+            config = compose("config", list(overrides), return_hydra_config=with_hydra)
     except (*MISTAKES, *UNREADABLE) as error:
         raise PreselError(explain(error, overrides)) from error
+    refuse_saved_keys(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    return config

@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigKeyError
 
 from presel.data.checks import shown
 from presel.errors import PreselError
-from presel.instructions.secrets import has_credentials, named_like_a_key
+from presel.instructions.secrets import has_credentials, holds_key
 from presel.settings.overrides import unknown_key
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def build(config: DictConfig) -> "Pipeline":
         return made
 
     for name, value in (config.logger.get("arguments") or {}).items():
-        if named_like_a_key(name) or ("://" in str(value) and has_credentials(str(value))):
+        if holds_key(name, value) or ("://" in str(value) and has_credentials(str(value))):
             raise PreselError(
                 f"logger.arguments.{name} may not hold a key or credentials, since every run saves its "
                 "settings; put them into the environment variables that the logger reads"

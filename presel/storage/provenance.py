@@ -23,10 +23,16 @@ def versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str | None:
-    """The commit this code was run from, or None outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit this code was run from, or None outside a git checkout of it."""
+    here = Path(__file__)
+
+    def git(*command: str) -> str:
+        asked = ["git", "-C", str(here.parent), *command]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        # Installed into an environment inside another project's checkout, this file is not tracked there.
+        git("ls-files", "--error-unmatch", here.name)
+        return git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip() or None
