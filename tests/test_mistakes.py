@@ -260,8 +260,35 @@ def test_a_group_takes_exactly_one_option(override: str) -> None:
 
 
 def test_overrides_are_a_list() -> None:
-    with pytest.raises(PreselError, match=r"give a list of texts: \['budget=0.1'\]"):
-        presel.compose("budget=0.1")
+    with pytest.raises(PreselError, match=r"give a list of texts: \['budget=0.1', 'seed=1'\]"):
+        presel.compose("budget=0.1 seed=1")
+
+
+def test_an_option_is_not_added() -> None:
+    with pytest.raises(PreselError, match=r"\+pool=manifest: pool has an option already; write it without"):
+        check_overrides(["+pool=manifest"])
+
+
+def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODEL", raising=False)
+    told = mistake("lvlm=hf", "lvlm.path=${oc.env:MODEL}")
+    assert told == "lvlm.path: the environment variable MODEL is not set; set it where you run the command"
+
+
+def test_how_a_key_is_added_to_what_users_name(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /instructions: openai\n"
+        "instructions: {model: any, prompts: {by_task: {cars: detail}}}\n"
+    )
+    mine = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"]
+    told = mistake(*mine, "instructions.prompts.by_task={kitchen: detail}")
+    assert told == (
+        "instructions.prompts.by_task has no 'kitchen' to change; write "
+        "+instructions.prompts.by_task.kitchen=VALUE to add it"
+    )
+    prompts = configured(*mine, "+instructions.prompts.by_task.kitchen=detail").instructions.prompts
+    assert prompts.by_task == {"cars": "detail", "kitchen": "detail"}
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,21 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pandas as pd
 import pytest
 from PIL import Image
 
+from presel.component import component
+from presel.errors import PreselError
 from presel.report.gallery import gallery
+from presel.runs import load_run
+from presel.stages.pool import PoolStage, readable_again
+from presel.stages.selection import SelectionStage
+from presel.storage.store import Store
+from presel.strategies.base import SelectionContext, Strategy
 from tests.helpers import OWN_STORE, Program, last_run, on_folder, refused, stage_lines
 from tests.pictures import picture, two_kinds
 
@@ -63,7 +71,7 @@ def test_every_source_is_selected_from(
 ) -> None:
     pool = make(tmp_path)
     first = in_process.succeeds("run", *pool, *SELECT)
-    assert ("files left out, since they are no images: 1 .heic" in first.stdout) == (make is as_folder)
+    assert ("files left out, of kinds that are not read: 1 .heic" in first.stdout) == (make is as_folder)
     table = selection(tmp_path)
     assert table["task"].value_counts().to_dict() == {"cats": 20, "dogs": 20}
     assert table["selected"].sum() == 10
@@ -99,6 +107,68 @@ def test_a_strategy_that_leaves_budget_is_told(in_process: Program, tmp_path: Pa
     chosen = selection(tmp_path)["selected"].sum()
     assert chosen < 30
     assert f"strategy=typiclust chose {chosen} images where the budget is 30" in run.stdout + run.stderr
+
+
+def test_unusable_images_are_told_by_every_run(in_process: Program, tmp_path: Path) -> None:
+    pool = [*as_folder(tmp_path), "pool.max_rejected_share=0.1"]
+    broken = next((tmp_path / "images/cats").iterdir())
+    broken.write_bytes(broken.read_bytes()[:100])
+    for _ in range(2):
+        told = in_process.succeeds("run", *pool, *SELECT, OWN_STORE)
+        assert "pool: 1 of 40 images are unusable and left out; " in " ".join(
+            (told.stdout + told.stderr).split()
+        )
+
+
+def test_images_that_can_be_opened_meanwhile_are_found(tmp_path: Path) -> None:
+    reasons = {
+        "a.png": "cannot be opened (Permission denied)",
+        "b.png": "truncated",
+        "c.png": "cannot be opened (x)",
+    }
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    rejected = pd.DataFrame({"image": list(reasons), "why": list(reasons.values())})
+    assert readable_again(rejected, tmp_path) == ["a.png"]
+
+
+def test_the_record_of_an_earlier_run_does_not_outlive_its_configuration(
+    in_process: Program, tmp_path: Path
+) -> None:
+    same = ("run", *as_folder(tmp_path), *SELECT, "hydra.run.dir=outputs/same")
+    in_process.succeeds(*same)
+    in_process.refuses(*same, "budget=5000")
+    with pytest.raises(PreselError, match="there is no such file"):
+        load_run(tmp_path / "outputs/same")
+    in_process.succeeds(*same)
+    assert load_run(tmp_path / "outputs/same").config.budget == 10
+
+
+def test_the_doctor_warns_of_photographs_that_are_not_read(in_process: Program, tmp_path: Path) -> None:
+    found = in_process("doctor", *as_folder(tmp_path), *SELECT, "--json", "found.json")
+    (warning,) = [
+        one
+        for one in json.loads((tmp_path / "found.json").read_text())["findings"]
+        if one["kind"] == "images of a kind that is not read"
+    ]
+    assert warning["severity"] == "warning"
+    assert warning["where"].startswith(".heic in ")
+    assert found.returncode == 0
+
+
+@pytest.mark.parametrize("returned", [None, ["a"], pd.DataFrame({"name": ["a"]})])
+def test_a_strategy_that_returns_no_table_is_told(
+    returned: Any, store: Store, pool: PoolStage, tmp_path: Path
+) -> None:
+    @component
+    class Mine(Strategy):
+        def select(self, context: SelectionContext) -> pd.DataFrame:
+            table: pd.DataFrame = returned
+            return table
+
+    stage = SelectionStage(strategy=Mine(), pool=pool, budget=3, seed=0, needed={})
+    with pytest.raises(PreselError, match=r"strategy Mine: `select` returned .*, not a table"):
+        store.ensure(stage)
 
 
 def test_discovered_tasks(in_process: Program, tmp_path: Path) -> None:

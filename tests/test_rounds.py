@@ -42,7 +42,9 @@ PROGRESS = ("strategy=progress", "strategy.rounds=3", "budget=0.2")
 
 
 def test_a_run_buys_tunes_and_scores_round_by_round(in_process: Program, tmp_path: Path) -> None:
-    in_process.succeeds("run", *TINY, *PROGRESS)
+    done = in_process.succeeds("run", *TINY, *PROGRESS)
+    # Those before the last need not spend it.
+    assert "where the budget is" not in done.stdout + done.stderr
     record = last_run(tmp_path)
     assert [role for role in record.stages if role.startswith(("round_", "reference_m", "selection"))] == [
         "round_1.selection",

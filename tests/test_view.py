@@ -158,6 +158,8 @@ def test_the_first_lines_say_what_was_chosen_and_how_sure_it_is(tmp_path: Path) 
     )
     # 0.5 and 0.9 are 0.2 from their mean.
     assert sure.startswith("Of 8 reference samples, the mean IRS of 0 of 2 tasks is more than two standard")
+    even = [task("a", 0.5, 0.5, 0.1), task("b", 0.5, 0.9, 0.3)]
+    assert on_selection("presel", run, even)[1] == "Every task gets its share of the pool."
     assert "of 1 of 2 tasks" in on_selection("presel", run, [task("a", 1, 0.5, 0.09), tasks[1]])[2]
 
 

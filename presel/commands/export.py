@@ -124,7 +124,8 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
     if writer and "instructions" not in run.stages:
         raise PreselError(
             f"{run.folder}: this run ended with its selection, without instructions; run the same command "
-            "again with until=instructions, or take --format manifest, which needs none"
+            "again with until=instructions (and instructions=NAME if its pool has none), or take "
+            "--format manifest, parquet or fiftyone, which need none"
         )
     chosen = run.chosen
     records: list[Record] = []

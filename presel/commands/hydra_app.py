@@ -105,12 +105,15 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     Returns:
         The mean score, which a search can maximize; None for a run that ends before the evaluation.
     """
+    from presel.runs import CONFIG, FILE
+
+    # Of an earlier run in the same folder, whose configuration Hydra has just replaced.
+    (Path(HydraConfig.get().runtime.output_dir) / FILE).unlink(missing_ok=True)
     _refuse_saved_keys(config)
     check(config)
     # After Hydra has composed, since stages and strategies take a while to import.
     from presel.commands.execution import execute
     from presel.report.summary import print_summary
-    from presel.runs import CONFIG
     from presel.settings.usage import drop_foreign
 
     hydra_config = HydraConfig.get()

@@ -37,6 +37,8 @@ Found = TypeVar("Found")
 
 # Images sent to a worker process together: enough to hide the overhead, few enough for smooth progress.
 _CHUNK = 64
+# How the reason begins why an image was refused before it was read.
+UNOPENED = "cannot be opened"
 
 
 class WorkerDied(PreselError):
@@ -230,7 +232,7 @@ def _short(error: Exception) -> str:
     if "truncated" in str(error).lower():
         return "truncated"
     if isinstance(error, OSError) and error.strerror:
-        return f"cannot be opened ({error.strerror})"
+        return f"{UNOPENED} ({error.strerror})"
     return f"cannot be decoded ({error or type(error).__name__})"
 
 

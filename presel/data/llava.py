@@ -118,7 +118,10 @@ class TaskRule:
             )
         if self.field is None:
             return "all"
-        remedy = "name the record's task there, or give patterns that derive it from the image path"
+        remedy = (
+            "name the record's task there, give patterns that derive it from the image path (task_patterns), "
+            "or have a pool's tasks found (pool.task_field=null tasks=discovered)"
+        )
         return check_text(fields.get(self.field), f"'{self.field}'", remedy, "no task")
 
 
@@ -333,8 +336,13 @@ def _record(fields: object, file: LlavaFiles, position: int, text_only: bool) ->
     if file.numbered:
         identifier = str(position)
     else:
-        identifier = check_name(fields.get("id"), "'id'", "give every record an id of its own", "no id")
-    images = () if text_only else _images(fields.get("image"), file.group)
+        identifier = check_name(
+            fields.get("id"),
+            "'id'",
+            f"give every record an id of its own, or use their positions ({file.group}.ids=position)",
+            "no id",
+        )
+    images = () if text_only else _images(fields, file.group)
     task = file.rule.task_of(fields, images[0]) if images else TEXT_ONLY
     conversations = _conversations(fields.get("conversations"))
     if images:
@@ -343,8 +351,11 @@ def _record(fields: object, file: LlavaFiles, position: int, text_only: bool) ->
     return Record(identifier, images, task, conversations, references)
 
 
-def _images(value: object, group: str) -> tuple[str, ...]:
-    remedy = f"name one image file, or skip text-only records ({group}.text_only=drop)"
+def _images(fields: Mapping[str, object], group: str) -> tuple[str, ...]:
+    value = fields.get("image")
+    # Where the text shows an image, only `drop_all` takes the record for one without.
+    skipped = "drop_all" if _is_blank(value) and _image_token(fields) else "drop"
+    remedy = f"name one image file, or skip text-only records ({group}.text_only={skipped})"
     named: list[tuple[str, object]] = [("'image'", None if value == [] else value)]
     if isinstance(value, list) and value:
         remedy = "name an image file in each place of the list"

@@ -37,6 +37,12 @@ Found = TypeVar("Found")
 _UNDISCOVERED = "not discovered yet"
 
 
+# Kinds of photographs that Pillow does not read by itself.
+_OTHER_PHOTOGRAPHS = frozenset(
+    {".heic", ".heif", ".jxl", ".avif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf"}
+)
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """What the doctor found.
@@ -106,6 +112,7 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
     plan, problems = _planned(pipeline, files, sizes, steps)
     found = [
         *findings.of_records(errors),
+        *_of_other_files(files, listing),
         *_of_texts(files, listing),
         *_of_pool(table, files, {image for item in listed.items for image in item.images}, errors),
         *_of_rejected(source, table),
@@ -186,6 +193,14 @@ def _of_pool(
     yield from findings.of_looks(table)
     yield from findings.of_names(table)
     yield from findings.of_files(present, named)
+
+
+def _of_other_files(files: PoolFiles, listing: Listing) -> Iterator[Finding]:
+    """Photographs of kinds that are not read."""
+    for kind, number in listing.other_files.items():
+        if kind in _OTHER_PHOTOGRAPHS:
+            detail = f"{number:,} files are left out; convert them to JPEG or PNG"
+            yield Finding("warning", "images of a kind that is not read", f"{kind} in {files.images}", detail)
 
 
 def _of_rejected(source: Source, table: pd.DataFrame) -> Iterator[Finding]:

@@ -31,6 +31,9 @@ def _where(tasks: Sequence[TaskSpending]) -> list[str]:
     """Which tasks get most and least for their size, where the strategy weighs tasks."""
     if len(tasks) < 2 or tasks[0].weight is None:
         return []
+    shares = [task.share / task.pool_share for task in tasks]
+    if max(shares) - min(shares) < 0.01:
+        return ["Every task gets its share of the pool."]
     most, least = (
         f"{task.task} ({percent(task.share)} % of the choice, {percent(task.pool_share)} % of the pool)"
         for task in (tasks[0], tasks[-1])

@@ -37,7 +37,9 @@ def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
         PreselError: If the configuration is invalid, or an override holds a secret key.
     """
     if isinstance(overrides, str):
-        raise PreselError(f"the overrides are the text {overrides!r}; give a list of texts: [{overrides!r}]")
+        raise PreselError(
+            f"the overrides are the text {overrides!r}; give a list of texts: {overrides.split()}"
+        )
     register()
     refuse_keys(overrides)
     check_overrides(overrides)

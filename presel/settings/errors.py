@@ -74,6 +74,10 @@ def explain(error: BaseException, overrides: Sequence[str] = (), *, may_sweep: b
                 f"{several[1]} stands for several values; {remedy}, bracket a list, or quote a name: write "
                 f"{quoted(several[1])}"
             )
+        if missing := re.search(r"Environment variable '(\w+)' not found", str(link)):
+            return (
+                f"{key}: the environment variable {missing[1]} is not set; set it where you run the command"
+            )
         if isinstance(link, InterpolationResolutionError | GrammarParseError):
             return f"{key}: {_first_line(link)}; names of files may not have ${{ in them"
     if isinstance(error, InstantiationException):

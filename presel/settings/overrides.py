@@ -29,6 +29,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PATHS = frozenset({"paths.store", "paths.runs", "paths.answers"})
 # Settings for which an empty name would mean the working directory.
 _FOLDERS = _PATHS | {"pool.images", "evaluation.images"}
+# Settings whose keys users name: tasks, kinds of prompts, columns.
+_OPEN = frozenset({"by_task", "kinds", "columns", "metrics", "parameters", "arguments"})
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
@@ -105,6 +107,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise PreselError(f"{key} takes its value from {decides}; set that")
         if key in _FOLDERS and value == "":
             raise PreselError(f"{key} is empty; name a folder, . for the working directory")
+        if key in defaults() and override[0] == "+":
+            raise PreselError(f"{override}: {key} has an option already; write it without the +")
         for one in _values(value):
             if key in defaults() and (override[0] == "~" or one is None or isinstance(one, list)):
                 raise PreselError(f"{override}: {key} takes exactly one option; write {key}=NAME")
@@ -199,9 +203,13 @@ def unknown_key(key: str, overrides: Sequence[str] = ()) -> str:
     for group, several in chosen.items():
         for option in several:
             valid += _keys(option.settings, f"{group}.")
+    outer, _, name = key.rpartition(".")
+    if outer.rpartition(".")[2] in _OPEN and outer in valid:
+        return f"{outer} has no '{name}' to change; write +{key}=VALUE to add it"
     group, dot, _ = key.partition(".")
     command = f"presel run --help {group}" if dot and group in chosen else "presel run --help"
-    return f"there is no setting '{key}'{nearest(key, valid)}; `{command}` lists them all"
+    hint = nearest(key, [one for one in valid if one != key])
+    return f"there is no setting '{key}'{hint}; `{command}` lists them all"
 
 
 def _keys(settings: dict[str, Any], prefix: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 
 from presel.data.exclusion import line_for
 from presel.data.image_checks import Checked, check_image, for_each_image
+from presel.data.images import UNOPENED
 from presel.data.listing import Item, PoolFiles
 from presel.data.near_duplicates import groups_of_thumbnails
 from presel.data.sources import Source
@@ -136,13 +138,19 @@ class PoolStage(Pool):
         """Checks that few enough images are unusable, and that each has a task.
 
         Raises:
-            PreselError: If not.
+            PreselError: If not, or if an image can be opened that could not when it was checked.
         """
         pool = store.load(self)
         self._check_tasks(pool)
         listed = store.folder(self) / "rejected.parquet"
         rejected = pd.read_parquet(listed)
         total = len(pool) + len(rejected)
+        if again := readable_again(rejected, self.files(store).images):
+            raise PreselError(
+                f"{self.title}: {len(again)} images that could not be opened when they were checked can be "
+                f"now (first: {again[0]}); delete {store.folder(self)} and run the same command again, "
+                "which checks them"
+            )
         if len(rejected) > self.source.max_rejected_share * total:
             first = rejected.iloc[0]
             raise PreselError(
@@ -150,6 +158,11 @@ class PoolStage(Pool):
                 f"{self.source.max_rejected_share:g} allows (first: record '{first['id']}', "
                 f"{first['image']}: {first['why']}); all are listed in {listed}; "
                 f"replace them or raise {self.source.group}.max_rejected_share"
+            )
+        if len(rejected):
+            _log.warning(
+                f"{self.title}: {len(rejected):,} of {total:,} images are unusable and left out; {listed} "
+                "says why"
             )
 
     def check_images(self, store: Store, lvlm: Lvlm) -> None:
@@ -195,11 +208,16 @@ class PoolStage(Pool):
         table = pd.DataFrame([item[:3] for item in listing.items], columns=["id", "image", "task"])
         self._check_tasks(table)
         if listing.text_only:
-            _log.info(f"  records left out, since they have no image: {listing.text_only:,}")
+            why = (
+                "their text shows an image that they lack"
+                if self.source.keeps_text_only
+                else "they have no image"
+            )
+            _log.info(f"  records left out, since {why}: {listing.text_only:,}")
         if listing.kept:
             _log.info(f"  records without an image, kept for training: {len(listing.kept):,}")
         if listing.other_files:
-            _log.info(f"  files left out, since they are no images: {listing.describe_skipped()}")
+            _log.info(f"  files left out, of kinds that are not read: {listing.describe_skipped()}")
         if len(listing.items) < listed:
             _log.info(f"  a random sample of {len(listing.items):,} of {listed:,} images")
         images = [image for item in listing.items for image in item.images]
@@ -242,6 +260,20 @@ class PoolStage(Pool):
                 f"{len(without)} of {len(table)} images have no task (first: '{without['image'].iloc[0]}'); "
                 "name one for them by pool.task=NAME, or have tasks found among all by tasks=discovered"
             )
+
+
+def readable_again(rejected: pd.DataFrame, root: Path) -> list[str]:
+    """Images below `root` that could not be opened when they were checked, and can be now.
+
+    Names, sizes and dates, by which a pool's result is stored, do not tell.
+    """
+    images = rejected.loc[rejected["why"].str.startswith(UNOPENED), "image"]
+    found = []
+    for image in images:
+        with suppress(OSError), (root / image).open("rb") as file:
+            file.read(1)
+            found.append(image)
+    return found
 
 
 def image_list(folder: Path) -> pd.DataFrame:

@@ -28,6 +28,8 @@ class RoundStage(SelectionStage):
         bought: The instructions of the reference set and of all rounds before.
     """
 
+    spends_all: ClassVar[bool] = False
+
     strategy: RoundStrategy
     bought: tuple[InstructionsStage, ...]
 

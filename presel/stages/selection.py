@@ -37,6 +37,8 @@ class SelectionStage(TableStage):
     """
 
     name: ClassVar[str] = "selection"
+    # Whether it is told where fewer images than the budget are chosen.
+    spends_all: ClassVar[bool] = True
 
     strategy: Strategy
     pool: Pool
@@ -89,12 +91,17 @@ class SelectionStage(TableStage):
         started = time.perf_counter()
         choice = self.strategy.select(context)
         seconds = time.perf_counter() - started
+        if not isinstance(choice, pd.DataFrame) or "id" not in choice:
+            raise PreselError(
+                f"strategy {type(self.strategy).__name__}: `select` returned {type(choice).__name__}, not a "
+                "table (pandas.DataFrame) with a column `id`; return one row for each selected image"
+            )
         if "selected" not in choice:
             choice = choice.assign(selected=True)
         paid = {name for stage in self.paid for name in store.load(stage)["id"]}
         chosen = choice.loc[choice["selected"], "id"]
         self._check(chosen, pool["id"], paid, budget)
-        if len(chosen) < budget:
+        if len(chosen) < budget and self.spends_all:
             _log.warning(
                 f"strategy={self.strategy.name} chose {len(chosen):,} images where the budget is {budget:,}; "
                 "`presel run --help strategy` says what it leaves out"

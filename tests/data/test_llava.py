@@ -516,8 +516,12 @@ def in_second(changes: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"image": MISSING}, r"'image' is missing; .*skip text-only records \(pool.text_only=drop\)"),
+        ({"image": MISSING}, r"'image' is missing; .*skip text-only records \(pool.text_only=drop_all\)"),
         ({"image": None}, "'image' is missing; .*skip text-only records"),
+        (
+            {"image": MISSING, "conversations": [{"from": "human", "value": "What?"}, ANSWER]},
+            r"'image' is missing; .*\(pool.text_only=drop\)",
+        ),
         ({"image": ""}, "'image' is blank; "),
         ({"image": []}, "'image' is missing; name one image file"),
         ({"image": {"path": "a.jpg"}}, "'image' is an object, not text; name one image file"),
