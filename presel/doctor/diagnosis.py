@@ -35,8 +35,6 @@ Found = TypeVar("Found")
 
 # Task name of all images if tasks are to be found by clustering.
 _UNDISCOVERED = "not discovered yet"
-
-
 # Kinds of photographs that Pillow does not read by itself.
 _OTHER_PHOTOGRAPHS = frozenset(
     {".heic", ".heif", ".jxl", ".avif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf"}

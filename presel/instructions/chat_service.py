@@ -45,7 +45,8 @@ class Usage(NamedTuple):
 class ChatService(Generator):
     """Base class of services that implement OpenAI's chat API.
 
-    They share their answers: a request that one of them has answered is not sent to another.
+    They share their answers: a request that one of them has answered is not sent to another whose settings of
+    images are the same.
 
     Attributes:
         parameters: Additional keys of each request, such as `top_p`; a value of None removes a key.
