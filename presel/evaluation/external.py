@@ -87,7 +87,7 @@ class Column:
         if not 0 <= score <= 1 + 1e-9:
             raise PreselError(
                 f"{file}: {number} for {place}, the column '{name}', is no score, since {self.scale:g} times "
-                f"that is not from 0 to 1; delete the file and evaluate again, or correct "
+                "that is not from 0 to 1; delete the file and evaluate again, or correct "
                 f"evaluation.columns.{name}.scale"
             )
         return score

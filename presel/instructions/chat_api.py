@@ -213,8 +213,7 @@ class _Handler:
 
     def _expected_usage(self, image: InstructionRequest) -> Usage:
         """The expected tokens of a request; each of several images counts."""
-        usage = self._expected[image.task]
-        return usage._replace(prompt=usage.prompt + (len(image.files) - 1) * self._provider.image_tokens)
+        return self._provider.with_images(self._expected[image.task], len(image.files))
 
     def _cost_with(self, images: Sequence[InstructionRequest]) -> Cost:
         """The cost so far, plus the expected cost of these images."""

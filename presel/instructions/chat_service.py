@@ -144,9 +144,12 @@ class ChatService(Generator):
         return Cost(usage.prompt + usage.answer, money)
 
     def usage(self, task: str, answer: Completion | str, images: int = 1) -> Usage:
-        """Tokens of a request with so many images, estimated if the server does not report them.
+        """Tokens of a request, estimated if the server does not report them; errors are free.
 
-        Errors are free.
+        Args:
+            task: The image's task.
+            answer: The answer; its text if it is no completion.
+            images: Number of images that the request shows.
         """
         if isinstance(answer, dict) and is_error(answer):
             return Usage(0, 0, counted=True)
@@ -162,8 +165,7 @@ class ChatService(Generator):
                     prompt, max(written, all_ - prompt) if _is_count(all_) else written, counted=True
                 )
         text = answer if isinstance(answer, str) else json.dumps(answer.get("choices"))
-        prompt = self.expected(task).prompt + (images - 1) * self.image_tokens
-        return Usage(prompt, _tokens(text), counted=False)
+        return self.with_images(Usage(self.expected(task).prompt, _tokens(text), counted=False), images)
 
     def expected(self, task: str) -> Usage:
         """Tokens of a request as estimated before there is an answer."""
@@ -171,6 +173,10 @@ class ChatService(Generator):
         words = sum(_tokens(message["content"]) for message in body["messages"])
         limit = next((body[name] for name in _LIMITS if name in body), self.prompts.of(task).max_tokens)
         return Usage(self.image_tokens + words, limit, counted=False)
+
+    def with_images(self, usage: Usage, images: int) -> Usage:
+        """Estimated tokens of a request with several images, from those of one with a single image."""
+        return usage._replace(prompt=usage.prompt + (images - 1) * self.image_tokens)
 
     def kind(self, task: str) -> str:
         """The cost class of a task's answers: model and prompt."""
