@@ -149,8 +149,8 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
     from presel.commands.execution import execute
     from presel.console import run_log, show_messages
     from presel.instructions.secrets import check_environment
-    from presel.runs import CONFIG
     from presel.settings.compose import composed, isolated_hydra
+    from presel.storage.run_folder import CONFIG
 
     config = composed(overrides, with_hydra=True)
     # The environment is the caller's own.

@@ -23,9 +23,8 @@ from presel.settings.schema import TARGETS
 from presel.stages.pool import image_list
 from presel.storage.files import read_json, read_table, write_json
 from presel.storage.integrity import MANIFEST, check_result, read_manifest
+from presel.storage.run_folder import CONFIG, FILE
 
-FILE = "run.json"
-CONFIG = ".hydra/config.yaml"
 # Raised when the meaning of `run.json` changes.
 VERSION = 1
 # What a user looks for in the result of each stage.

@@ -9,8 +9,9 @@ from rich.table import Table
 from presel.console import ArgumentParser, console
 from presel.console.escaping import csv_text
 from presel.errors import PreselError
-from presel.runs import FILE, check_ids, load_run
+from presel.runs import check_ids, load_run
 from presel.storage.files import atomic
+from presel.storage.run_folder import FILE
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -24,6 +24,7 @@ from presel.settings.errors import MISTAKES, UNREADABLE, explain
 from presel.settings.options import config_folder
 from presel.settings.overrides import check_overrides, has_sweep_flag, is_sweep, spread_over_jobs
 from presel.settings.schema import check, register
+from presel.storage.run_folder import CONFIG, FILE
 
 # Hydra's flags that it does not take beside -m.
 _INSTEAD_OF_SWEEPING = frozenset(
@@ -105,8 +106,6 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     Returns:
         The mean score, which a search can maximize; None for a run that ends before the evaluation.
     """
-    from presel.runs import CONFIG, FILE
-
     # Of an earlier run in the same folder, whose configuration Hydra has just replaced.
     (Path(HydraConfig.get().runtime.output_dir) / FILE).unlink(missing_ok=True)
     _refuse_saved_keys(config)
@@ -145,8 +144,6 @@ def _refuse_saved_keys(config: DictConfig) -> None:
     try:
         refuse_saved_keys(settings)
     except PreselError:
-        from presel.runs import CONFIG
-
         hydra_config = HydraConfig.get()
         shutil.rmtree((Path(hydra_config.runtime.output_dir) / CONFIG).parent, ignore_errors=True)
         (Path(hydra_config.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)

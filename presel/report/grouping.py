@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from presel.errors import PreselError
-from presel.runs import FILE, NO_SETTINGS, RunRecord, load_run
+from presel.runs import NO_SETTINGS, RunRecord, load_run
 from presel.settings.usage import sets_any_of
+from presel.storage.run_folder import FILE
 
 # Roles whose files every report reads; of the others, but for `relevance`, it reads manifests only.
 _READ = {"images", "selection", "evaluation"}

@@ -11,9 +11,10 @@ from rich.table import Table
 from presel.console import console
 from presel.console.escaping import csv_text
 from presel.evaluation.scores import Scores
-from presel.runs import FILE, RunRecord, load_run
+from presel.runs import RunRecord, load_run
 from presel.settings.usage import sets_any_of
 from presel.storage.files import atomic
+from presel.storage.run_folder import FILE
 
 # Overrides that name no run: where it goes, and how far.
 _NO_NAMES = ("hydra", "paths", "until")
