@@ -115,6 +115,16 @@ def test_the_report_of_a_sweep(program: Program, in_process: Program, tmp_path: 
     program.succeeds("report", "outputs/runs", "--title", "A <small> sweep", *both)
     folder = tmp_path / "outputs" / "report"
     table = pd.read_csv(folder / "table.csv").set_index("setting")
+    runs_of = pd.read_csv(folder / "runs.csv").groupby("setting")
+    assert {name: sorted(rows["seed"]) for name, rows in runs_of} == {
+        "random": [0, 1],
+        "presel": [0, 1],
+        "full": [0],
+    }
+    summarized = ["requested", "requested_first", "yesno", "mean", "selection_seconds", "tuning_seconds"]
+    assert runs_of[summarized].mean().loc[table.index].to_numpy() == pytest.approx(
+        table[summarized].to_numpy()
+    )
     assert set(table.index) == {"random", "presel", "full"}
     runs = [load_run(file.parent) for file in tmp_path.glob("outputs/runs/**/run.json")]
     for name, row in table.iterrows():

@@ -81,6 +81,7 @@ def _results(found: Sequence[RunRecord], options: argparse.Namespace) -> dict[st
         "table.md": tables.markdown(shown) + "".join(f"\n{markdown_text(note)}\n" for note in notes),
         "table.tex": tables.latex(shown),
         "table.csv": csv_text(results),
+        "runs.csv": csv_text(tables.of_runs(groups)),
         "costs.md": tables.markdown(costs),
         "costs.tex": tables.latex(costs),
     }

@@ -96,6 +96,34 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
     return pd.DataFrame(rows)
 
 
+def of_runs(groups: Mapping[str, Sequence[RunRecord]]) -> pd.DataFrame:
+    """What `results` summarizes, one row per run, so that others can compute statistics of their own.
+
+    Args:
+        groups: Runs of each setting, one per seed, as `by_setting` gives them.
+
+    Returns:
+        Columns setting, seed, requested, requested_first, one for each benchmark, mean, relative,
+        selection_seconds and tuning_seconds; shares and scores from 0 to 1.
+    """
+    rows = [
+        {
+            "setting": name,
+            "seed": run.seed,
+            "requested": run.requested,
+            "requested_first": run.requested_first,
+            **run.scores,
+            "mean": run.mean,
+            "relative": run.relative,
+            "selection_seconds": run.selection_seconds,
+            "tuning_seconds": run.tuning_seconds,
+        }
+        for name, runs in groups.items()
+        for run in runs
+    ]
+    return pd.DataFrame(rows)
+
+
 def _is_published(run: RunRecord) -> bool:
     """Whether a run has the settings of published tables: the strategy's own, at 15 % or all of the pool."""
     return round(run.budget, 2) in (PUBLISHED_BUDGET, 1) and not any(
