@@ -17,7 +17,7 @@ from yaml import YAMLError
 from presel.data.checks import check_file, check_read_back
 from presel.data.llava import Record, read_training_file
 from presel.errors import PreselError
-from presel.evaluation.scores import ModelScores, Scores, mean_score, relative_score
+from presel.evaluation.scores import ModelScores, Scores, benchmark_column, mean_score, relative_score
 from presel.instructions.ledger import LEDGER
 from presel.settings.schema import TARGETS
 from presel.stages.pool import image_list
@@ -44,6 +44,8 @@ _NOT_SELECTING = (
 )
 # What runs of one setting may differ in: the seed, and what leaves the result unchanged.
 NO_SETTINGS = ("seed", "until", "paths", "logger", "executor")
+# The columns of `RunRecord.summary` beside those of benchmarks.
+SUMMARY = ("strategy", "mean", "relative", "requested", "seconds")
 _REMEDY = "run the same command again, which reuses stored results"
 
 
@@ -326,7 +328,7 @@ class RunRecord:
         return [
             {
                 "strategy": model.name,
-                **model.scores,
+                **{benchmark_column(name, SUMMARY): score for name, score in model.scores.items()},
                 "mean": mean_score(model.scores),
                 "relative": None if full is None else relative_score(model.scores, full),
                 "requested": model.requested,

@@ -186,15 +186,32 @@ def test_the_store_command_lists_verifies_and_cleans(in_process: Program, tmp_pa
     store = tmp_path / "outputs" / "store"
     assert "selection" in in_process("store", "list").stdout
     assert "problems: 0" in in_process("store", "verify").stdout
-    (store / "features" / "halfway").mkdir(parents=True)
+    halfway, running = store / "features" / "0123456789abcdef", store / "features" / "fedcba9876543210"
+    halfway.mkdir(parents=True)
     found = in_process("store", "verify")
     # Another run may be at work on it.
     assert found.returncode == 0
     assert "problems: 0, unfinished: 1" in found.stdout
     assert "1 unfinished results deleted" in in_process("store", "clean").stdout
-    assert not (store / "features" / "halfway").exists()
-    (store / "features" / "running").mkdir()
-    with FileLock(store / "features" / "running.lock"):
+    assert not halfway.exists()
+    running.mkdir()
+    with FileLock(running.with_suffix(".lock")):
         assert "which a run is computing" in in_process("store", "clean").stdout
-    assert (store / "features" / "running").exists()
+    assert running.exists()
     assert "is no folder" in in_process("store", "list", "--store", "nowhere").stderr
+
+
+def test_no_folder_but_a_store_is_cleaned(in_process: Program, tmp_path: Path) -> None:
+    answers, picture = tmp_path / "outputs/answers/openai/answers.jsonl", tmp_path / "photos/cats/tabby/1.jpg"
+    for file in (answers, picture):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    for folder in ("outputs", "photos"):
+        for action in ("list", "verify", "clean"):
+            assert f"--store={folder} holds no results" in in_process.refuses(
+                "store", action, "--store", folder
+            )
+    # Beside results, as where a store was put into a folder of other things.
+    (tmp_path / "photos/pool/0123456789abcdef").mkdir(parents=True)
+    assert "1 unfinished results deleted" in in_process("store", "clean", "--store", "photos").stdout
+    assert (answers.exists(), picture.exists()) == (True, True)

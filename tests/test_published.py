@@ -11,7 +11,7 @@ from presel.evaluation.scores import relative_score
 from presel.report.grouping import by_setting
 from presel.report.notes import notes_on
 from presel.report.published import PRESEL, VISNEC, published_relative
-from presel.report.tables import formatted, results
+from presel.report.tables import formatted, results, scores
 from presel.runs import RunRecord
 from tests.chosen import finished
 from tests.runs import tuned
@@ -32,7 +32,8 @@ def test_the_paper_is_cited_at_its_own_budget(tmp_path: Path) -> None:
 
 def test_published_tables_stand_last_and_side_by_side(tmp_path: Path) -> None:
     names = ["table1_llava665k", "visnec_llava665k", "table3_vicuna_13b"]
-    shown = formatted(results(by_setting([tuned(tmp_path, "typiclust")]), names), ["vqa"], names)
+    groups = by_setting([tuned(tmp_path, "typiclust")])
+    shown = formatted(results(groups, names), scores(groups), names)
     # The third has no such strategy.
     assert shown.iloc[0, -3:].to_dict() == {
         "vqa": "50.0",

@@ -1,6 +1,7 @@
 """`presel report`: tables, notes and figures, and the real command on real runs."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,40 @@ from presel.report import figures
 from presel.report.grouping import by_setting
 from presel.report.notes import notes_on
 from presel.report.summary import summarize_sweep
-from presel.report.tables import costs, formatted, latex, markdown, results
+from presel.report.tables import all_columns, costs, formatted, latex, markdown, of_runs, results, scores
 from presel.runs import load_run
 from tests.chosen import finished
 from tests.helpers import TINY, Program
-from tests.runs import recorded, tuned
+from tests.runs import recorded, run, tuned
+
+
+def test_a_benchmark_may_be_named_as_another_column(tmp_path: Path) -> None:
+    drawn = {name: [0.0, 1.0, 0.0, 0.0] for name in ("low", "mean", "relative", "seed", "p")}
+    runs = [run(tmp_path, name, seed, drawn) for name in ("presel", "random") for seed in (0, 1)]
+    stages = tuned(tmp_path, "any").stages
+    runs = [replace(one, stages=stages | one.stages) for one in runs]
+    groups = by_setting(runs)
+    table, means = results(groups, []), scores(groups)
+    shown = formatted(table, means, [])
+    assert shown["mean"].tolist() == ["25.0 ± 0.0"] * 2
+    assert shown["mean (benchmark)"].tolist() == ["25.0"] * 2
+    assert all_columns(table, means).filter(like="(benchmark)").columns.tolist() == [
+        "low (benchmark)",
+        "mean (benchmark)",
+        "relative (benchmark)",
+        "p (benchmark)",
+    ]
+    assert of_runs(groups)["seed (benchmark)"].tolist() == [0.25] * 4
+    (row,) = runs[0].summary()
+    assert (row["mean"], row["mean (benchmark)"], row["relative"]) == (0.25, 0.25, None)
 
 
 def test_labeled_samples_outside_the_pool_stand_in_the_row(tmp_path: Path) -> None:
     runs = [tuned(tmp_path, "icons"), tuned(tmp_path, "tive")]
     runs[0].stages["validation_samples"] = finished(tmp_path / "samples", samples=9)
-    table = results(by_setting(runs), [])
-    assert formatted(table, ["vqa"], [])["read first"].tolist() == ["0.0 + 9 labeled", "0.0"]
+    groups = by_setting(runs)
+    table = results(groups, [])
+    assert formatted(table, scores(groups), [])["read first"].tolist() == ["0.0 + 9 labeled", "0.0"]
     assert ["Labeled" in note for note in notes_on(by_setting(runs), table, [])].count(True) == 1
     assert not any("Labeled" in note for note in notes_on(by_setting(runs[1:]), table[1:], []))
 

@@ -61,8 +61,8 @@ def _results(found: Sequence[RunRecord], options: argparse.Namespace) -> dict[st
     published = options.published or ["table1_llava665k"]
     groups = by_setting(evaluated(found))
     results = tables.results(groups, published)
-    benchmarks = list(dict.fromkeys(name for runs in groups.values() for run in runs for name in run.scores))
-    shown = tables.formatted(results, benchmarks, published)
+    scores = tables.scores(groups)
+    shown = tables.formatted(results, scores, published)
     costs = tables.costs(results)
     notes = [*notes_on(groups, results, published), *left_out(options.runs, found)]
     drawn = _one_run_per_setting(groups)
@@ -72,7 +72,7 @@ def _results(found: Sequence[RunRecord], options: argparse.Namespace) -> dict[st
         _places(list(drawn.values()), options),
         _page_options(options),
         lead=on_results(groups, results),
-        tables={**tables.in_parts(shown, benchmarks), "Time and instructions": costs},
+        tables={**tables.in_parts(results, scores, published), "Time and instructions": costs},
         notes=[_UNITS, *notes],
         figures=_figures(groups, drawn),
     )
@@ -80,7 +80,7 @@ def _results(found: Sequence[RunRecord], options: argparse.Namespace) -> dict[st
         "report.html": text,
         "table.md": tables.markdown(shown) + "".join(f"\n{markdown_text(note)}\n" for note in notes),
         "table.tex": tables.latex(shown),
-        "table.csv": csv_text(results),
+        "table.csv": csv_text(tables.all_columns(results, scores)),
         "runs.csv": csv_text(tables.of_runs(groups)),
         "costs.md": tables.markdown(costs),
         "costs.tex": tables.latex(costs),

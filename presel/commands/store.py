@@ -9,8 +9,10 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 
 from presel.console import ArgumentParser, console
+from presel.errors import PreselError
 from presel.storage.files import temporary_files
 from presel.storage.integrity import MANIFEST, DamagedResult, faults, read_manifest, remedy, result_files
+from presel.storage.stage import KEY
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,11 +28,14 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if not options.store.is_dir():
         parser.error(f"{options.store} is no folder; name the store by --store")
+    if not _results(options.store) and any(options.store.iterdir()):
+        raise PreselError(f"--store={options.store} holds no results; name the folder that paths.store sets")
     return {"list": _list, "verify": _verify, "clean": _clean}[options.action](options.store)
 
 
 def _results(store: Path) -> list[Path]:
-    return sorted(folder for folder in store.glob("*/*") if folder.is_dir())
+    """Folders named as results are, finished or not, so that no other folder is taken for one."""
+    return sorted(folder for folder in store.glob("*/*") if KEY.fullmatch(folder.name) and folder.is_dir())
 
 
 def _list(store: Path) -> int:

@@ -1,5 +1,7 @@
 """Scores of a model on the benchmarks, and their summary measures."""
 
+from collections.abc import Collection
+
 from pydantic.dataclasses import dataclass
 
 # Score by benchmark, 0 to 1.
@@ -22,6 +24,11 @@ class ModelScores:
     scores: Scores
     requested: float | None = None
     seconds: float | None = None
+
+
+def benchmark_column(name: str, others: Collection[str]) -> str:
+    """The column of a benchmark in a table that has others too, one of which may have its name."""
+    return f"{name} (benchmark)" if name in others else name
 
 
 def mean_score(scores: Scores) -> float:

@@ -11,15 +11,13 @@ from rich.table import Table
 from presel.console import console
 from presel.console.escaping import csv_text
 from presel.evaluation.scores import Scores
-from presel.runs import RunRecord, load_run
+from presel.runs import SUMMARY, RunRecord, load_run
 from presel.settings.usage import sets_any_of
 from presel.storage.files import atomic
 from presel.storage.run_folder import FILE
 
 # Overrides that name no run: where it goes, and how far.
 _NO_NAMES = ("hydra", "paths", "until")
-# The columns of `RunRecord.summary` that are no benchmarks.
-_OTHERS = ("strategy", "mean", "relative", "requested", "seconds")
 
 
 def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -31,7 +29,7 @@ def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
         padding=(0, 1, 0, 0),
     )
     # In order of first mention; in a sweep over benchmarks some rows lack some.
-    benchmarks = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _OTHERS]
+    benchmarks = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in SUMMARY]
     table.add_column("strategy", no_wrap=True)
     for name in [*benchmarks, "mean", "Rel. %", "requested %", "time"]:
         table.add_column(name, justify="right")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from presel.console.escaping import markdown_text, visible
+from presel.evaluation.scores import benchmark_column
 from presel.report.grouping import counterpart
 from presel.report.published import (
     PUBLISHED_BUDGET,
@@ -37,8 +38,8 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
 
     Returns:
         One row per setting: setting, seeds, requested, requested_first and validation_samples (see
-        `RunRecord`), instructions (their number), a column for each benchmark, mean, mean_sd, relative,
-        relative_sd, relative_seeds (seeds that were run on the full pool too); compared with random selection
+        `RunRecord`), instructions (their number), mean, mean_sd, relative, relative_sd, relative_seeds
+        (seeds that were run on the full pool too); compared with random selection
         under the same conditions, if that was run (see `counterpart`): difference, low, high, t_low, t_high,
         p, common_seeds, p_holm (p adjusted for the number of rows compared), seeds_won and benchmarks_won
         (see `Comparison`); selection_seconds, tuning_seconds; compared with the full pool, if that was run:
@@ -57,10 +58,6 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
             "requested_first": float(np.mean([run.requested_first for run in runs])),
             "validation_samples": runs[0].validation_samples,
             "instructions": float(np.mean([run.requested * len(run.selection) for run in runs])),
-        }
-        for benchmark in runs[0].scores:
-            row[benchmark] = float(np.mean([run.scores[benchmark] for run in runs]))
-        row |= {
             "mean": float(np.mean([run.mean for run in runs])),
             "mean_sd": spread([run.mean for run in runs]),
             "relative": float(np.mean(relative)) if relative else None,
@@ -96,6 +93,16 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
     return pd.DataFrame(rows)
 
 
+def scores(groups: Mapping[str, Sequence[RunRecord]]) -> pd.DataFrame:
+    """Mean scores over seeds, from 0 to 1: a row for each row of `results`, a column for each benchmark."""
+    return pd.DataFrame([pd.DataFrame([run.scores for run in runs]).mean() for runs in groups.values()])
+
+
+def all_columns(results: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Joins `results` and `scores`."""
+    return results.join(scores.rename(columns=lambda name: benchmark_column(name, results.columns)))
+
+
 def of_runs(groups: Mapping[str, Sequence[RunRecord]]) -> pd.DataFrame:
     """What `results` summarizes, one row per run, so that others can compute statistics of their own.
 
@@ -103,25 +110,24 @@ def of_runs(groups: Mapping[str, Sequence[RunRecord]]) -> pd.DataFrame:
         groups: Runs of each setting, one per seed, as `by_setting` gives them.
 
     Returns:
-        Columns setting, seed, requested, requested_first, one for each benchmark, mean, relative,
-        selection_seconds and tuning_seconds; shares and scores from 0 to 1.
+        Columns setting, seed, requested, requested_first, mean, relative, selection_seconds,
+        tuning_seconds, and one for each benchmark; shares and scores from 0 to 1.
     """
+    everything = [(name, run) for name, runs in groups.items() for run in runs]
     rows = [
         {
             "setting": name,
             "seed": run.seed,
             "requested": run.requested,
             "requested_first": run.requested_first,
-            **run.scores,
             "mean": run.mean,
             "relative": run.relative,
             "selection_seconds": run.selection_seconds,
             "tuning_seconds": run.tuning_seconds,
         }
-        for name, runs in groups.items()
-        for run in runs
+        for name, run in everything
     ]
-    return pd.DataFrame(rows)
+    return all_columns(pd.DataFrame(rows), pd.DataFrame([run.scores for _, run in everything]))
 
 
 def _is_published(run: RunRecord) -> bool:
@@ -159,8 +165,28 @@ def _prism_cost(runs: Sequence[RunRecord], whole: Sequence[RunRecord]) -> float 
     return gain * seconds / float(np.mean([run.tuning_seconds for run in whole]))
 
 
-def formatted(table: pd.DataFrame, benchmarks: Sequence[str], published: Sequence[str]) -> pd.DataFrame:
-    """Formats the numbers of `results` for printing, in percent; what one compares first stands left."""
+def formatted(table: pd.DataFrame, scores: pd.DataFrame, published: Sequence[str]) -> pd.DataFrame:
+    """Formats `results` and `scores` for printing, in percent; what one compares first stands left."""
+    return all_columns(_compared(table), scores.map(percent)).join(_published(table, published))
+
+
+def in_parts(table: pd.DataFrame, scores: pd.DataFrame, published: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Formats the same in two tables for a page, which cannot scroll sideways: results, then benchmarks.
+
+    The comparison with random selection stands beside the names.
+    """
+    shown = _compared(table)
+    last = ["requested", "read first", "seeds"]
+    first = ["setting", *(name for name in (f"against {BASELINE}", "p (Holm)") if name in shown)]
+    rest = [name for name in shown if name not in (*first, *last)]
+    by_benchmark = all_columns(shown[["setting"]], scores.map(percent))
+    return {
+        "Results": shown[[*first, *rest, *last]],
+        "By benchmark": by_benchmark.join(_published(table, published)),
+    }
+
+
+def _compared(table: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame({"setting": table["setting"], "seeds": table["seeds"].astype(str)})
     shown["requested"] = table["requested"].map(percent)
     shown["read first"] = [
@@ -185,28 +211,19 @@ def formatted(table: pd.DataFrame, benchmarks: Sequence[str], published: Sequenc
         shown["p (Holm)"] = [_p_value(p) for p in table["p_holm"]]
         shown["seeds won"] = table["seeds_won"].fillna("")
         shown["benchmarks won"] = table["benchmarks_won"].fillna("")
-    for benchmark in benchmarks:
-        shown[benchmark] = table[benchmark].map(percent)
-    for name in published:
-        if table[column_of(name)].notna().any():
-            shown[f"Rel. in {PUBLISHED_TABLES[name].title}"] = table[column_of(name)].map(percent)
     return shown
 
 
-def in_parts(shown: pd.DataFrame, benchmarks: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """Divides the table of `formatted` for a page, which cannot scroll sideways: results, then benchmarks.
-
-    The comparison with random selection stands beside the names.
-    """
-    named = {*benchmarks, "setting", "seeds", "requested", "read first"}
-    others = [name for name in map(str, shown) if name not in named]
-    published = [name for name in others if name.startswith("Rel. in ")]
-    compared = [name for name in (f"against {BASELINE}", "p (Holm)") if name in shown]
-    rest = [name for name in others if name not in (*published, *compared)]
-    return {
-        "Results": shown[["setting", *compared, *rest, "requested", "read first", "seeds"]],
-        "By benchmark": shown[["setting", *benchmarks, *published]],
-    }
+def _published(table: pd.DataFrame, published: Sequence[str]) -> pd.DataFrame:
+    """Rel. in the published tables that have one of the strategies."""
+    return pd.DataFrame(
+        {
+            f"Rel. in {PUBLISHED_TABLES[name].title}": table[column_of(name)].map(percent)
+            for name in published
+            if table[column_of(name)].notna().any()
+        },
+        index=table.index,
+    )
 
 
 def selections(groups: Mapping[str, Sequence[RunRecord]]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 
+# What the key of a stage, and so the folder of its result, looks like.
+KEY = re.compile("[0-9a-f]{16}")
 # Packages whose text is not part of a key: `version` stands for it.
 _VERSIONED = {"presel", *sys.stdlib_module_names}
 
