@@ -144,26 +144,28 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
             "a worker process imported the script that started it, which calls presel.run there again; move "
             "what the script does under `if __name__ == '__main__':`"
         )
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import OmegaConf
 
     from presel.commands.execution import execute
     from presel.console import run_log, show_messages
     from presel.instructions.secrets import check_environment
-    from presel.settings.compose import composed, isolated_hydra
-    from presel.storage.run_folder import CONFIG
+    from presel.settings.compose import composed, isolated_hydra, without_hydra
+    from presel.storage.run_folder import CONFIG, FILE
 
     config = composed(overrides, with_hydra=True)
     # The environment is the caller's own.
     check_environment(config.hydra.job.env_set, overrides=())
     folder = Path(config.hydra.run.dir).absolute()
-    with open_dict(config):
-        del config["hydra"]
+    config = without_hydra(config)
+    settings = [one for one in overrides if not one.lstrip("+~").startswith("hydra")]
     (folder / CONFIG).parent.mkdir(parents=True, exist_ok=True)
+    # Of an earlier run in the same folder, as the configuration.
+    (folder / FILE).unlink(missing_ok=True)
     OmegaConf.save(config, folder / CONFIG)
     if not logging.getLogger("presel").hasHandlers():
         show_messages()
     with isolated_hydra(), run_log(folder):
-        return execute(config, folder, overrides, overrides)
+        return execute(config, folder, settings, settings)
 
 
 def _features(images: Sequence[Any], features: npt.ArrayLike | None) -> npt.NDArray[Any]:

@@ -1,5 +1,6 @@
 """Runs from Python, in the caller's process, and the records that runs leave."""
 
+import json
 import logging
 import os
 import re
@@ -62,7 +63,9 @@ def test_a_record_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFac
     assert presel.load_run(run.folder) == run
     # As written before settings of strategies were among them.
     file = run.folder / "run.json"
-    file.write_text(file.read_text().replace('"unused"', '"unused_groups"'))
+    saved = json.loads(file.read_text())
+    saved["unused_groups"] = saved.pop("unused")
+    file.write_text(json.dumps(saved))
     assert presel.load_run(run.folder) == run
 
 
@@ -102,6 +105,30 @@ def test_runs_in_one_process_share_the_store_with_the_command_line(
     assert all((first.image_folder / image).is_file() for image in first.chosen["image"])
     with pytest.raises(presel.PreselError, match=r"has no evaluation; run .* again with until=evaluation"):
         _ = first.scores
+
+
+def test_a_failed_run_is_not_taken_for_an_earlier_one_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = presel.run([*SELECT, "hydra.run.dir=here"])
+    assert [one for one in run.overrides if "hydra" in one] == []
+    with pytest.raises(presel.PreselError, match="nowhere"):
+        presel.run(["pool=image_folder", "pool.images=nowhere", "until=selection", "hydra.run.dir=here"])
+    with pytest.raises(presel.PreselError, match="here"):
+        presel.load_run("here")
+
+
+def test_a_sweep_is_not_taken_for_one_run() -> None:
+    with pytest.raises(
+        presel.PreselError,
+        match="is a sweep over seed, strategy, and this is about one run; add a value of each, as seed=0 strat",
+    ):
+        presel.compose(["experiment=table1"])
+    with pytest.raises(presel.PreselError, match="sweep over seed,"):
+        presel.compose(["experiment=table1", "strategy=full"])
+    assert presel.compose(["experiment=table1", "strategy=full", "seed=3"]).seed == 3
+    assert presel.compose(["experiment=table1", "hydra.mode=RUN"]).seed == 0
 
 
 def test_the_commit_is_that_of_this_code_not_of_a_checkout_around_it(tmp_path: Path) -> None:

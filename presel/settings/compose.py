@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from presel.errors import PreselError
 from presel.instructions.secrets import refuse_keys, refuse_saved_keys
@@ -34,7 +35,8 @@ def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
         with_hydra: Whether Hydra's own configuration is in it, under `hydra`.
 
     Raises:
-        PreselError: If the configuration is invalid, or an override holds a secret key.
+        PreselError: If the configuration is invalid, an override holds a secret key, or an experiment sweeps
+            over settings of which the overrides give no value.
     """
     if isinstance(overrides, str):
         raise PreselError(
@@ -45,8 +47,28 @@ def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     check_overrides(overrides)
     try:
         with isolated_hydra(), initialize_config_dir(str(config_folder()), version_base="1.3"):
-            config = compose("config", list(overrides), return_hydra_config=with_hydra)
+            config = compose("config", list(overrides), return_hydra_config=True)
     except (*MISTAKES, *UNREADABLE) as error:
         raise PreselError(explain(error, overrides)) from error
     refuse_saved_keys(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    _refuse_sweep(config.hydra, overrides)
+    return config if with_hydra else without_hydra(config)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Removes Hydra's own configuration."""
+    with open_dict(config):
+        del config["hydra"]
     return config
+
+
+def _refuse_sweep(hydra: DictConfig, overrides: Sequence[str]) -> None:
+    given = {one.lstrip("+").partition("=")[0] for one in overrides}
+    swept = hydra.sweeper.get("params") if hydra.mode == RunMode.MULTIRUN else None
+    missing = {key: str(values).partition(",")[0] for key, values in (swept or {}).items() if key not in given}
+    if missing:
+        example = " ".join(f"{key}={value}" for key, value in missing.items())
+        raise PreselError(
+            f"the experiment is a sweep over {', '.join(missing)}, and this is about one run; add a value of "
+            f"each, as {example}"
+        )
