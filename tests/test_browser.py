@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,7 +199,7 @@ def test_keys_go_from_image_to_image(opened: Open, view: Path) -> None:
     assert first != second
     page.keyboard.press("Enter")
     assert page.locator("#map-ids").input_value() == second
-    page.keyboard.press("v")
+    page.keyboard.press("Shift+V")
     assert page.locator("#map-count").inner_text().startswith("200 listed")
     before = drawn(page)
     page.keyboard.press("Escape")
@@ -237,6 +238,31 @@ def test_a_browser_that_cannot_draw_the_map_says_so(browser: Any, view: Path) ->
     status.filter(has_text="The map cannot be drawn").wait_for()
     assert "DecompressionStream" in status.inner_text()
     page.close()
+
+
+def test_clusters_and_ranks_are_told_as_their_strategy_means_them(opened: Open, tmp_path: Path) -> None:
+    ids = ["one", "two", "three"]
+    columns = {"task": ["a", "b", "b"], "rank": [1, np.nan, 2]}
+    spanning = chosen_run(tmp_path / "spanning", ids, [0, 2], cluster=0, **columns)
+    inside = replace(spanning, stages=spanning.stages | {"clusters": spanning.stages["selection"]})
+    without = chosen_run(tmp_path / "without", ids, [0, 2], **columns)
+    places = pd.DataFrame({"id": ids, "x": [0, 0.5, 1], "y": 0.5})
+
+    def card(run: RunRecord) -> dict[str, str]:
+        file = run.folder / "view.html"
+        file.write_text(written("Own", {"own": run}, places, PageOptions()), encoding="utf-8")
+        page = opened(file)
+        page.focus("#map-canvas")
+        for _ in ids:
+            page.keyboard.press("ArrowRight")
+        assert page.locator("#map-card .id").inner_text() == "three"
+        names, values = (page.locator(f"#map-card {tag}").all_inner_texts() for tag in ("dt", "dd"))
+        return dict(zip(names, values, strict=True))
+
+    assert card(spanning)["cluster"] == "0, of whose 3 images 2 are chosen"
+    assert card(inside)["cluster"] == "0, of whose 2 images 1 are chosen"
+    assert card(inside)["rank"] == "2 in its cluster"
+    assert card(without)["rank"] == "2, in the order of choosing"
 
 
 def test_hostile_names_are_text(opened: Open, tmp_path: Path) -> None:

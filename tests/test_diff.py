@@ -1,11 +1,13 @@
 """`presel diff` on selections of real runs, and on files that are none."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from presel.commands.diff import by_task, joined, read_selection
+from presel.commands.diff import main as diff
 from presel.errors import PreselError
 from tests.helpers import TINY, Program
 
@@ -20,8 +22,16 @@ def test_what_two_selections_share() -> None:
     counts = by_task(both)
     assert counts.loc["a"].tolist() == [3, 2, 1, 1]
     assert counts.loc["b"].tolist() == [2, 1, 2, 1]
-    assert counts.loc["all"].tolist() == [5, 3, 3, 2]
+    assert counts.index.tolist() == ["a", "b"]
     assert both.loc[both["first"] != both["second"], "id"].tolist() == ["0", "3"]
+
+
+def test_a_task_may_be_named_as_the_totals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = selection("0", "1").assign(task=["all", "all", "all", "b", "b"])
+    table.to_parquet(tmp_path / "selection.parquet")
+    assert diff([str(tmp_path), str(tmp_path)]) == 0
+    rows = [re.findall(r"[\w.–]+", line) for line in capsys.readouterr().out.splitlines() if " all " in line]
+    assert rows == [["all", "3", "2", "2", "2", "100.0"], ["all", "5", "2", "2", "2", "100.0"]]
 
 
 def test_selections_of_different_pools_are_refused() -> None:

@@ -315,6 +315,32 @@ def test_benchmarks_are_held_against_the_pool(in_process: Program, planted: Plan
     assert kinds["unusable benchmark image"][0]["where"] == "'0901' of benchmark 'vqa', gone.png"
 
 
+def test_validation_samples_are_examined_where_a_strategy_reads_them(
+    in_process: Program, planted: Planted
+) -> None:
+    planted.write()
+    held_out = [record(900, image="0007.png"), record(901, image="gone.png")]
+    (planted.folder / "val.json").write_text(json.dumps(held_out))
+    validation = ["validation=llava_json", f"validation.annotations={planted.folder}/val.json"]
+    arguments = [*overrides(planted.folder), *validation, f"validation.images={planted.folder}/images"]
+    kinds = found(in_process("doctor", *arguments, "strategy=less", "--json", "-"))
+    assert kinds["unusable validation image"][0]["where"] == "'0901' of validation 'vqa', gone.png"
+    kinds = found(in_process("doctor", *arguments, "strategy=random", "--json", "-"))
+    assert "unusable validation image" not in kinds
+
+
+def test_a_page_that_cannot_be_written_costs_no_diagnosis(in_process: Program, planted: Planted) -> None:
+    planted.write()
+    for name in ("json", "html"):
+        refused = in_process.refuses("doctor", *overrides(planted.folder), f"--{name}", str(planted.folder))
+        assert f"--{name}={planted.folder} is a folder; name a file" in refused
+    unwritable = planted.folder / "pool.json" / "found.html"
+    result = in_process("doctor", *overrides(planted.folder), "--html", str(unwritable))
+    assert result.returncode == 2
+    assert "90 records, 90 usable images" in result.stdout
+    assert str(planted.folder / "pool.json") in result.stderr
+
+
 @pytest.mark.parametrize("task", ["nan", "NaN", "None", "null", "N/A"])
 def test_tasks_named_like_missing_values_are_warned_of(task: str) -> None:
     table = pd.DataFrame({"image": ["a.png", "b.png"], "task": ["nano", task]})

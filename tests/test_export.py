@@ -247,6 +247,13 @@ def test_only_an_earlier_export_is_replaced_and_only_by_force(run: RunRecord, tm
     export(run, "manifest", out, force=True)
     assert sorted(file.name for file in out.iterdir()) == [HEAD, TABLE]
 
+    weights = out / "checkpoint-100/model.safetensors"
+    weights.parent.mkdir()
+    weights.touch()
+    with pytest.raises(PreselError, match="it holds checkpoint-100 "):
+        export(run, "llava", out, force=True)
+    assert weights.exists()
+
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("years of work")
     with pytest.raises(PreselError, match="no earlier export"):

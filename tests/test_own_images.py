@@ -156,6 +156,13 @@ def test_the_doctor_warns_of_photographs_that_are_not_read(in_process: Program, 
     assert found.returncode == 0
 
 
+def test_the_doctor_unpacks_archives_once_for_the_run_too(in_process: Program, tmp_path: Path) -> None:
+    run = (*as_shards(tmp_path), *SELECT, OWN_STORE)
+    assert "40 usable images" in in_process.succeeds("doctor", *run).stdout
+    lines = stage_lines(in_process.succeeds("run", *run).stdout)
+    assert [label for label, state in lines.items() if state == "reused"] == ["unpacked"]
+
+
 @pytest.mark.parametrize("returned", [None, ["a"], pd.DataFrame({"name": ["a"]})])
 def test_a_strategy_that_returns_no_table_is_told(
     returned: Any, store: Store, pool: PoolStage, tmp_path: Path

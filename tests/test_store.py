@@ -299,6 +299,13 @@ def test_the_store_command_finds_damage(store: Store, capsys: pytest.CaptureFixt
     assert sorted(file.name for file in sound.iterdir()) == [MANIFEST, "notes.txt", "number.json"]
 
 
+def test_an_error_of_writing_names_the_file_and_not_a_temporary_one(tmp_path: Path) -> None:
+    for file in (tmp_path, tmp_path / ("long" * 100)):
+        with pytest.raises(OSError, match=re.escape(str(file))) as error, atomic(file) as temporary:
+            temporary.touch()
+        assert error.value.filename == str(file)
+
+
 def test_what_a_killed_writer_left_is_gone_once_the_result_is_there(store: Store) -> None:
     folder = store.folder(Number(5))
     folder.mkdir(parents=True)

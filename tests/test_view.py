@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from presel.commands.view import named
 from presel.console.escaping import visible
 from presel.report.alike import alike
 from presel.report.gallery import gallery
@@ -61,6 +62,8 @@ def test_every_image_has_its_columns(tmp_path: Path) -> None:
     assert data["tasks"] == ["a", "b"]
     assert data["task"] == [1, 0, 0, 0, 1, 1]
     one, two = data["runs"]
+    # Neither has the stage that numbers clusters in each task anew.
+    assert (one["by_task"], two["by_task"]) == (False, False)
     assert one["state"] == [0, 0, 1, 0, 1, 0]
     assert one["cluster"] == [1, 0, 0, 0, 0, 0]
     assert one["centrality"] == [0, 32767, 65535, 65534, 16384, 32767]
@@ -217,6 +220,14 @@ def test_records_are_alike_by_all_their_images(tmp_path: Path) -> None:
     table.to_parquet(tmp_path / "pool" / "several_images.parquet")
     (found,) = alike({"presel": run}).values()
     assert [[one.name for one in row.pictures] for row in found.rows] == [["image 0", "image 1"]]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    runs = [chosen_run(tmp_path / name / "photos", IDS, [0]) for name in ("first", "second")]
+    runs[1].stages["images"] = runs[0].stages["images"]
+    assert list(named(runs)) == ["presel first/photos", "presel second/photos"]
+    other = replace(runs[1], strategy="random", folder=runs[0].folder)
+    assert list(named([runs[0], other])) == ["presel", "random"]
 
 
 def test_clusters_are_shown_with_their_center(tmp_path: Path) -> None:

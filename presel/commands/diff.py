@@ -26,10 +26,13 @@ def main(arguments: Sequence[str]) -> int:
     both = joined(read_selection(options.first), read_selection(options.second))
     counts = by_task(both)
     table = Table("task", *("images", "first", "second", "both", "Jaccard %"))
-    for task, row in counts.iterrows():
-        either = row["first"] + row["second"] - row["both"]
-        shared = f"{100 * row['both'] / either:.1f}" if either else "–"
-        table.add_row(str(task), *(str(row[name]) for name in ("images", "first", "second", "both")), shared)
+    # The totals stand apart, since a task may have any name.
+    for part in (counts, counts.sum().to_frame("all").T):
+        for task, row in part.iterrows():
+            either = row["first"] + row["second"] - row["both"]
+            shared = f"{100 * row['both'] / either:.1f}" if either else "–"
+            table.add_row(str(task), *map(str, row), shared)
+        table.add_section()
     console.print(table)
     differing = both[both["first"] != both["second"]]
     console.print(f"{len(differing):,} images are in one selection only")
@@ -85,9 +88,6 @@ def joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_task(both: pd.DataFrame) -> pd.DataFrame:
-    """Counts images, first, second and both for each task, with the totals in a last row `all`."""
+    """Counts images, first, second and both for each task."""
     counted = both.assign(images=True, both=both["first"] & both["second"])
-    columns = ["images", "first", "second", "both"]
-    counts = counted.groupby("task")[columns].sum()
-    counts.loc["all"] = counted[columns].sum()
-    return counts.astype(int)
+    return counted.groupby("task")[["images", "first", "second", "both"]].sum().astype(int)

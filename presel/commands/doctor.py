@@ -26,8 +26,8 @@ _DESCRIPTION = """\
 Check a pool before anything is spent on it. Takes the settings of `presel run` and reports what that run
 would find: images and sizes of each task, unusable records and images, duplicates and near-duplicates, tasks
 too small for the budget, the time of each stage, and the cost of the instructions. It lists all faults, not
-only the first. It changes neither pool nor store, and downloads nothing; only where it is interrupted, the
-store keeps what was examined, and the same command continues."""
+only the first. It changes no pool and downloads nothing. The store keeps what is unpacked of archives, as of
+a run, and where it is interrupted, what was examined: the same command continues."""
 
 _EPILOG = """\
 examples:
@@ -66,24 +66,27 @@ def main(arguments: Sequence[str]) -> int:
         "--html", metavar="FILE", type=Path, help="write a page with pictures of what was found"
     )
     options = parser.parse_intermixed_args(arguments)
+    for name, file in (("json", options.json), ("html", options.html)):
+        if file and Path(file).is_dir():
+            raise PreselError(f"--{name}={file} is a folder; name a file")
     if options.json == "-":
         # Keeps standard output for the JSON alone.
         console.file = sys.stderr
     with TemporaryDirectory(prefix="presel-doctor-") as scratch:
         _prevent_writes(scratch)
         diagnosis = _diagnosed(options, Path(scratch))
+        # Before any file is written, which may fail.
+        print_diagnosis(diagnosis)
+        if options.json == "-":
+            # ASCII: no name can hold terminal control sequences.
+            print(json.dumps(as_json(diagnosis), indent=1))
+        elif options.json:
+            write_json(Path(options.json), as_json(diagnosis))
+            console.print(f"all findings                  {options.json}")
         if options.html:
             # Here, because the scratch folder holds the images of a built-in pool.
             write_page(options.html, diagnosis)
-    print_diagnosis(diagnosis)
-    if options.json == "-":
-        # ASCII: no name can hold terminal control sequences.
-        print(json.dumps(as_json(diagnosis), indent=1))
-    elif options.json:
-        write_json(Path(options.json), as_json(diagnosis))
-        console.print(f"all findings                  {options.json}")
-    if options.html:
-        console.print(f"page                          {options.html}")
+            console.print(f"page                          {options.html}")
     return int(diagnosis.faults > 0)
 
 

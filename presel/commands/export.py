@@ -13,7 +13,7 @@ from presel.export.image_files import PLACING, check_exportable, place_images
 from presel.export.manifest import HEAD, write_manifest
 from presel.export.parquet import write_parquet
 from presel.runs import RunRecord, load_run
-from presel.storage.files import atomic_folder
+from presel.storage.files import atomic_folder, read_json
 
 _EPILOG = """\
 formats:
@@ -141,10 +141,10 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
                 writer(folder, records, image_folder, out)
             elif form in _OF_THE_POOL:
                 _OF_THE_POOL[form](folder, run, image_folder)
-            last = run.training_role if writer else "selection"
-            write_manifest(folder, run, chosen, last, {"format": form, "image_folder": str(image_folder)})
             if images in PLACING:
                 place_images(run.image_folder, files, folder / image_folder, images)
+            last = run.training_role if writer else "selection"
+            write_manifest(folder, run, chosen, last, {"format": form, "image_folder": str(image_folder)})
     except OSError as error:
         raise PreselError(
             f"{out}: the export cannot be written ({error}); check the folder and the space left"
@@ -164,6 +164,13 @@ def _check_target(out: Path, force: bool, sources: Sequence[Path]) -> None:
         raise PreselError(
             f"{out}: this is no earlier export (it has no {HEAD}), and --force replaces nothing else; name "
             "another folder by --out"
+        )
+    written = read_json(out / HEAD).get("written", [])
+    others = sorted(path.name for path in out.iterdir() if path.name not in (*written, HEAD))
+    if others:
+        raise PreselError(
+            f"{out}: it holds {others[0]} ({len(others)} such), which the earlier export did not write, and "
+            "--force replaces the whole folder; move that, or name another folder by --out"
         )
     for source in sources:
         if source.resolve().is_relative_to(out):

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     file = options.out or runs[0].folder / "view.html"
     if file.is_dir():
         raise PreselError(f"--out={file} is a folder; name a file, as in --out={file / 'view.html'}")
-    shown = _named(runs)
+    shown = named(runs)
     text = page(
         options.title or f"What {' and '.join(dict.fromkeys(run.strategy for run in runs))} chose",
         shown,
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _named(runs: Sequence[RunRecord]) -> dict[str, RunRecord]:
+def named(runs: Sequence[RunRecord]) -> dict[str, RunRecord]:
     """The runs by strategy and what tells them apart, once all that the page reads of them is checked."""
     for run in runs:
         run.check()
@@ -67,12 +67,12 @@ def _named(runs: Sequence[RunRecord]) -> dict[str, RunRecord]:
             raise PreselError(
                 f"{runs[0].folder} and {run.folder} are on different pools; view each by itself"
             )
-    names = job_names(runs)
-    unique = [
-        name if names.count(name) == 1 else f"{name} {run.folder.name}"
-        for name, run in zip(names, runs, strict=True)
-    ]
-    return dict(zip(unique, runs, strict=True))
+    names, folders = job_names(runs), [run.folder.absolute() for run in runs]
+    above = os.path.commonpath(folders)
+    return {
+        name if names.count(name) == 1 else f"{name} {folder.relative_to(above)}": run
+        for name, folder, run in zip(names, folders, runs, strict=True)
+    }
 
 
 def _has_screen() -> bool:

@@ -1,7 +1,8 @@
 """Diagnoses the pool of a run: examines images and records, plans costs, estimates times; read-only."""
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,17 +16,17 @@ from presel.data.image_checks import Checked, check_image, for_each_image
 from presel.data.images import image_fingerprint
 from presel.data.listing import Listing, PoolFiles
 from presel.data.llava import LlavaFiles
-from presel.data.sources import Source
+from presel.data.sources import DrawnScenes, Source
 from presel.doctor import findings
 from presel.doctor.examine import Examined, examine
 from presel.doctor.findings import SEVERITIES, Finding
 from presel.doctor.plan import Plan, plan_for
 from presel.doctor.times import StageTime, Work, stage_times
 from presel.errors import PreselError
-from presel.evaluation.benchmarks import Benchmarks
 from presel.pipeline import Pipeline
 from presel.stages.clusters import ClustersStage
 from presel.stages.instructions import InstructionsStage
+from presel.stages.pool import PoolStage
 from presel.stages.tasks import Tasks
 from presel.storage.files import resumable_folder
 from presel.storage.stage import Stage, upstream
@@ -86,20 +87,23 @@ class Diagnosis:
 def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratch: Path) -> Diagnosis:
     """Examines the pool of a run that ends with the stages `targets`.
 
-    The store of earlier results is not changed; a built-in pool is drawn in the folder `scratch`.
+    A built-in pool is drawn in the folder `scratch`. Of other pools the store gets what a run needs too: the
+    images of archives, which have to be unpacked.
 
     Raises:
         PreselError: If the pool's files cannot be read at all, or its settings leave no record.
     """
     source = pipeline.source
-    kept = all(store.has(stage) for stage in source.stages)
-    made = store if kept else Store(scratch / "store", ConsoleReporter(), executor=store.executor)
-    files = source.files(made)
+    if isinstance(source, DrawnScenes) and not all(store.has(stage) for stage in source.stages):
+        store_of_images = Store(scratch / "store", ConsoleReporter(), executor=store.executor)
+    else:
+        store_of_images = store
+    files = source.files(store_of_images)
     errors: list[RecordError] = []
     listed = files.listing(errors.append)
     listing = _with_tasks(source.sample(listed), pipeline.tasks, errors)
     started = time.perf_counter()
-    table = _examined(pipeline, files, listing, made)
+    table = _examined(pipeline, files, listing, store_of_images)
     seconds = time.perf_counter() - started
     usable = findings.of_usable_records(table)
     steps = upstream(*targets)
@@ -114,14 +118,18 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
         *_of_texts(files, listing),
         *_of_pool(table, files, {image for item in listed.items for image in item.images}, errors),
         *_of_rejected(source, table),
-        *_of_benchmarks(pipeline, table, store),
+        *(
+            finding
+            for kind, held_out in _held_out(pipeline, steps)
+            for finding in _of_held_out(pipeline, held_out, kind, table, store)
+        ),
         *problems,
         *findings.of_tasks(sizes, plan, images_per_cluster),
     ]
     times = []
     if plan is not None:
         different = usable["content"].nunique()
-        work = Work(plan, len(records), different, len(listing.kept), seconds, made)
+        work = Work(plan, len(records), different, len(listing.kept), seconds, store_of_images)
         times = stage_times(pipeline, steps, work, store)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Diagnosis(
@@ -167,8 +175,10 @@ def _for_each_image(
 ) -> list[Found]:
     """Applies a function to images; an interruption leaves shards in the store, from which it goes on."""
     look = partial(function, min_side=source.min_side)
-    name = f"{kind.__name__}-{source.min_side}-{image_fingerprint(files.images, images)}"
-    with resumable_folder(store.root / "doctor" / name) as folder:
+    name = f"{kind.__name__} {source.min_side} {image_fingerprint(files.images, images)}"
+    # Named as results are, so that `presel store clean` finds it.
+    key = hashlib.sha256(name.encode()).hexdigest()[:16]
+    with resumable_folder(store.root / "doctor" / key) as folder:
         return for_each_image(store, folder, files.images, images, look, kind, pipeline.runtime.workers)
 
 
@@ -210,11 +220,20 @@ def _of_rejected(source: Source, table: pd.DataFrame) -> Iterator[Finding]:
         yield Finding("fault", "more unusable images than allowed", where, detail)
 
 
-def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Iterator[Finding]:
-    """Benchmark images that are unusable or also in the pool; the built-in benchmarks need no check."""
-    source = pipeline.benchmark_source
-    if not isinstance(source, Benchmarks) or source.stages:
-        return
+def _held_out(pipeline: Pipeline, steps: Sequence[Stage[Any]]) -> Iterator[tuple[str, Source]]:
+    """The sources of samples outside the pool, but for built-in ones, which need no check."""
+    sources: dict[str, object] = {"benchmark": pipeline.benchmark_source}
+    if any(isinstance(step, PoolStage) and step.title == "validation" for step in steps):
+        sources["validation"] = pipeline.validation_source
+    for kind, source in sources.items():
+        if isinstance(source, Source) and not source.stages:
+            yield kind, source
+
+
+def _of_held_out(
+    pipeline: Pipeline, source: Source, kind: str, table: pd.DataFrame, store: Store
+) -> Iterator[Finding]:
+    """Images of samples outside the pool that are unusable, and images of benchmarks that are in the pool."""
     files = source.files(store)
     errors: list[RecordError] = []
     items = source.sample(files.listing(errors.append)).items
@@ -224,10 +243,10 @@ def _of_benchmarks(pipeline: Pipeline, table: pd.DataFrame, store: Store) -> Ite
     checked = _for_each_image(pipeline, store, source, files, images, check_image, Checked)
     in_pool = dict(zip(table["content"], table["image"], strict=True))
     for (item, image), (fault, content, *_) in zip(shown, checked, strict=True):
-        where = f"'{item.id}' of benchmark '{item.task}', {image}"
+        where = f"'{item.id}' of {kind} '{item.task}', {image}"
         if fault is not None:
-            yield Finding("fault", "unusable benchmark image", where, fault)
-        elif content in in_pool:
+            yield Finding("fault", f"unusable {kind} image", where, fault)
+        elif kind == "benchmark" and content in in_pool:
             same = in_pool[content]
             yield Finding("warning", "image also in a benchmark", where, f"it is {same}", images=(same,))
 

@@ -1,5 +1,6 @@
 """Copies or links of the selected image files in an export."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ def place_images(source: Path, images: Sequence[str], target: Path, how: str) ->
     Raises:
         PreselError: If a link cannot be made.
     """
+    # Once each, however records write its path.
+    images = list(dict.fromkeys(map(os.path.normpath, images)))
     with progress(f"{len(images):,} images, {how}", len(images)) as advance:
         for image in images:
             (target / image).parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +51,7 @@ def _link(source: Path, target: Path) -> None:
         target.hardlink_to(source.resolve())
     except OSError as error:
         raise PreselError(
-            f"{source}: it cannot be linked into the export ({error.strerror}), which must be on the same "
-            "disk; use --images copy"
+            f"{source}: it cannot be linked into the export ({error.strerror}); use --images copy"
         ) from error
 
 

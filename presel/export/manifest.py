@@ -17,7 +17,7 @@ TABLE = "selection_manifest.parquet"
 def write_manifest(
     folder: Path, run: RunRecord, chosen: pd.DataFrame, role: str, about: dict[str, Any]
 ) -> None:
-    """Writes one row per selected image as parquet, and the provenance of the selection as JSON.
+    """Writes one row per selected image as parquet, and the provenance of the selection as JSON, last.
 
     Args:
         folder: The folder to write to.
@@ -43,6 +43,7 @@ def write_manifest(
         "selected_at": selection["finished"],
         "exported_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "stages": _lineage(run, role),
+        "written": sorted(path.name for path in folder.iterdir()),
     }
     write_json(folder / HEAD, head)
 

@@ -16,6 +16,8 @@ from presel.runs import RunRecord
 
 # Text on a colored ground: nearly black, since black takes the color of the page's text.
 _ON_COLOR = "#000001"
+# Share from which on the heat map's blue is so dark that white is easier to read.
+_DARK = 0.7
 
 
 # By setting without its budget: budget, mean score and its standard deviation.
@@ -67,7 +69,7 @@ def overlap(chosen: Mapping[str, set[tuple[str, str]]]) -> str:
     axes.set_xticks(range(len(names)), labels, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), labels)
     for (row, column), share in np.ndenumerate(shares):
-        color = "white" if share > 0.5 else _ON_COLOR
+        color = "white" if share > _DARK else _ON_COLOR
         axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=color)
     return _svg(figure)
 

@@ -246,11 +246,12 @@ const nearest = (a, b, reach, allowed = shown) => {
   return found;
 };
 const inCluster = (run, i) => { // how many images its cluster has, and gave
-  run.counts ??= run.cluster.reduce((counts, cluster, k) => {
-    const one = counts.get(task[k] * NONE + cluster) ?? [0, 0];
-    return counts.set(task[k] * NONE + cluster, [one[0] + 1, one[1] + (run.state[k] > 0)]);
+  const key = (k) => (run.by_task ? task[k] * NONE : 0) + run.cluster[k];
+  run.counts ??= run.cluster.reduce((counts, _, k) => {
+    const one = counts.get(key(k)) ?? [0, 0];
+    return counts.set(key(k), [one[0] + 1, one[1] + (run.state[k] > 0)]);
   }, new Map());
-  return run.counts.get(task[i] * NONE + run.cluster[i]);
+  return run.counts.get(key(i));
 };
 const described = (run, i) => {
   const lines = [["selection", run.state[i] ? (run.state[i] === REFERENCE ? "chosen for the reference set" : "chosen") : "not chosen"]];
@@ -263,7 +264,7 @@ const described = (run, i) => {
     const [low, high] = run.range;
     lines.push(["centrality", (low + run.centrality[i] / (NONE - 1) * (high - low)).toFixed(3)]);
   }
-  if (run.rank && run.rank[i] !== NONE) lines.push(["rank", `${run.rank[i]} in its cluster`]);
+  if (run.rank && run.rank[i] !== NONE) lines.push(["rank", `${run.rank[i]}${run.cluster ? " in its cluster" : ", in the order of choosing"}`]);
   return lines;
 };
 const point = (i) => {
@@ -382,7 +383,8 @@ const KEYS = { "+": () => zoomAt(1.4, canvas.width / 2, canvas.height / 2), "-":
 canvas.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const arrow = ARROWS[event.key];
-  const key = KEYS[event.key === "=" ? "+" : event.key];
+  // Letters count in capitals too, as with caps lock.
+  const key = KEYS[event.key === "=" ? "+" : event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (!arrow && !key) return;
   event.preventDefault();
   if (!arrow) key();

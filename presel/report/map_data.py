@@ -52,7 +52,11 @@ def map_data(runs: Mapping[str, RunRecord], places: pd.DataFrame, pictures: int,
         "y": columns.add(xy[:, 1]),
         "task": columns.add(tasks.astype(np.uint16)),
         "tasks": [str(name) for name in names],
-        "runs": [{"name": name, **_described(one, columns)} for name, one in tables.items()],
+        # Clusters are numbered in each task anew by the stage that divides the tasks.
+        "runs": [
+            {"name": name, "by_task": "clusters" in runs[name].stages, **_described(one, columns)}
+            for name, one in tables.items()
+        ],
         "pictures": {
             "images": columns.add(shown.astype(np.uint32)),
             "side": side,

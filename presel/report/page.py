@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from presel.page import render
 from presel.report.alike import alike
@@ -75,7 +75,10 @@ def page(
         gallery=gallery(shown, options.row),
         alike=alike(shown, options.workers),
         ledgers={name: {"requests": requests(run), "times": times(run)} for name, run in shown.items()},
-        figures={caption: Markup(svg) for caption, svg in (figures or {}).items()},
+        figures={
+            caption: Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1))
+            for caption, svg in (figures or {}).items()
+        },
     )
 
 

@@ -64,8 +64,8 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 def _refuse_sweep(hydra: DictConfig, overrides: Sequence[str]) -> None:
     given = {one.lstrip("+").partition("=")[0] for one in overrides}
-    swept = hydra.sweeper.get("params") if hydra.mode == RunMode.MULTIRUN else None
-    missing = {key: str(values).partition(",")[0] for key, values in (swept or {}).items() if key not in given}
+    swept = (hydra.sweeper.get("params") or {}) if hydra.mode == RunMode.MULTIRUN else {}
+    missing = {key: str(values).partition(",")[0] for key, values in swept.items() if key not in given}
     if missing:
         example = " ".join(f"{key}={value}" for key, value in missing.items())
         raise PreselError(

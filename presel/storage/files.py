@@ -35,19 +35,25 @@ def atomic(path: Path, *, private: bool = False, with_digest: bool = False) -> I
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    # Fails if the name exists, so that no link is followed.
-    temporary.touch(mode=0o600 if private else 0o666, exist_ok=False)
     try:
-        yield temporary
-        if with_digest:
-            # Before the file, so that no file is without one.
-            with atomic(_digest_of(path)) as digest:
-                digest.write_text(sha256(temporary))
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        # Fails if the name exists, so that no link is followed.
+        temporary.touch(mode=0o600 if private else 0o666, exist_ok=False)
+        try:
+            yield temporary
+            if with_digest:
+                # Before the file, so that no file is without one.
+                with atomic(_digest_of(path)) as digest:
+                    digest.write_text(sha256(temporary))
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        # Users know only the file.
+        if error.filename == str(temporary):
+            error.filename = str(path)
+        raise
 
 
 def checked(path: Path) -> Path:
