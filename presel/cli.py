@@ -1,6 +1,7 @@
 """The command line: `presel run` and its companions."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import InvalidStateError
+from io import TextIOWrapper
 from pkgutil import resolve_name
 from types import TracebackType
 
@@ -30,6 +32,7 @@ exit codes:
   2    a mistake in the settings or the data, which the message names
   3    run: paused until people or a service have written instructions; the same command continues
   130  interrupted by Ctrl-C
+  141  the program that reads the output ended
   143  terminated by SIGTERM"""
 
 
@@ -43,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threading.excepthook = _print_thread_traceback
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or a file may be of an encoding that lacks a character.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command.startswith("-"):
         _parser().parse_args([command])
@@ -76,12 +83,16 @@ def run_reporting_errors(command: str, arguments: Sequence[str]) -> int:
         The exit code.
     """
     from presel.console import print_error, silence_libraries
+    from presel.console.terminal import BROKEN_PIPE, discard_output
     from presel.errors import Paused, PreselError
 
     silence_libraries()
     try:
         # Imported when it is called, since pandas, Hydra and others take a second.
         code: int = resolve_name(f"presel.commands.{command}:main")(arguments)
+        # Here, where an error is reported, and not as Python ends.
+        if sys.stdout:
+            sys.stdout.flush()
         return code
     except Paused as pause:
         print_error(f"paused: {pause}")
@@ -89,7 +100,14 @@ def run_reporting_errors(command: str, arguments: Sequence[str]) -> int:
     except PreselError as error:
         print_error(f"error: {error}")
         return 2
+    except BrokenPipeError:
+        discard_output()
+        return BROKEN_PIPE
     except OSError as error:
+        if error.filename is None and error.errno == errno.ENOSPC:
+            print_error(f"error: what is printed or written does not fit ({error.strerror}); make room")
+            discard_output()
+            return 2
         if error.filename is None:
             raise
         print_error(f"error: {error.filename}: {error.strerror}; check the path")

@@ -1,11 +1,13 @@
 """Messages: on the terminal, in a run's log file, while long work goes on; what is refused at once."""
 
 import logging
+import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL.Image import Image
@@ -17,7 +19,7 @@ from presel.console.messages import LOG_FILE
 from presel.console.progress import progress_line
 from presel.data.images import open_image
 from presel.errors import PreselError
-from tests.helpers import Program, on_folder
+from tests.helpers import Program, command, environment, on_folder
 
 LOG = logging.getLogger("presel.any")
 
@@ -154,6 +156,43 @@ def test_help_and_mistyped_commands(in_process: Program) -> None:
 
 def open_all(images: list[Path]) -> list[Image]:
     return [open_image(image) for image in images]
+
+
+def run_with(tmp_path: Path, output: Any, *arguments: str, **variables: str) -> tuple[int, str]:
+    """Runs a command whose standard output is a file or a pipe; its exit code and its errors."""
+    ended = subprocess.run(
+        command(*arguments),
+        cwd=tmp_path,
+        env=environment(**variables),
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_output_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        code, errors = run_with(tmp_path, full, "run", "--help")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "does not fit (No space left on device); make room" in errors
+
+
+def test_a_reader_that_ends_is_no_finding(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert run_with(tmp_path, writing, "run", "--help") == (141, "")
+    os.close(writing)
+
+
+def test_an_encoding_that_lacks_a_character_stops_nothing(tmp_path: Path) -> None:
+    settings = ("pool.size=60", "until=selection", "strategy=random", "executor.workers=0")
+    with (tmp_path / "output").open("w") as file:
+        assert run_with(tmp_path, file, "run", *settings, PYTHONIOENCODING="latin-1") == (0, "")
+    assert "? pool" in (tmp_path / "output").read_text(encoding="latin-1")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -7,8 +7,6 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from presel.errors import PreselError
 from presel.settings.options import SCHEMA, config_folders, defaults, fields_of, nearest, options
 
@@ -46,8 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
         run_app(arguments)
     else:
-        # Unlike `print`, ends quietly where the reader, such as `head`, closes the pipe.
-        Console(markup=False, emoji=False, highlight=False, soft_wrap=True).print(run_help(arguments))
+        print(run_help(arguments))
     return 0
 
 

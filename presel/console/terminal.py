@@ -1,6 +1,8 @@
 """The terminal: text is printed literally, one line per string, without control characters."""
 
 import logging
+import os
+import signal
 import sys
 from collections.abc import Iterable
 from io import StringIO
@@ -16,6 +18,8 @@ from presel.console.escaping import visible
 # Without a terminal nothing limits the width, and a table squeezed into 80 columns could not be read.
 _WIDTH = 160
 _RESULTS = logging.getLogger("presel.results")
+# Exit code of a program that a closed pipe ended, as shells give it.
+BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 class PlainConsole(Console):
@@ -54,8 +58,20 @@ class PlainConsole(Console):
         """Prints what is logged elsewhere, or not at all."""
         super().print(*objects, **options)
 
+    def on_broken_pipe(self) -> None:
+        """Ends quietly where the reader, such as `head`, closes the pipe; not by 1, which means something."""
+        self.quiet = True
+        discard_output()
+        raise SystemExit(BROKEN_PIPE)
 
-console = PlainConsole(width=None if sys.stdout.isatty() else _WIDTH)
+
+def discard_output() -> None:
+    """Sends what is still buffered for the standard output nowhere, since writing it would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# A program may be started without a standard output.
+console = PlainConsole(width=None if sys.stdout and sys.stdout.isatty() else _WIDTH)
 
 
 def print_error(text: str) -> None:

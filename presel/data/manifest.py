@@ -145,7 +145,7 @@ def _text_rows(path: Path, delimiter: str, columns: Columns) -> Iterator[Mapping
     try:
         # utf-8-sig: spreadsheets write a byte order mark, which is not part of the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            _check_delimiter(stream.readline(), delimiter)
+            _check_delimiter(stream.readline(), delimiter, columns.image)
             stream.seek(0)
             lines = csv.reader(stream, delimiter=delimiter, strict=True)
             header = next(lines, [])
@@ -163,11 +163,13 @@ def _text_rows(path: Path, delimiter: str, columns: Columns) -> Iterator[Mapping
         raise PreselError(f"row {number + 1} is malformed ({error}); export the file again") from None
 
 
-def _check_delimiter(header: str, delimiter: str) -> None:
+def _check_delimiter(header: str, delimiter: str, image: str) -> None:
     if "\0" in header:
         raise PreselError("the file is not UTF-8 but UTF-16, or not text at all; convert it")
-    used = max(_NAMES, key=header.count)
-    if header.lower().startswith("sep=") or header.count(used) > header.count(delimiter):
+    # Names of columns may have any character in them.
+    found = image in next(csv.reader([header], delimiter=delimiter), [])
+    most = max(map(header.count, _NAMES))
+    if header.lower().startswith("sep=") or (not found and header.count(delimiter) < most):
         raise PreselError(
             f"its first line is {shown(header.strip())}; begin with the columns' names, separated by "
             f"{_NAMES[delimiter]} as the file's name says (.csv commas, .tsv tabs)"

@@ -140,6 +140,11 @@ def test_tables_that_cannot_be_read(tmp_path: Path, content: Any, said: str) -> 
     assert re.match(said, message), message
 
 
+def test_names_of_columns_may_hold_other_delimiters(tmp_path: Path) -> None:
+    path = written(tmp_path, "pool.tsv", "image\ttask\tnote: red, green, blue, white\na.png\tx\tnone\n")
+    assert [item.image for item in read_manifest(path, COLUMNS, "x")] == ["a.png"]
+
+
 def test_files_that_are_no_table(tmp_path: Path) -> None:
     assert failure(tmp_path / "gone.csv").startswith("there is no such file; ")
     assert failure(written(tmp_path, "pool.parquet", "no")).startswith("no parquet can be read from it (")
