@@ -3,15 +3,17 @@
 import ast
 import importlib
 import json
-import os
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 import presel
 from presel.data.image_folder import ImageFolder
@@ -56,6 +58,7 @@ POOL = PoolStage(source=DigitScenes(split="pool", size=4), workers=0)
 PROMPTS = Prompts(kinds={"any": Prompt(request="Ask.")}, default="any")
 SUBCLASS = """
 from dataclasses import dataclass
+from itertools import accumulate
 from presel.component import component
 from {module} import {base} as Base
 
@@ -134,15 +137,40 @@ def test_a_users_subclass_never_has_the_key_of_its_base(
 
 
 def test_a_large_model_is_its_content(tmp_path: Path) -> None:
-    for name in ("one", "copy", "tuned"):
+    """A projector of 1 MiB in the middle of 300 MiB, which is as small a part as LLaVA-1.5's."""
+    sizes = {"tower": 140 * 2**20, "projector": 2**20, "bias": 8, "language": 159 * 2**20}
+    ends = dict(zip(sizes, accumulate(sizes.values()), strict=True))
+    header = json.dumps(
+        {
+            name: {"dtype": "U8", "shape": [size], "data_offsets": [ends[name] - size, ends[name]]}
+            for name, size in sizes.items()
+        }
+    ).encode()
+
+    def fingerprint(name: str, changes: Mapping[int, bytes]) -> str:
         (tmp_path / name).mkdir()
         with (tmp_path / name / "model.safetensors").open("wb") as file:
-            file.truncate(300 * 2**20)
-            if name == "tuned":
-                file.seek(-4, os.SEEK_END)
-                file.write(b"last")
-    one, copy, tuned = (model_fingerprint(str(tmp_path / name), None) for name in ("one", "copy", "tuned"))
-    assert one == copy != tuned
+            file.write(len(header).to_bytes(8, "little") + header)
+            for place, data in changes.items():
+                file.seek(8 + len(header) + place)
+                file.write(data)
+            file.truncate(8 + len(header) + ends["language"])
+        with safe_open(tmp_path / name / "model.safetensors", "np") as read:
+            assert set(read.keys()) == set(sizes)
+        return model_fingerprint(str(tmp_path / name), None)
+
+    projector = {ends["tower"]: b"p" * sizes["projector"]}
+    found = [
+        fingerprint("copy", {}),
+        fingerprint("projector", projector),
+        fingerprint("bias", {ends["bias"] - 1: b"b"}),
+        fingerprint("last", {ends["language"] - 1: b"l"}),
+    ]
+    assert len(set(found)) == 4
+    assert fingerprint("one", {}) == found[0]
+    (tmp_path / "copy" / "model.safetensors").write_bytes(b"no weights" * 2**23)
+    with pytest.raises(PreselError, match=r"model\.safetensors: its header cannot be read"):
+        model_fingerprint(str(tmp_path / "copy"), None)
 
 
 def test_compiled_training_draws_other_masks() -> None:

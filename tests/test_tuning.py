@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from pytorch_lightning.loggers import Logger
 from safetensors.torch import load_file
+from transformers import GenerationConfig
 
 from presel.data.llava import Record, TaskRule, read_records, read_training_file
 from presel.errors import PreselError
@@ -297,6 +298,21 @@ def test_answers_do_not_depend_on_the_batch(
         return generate_answers(model, encoder, prompt_batch(encoder, asked), 12)
 
     assert answers(questions) == [answers([question])[0] for question in questions]
+
+
+def test_a_models_own_settings_of_generation_do_not_apply(
+    encoder: ConversationEncoder, records: list[Record], pool_folder: Path
+) -> None:
+    model = LVLM.load_model()
+    asked = [
+        Example(record.paths(pool_folder / "images"), record.conversations[:1]) for record in records[:3]
+    ]
+    batch = prompt_batch(encoder, asked)
+    greedy = generate_answers(model, encoder, batch, 12)
+    model.generation_config = GenerationConfig(
+        repetition_penalty=3.0, no_repeat_ngram_size=1, min_new_tokens=12, do_sample=True
+    )
+    assert generate_answers(model, encoder, batch, 12) == greedy
 
 
 def test_lora_sits_on_the_language_model_and_the_projector_trains_in_full() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from presel.errors import PreselError
 from presel.models.batching import batch_in_memory
@@ -35,15 +35,17 @@ def generate_answers(
     """
     inputs = batch.to(model.device, model.dtype)
     tokenizer = encoder.tokenizer
+    # In place of the model's own, such as Qwen2.5-VL's with a penalty on repeated tokens: what is not set in
+    # an argument of `generate` is taken from there.
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted({encoder.end_token, tokenizer.eos_token_id}),
+        pad_token_id=tokenizer.pad_token_id,
+    )
     try:
-        output = model.generate(
-            **inputs,
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=sorted({encoder.end_token, tokenizer.eos_token_id}),
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        output = model.generate(**inputs)
     except torch.OutOfMemoryError as error:
         raise PreselError(
             f"{len(inputs['input_ids'])} questions at once do not fit into the device's memory; lower "

@@ -1,5 +1,6 @@
 """What a model's processor makes of images: tensors, and the text that stands for them in a prompt."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import LlavaProcessor
 
 from presel.console import progress
+from presel.data.decoding import MAX_PIXELS
 from presel.data.images import image_size, map_images, open_image
 from presel.errors import PreselError
 from presel.models.lvlm import Lvlm
@@ -25,6 +27,8 @@ _OF_TEXT = ("input_ids", "attention_mask", "text_replacement_offsets", "labels",
 _MANY = 10_000
 # Any image, for models whose images all take the same number of tokens.
 _PROBE = (64, 64)
+# The side of the largest square that an image is padded to.
+_MAX_SIDE = math.isqrt(MAX_PIXELS)
 # Square, wide and tall images, whose texts show whether a family's text depends on an image's shape.
 _SHAPES = (_PROBE, (1024, 256), (256, 1024))
 
@@ -188,9 +192,16 @@ def mean_color(image_processor: Any) -> tuple[int, ...]:
 
 
 def padded_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
-    """Centers an image on a square of one color, as LLaVA-1.5 does."""
+    """Centers an image on a square of one color, as LLaVA-1.5 does.
+
+    A long image is shrunk first, so that the square has at most `MAX_PIXELS`: model inputs are far smaller.
+    """
     if image.width == image.height:
         return image
+    if max(image.size) > _MAX_SIDE:
+        scale = _MAX_SIDE / max(image.size)
+        width, height = (max(1, round(scale * side)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     side = max(image.size)
     square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))

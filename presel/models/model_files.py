@@ -1,6 +1,7 @@
 """Folders and hub names of models: locating, checking and hashing them."""
 
 import hashlib
+import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +15,10 @@ from presel.storage.stage import fields_identity
 BUILTIN = "builtin:"
 CONFIG = "config.json"
 _HUB_TIMEOUT_S = 10
-# A file of weights that is larger than all blocks together is hashed in these blocks only: reading gigabytes
-# takes longer than some stages.
-_BLOCK_BYTES = 2**20
-_BLOCKS = 64
+# Larger files of weights are hashed in parts: reading gigabytes takes longer than some stages.
+_WHOLE_BYTES = 2**26
+# Bytes of a tensor's beginning, middle and end that are read of these.
+_PART_BYTES = 2**16
 
 
 @component
@@ -92,8 +93,12 @@ def _check_hub(name: str, revision: str | None) -> None:
 def model_fingerprint(path: str, revision: str | None) -> str:
     """Identifies a model's content: a hub model by name and revision, a folder by a digest of its files.
 
-    Of a file above 64 MiB its size counts and 64 blocks of 1 MiB, evenly spread from its beginning to its
-    end, so that a copy of a model is the same model, wherever and whenever it was made.
+    Of a file above 64 MiB its header counts, and of each tensor the beginning, the middle and the end, so
+    that a copy of a model is the same model, wherever and whenever it was made, and another projector in a
+    large model makes another one.
+
+    Raises:
+        PreselError: If the header of a large file of weights cannot be read.
     """
     folder = Path(locate(path))
     if not folder.is_dir():
@@ -106,12 +111,19 @@ def model_fingerprint(path: str, revision: str | None) -> str:
 
 
 def _content(file: Path) -> str:
-    size = file.stat().st_size
-    if size <= _BLOCKS * _BLOCK_BYTES:
+    if file.stat().st_size <= _WHOLE_BYTES or file.suffix != ".safetensors":
         return sha256(file)
-    digest = hashlib.sha256()
     with file.open("rb") as opened:
-        for block in range(_BLOCKS):
-            opened.seek(block * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
-            digest.update(opened.read(_BLOCK_BYTES))
-    return f"{size} {digest.hexdigest()}"
+        # The length of the header, the header, which says where each tensor lies behind it, the tensors.
+        length = int.from_bytes(opened.read(8), "little")
+        try:
+            header = json.loads(opened.read(length))
+            places = sorted(one["data_offsets"] for name, one in header.items() if name != "__metadata__")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+            raise PreselError(f"{file}: its header cannot be read ({error}); get the file again") from error
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        for start, end in places:
+            for part in sorted({start, (start + end - _PART_BYTES) // 2, end - _PART_BYTES}):
+                opened.seek(8 + length + max(start, part))
+                digest.update(opened.read(min(_PART_BYTES, end - start)))
+    return digest.hexdigest()

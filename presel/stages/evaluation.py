@@ -86,7 +86,7 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
     """
 
     name: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     benchmarks: PoolStage
     scoring: Scoring
