@@ -28,7 +28,6 @@ from presel.models.decoding import generate_answers, prompt_batch
 from presel.models.fine_tune import _Batches
 from presel.models.hardware import Hardware
 from presel.models.losses import token_losses
-from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial, try_micro_batch
 from presel.models.tuner import Tuner, add_lora, cosine_with_warmup
 from tests.gradients import first_gradients
@@ -470,9 +469,15 @@ def test_answers_that_are_cut_are_counted(
     assert "1 of 4 samples are longer than lvlm.max_length=256 tokens" in capsys.readouterr().out
 
 
-def test_a_response_beyond_the_maximal_length_is_named(records: list[Record], pool_folder: Path) -> None:
-    short = Lvlm(path=LVLM.path, template="plain", max_length=30)
-    with pytest.raises(
-        PreselError, match="record '0000': none of its responses lies within the first 30 tokens"
-    ):
-        tune(records, pool_folder / "x", lvlm=short)
+def test_records_without_a_response_within_the_maximal_length_are_left_out(
+    records: list[Record], pool_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    question, answer = records[0].conversations[:2]
+    question = question | {"value": question["value"] + " what" * 300}
+    long = replace(records[0], conversations=[question, answer])
+    measured = tune([long, *records[1:4]], pool_folder / "with")
+    assert (measured["samples"], measured["left_out"]) == (3, 1)
+    assert "1 of 4 samples have no response within lvlm.max_length=256 tokens, as '0000'" in caplog.text
+    assert tune(records[1:4], pool_folder / "without")["loss"] == measured["loss"]
+    with pytest.raises(PreselError, match=r"1 of 1 samples .*; raise lvlm\.max_length"):
+        tune([long], pool_folder / "none")

@@ -62,6 +62,11 @@ class Encoded(NamedTuple):
         """Whether its end was cut off."""
         return self.length > len(self.ids)
 
+    @property
+    def answered(self) -> bool:
+        """Whether a token of a response was not cut off, so that it has a loss."""
+        return any(label != IGNORED for label in self.labels)
+
 
 class _Tokenized(NamedTuple):
     """A prompt that is not truncated.
@@ -107,6 +112,10 @@ class ConversationEncoder:
         self._image_name = self._names[processor.image_token]
         self._renderer = renderer(lvlm.template, processor, self._names, lvlm.path)
         self.end_token = self._end_token()
+
+    def prompt(self, example: Example, question: bool = True) -> Encoded:
+        """Tokenizes a sample, see `tokens`."""
+        return self.tokens(example.conversations, question, example.images)
 
     def tokens(
         self, conversations: Sequence[Turn], question: bool = True, images: Sequence[Path] | None = None
@@ -207,7 +216,7 @@ class ConversationEncoder:
         Raises:
             PreselError: If a prompt exceeds the model's maximum length and `cut` is False.
         """
-        encoded = [self.tokens(example.conversations, question, example.images) for example in examples]
+        encoded = [self.prompt(example, question) for example in examples]
         for example, prompt in zip(examples, encoded, strict=True):
             if prompt.truncated and not cut:
                 raise PreselError(

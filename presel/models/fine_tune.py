@@ -67,21 +67,22 @@ def fine_tune(
         by_length: Whether the micro-batches of a step group samples of similar length.
 
     Returns:
-        Number of optimizer steps, of samples, and of samples truncated to the model's maximum length; last
-        training loss; throughput.
+        Number of optimizer steps, of samples, of samples truncated to the model's maximum length, and of
+        records left out since they have no response within it; last training loss; throughput.
 
     Raises:
-        PreselError: If a record has no response within the model's maximum length, a micro-batch does not
-            fit into the GPU's memory, or the last checkpoint is damaged.
+        PreselError: If no record has a response within the model's maximum length, a micro-batch does not fit
+            into the GPU's memory, or the last checkpoint is damaged.
     """
     pl.seed_everything(seed, verbose=False)
     encoder = ConversationEncoder(lvlm)
-    examples = [Example(record.paths(images), record.conversations) for record in records]
-    measured = _measured(encoder, records, examples, lvlm.max_length)
-    ids = [record.id for record in records]
+    measured = _measured(encoder, records, images, lvlm.max_length)
+    examples = measured.examples
     sizes = settings.batch_size, settings.micro_batch_size
     epochs = [
-        plan_epoch(ids, measured.lengths, measured.response_tokens, *sizes, seed, epoch, by_length=by_length)
+        plan_epoch(
+            measured.ids, measured.lengths, measured.response_tokens, *sizes, seed, epoch, by_length=by_length
+        )
         for epoch in range(settings.epochs)
     ]
     steps_per_epoch = len(epochs[0])
@@ -124,8 +125,9 @@ def fine_tune(
     loss = trainer.callback_metrics.get("train/loss")
     return {
         "steps": trainer.global_step,
-        "samples": len(records),
+        "samples": len(examples),
         "truncated": measured.truncated,
+        "left_out": len(records) - len(examples),
         "loss": float(loss) if loss is not None else None,
     } | throughput.measured(trainer)
 
@@ -257,33 +259,45 @@ def _as_they_are(batch: Any) -> Any:
 
 
 class _Measured(NamedTuple):
-    """Tokens and response tokens of each sample, (n,) each, and the number of truncated samples."""
+    """The samples to train on, their ids, tokens and response tokens, (n,) each; how many are truncated."""
 
+    ids: list[str]
+    examples: list[Example]
     lengths: list[int]
     response_tokens: list[int]
     truncated: int
 
 
 def _measured(
-    encoder: ConversationEncoder, records: Sequence[Record], examples: Sequence[Example], max_length: int
+    encoder: ConversationEncoder, records: Sequence[Record], images: Path, max_length: int
 ) -> _Measured:
-    lengths, response_tokens, truncated = [], [], 0
+    """Measures the records; those without a response within the maximum length have no loss to train on."""
+    found = _Measured([], [], [], [], 0)
+    truncated, left_out = 0, []
     with progress("measuring the training set", len(records)) as advance:
-        for record, example in zip(records, examples, strict=True):
-            prompt = encoder.tokens(example.conversations, images=example.images)
-            supervised = sum(label != IGNORED for label in prompt.labels)
-            if not supervised:
-                raise PreselError(
-                    f"record '{record.id}': none of its responses lies within the first {max_length} "
-                    "tokens; shorten the question or raise lvlm.max_length"
-                )
-            lengths.append(len(prompt.ids))
-            response_tokens.append(supervised)
-            truncated += prompt.truncated
+        for record in records:
+            example = Example(record.paths(images), record.conversations)
+            prompt = encoder.prompt(example)
+            if prompt.answered:
+                found.ids.append(record.id)
+                found.examples.append(example)
+                found.lengths.append(len(prompt.ids))
+                found.response_tokens.append(sum(label != IGNORED for label in prompt.labels))
+                truncated += prompt.truncated
+            else:
+                left_out.append(record.id)
             advance(1)
+    if left_out:
+        why = (
+            f"{len(left_out)} of {len(records)} samples have no response within lvlm.max_length={max_length} "
+            f"tokens, as '{left_out[0]}'"
+        )
+        if not found.ids:
+            raise PreselError(f"{why}; raise lvlm.max_length")
+        _log.warning(f"{why}; they are not trained on, unless lvlm.max_length is raised")
     if truncated:
         _log.info(
             f"  {truncated} of {len(records)} samples are longer than lvlm.max_length={max_length} tokens; "
             "the ends of their answers are cut off"
         )
-    return _Measured(lengths, response_tokens, truncated)
+    return found._replace(truncated=truncated)

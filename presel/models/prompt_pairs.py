@@ -43,6 +43,14 @@ class Pair(NamedTuple):
     truncated: bool
     images: int
 
+    @property
+    def answered(self) -> bool:
+        """Whether a token of a response was not cut off in the prompt with the question."""
+        return any(
+            label != IGNORED and part != WITHOUT_QUESTION
+            for label, part in zip(self.labels, self.parts, strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class PairBatch:
@@ -88,7 +96,7 @@ def pair(encoder: ConversationEncoder, example: Example) -> Pair:
     Raises:
         PreselError: If an image of a prompt was cut off.
     """
-    prompts = [encoder.tokens(example.conversations, question, example.images) for question in (True, False)]
+    prompts = [encoder.prompt(example, question) for question in (True, False)]
     if any(prompt.images < len(example.images) for prompt in prompts):
         raise PreselError(
             f"{example.name}: an image of its conversation is cut off at lvlm.max_length, so that the "

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +19,7 @@ from presel.storage.shards import ArrayShards, Batches
 from presel.storage.store import Store
 
 if TYPE_CHECKING:
-    from presel.models.conversations import ConversationEncoder, Encoded, Example
+    from presel.models.conversations import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,12 @@ class GradientsStage(VectorsStage):
         lvlm = self.lvlm
         encoder = ConversationEncoder(lvlm)
         examples = self.samples.examples(store)
-        lengths, truncated = measure(folder, examples, partial(_answered, encoder), lvlm.max_length)
+        lengths, truncated = measure(
+            folder,
+            examples,
+            encoder.prompt,
+            lvlm.max_length,
+        )
 
         def project(batches: Batches[int]) -> Iterator[NDArray[np.float32]]:
             projector = GradientProjector(
@@ -97,19 +101,6 @@ class GradientsStage(VectorsStage):
         ids = self.samples.ids(store)
         dimensions = self.write(folder, ids, shards.files, np.argsort(shards.items))
         return {"samples": len(ids), **shards.measured, "dimensions": dimensions}
-
-
-def _answered(encoder: "ConversationEncoder", example: "Example") -> "Encoded":
-    """A sample's prompt, which must have a response: without one it has no loss."""
-    from presel.models.conversations import IGNORED
-
-    prompt = encoder.tokens(example.conversations, images=example.images)
-    if all(label == IGNORED for label in prompt.labels):
-        raise PreselError(
-            f"{example.name}: none of its responses lies within the first {len(prompt.ids)} tokens, so it "
-            "has no gradient; raise lvlm.max_length"
-        )
-    return prompt
 
 
 def _check_finite(gradients: NDArray[np.float32], examples: "list[Example]") -> None:

@@ -52,8 +52,9 @@ class MultimodalFeaturesStage(VectorsStage):
         lengths, truncated = measure(
             folder,
             examples,
-            lambda one: conversations.tokens(one.conversations, images=one.images),
+            conversations.prompt,
             self.lvlm.max_length,
+            answered=False,
         )
 
         def encode(batches: Batches[int]) -> Iterator[NDArray[np.float16]]:

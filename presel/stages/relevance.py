@@ -154,11 +154,6 @@ def check_losses(table: pd.DataFrame, losses: Sequence[str], lvlm: Lvlm) -> None
     Raises:
         PreselError: If a sample's responses lie beyond the model's maximum length, or a loss is not a number.
     """
-    if (cut_off := table["n_tokens"] == 0).any():
-        raise PreselError(
-            f"record '{table['id'][cut_off].iloc[0]}': none of its responses lies within lvlm.max_length="
-            f"{lvlm.max_length} tokens, so it has no loss; raise lvlm.max_length"
-        )
     if (broken := ~np.isfinite(table[list(losses)].to_numpy()).all(axis=1)).any():
         raise PreselError(
             f"record '{table['id'][broken].iloc[0]}': its loss under the model is not a number "

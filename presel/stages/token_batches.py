@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from presel.console import progress
+from presel.errors import PreselError
 from presel.storage.files import atomic, checked, read_json
 from presel.storage.shards import Batches, Shards
 
@@ -26,6 +27,8 @@ def measure(
     examples: Sequence["Example"],
     encode: Callable[["Example"], "Encoded | Pair"],
     max_length: int,
+    *,
+    answered: bool = True,
 ) -> tuple[list[int], int]:
     """Measures samples as the model reads them, and prints how many are truncated at `max_length` tokens.
 
@@ -36,9 +39,13 @@ def measure(
         examples: The samples.
         encode: Encodes one.
         max_length: The maximum length that it truncates at.
+        answered: Whether every sample must have a response within that length.
 
     Returns:
         Length of each sample in tokens, (n,), and how many are truncated.
+
+    Raises:
+        PreselError: If one has none.
     """
     file = folder / "shards" / "lengths.json"
     if file.exists():
@@ -48,6 +55,11 @@ def measure(
     with progress("measuring samples", len(examples)) as advance:
         for example in examples:
             encoded = encode(example)
+            if answered and not encoded.answered:
+                raise PreselError(
+                    f"{example.name}: none of its responses lies within lvlm.max_length={max_length} tokens, "
+                    "so it has no loss; raise lvlm.max_length, or leave the record out"
+                )
             lengths.append(len(encoded.ids))
             truncated += encoded.truncated
             advance(1)

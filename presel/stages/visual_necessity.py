@@ -53,7 +53,7 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
         lengths, truncated = measure(
             folder,
             examples,
-            lambda one: conversations.tokens(one.conversations, images=one.images),
+            conversations.prompt,
             self.lvlm.max_length,
         )
 
