@@ -210,16 +210,16 @@ printf '\\033[1mError CUDA out of memory in generating\\033[0m\\n'
     )
     assert asked in lines[0]
     assert lines[1] == "token: , secret"
-    failure = own.hidden_failure(log, results)
+    failure = own.hidden_failure(log)
     assert failure is not None
     assert "failed on 1 questions (CUDA out of memory), which lmms-eval counts as wrong answers" in failure
-    assert replace(own, max_failures=1).hidden_failure(log, results) is None
+    assert replace(own, max_failures=1).hidden_failure(log) is None
     log.write_text(
         "Error of an earlier run\n" + 2 * "Error CUDA error: an\nillegal memory access in generating\n"
     )
-    failure = own.hidden_failure(log, results)
+    failure = own.hidden_failure(log)
     assert failure is not None and "failed on 2 questions (CUDA error: an illegal memory access)" in failure
-    assert own.hidden_failure(tmp_path / "none", results) is None
+    assert own.hidden_failure(tmp_path / "none") is None
 
     stand_in(tmp_path, "echo 'ValueError: no chat template'; printf 'Model Responding: 0%%'; exit 1")
     with pytest.raises(PreselError, match=r"exit status 1 \(ValueError: no chat template\)"):
@@ -245,8 +245,12 @@ def test_lmms_eval_runs_on_the_merged_model_and_lands_in_the_table(
         refused = in_process.refuses("run", "strategy=random", python, *OVERRIDES)
         assert "failed on 1 questions (CUDA out of memory)" in refused
         stand_in(tmp_path, "exit 3")
-    (results,) = re.findall(r"delete (\S+) and", refused)
-    shutil.rmtree(tmp_path / results)
+    in_process.succeeds("run", "strategy=random", python, *OVERRIDES, "evaluation.max_failures=1")
+    shutil.rmtree(last_run(tmp_path).folder)
+    # Whoever has not accepted them does not get the result.
+    assert refused == in_process.refuses("run", "strategy=random", python, *OVERRIDES)
+    (folder,) = re.findall(r"delete (\S+) and", refused)
+    shutil.rmtree(tmp_path / folder)
     stand_in(tmp_path, f'echo "$@" > {tmp_path}/called; {leaves}')
     done = in_process.succeeds("run", "strategy=random", python, *OVERRIDES)
     assert {label for label, how in stage_lines(done.stdout).items() if how == "computed"} == {

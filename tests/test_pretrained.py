@@ -8,7 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import (
+    ConvNextImageProcessorPil,
+    ResNetConfig,
+    ResNetModel,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from presel.errors import PreselError
 from presel.models.clip import Clip
@@ -90,6 +102,28 @@ def test_pickled_weights_are_read_as_tensors_only(copy: Callable[[str], Path], t
     with pytest.raises(PreselError, match="a pickle that contains more than tensors"):
         Lvlm(path=str(folder)).load_model()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_without_the_features_that_are_asked_for_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings = SiglipVisionConfig(**sizes, image_size=32, patch_size=8)
+    SiglipVisionModel(settings).save_pretrained(tmp_path / "siglip")
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "siglip")
+    layers = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    ResNetModel(ResNetConfig(**layers)).save_pretrained(tmp_path / "resnet")
+    ConvNextImageProcessorPil(size={"shortest_edge": 224}).save_pretrained(tmp_path / "resnet")
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+
+    def features(name: str, pooling: Any) -> NDArray[np.float16]:
+        encoder = Encoder(path=str(tmp_path / name), pooling=pooling)
+        return next(encoder.encode([[tmp_path / "a.png"]], workers=0))
+
+    with pytest.raises(PreselError, match=r"siglip has no class token; set encoder\.pooling=mean"):
+        features("siglip", "cls")
+    assert features("siglip", "mean").shape == (1, 16)
+    with pytest.raises(PreselError, match=r"no sequence of tokens \(its shape is \(1, 16, "):
+        features("resnet", "mean")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", "\ufeff", "[" * 100_000, "7"])

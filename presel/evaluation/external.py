@@ -37,7 +37,7 @@ class ExternalBenchmarks(ABC):
             PreselError: If the program fails, or must be run by the user first.
         """
 
-    def hidden_failure(self, log: Path, results: Path) -> str | None:
+    def hidden_failure(self, log: Path) -> str | None:
         """What the program printed into `log` of failures that its results do not tell; None if nothing."""
         return None
 

@@ -154,15 +154,15 @@ class LmmsEval(ExternalBenchmarks):
                 f"is in {log}; solve that and run this command again"
             )
 
-    def hidden_failure(self, log: Path, results: Path) -> str | None:
+    def hidden_failure(self, log: Path) -> str | None:
         """Questions that the model failed on; where lmms-eval ran elsewhere, there is no log."""
         failures = _FAILURE.findall(_printed(log)) if log.exists() else []
         if len(failures) <= self.max_failures:
             return None
         last = " ".join(failures[-1].split())[:200]
         return (
-            f"{log}: the model failed on {len(failures)} questions ({last}), which lmms-eval counts "
-            f"as wrong answers; solve that, delete {results} and run this command again, or accept them by "
+            f"{log}: the model failed on {len(failures)} questions ({last}), which lmms-eval counts as wrong "
+            f"answers; solve that, delete {log.parent} and run this command again, or accept them by "
             f"evaluation.max_failures={len(failures)}"
         )
 

@@ -16,7 +16,9 @@ AnswerScores = NDArray[np.float64]
 # Scores n answers, each by one reference or several.
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], AnswerScores]
 
-_BOX_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_BOX_NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
+# At the beginning of a text, a line or a sentence, before a word in lower case.
+_ARTICLE = re.compile(r"(?:^|(?<=[.!?])\s)\s*A(?=\s+[a-z])", re.MULTILINE)
 # A whole text such as 1,195, -0.5 or 12%.
 _NUMBER = re.compile(r"([-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+))\s?(%?)")
 # The largest relative error of a number that counts as correct (Masry et al. 2022, section 5.1).
@@ -47,6 +49,8 @@ def relaxed_accuracy(answer: str, reference: str) -> bool:
 
 def letter_accuracy(answer: str, reference: str) -> bool:
     """Whether both choose the same option: the first capital letter from A to H that stands alone.
+
+    An A that begins a sentence before a word in lower case is the article, as in `A white car`.
 
     Raises:
         ValueError: If the reference chooses none.
@@ -87,11 +91,13 @@ def box_accuracy(answer: str, reference: str) -> bool:
     Boxes are the first four numbers of a text, x1, y1, x2, y2; an answer without four numbers is wrong.
 
     Raises:
-        ValueError: If the reference has no box.
+        ValueError: If the reference has no box, or one without an area.
     """
     wanted, found = _box(reference), _box(answer)
     if wanted is None:
         raise ValueError(f"the reference {reference!r} contains no box of four numbers")
+    if wanted[0] >= wanted[2] or wanted[1] >= wanted[3]:
+        raise ValueError(f"the box {reference!r} has no area; write boxes as x1, y1, x2, y2")
     return found is not None and _overlap(found, wanted) >= 0.5
 
 
@@ -164,7 +170,7 @@ def _number(text: str) -> float | None:
 
 
 def _letter(text: str) -> str | None:
-    found = re.search(r"\b[A-H]\b", text)
+    found = re.search(r"\b[A-H]\b", _ARTICLE.sub(" ", text))
     return found[0] if found else None
 
 

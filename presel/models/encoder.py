@@ -1,5 +1,6 @@
 """Image encoders such as DINOv2, or the vision part of the LVLM: one feature vector per image."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 from functools import partial
@@ -42,13 +43,18 @@ class ImageEncoder(Protocol):
         ...
 
 
+# Names of class tokens in transformers: DINOv2 and ViT, CLIP.
+_CLASS_TOKEN = re.compile(r"(^|\.)(cls_token|class_embedding|class_token)$")
+
+
 @component
 class Encoder(ModelFiles):
     """A vision model of transformers; features are taken from its last hidden state.
 
     Attributes:
         batch_size: Images encoded at once.
-        pooling: `cls`, token 0 of the last hidden state (paper), or `mean` over all its tokens.
+        pooling: `cls`, the class token, which is the first of the last hidden state (paper), or `mean` over
+            all tokens.
     """
 
     group: ClassVar[str] = "encoder"
@@ -83,13 +89,24 @@ class Encoder(ModelFiles):
 
         def features(pixels: "Tensor") -> NDArray[np.float16]:
             hidden: Tensor = model(pixels.to(device)).last_hidden_state  # (n, tokens, d)
-            return (hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)).half().cpu().numpy()
+            if hidden.ndim != 3:
+                raise PreselError(
+                    f"encoder.path: the last hidden state of {name} is no sequence of tokens (its shape is "
+                    f"{tuple(hidden.shape)}); choose a vision transformer"
+                )
+            pooled = hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)  # (n, d)
+            found: NDArray[np.float16] = pooled.half().cpu().numpy()
+            check_finite(found, name)
+            return found
 
+        if self.pooling == "cls" and not any(
+            _CLASS_TOKEN.search(part) for part, _ in model.named_parameters()
+        ):
+            raise PreselError(f"encoder.pooling=cls: {name} has no class token; set encoder.pooling=mean")
         with torch.inference_mode():
             # Its settings may have the right types and still not match its weights or any image.
             with model_errors(f"{name} fails on an image"):
-                tried = features(_pixels(processor, [Image.new("RGB", (64, 64))]))
-            check_finite(tried, name)
+                features(_pixels(processor, [Image.new("RGB", (64, 64))]))
             for pixels in prefetched(batches, partial(_opened_pixels, processor), workers):
                 yield features(pixels)
 
@@ -148,7 +165,10 @@ class LvlmEncoder:
 def check_finite(features: NDArray[np.float16], name: str) -> None:
     """Raises a `PreselError` if features by the model `name` are NaN or infinite."""
     if not np.isfinite(features).all():
-        raise PreselError(f"{name}: its features are NaN or infinite; copy the model again")
+        raise PreselError(
+            f"{name}: its features of an image are NaN or infinite, in half precision; copy the model again, "
+            "or choose another"
+        )
 
 
 def _pixels(processor: Callable[..., Any], images: Sequence[Image.Image]) -> "Tensor":

@@ -11,6 +11,8 @@ from presel.stages.merged import MergedStage
 from presel.stages.results import ScoresStage
 from presel.storage.store import Store
 
+_LOG = "log.txt"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalEvaluationStage(ScoresStage):
@@ -40,13 +42,22 @@ class ExternalEvaluationStage(ScoresStage):
         if not store.has(self):
             self.benchmarks.check()
 
+    def check_data(self, store: Store) -> None:
+        """Checks a result against the limit of failures, which another run may have set higher.
+
+        Raises:
+            PreselError: If there are more.
+        """
+        if store.has(self) and (failure := self.benchmarks.hidden_failure(store.folder(self) / _LOG)):
+            raise PreselError(failure)
+
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Runs the program, unless its results are there.
 
         Raises:
             PreselError: If it fails, if only for some questions, or leaves none.
         """
-        results, log = folder / "results", folder / "log.txt"
+        results, log = folder / "results", folder / _LOG
         results.mkdir(exist_ok=True)
         scores = self.benchmarks.scores(results)
         if scores is None:
@@ -54,7 +65,7 @@ class ExternalEvaluationStage(ScoresStage):
             scores = self.benchmarks.scores(results)
         if scores is None:
             raise PreselError(f"{self.label}: the program left no results under {results}; see {log}")
-        if failure := self.benchmarks.hidden_failure(log, results):
+        if failure := self.benchmarks.hidden_failure(log):
             raise PreselError(failure)
         self.write(folder, scores)
         return {"mean": mean_score(scores)}
