@@ -21,7 +21,7 @@ from presel.selection.allocation import allocate_tasks
 from presel.selection.feature_rows import Features
 from presel.strategies.base import SelectionContext
 from presel.strategies.gradients import Icons, Less, Tive
-from tests.helpers import Program, last_run, on_folder, record, stage_files
+from tests.helpers import OWN_STORE, Program, last_run, on_folder, record, stage_files
 from tests.training import CPU, LVLM, tune
 
 
@@ -328,6 +328,17 @@ def test_digits_of_the_evaluations_seed_are_refused(in_process: Program) -> None
     told = in_process.refuses("run", "strategy=icons", "validation.seed=0", "validation.size=7")
     assert "validation shares samples with evaluation" in told
     assert "validation.seed" in told
+
+
+def test_modules_that_the_model_lacks_are_told_before_anything_is_bought(
+    in_process: Program, pool_folder: Path
+) -> None:
+    tive = ("run", *on_folder(pool_folder), "strategy=tive", "strategy.dimension=64", "budget=0.2", OWN_STORE)
+    for name in ("attention", "input_layernorm", "vision_tower"):
+        assert f"strategy.modules={name}: LoRA has no" in in_process.refuses(
+            *tive, f"strategy.modules={name}"
+        )
+    assert not (pool_folder / "outputs/store/instructions").exists()
 
 
 def test_a_response_beyond_the_maximum_length_is_told_before_any_gradient(

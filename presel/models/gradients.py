@@ -1,6 +1,7 @@
 """Gradients of single samples with respect to LoRA's weights, randomly projected to few dimensions."""
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from presel.errors import PreselError
 from presel.models.batching import batch_in_memory
@@ -23,6 +25,28 @@ _SIGNS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
 _STEP, _FIRST, _SECOND = (
     number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
+
+
+def check_modules(model: PreTrainedModel, lvlm: Lvlm, modules: str | None) -> None:
+    """Checks that LoRA has weights in modules of a name; it is in every linear layer of the language model.
+
+    Args:
+        model: The base model, with or without weights.
+        lvlm: Its settings.
+        modules: The name; None for all LoRA.
+
+    Raises:
+        PreselError: If the language model has no linear layer in such modules.
+    """
+    inside = re.compile(rf"(^|\.){re.escape(lvlm.language_model)}\.")
+    if modules is not None and not any(
+        isinstance(module, torch.nn.Linear) and inside.search(name) and modules in name.split(".")
+        for name, module in model.named_modules()
+    ):
+        raise PreselError(
+            f"strategy.modules={modules}: LoRA has no weights in modules of that name in {lvlm.path}; "
+            "name one of its language model's modules, such as self_attn"
+        )
 
 
 class GradientProjector:
@@ -46,9 +70,10 @@ class GradientProjector:
             modules: Only LoRA inside modules of this name counts; None for all LoRA.
 
         Raises:
-            PreselError: If there is no such module.
+            PreselError: As `check_modules` does.
         """
         base = lvlm.load_model()
+        check_modules(base, lvlm, modules)
         self._dtype, self._dimension = base.dtype, dimension
         self._device = device_for(hardware.accelerator)
         self._autocast = runs_under_autocast(hardware, lvlm.dtype)
@@ -60,11 +85,6 @@ class GradientProjector:
             and "lora_" in name
             and (modules is None or modules in name.split("."))
         ]
-        if not self._layers:
-            raise PreselError(
-                f"strategy.modules={modules}: LoRA has no weights in modules of that name in {lvlm.path}; "
-                "name one of its language model's modules, such as self_attn"
-            )
         for layer in self._layers:
             layer.requires_grad_(True)
 

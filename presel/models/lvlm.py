@@ -71,19 +71,31 @@ class Lvlm(ModelFiles):
         Raises:
             PreselError: If the model cannot be used with these settings.
         """
-        import torch
-        from transformers import AutoConfig, AutoModelForImageTextToText
-
         from presel.models.conversations import ConversationEncoder
 
-        config = load_pretrained(AutoConfig, locate(self.path), revision=self.revision)
         if self.image_settings:
-            check_fitting(config, self.load_processor(), self.image_settings, self.path)
+            check_fitting(self._load_config(), self.load_processor(), self.image_settings, self.path)
         ConversationEncoder(self)
-        # On the meta device weights take no memory.
+        self._check_names(self.without_weights())
+
+    def without_weights(self) -> "PreTrainedModel":
+        """The model on the meta device, where weights take no memory, for the names of its modules.
+
+        Raises:
+            PreselError: If it is no model of images and text.
+        """
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        config = self._load_config()
         with model_errors(f"lvlm.path: {self.path} is no model of images and text"), torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config)
-        self._check_names(model)
+            model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
+        return model
+
+    def _load_config(self) -> Any:
+        from transformers import AutoConfig
+
+        return load_pretrained(AutoConfig, locate(self.path), revision=self.revision)
 
     def load_processor(self) -> "ProcessorMixin":
         """The model's processor: tokenizer and image processor.

@@ -17,6 +17,25 @@ from presel.models.positions import with_positions
 _LAYERS = 5
 
 
+def output_projections(model: PreTrainedModel, language_model: str) -> list[torch.nn.Module]:
+    """The attention's output projection in each layer of the module named `language_model`.
+
+    Raises:
+        PreselError: If its attention has no module of that name.
+    """
+    projections = [
+        module
+        for name, module in model.named_modules()
+        if language_model in name.split(".") and name.endswith("self_attn.o_proj")
+    ]
+    if not projections:
+        raise PreselError(
+            f"lvlm.language_model: '{language_model}' has no modules named self_attn.o_proj, from "
+            "whose outputs multimodal features are computed; choose a model of the Llama family"
+        )
+    return projections
+
+
 class MultimodalEncoder:
     """Encodes samples by a LLaVA-family model as COINCIDE does (Lee et al., EMNLP 2024, section 3.2).
 
@@ -26,21 +45,8 @@ class MultimodalEncoder:
     """
 
     def __init__(self, model: PreTrainedModel, language_model: str, image_token: int) -> None:
-        """Finds the attention layers of the module named `language_model` in a model in eval mode.
-
-        Raises:
-            PreselError: If the language model's attention has no output projection of that name.
-        """
-        projections = [
-            module
-            for name, module in model.named_modules()
-            if language_model in name.split(".") and name.endswith("self_attn.o_proj")
-        ]
-        if not projections:
-            raise PreselError(
-                f"lvlm.language_model: '{language_model}' has no modules named self_attn.o_proj, from "
-                "whose outputs multimodal features are computed; choose a model of the Llama family"
-            )
+        """Takes a model in eval mode, see `output_projections`."""
+        projections = output_projections(model, language_model)
         self._model = model
         self._image_token = image_token
         self._projections = [projections[layer] for layer in spread_layers(len(projections))]

@@ -56,6 +56,17 @@ class GradientsStage(VectorsStage):
         """Adds the precision that the model computes in, if it is not that of its weights."""
         return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
 
+    def check_data(self, store: Store) -> None:
+        """Checks the name of the modules before any instruction is bought.
+
+        Raises:
+            PreselError: If LoRA has no weights in such modules.
+        """
+        if not store.has(self):
+            from presel.models.gradients import check_modules
+
+            check_modules(self.lvlm.without_weights(), self.lvlm, self.modules)
+
     def shards(self, store: Store, folder: Path) -> ArrayShards[int]:
         """The samples, longest first.
 

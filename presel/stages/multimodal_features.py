@@ -42,6 +42,17 @@ class MultimodalFeaturesStage(VectorsStage):
         super().check(store)
         self.lvlm.check()
 
+    def check_data(self, store: Store) -> None:
+        """Checks the model's modules before any instruction is bought.
+
+        Raises:
+            PreselError: If the features cannot be computed from them.
+        """
+        if not store.has(self):
+            from presel.models.multimodal import output_projections
+
+            output_projections(self.lvlm.without_weights(), self.lvlm.language_model)
+
     def shards(self, store: Store, folder: Path) -> ArrayShards[int]:
         """The samples, longest first."""
         from presel.models.conversations import ConversationEncoder
