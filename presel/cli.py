@@ -1,7 +1,6 @@
 """The command line: `presel run` and its companions."""
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -12,8 +11,11 @@ from concurrent.futures import InvalidStateError
 from io import TextIOWrapper
 from pkgutil import resolve_name
 from types import TracebackType
+from typing import TypeVar
 
 from presel import __version__
+
+Code = TypeVar("Code")
 
 COMMANDS = {
     "run": "choose images, obtain their instructions, tune, evaluate (Hydra; see `presel run --help`)",
@@ -46,10 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threading.excepthook = _print_thread_traceback
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal or a file may be of an encoding that lacks a character.
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    # A terminal or a file may be of an encoding that lacks a character.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return _after_output(_command(arguments))
+    except SystemExit as end:
+        raise SystemExit(_after_output(end.code)) from None
+
+
+def _command(arguments: Sequence[str] | None) -> int:
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command.startswith("-"):
         _parser().parse_args([command])
@@ -83,16 +91,12 @@ def run_reporting_errors(command: str, arguments: Sequence[str]) -> int:
         The exit code.
     """
     from presel.console import print_error, silence_libraries
-    from presel.console.terminal import BROKEN_PIPE, discard_output
     from presel.errors import Paused, PreselError
 
     silence_libraries()
     try:
         # Imported when it is called, since pandas, Hydra and others take a second.
         code: int = resolve_name(f"presel.commands.{command}:main")(arguments)
-        # Here, where an error is reported, and not as Python ends.
-        if sys.stdout:
-            sys.stdout.flush()
         return code
     except Paused as pause:
         print_error(f"paused: {pause}")
@@ -100,14 +104,7 @@ def run_reporting_errors(command: str, arguments: Sequence[str]) -> int:
     except PreselError as error:
         print_error(f"error: {error}")
         return 2
-    except BrokenPipeError:
-        discard_output()
-        return BROKEN_PIPE
     except OSError as error:
-        if error.filename is None and error.errno == errno.ENOSPC:
-            print_error(f"error: what is printed or written does not fit ({error.strerror}); make room")
-            discard_output()
-            return 2
         if error.filename is None:
             raise
         print_error(f"error: {error.filename}: {error.strerror}; check the path")
@@ -115,6 +112,18 @@ def run_reporting_errors(command: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print_error("interrupted; the same command continues where it stopped")
         return 128 + signal.SIGINT
+
+
+def _after_output(code: Code) -> Code | int:
+    """The exit code once all that was printed is written, or where that fails, the code for it."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError as error:
+        from presel.console.terminal import output_failed
+
+        return output_failed(error)
+    return code
 
 
 def _terminate(*_: object) -> None:

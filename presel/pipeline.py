@@ -343,7 +343,7 @@ class Pipeline:
     @cached_property
     def model(self) -> TuningStage:
         """The final model."""
-        return self._tuned_on(self.training_set)
+        return self._tuned_on(self.training_set, leaves_out=True)
 
     @cached_property
     def merged(self) -> MergedStage:
@@ -474,9 +474,14 @@ class Pipeline:
     def _scored(self, instructions: SamplesStage, model: TuningStage | Lvlm) -> RelevanceStage:
         return RelevanceStage(instructions=instructions, model=model, runtime=self.runtime)
 
-    def _tuned_on(self, instructions: SamplesStage) -> TuningStage:
+    def _tuned_on(self, instructions: SamplesStage, *, leaves_out: bool = False) -> TuningStage:
         return TuningStage(
-            instructions=instructions, lvlm=self.lvlm, tune=self.tuning, seed=self.seed, runtime=self.runtime
+            instructions=instructions,
+            lvlm=self.lvlm,
+            tune=self.tuning,
+            seed=self.seed,
+            runtime=self.runtime,
+            leaves_out=leaves_out,
         )
 
     def _evaluated(self, model: TuningStage | None, model_name: str) -> EvaluationStage:

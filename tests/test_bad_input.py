@@ -215,3 +215,4 @@ def test_no_folder_but_a_store_is_cleaned(in_process: Program, tmp_path: Path) -
     (tmp_path / "photos/pool/0123456789abcdef").mkdir(parents=True)
     assert "1 unfinished results deleted" in in_process("store", "clean", "--store", "photos").stdout
     assert (answers.exists(), picture.exists()) == (True, True)
+    assert "0 unfinished results deleted" in in_process("store", "clean", "--store", "photos").stdout

@@ -350,4 +350,4 @@ def test_a_response_beyond_the_maximum_length_is_told_before_any_gradient(
     told = in_process.refuses(
         "run", *on_folder(pool_folder), *held_out, "strategy=icons", "strategy.dimension=64", "budget=0.2"
     )
-    assert "0044.png: none of its responses lies within lvlm.max_length=" in told
+    assert "record '0044': none of its responses lies within lvlm.max_length=" in told

@@ -58,7 +58,6 @@ POOL = PoolStage(source=DigitScenes(split="pool", size=4), workers=0)
 PROMPTS = Prompts(kinds={"any": Prompt(request="Ask.")}, default="any")
 SUBCLASS = """
 from dataclasses import dataclass
-from itertools import accumulate
 from presel.component import component
 from {module} import {base} as Base
 

@@ -1,5 +1,6 @@
 """Both losses of a sample from one pass equal those of two plain calls of the model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,23 @@ def test_a_loss_of_zero_is_counted_and_one_that_is_no_number_refused(
     assert "3 of 60 samples have a loss without question of exactly 0" in capsys.readouterr().out
     with pytest.raises(PreselError, match=r"'0000': its loss .* is not a number \(3 of 60 records\)"):
         joined(np.nan)
+
+
+def test_a_sample_whose_response_is_cut_off_behind_its_question_is_refused(
+    store: Store, pool: PoolStage, encoder: ConversationEncoder, pool_folder: Path
+) -> None:
+    """Without the question the response would still be in reach."""
+    whole = InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="whole pool")
+    (example, *_) = whole.examples(store)
+    tokens = encoder.prompt(example)
+    before = [label == IGNORED for label in tokens.labels].index(False)
+    short = replace(LVLM, max_length=before)
+    both = pair(ConversationEncoder(short), example)
+    assert any(label != IGNORED for label in both.labels)
+    assert (both.answered, pair(encoder, example).answered) == (False, True)
+    stage = RelevanceStage(model=short, instructions=whole, runtime=Runtime(hardware=CPU))
+    with pytest.raises(PreselError, match="record '0000': none of its responses lies within"):
+        store.load(stage)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(1, 1000))

@@ -122,7 +122,7 @@ def test_a_failed_run_is_not_taken_for_an_earlier_one_in_its_folder(
 def test_a_sweep_is_not_taken_for_one_run() -> None:
     with pytest.raises(
         presel.PreselError,
-        match="is a sweep over seed, strategy, and this is about one run; add a value",
+        match="is a sweep over seed, strategy, and this is about one run; give each",
     ):
         presel.compose(["experiment=table1"])
     with pytest.raises(presel.PreselError, match="sweep over seed,"):

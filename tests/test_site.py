@@ -142,6 +142,6 @@ def test_commands_that_pages_print_are_valid() -> None:
     assert len(commands) > 20
     for page, overrides in commands:
         try:
-            presel.compose(overrides)
+            presel.compose([*overrides, "hydra.mode=RUN"])
         except presel.PreselError as error:
             raise AssertionError(f"{page}: {shlex.join(overrides)}") from error

@@ -475,9 +475,11 @@ def test_records_without_a_response_within_the_maximal_length_are_left_out(
     question, answer = records[0].conversations[:2]
     question = question | {"value": question["value"] + " what" * 300}
     long = replace(records[0], conversations=[question, answer])
-    measured = tune([long, *records[1:4]], pool_folder / "with")
+    with pytest.raises(PreselError, match="1 of 4 samples have no response within"):
+        tune([long, *records[1:4]], pool_folder / "scored afterwards")
+    measured = tune([long, *records[1:4]], pool_folder / "with", leaves_out=True)
     assert (measured["samples"], measured["left_out"]) == (3, 1)
     assert "1 of 4 samples have no response within lvlm.max_length=256 tokens, as '0000'" in caplog.text
     assert tune(records[1:4], pool_folder / "without")["loss"] == measured["loss"]
     with pytest.raises(PreselError, match=r"1 of 1 samples .*; raise lvlm\.max_length"):
-        tune([long], pool_folder / "none")
+        tune([long], pool_folder / "none", leaves_out=True)

@@ -166,7 +166,7 @@ def test_the_stages_name_their_rows(
 def test_a_sample_without_a_response_in_reach_is_named(store: Store, pool: PoolStage) -> None:
     whole = InstructionsStage(pool=pool, chosen=pool, provider=Annotations(), purpose="whole pool")
     short = Lvlm(path=LVLM.path, template="plain", max_length=45)
-    with pytest.raises(PreselError, match=r"0000.png: none of its responses lies within .*length=45"):
+    with pytest.raises(PreselError, match=r"record '0000': none of its responses lies within .*length=45"):
         store.load(VisualNecessityStage(lvlm=short, instructions=whole, runtime=Runtime(hardware=CPU)))
 
 

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from omegaconf import OmegaConf
 
 from presel.console import ArgumentParser, ConsoleReporter, console
+from presel.console.terminal import print_text
 from presel.doctor.diagnosis import Diagnosis, diagnose
 from presel.doctor.page import write_page
 from presel.doctor.printing import as_json, print_diagnosis
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
         print_diagnosis(diagnosis)
         if options.json == "-":
             # ASCII: no name can hold terminal control sequences.
-            print(json.dumps(as_json(diagnosis), indent=1))
+            print_text(json.dumps(as_json(diagnosis), indent=1))
         elif options.json:
             write_json(Path(options.json), as_json(diagnosis))
             console.print(f"all findings                  {options.json}")
@@ -116,7 +117,9 @@ def _diagnosed(options: argparse.Namespace, scratch: Path) -> Diagnosis:
     if isinstance(pipeline.benchmark_source, Benchmarks):
         targets += [pipeline.base_evaluation, pipeline.most_frequent]
     executor = pipeline.runtime.executor
-    store = Store(Path(config.paths.store).expanduser(), ConsoleReporter(), executor=executor)
+    store = Store(
+        Path(config.paths.store).expanduser(), ConsoleReporter(), config.paths.min_free_gb, executor
+    )
     try:
         return diagnose(pipeline, targets, store, scratch)
     finally:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from presel.console.terminal import print_text
 from presel.errors import PreselError
 from presel.settings.options import SCHEMA, config_folders, defaults, fields_of, nearest, options
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
         run_app(arguments)
     else:
-        print(run_help(arguments))
+        print_text(run_help(arguments))
     return 0
 
 

@@ -28,7 +28,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if not options.store.is_dir():
         parser.error(f"{options.store} is no folder; name the store by --store")
-    if not _results(options.store) and any(options.store.iterdir()):
+    # What is left of a store without results are locks.
+    locks = (path for path in options.store.glob("*/*.lock") if KEY.fullmatch(path.stem))
+    if any(options.store.iterdir()) and not _results(options.store) and not any(locks):
         raise PreselError(f"--store={options.store} holds no results; name the folder that paths.store sets")
     return {"list": _list, "verify": _verify, "clean": _clean}[options.action](options.store)
 

@@ -18,8 +18,6 @@ from presel.console.escaping import visible
 # Without a terminal nothing limits the width, and a table squeezed into 80 columns could not be read.
 _WIDTH = 160
 _RESULTS = logging.getLogger("presel.results")
-# Exit code of a program that a closed pipe ended, as shells give it.
-BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 class PlainConsole(Console):
@@ -56,18 +54,33 @@ class PlainConsole(Console):
 
     def show(self, *objects: Any, **options: Any) -> None:
         """Prints what is logged elsewhere, or not at all."""
-        super().print(*objects, **options)
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            raise SystemExit(output_failed(error)) from error
 
     def on_broken_pipe(self) -> None:
-        """Ends quietly where the reader, such as `head`, closes the pipe; not by 1, which means something."""
+        """Ends with an exit code of its own, unlike rich's 1."""
         self.quiet = True
-        discard_output()
-        raise SystemExit(BROKEN_PIPE)
+        raise SystemExit(output_failed(BrokenPipeError()))
 
 
-def discard_output() -> None:
-    """Sends what is still buffered for the standard output nowhere, since writing it would fail again."""
+def print_text(text: str) -> None:
+    """Prints a text of many lines, such as help or JSON, as it is."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise SystemExit(output_failed(error)) from error
+
+
+def output_failed(error: OSError) -> int:
+    """The exit code where the standard output cannot be written; quiet if its reader, as `head`, ended."""
+    # What is still buffered would fail again as Python ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    print_error(f"error: what the command prints cannot be written ({error.strerror}); make room for it")
+    return 2
 
 
 # A program may be started without a standard output.

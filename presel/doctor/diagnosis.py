@@ -1,4 +1,4 @@
-"""Diagnoses the pool of a run: examines images and records, plans costs, estimates times; read-only."""
+"""Diagnoses the pool of a run: examines images and records, plans costs, estimates times."""
 
 import hashlib
 import time

@@ -17,8 +17,10 @@ AnswerScores = NDArray[np.float64]
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], AnswerScores]
 
 _BOX_NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
-# At the beginning of a text, a line or a sentence, before a word in lower case.
-_ARTICLE = re.compile(r"(?:^|(?<=[.!?])\s)\s*A(?=\s+[a-z])", re.MULTILINE)
+# An A at the beginning of a text, a line or a sentence, before a word in lower case, but not before those
+# that follow an option's letter, as in `A is right` and `A because`.
+_OF_OPTIONS = "and|as|because|but|fits|is|or|seems|since|was|would"
+_ARTICLE = re.compile(rf"(?:^|(?<=[.!?])\s)\s*A(?=[ \t]+[a-z])(?![ \t]+(?:{_OF_OPTIONS})\b)", re.MULTILINE)
 # A whole text such as 1,195, -0.5 or 12%.
 _NUMBER = re.compile(r"([-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+))\s?(%?)")
 # The largest relative error of a number that counts as correct (Masry et al. 2022, section 5.1).
@@ -50,7 +52,7 @@ def relaxed_accuracy(answer: str, reference: str) -> bool:
 def letter_accuracy(answer: str, reference: str) -> bool:
     """Whether both choose the same option: the first capital letter from A to H that stands alone.
 
-    An A that begins a sentence before a word in lower case is the article, as in `A white car`.
+    An A that begins a sentence is the article in front of most words in lower case, as in `A white car`.
 
     Raises:
         ValueError: If the reference chooses none.

@@ -86,23 +86,25 @@ class Encoder(ModelFiles):
         processor = load_pretrained(AutoImageProcessor, name, revision=self.revision, backend="pil")
         model = load_weights(AutoModel, name, revision=self.revision, dtype=torch.float32)
         model = getattr(model, "vision_model", model).to(device).eval()
+        has_class_token = any(_CLASS_TOKEN.search(part) for part, _ in model.named_parameters())
 
         def features(pixels: "Tensor") -> NDArray[np.float16]:
-            hidden: Tensor = model(pixels.to(device)).last_hidden_state  # (n, tokens, d)
+            output = model(pixels.to(device))
+            hidden: Tensor = output.last_hidden_state  # (n, tokens, d)
             if hidden.ndim != 3:
                 raise PreselError(
                     f"encoder.path: the last hidden state of {name} is no sequence of tokens (its shape is "
                     f"{tuple(hidden.shape)}); choose a vision transformer"
                 )
-            pooled = hidden[:, 0] if self.pooling == "cls" else hidden.mean(dim=1)  # (n, d)
+            first, whole = hidden[:, 0], output.get("pooler_output")  # (n, d) each
+            # Without a class token the first one may stand for the whole image, as in DINOv3's ConvNeXt.
+            if self.pooling == "cls" and not has_class_token and (whole is None or not whole.equal(first)):
+                raise PreselError(f"encoder.pooling=cls: {name} has no class token; set encoder.pooling=mean")
+            pooled = first if self.pooling == "cls" else hidden.mean(dim=1)  # (n, d)
             found: NDArray[np.float16] = pooled.half().cpu().numpy()
             check_finite(found, name)
             return found
 
-        if self.pooling == "cls" and not any(
-            _CLASS_TOKEN.search(part) for part, _ in model.named_parameters()
-        ):
-            raise PreselError(f"encoder.pooling=cls: {name} has no class token; set encoder.pooling=mean")
         with torch.inference_mode():
             # Its settings may have the right types and still not match its weights or any image.
             with model_errors(f"{name} fails on an image"):

@@ -50,6 +50,7 @@ def fine_tune(
     logger: Logger,
     make_tuner: MakeTuner = Tuner,
     by_length: bool = True,
+    leaves_out: bool = False,
 ) -> dict[str, Any]:
     """Fine-tunes a model and saves the result, resuming from the last checkpoint in `folder`.
 
@@ -65,18 +66,19 @@ def fine_tune(
         logger: Lightning logger.
         make_tuner: Makes the Lightning module from model, settings, number of optimizer steps, and seed.
         by_length: Whether the micro-batches of a step group samples of similar length.
+        leaves_out: Whether records without a response within the model's maximum length are left out.
 
     Returns:
         Number of optimizer steps, of samples, of samples truncated to the model's maximum length, and of
         records left out since they have no response within it; last training loss; throughput.
 
     Raises:
-        PreselError: If no record has a response within the model's maximum length, a micro-batch does not fit
-            into the GPU's memory, or the last checkpoint is damaged.
+        PreselError: If a record has no response within the model's maximum length and is not left out, a
+            micro-batch does not fit into the GPU's memory, or the last checkpoint is damaged.
     """
     pl.seed_everything(seed, verbose=False)
     encoder = ConversationEncoder(lvlm)
-    measured = _measured(encoder, records, images, lvlm.max_length)
+    measured = _measured(encoder, records, images, lvlm.max_length, leaves_out)
     examples = measured.examples
     sizes = settings.batch_size, settings.micro_batch_size
     epochs = [
@@ -269,7 +271,7 @@ class _Measured(NamedTuple):
 
 
 def _measured(
-    encoder: ConversationEncoder, records: Sequence[Record], images: Path, max_length: int
+    encoder: ConversationEncoder, records: Sequence[Record], images: Path, max_length: int, leaves_out: bool
 ) -> _Measured:
     """Measures the records; those without a response within the maximum length have no loss to train on."""
     found = _Measured([], [], [], [], 0)
@@ -292,8 +294,8 @@ def _measured(
             f"{len(left_out)} of {len(records)} samples have no response within lvlm.max_length={max_length} "
             f"tokens, as '{left_out[0]}'"
         )
-        if not found.ids:
-            raise PreselError(f"{why}; raise lvlm.max_length")
+        if not (leaves_out and found.ids):
+            raise PreselError(f"{why}; raise lvlm.max_length, or leave them out of the pool")
         _log.warning(f"{why}; they are not trained on, unless lvlm.max_length is raised")
     if truncated:
         _log.info(

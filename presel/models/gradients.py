@@ -1,7 +1,6 @@
 """Gradients of single samples with respect to LoRA's weights, randomly projected to few dimensions."""
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from presel.models.hardware import Hardware, device_for, runs_under_autocast
 from presel.models.inputs import Inputs
 from presel.models.losses import token_losses
 from presel.models.lvlm import Lvlm
+from presel.models.tuner import lora_targets
 
 # Signs that are in memory at once: what fits into a CPU's cache, and what keeps a GPU busy.
 _SIGNS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
@@ -28,7 +28,7 @@ _STEP, _FIRST, _SECOND = (
 
 
 def check_modules(model: PreTrainedModel, lvlm: Lvlm, modules: str | None) -> None:
-    """Checks that LoRA has weights in modules of a name; it is in every linear layer of the language model.
+    """Checks that LoRA has weights in modules of a name.
 
     Args:
         model: The base model, with or without weights.
@@ -36,13 +36,9 @@ def check_modules(model: PreTrainedModel, lvlm: Lvlm, modules: str | None) -> No
         modules: The name; None for all LoRA.
 
     Raises:
-        PreselError: If the language model has no linear layer in such modules.
+        PreselError: If it has none.
     """
-    inside = re.compile(rf"(^|\.){re.escape(lvlm.language_model)}\.")
-    if modules is not None and not any(
-        isinstance(module, torch.nn.Linear) and inside.search(name) and modules in name.split(".")
-        for name, module in model.named_modules()
-    ):
+    if modules is not None and not any(modules in name.split(".") for name in lora_targets(model, lvlm)):
         raise PreselError(
             f"strategy.modules={modules}: LoRA has no weights in modules of that name in {lvlm.path}; "
             "name one of its language model's modules, such as self_attn"

@@ -65,8 +65,7 @@ class ImagePreparer:
 
     def fault(self, size: Size) -> str | None:
         """Why the processor takes no image of this size, or None; prepares one only where it cannot count."""
-        side = max(size)
-        shown = (side, side) if self._color is not None else size
+        shown = square(size) if self._color is not None else size
         try:
             if hasattr(self._processor, "_get_num_multimodal_tokens"):
                 self._counts([shown])
@@ -92,7 +91,7 @@ class ImagePreparer:
         if not sizes:
             return []
         if self._color is not None:
-            sizes = [(max(size), max(size)) for size in sizes]
+            sizes = [square(size) for size in sizes]
         key = len(sizes) if self._fixed else self._tokens(sizes, images)
         if key not in self._texts:
             self._texts[key] = self._blank_texts(sizes, images)
@@ -191,6 +190,12 @@ def mean_color(image_processor: Any) -> tuple[int, ...]:
     return tuple(int(255 * channel) for channel in image_processor.image_mean)
 
 
+def square(size: Size) -> Size:
+    """The size of an image that is padded to a square."""
+    side = min(max(size), _MAX_SIDE)
+    return side, side
+
+
 def padded_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
     """Centers an image on a square of one color, as LLaVA-1.5 does.
 
@@ -202,7 +207,6 @@ def padded_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
         scale = _MAX_SIDE / max(image.size)
         width, height = (max(1, round(scale * side)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), color)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
+    padded = Image.new("RGB", square(image.size), color)
+    padded.paste(image, ((padded.width - image.width) // 2, (padded.height - image.height) // 2))
+    return padded

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import zipfile
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,9 +95,9 @@ def _check_hub(name: str, revision: str | None) -> None:
 def model_fingerprint(path: str, revision: str | None) -> str:
     """Identifies a model's content: a hub model by name and revision, a folder by a digest of its files.
 
-    Of a file above 64 MiB its header counts, and of each tensor the beginning, the middle and the end, so
-    that a copy of a model is the same model, wherever and whenever it was made, and another projector in a
-    large model makes another one.
+    Of a safetensors file above 64 MiB its header counts, and of each tensor the beginning, the middle and the
+    end; of one of PyTorch's the checksums of its tensors. So a copy of a model is the same model, wherever
+    and whenever it was made, and another projector in a large model makes another one.
 
     Raises:
         PreselError: If the header of a large file of weights cannot be read.
@@ -111,8 +113,26 @@ def model_fingerprint(path: str, revision: str | None) -> str:
 
 
 def _content(file: Path) -> str:
-    if file.stat().st_size <= _WHOLE_BYTES or file.suffix != ".safetensors":
+    state = file.stat()
+    return _digest(file, state.st_size, state.st_mtime_ns)
+
+
+# A run asks for the same model several times.
+@lru_cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    if size <= _WHOLE_BYTES:
         return sha256(file)
+    if file.suffix == ".safetensors":
+        return _digest_of_tensors(file)
+    if zipfile.is_zipfile(file):
+        # As PyTorch writes it, with a checksum of each tensor.
+        with zipfile.ZipFile(file) as archive:
+            tensors = [(one.filename, one.file_size, one.CRC) for one in archive.infolist()]
+        return hashlib.sha256(json.dumps(tensors).encode()).hexdigest()
+    return sha256(file)
+
+
+def _digest_of_tensors(file: Path) -> str:
     with file.open("rb") as opened:
         # The length of the header, the header, which says where each tensor lies behind it, the tensors.
         length = int.from_bytes(opened.read(8), "little")

@@ -151,22 +151,26 @@ def cosine_with_warmup(step: int, warmup: int, steps: int, from_zero: bool) -> f
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
+def lora_targets(model: PreTrainedModel, lvlm: Lvlm) -> list[str]:
+    """Names of the layers that get LoRA: every linear layer of the language model."""
+    inside = re.compile(rf"(^|\.){re.escape(lvlm.language_model)}\.")
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and inside.search(name)
+    ]
+
+
 def add_lora(model: PreTrainedModel, lvlm: Lvlm, settings: Tune) -> PeftModel:
     """Adds LoRA to every linear layer of the language model and makes the projector trainable.
 
     The vision tower has layers of the same names, so target layers are given by their full names.
     """
-    inside = re.compile(rf"(^|\.){re.escape(lvlm.language_model)}\.")
-    targets = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and inside.search(name)
-    ]
     config = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=targets,
+        target_modules=lora_targets(model, lvlm),
         modules_to_save=_projectors(model, lvlm),
     )
     tuned = get_peft_model(model, config)

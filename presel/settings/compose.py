@@ -65,10 +65,8 @@ def without_hydra(config: DictConfig) -> DictConfig:
 def _refuse_sweep(hydra: DictConfig, overrides: Sequence[str]) -> None:
     given = {one.lstrip("+").partition("=")[0] for one in overrides}
     swept = (hydra.sweeper.get("params") or {}) if hydra.mode == RunMode.MULTIRUN else {}
-    missing = {key: str(values).partition(",")[0] for key, values in swept.items() if key not in given}
-    if missing:
-        example = " ".join(f"{key}={value}" for key, value in missing.items())
+    if missing := [key for key in swept if key not in given]:
         raise PreselError(
-            f"the experiment is a sweep over {', '.join(missing)}, and this is about one run; add a value of "
-            f"each, as {example}"
+            f"the experiment is a sweep over {', '.join(missing)}, and this is about one run; give each a "
+            "value, or add hydra.mode=RUN for the defaults"
         )

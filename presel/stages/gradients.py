@@ -62,7 +62,7 @@ class GradientsStage(VectorsStage):
         Raises:
             PreselError: If LoRA has no weights in such modules.
         """
-        if not store.has(self):
+        if self.modules is not None and not store.has(self):
             from presel.models.gradients import check_modules
 
             check_modules(self.lvlm.without_weights(), self.lvlm, self.modules)
@@ -85,6 +85,7 @@ class GradientsStage(VectorsStage):
             examples,
             encoder.prompt,
             lvlm.max_length,
+            ids=self.samples.ids(store),
         )
 
         def project(batches: Batches[int]) -> Iterator[NDArray[np.float32]]:

@@ -65,7 +65,6 @@ class MultimodalFeaturesStage(VectorsStage):
             examples,
             conversations.prompt,
             self.lvlm.max_length,
-            answered=False,
         )
 
         def encode(batches: Batches[int]) -> Iterator[NDArray[np.float16]]:

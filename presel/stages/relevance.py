@@ -74,7 +74,8 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
         """The samples, longest first, scored in one pass.
 
         Raises:
-            PreselError: If a sample does not fit into memory.
+            PreselError: If a sample does not fit into memory, or has no response within the model's maximum
+                length.
         """
         from presel.models.conversations import ConversationEncoder
         from presel.models.losses import Scorer
@@ -82,7 +83,8 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
 
         encoder = ConversationEncoder(self.lvlm)
         examples = self.instructions.examples(store)
-        lengths, truncated = measure(folder, examples, partial(pair, encoder), self.lvlm.max_length)
+        ids = self.instructions.ids(store)
+        lengths, truncated = measure(folder, examples, partial(pair, encoder), self.lvlm.max_length, ids=ids)
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
             adapter = None if isinstance(self.model, Lvlm) else store.load(self.model)
@@ -119,13 +121,12 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
         """Joins the shards into one table.
 
         Raises:
-            PreselError: If a sample's responses lie beyond the model's maximum length, or its loss is not a
-                number.
+            PreselError: If a loss is not a number.
         """
         scored = shards.joined().sort_values("row", ignore_index=True)
         table = scored.drop(columns=["row", "passes"])
         table.insert(0, "id", self.instructions.ids(store))
-        check_losses(table, ["loss_with_question", "loss_without_question", "el2n"], self.lvlm)
+        check_losses(table, ["loss_with_question", "loss_without_question", "el2n"])
         self.write(folder, table)
         certain = int((table["loss_without_question"] == 0).sum())
         if certain:
@@ -143,16 +144,15 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
         }
 
 
-def check_losses(table: pd.DataFrame, losses: Sequence[str], lvlm: Lvlm) -> None:
+def check_losses(table: pd.DataFrame, losses: Sequence[str]) -> None:
     """Checks the losses of samples.
 
     Args:
         table: One row per sample: id, n_tokens, and the losses.
         losses: Their columns.
-        lvlm: The model that was scored with, or that was tuned to it.
 
     Raises:
-        PreselError: If a sample's responses lie beyond the model's maximum length, or a loss is not a number.
+        PreselError: If a loss is not a number.
     """
     if (broken := ~np.isfinite(table[list(losses)].to_numpy()).all(axis=1)).any():
         raise PreselError(

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pandas as pd
+
 from presel.console import progress
 from presel.errors import PreselError
 from presel.storage.files import atomic, checked, read_json
@@ -28,7 +30,7 @@ def measure(
     encode: Callable[["Example"], "Encoded | Pair"],
     max_length: int,
     *,
-    answered: bool = True,
+    ids: pd.Series | None = None,
 ) -> tuple[list[int], int]:
     """Measures samples as the model reads them, and prints how many are truncated at `max_length` tokens.
 
@@ -39,7 +41,7 @@ def measure(
         examples: The samples.
         encode: Encodes one.
         max_length: The maximum length that it truncates at.
-        answered: Whether every sample must have a response within that length.
+        ids: Their records' ids, if each must have a response within that length.
 
     Returns:
         Length of each sample in tokens, (n,), and how many are truncated.
@@ -53,12 +55,12 @@ def measure(
         return measured["lengths"], measured["truncated"]
     lengths, truncated = [], 0
     with progress("measuring samples", len(examples)) as advance:
-        for example in examples:
+        for number, example in enumerate(examples):
             encoded = encode(example)
-            if answered and not encoded.answered:
+            if ids is not None and not encoded.answered:
                 raise PreselError(
-                    f"{example.name}: none of its responses lies within lvlm.max_length={max_length} tokens, "
-                    "so it has no loss; raise lvlm.max_length, or leave the record out"
+                    f"record '{ids.iloc[number]}': none of its responses lies within lvlm.max_length="
+                    f"{max_length} tokens, so it has no loss; raise lvlm.max_length, or leave the record out"
                 )
             lengths.append(len(encoded.ids))
             truncated += encoded.truncated

@@ -1,6 +1,6 @@
 """Stage `model`: fine-tunes the vision-language model on instructions, reference or final."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,8 @@ class FineTuneStage(ParallelStage[T_co]):
         tune: Hyperparameters.
         seed: Seed of initial weights, batches and dropout.
         by_length: Whether the micro-batches of an optimizer step hold samples of similar length.
+        leaves_out: Whether samples without a response within the model's maximum length are left out; those
+            that are scored afterwards must have one.
     """
 
     by_length: ClassVar[bool] = True
@@ -35,6 +37,7 @@ class FineTuneStage(ParallelStage[T_co]):
     lvlm: Lvlm
     tune: Tune
     seed: int
+    leaves_out: bool = field(default=False, compare=False)
 
     def check(self, store: Store) -> None:
         """Checks model, logger and hardware.
@@ -96,6 +99,7 @@ class FineTuneStage(ParallelStage[T_co]):
                 logger=self.runtime.logger.create(folder, f"{self.label} {self.key}"),
                 make_tuner=self.make_tuner(store),
                 by_length=self.by_length,
+                leaves_out=self.leaves_out,
             )
         finally:
             self.runtime.logger.close()

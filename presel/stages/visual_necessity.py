@@ -55,6 +55,7 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
             examples,
             conversations.prompt,
             self.lvlm.max_length,
+            ids=self.instructions.ids(store),
         )
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
@@ -90,6 +91,6 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
         """
         table = shards.joined().sort_values("row", ignore_index=True).drop(columns="row")
         table.insert(0, "id", self.instructions.ids(store))
-        check_losses(table, ["loss_with_image", "loss_without_image"], self.lvlm)
+        check_losses(table, ["loss_with_image", "loss_without_image"])
         self.write(folder, table)
         return {"samples": len(table), "tokens": int(table["n_tokens"].sum()), **shards.measured}
