@@ -1,6 +1,5 @@
 """Diagnoses the pool of a run: examines images and records, plans costs, estimates times."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.tasks import Tasks
 from presel.storage.files import resumable_folder
-from presel.storage.stage import Stage, upstream
+from presel.storage.stage import Stage, key_of, upstream
 from presel.storage.store import Store
 
 Found = TypeVar("Found")
@@ -177,8 +176,7 @@ def _for_each_image(
     look = partial(function, min_side=source.min_side)
     name = f"{kind.__name__} {source.min_side} {image_fingerprint(files.images, images)}"
     # Named as results are, so that `presel store clean` finds it.
-    key = hashlib.sha256(name.encode()).hexdigest()[:16]
-    with resumable_folder(store.root / "doctor" / key) as folder:
+    with resumable_folder(store.root / "doctor" / key_of(name)) as folder:
         return for_each_image(store, folder, files.images, images, look, kind, pipeline.runtime.workers)
 
 

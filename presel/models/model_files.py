@@ -143,7 +143,9 @@ def _digest_of_tensors(file: Path) -> str:
             raise PreselError(f"{file}: its header cannot be read ({error}); get the file again") from error
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         for start, end in places:
-            for part in sorted({start, (start + end - _PART_BYTES) // 2, end - _PART_BYTES}):
-                opened.seek(8 + length + max(start, part))
+            last = max(start, end - _PART_BYTES)
+            # A small tensor is one part.
+            for part in sorted({start, (start + last) // 2, last}):
+                opened.seek(8 + length + part)
                 digest.update(opened.read(min(_PART_BYTES, end - start)))
     return digest.hexdigest()

@@ -39,10 +39,10 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
     Returns:
         One row per setting: setting, seeds, requested, requested_first and validation_samples (see
         `RunRecord`), instructions (their number), mean, mean_sd, relative, relative_sd, relative_seeds
-        (seeds that were run on the full pool too); compared with random selection
-        under the same conditions, if that was run (see `counterpart`): difference, low, high, t_low, t_high,
-        p, common_seeds, p_holm (p adjusted for the number of rows compared), seeds_won and benchmarks_won
-        (see `Comparison`); selection_seconds, tuning_seconds; compared with the full pool, if that was run:
+        (seeds that were run on the full pool too); compared with random selection under the same conditions,
+        if that was run (see `counterpart`): difference, low, high, t_low, t_high, p, common_seeds, p_holm (p
+        adjusted for the number of rows compared), seeds_won and benchmarks_won (see `Comparison`);
+        selection_seconds, tuning_seconds; compared with the full pool, if that was run:
         seconds_of_full (the sum of both times as a share of the full pool's) and prism_cost (see
         `_prism_cost`); Rel. in each published table, as published_NAME; from PreSel's Table 4
         published_selection_hours and published_tuning_hours.

@@ -32,10 +32,15 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 
-# What the key of a stage, and so the folder of its result, looks like.
+# What `key_of` gives, and so the name of a result's folder.
 KEY = re.compile("[0-9a-f]{16}")
 # Packages whose text is not part of a key: `version` stands for it.
 _VERSIONED = {"presel", *sys.stdlib_module_names}
+
+
+def key_of(text: str) -> str:
+    """The key of what a text describes: the beginning of its SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def identity(value: Any) -> Any:
@@ -155,7 +160,7 @@ class Stage(ABC, Generic[T_co]):
     def key(self) -> str:
         """Hash of the stage's name, its class and version, its settings and the keys of its inputs."""
         text = json.dumps([self.name, _class_identity(type(self)), self.settings()], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return key_of(text)
 
 
 def _stages_in(value: Any) -> Iterator[Stage[Any]]:
