@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -85,7 +86,7 @@ class GradientsStage(VectorsStage):
             examples,
             encoder.prompt,
             lvlm.max_length,
-            ids=self.samples.ids(store),
+            ids=partial(self.samples.ids, store),
         )
 
         def project(batches: Batches[int]) -> Iterator[NDArray[np.float32]]:

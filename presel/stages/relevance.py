@@ -83,7 +83,7 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
 
         encoder = ConversationEncoder(self.lvlm)
         examples = self.instructions.examples(store)
-        ids = self.instructions.ids(store)
+        ids = partial(self.instructions.ids, store)
         lengths, truncated = measure(folder, examples, partial(pair, encoder), self.lvlm.max_length, ids=ids)
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:

@@ -30,7 +30,7 @@ def measure(
     encode: Callable[["Example"], "Encoded | Pair"],
     max_length: int,
     *,
-    ids: pd.Series | None = None,
+    ids: Callable[[], pd.Series] | None = None,
 ) -> tuple[list[int], int]:
     """Measures samples as the model reads them, and prints how many are truncated at `max_length` tokens.
 
@@ -41,7 +41,7 @@ def measure(
         examples: The samples.
         encode: Encodes one.
         max_length: The maximum length that it truncates at.
-        ids: Their records' ids, if each must have a response within that length.
+        ids: Reads their records' ids, if each must have a response within that length.
 
     Returns:
         Length of each sample in tokens, (n,), and how many are truncated.
@@ -59,7 +59,7 @@ def measure(
             encoded = encode(example)
             if ids is not None and not encoded.answered:
                 raise PreselError(
-                    f"record '{ids.iloc[number]}': none of its responses lies within lvlm.max_length="
+                    f"record '{ids().iloc[number]}': none of its responses lies within lvlm.max_length="
                     f"{max_length} tokens, so it has no loss; raise lvlm.max_length, or leave the record out"
                 )
             lengths.append(len(encoded.ids))

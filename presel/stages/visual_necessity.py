@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,7 +56,7 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
             examples,
             conversations.prompt,
             self.lvlm.max_length,
-            ids=self.instructions.ids(store),
+            ids=partial(self.instructions.ids, store),
         )
 
         def score(batches: Batches[int]) -> Iterator[pd.DataFrame]:
