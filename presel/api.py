@@ -2,8 +2,10 @@
 
 import logging
 import multiprocessing
+import sys
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,6 +119,9 @@ def compose(overrides: Sequence[str] = ()) -> "DictConfig":
         overrides: As on the command line: `["strategy=random", "budget=0.05"]`. Your own options are found by
             `hydra.searchpath=[file:///FOLDER]`.
 
+    Returns:
+        The configuration, without Hydra's own; interpolations resolve when they are read.
+
     Raises:
         PreselError: If the configuration is invalid.
     """
@@ -133,6 +138,9 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
     Args:
         overrides: As on the command line, see `compose`; a sweep is a loop over calls.
 
+    Returns:
+        The record of the finished run.
+
     Raises:
         PreselError: If the configuration or the data is invalid, or a script calls it outside
             `if __name__ == "__main__":`, so that worker processes, which import the script, run it again.
@@ -144,13 +152,12 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
             "a worker process imported the script that started it, which calls presel.run there again; move "
             "what the script does under `if __name__ == '__main__':`"
         )
-    from omegaconf import OmegaConf
-
     from presel.commands.execution import execute
     from presel.console import run_log, show_messages
     from presel.instructions.secrets import check_environment
     from presel.settings.compose import composed, isolated_hydra, without_hydra
-    from presel.storage.run_folder import CONFIG, FILE
+    from presel.settings.saved import save_configuration
+    from presel.storage.run_folder import RUN_FILE
 
     config = composed(overrides, with_hydra=True)
     # The environment is the caller's own.
@@ -158,14 +165,22 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
     folder = Path(config.hydra.run.dir).absolute()
     config = without_hydra(config)
     settings = [one for one in overrides if not one.lstrip("+~").startswith("hydra")]
-    (folder / CONFIG).parent.mkdir(parents=True, exist_ok=True)
-    # Of an earlier run in the same folder, as the configuration.
-    (folder / FILE).unlink(missing_ok=True)
-    OmegaConf.save(config, folder / CONFIG)
+    if not (folder / RUN_FILE).exists():
+        save_configuration(folder, config)
     if not logging.getLogger("presel").hasHandlers():
         show_messages()
-    with isolated_hydra(), run_log(folder):
+    with isolated_hydra(), run_log(folder), _importing_from(Path.cwd()):
         return execute(config, folder, settings, settings)
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Finds own strategies there, as `presel run` does in the working directory."""
+    sys.path.append(str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 def _features(images: Sequence[Any], features: npt.ArrayLike | None) -> npt.NDArray[Any]:

@@ -30,7 +30,7 @@ COMMANDS = {
 _EXIT_CODES = """\
 exit codes:
   0    success
-  1    diff: the selections differ; store verify: results are damaged; doctor: the pool has errors
+  1    diff: the selections differ; store verify: results are damaged; doctor: the pool has faults
   2    a mistake in the settings or the data, which the message names
   3    run: paused until people or a service have written instructions; the same command continues
   130  interrupted by Ctrl-C
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="presel",
         usage="presel [-h] [--version] command …",
-        description="Pre-instruction data selection: choose the images worth instructing, first.",
+        description="Pre-instruction data selection: choose the images worth annotating, first.",
         epilog=f"commands, each with a --help of its own:\n{listing}\n\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

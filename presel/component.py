@@ -13,7 +13,14 @@ T = TypeVar("T")
 def component(kind: type[T]) -> type[T]:
     """Makes a class a frozen dataclass with keyword arguments, which pydantic checks.
 
-    An unknown argument, or one of the wrong type, stops the run at the start, before any work.
+    An unknown argument, or one of the wrong type, raises a ValidationError when the component is made, at the
+    start of a run and before any work.
+
+    Args:
+        kind: The class, with annotated fields.
+
+    Returns:
+        The dataclass.
     """
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     return dataclass(frozen=True, kw_only=True, config=config)(kind)  # type: ignore[return-value]

@@ -36,11 +36,11 @@ def instruction_relevance(
     return numerator / denominator
 
 
-Relevance: TypeAlias = Literal["ratio", "difference", "perplexity_ratio", "response_loss"]
+RelevanceScore: TypeAlias = Literal["ratio", "difference", "perplexity_ratio", "response_loss"]
 
 
 def relevance_scores(
-    loss_with_question: npt.ArrayLike, loss_without_question: npt.ArrayLike, score: Relevance = "ratio"
+    loss_with_question: npt.ArrayLike, loss_without_question: npt.ArrayLike, score: RelevanceScore = "ratio"
 ) -> npt.NDArray[np.float64]:
     """Computes the score of eq. 3 or one of its ablations; for each, a low score raises the task's weight.
 
@@ -48,7 +48,7 @@ def relevance_scores(
         loss_with_question: As in `instruction_relevance`.
         loss_without_question: As in `instruction_relevance`, but may be 0.
         score: `ratio` is eq. 3; `difference` subtracts the losses; `perplexity_ratio` divides their
-            exponentials; `response_loss` is the loss with the question alone.
+            exponentials; `response_loss` is L_{R|Q,I} itself, not compared with L_{R|I}.
 
     Returns:
         Scores, shape (n,). A `ratio` by a loss of 0 is NaN: the model is certain of the response without the
@@ -57,7 +57,7 @@ def relevance_scores(
     Raises:
         ValueError: As in `instruction_relevance`, but for losses of 0, or if the score is unknown.
     """
-    check_choice(score, "score", Relevance)
+    check_choice(score, "score", RelevanceScore)
     with_question, without_question = _losses(loss_with_question, loss_without_question)
     if score == "response_loss":
         return with_question

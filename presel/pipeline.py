@@ -311,7 +311,7 @@ class Pipeline:
 
     @cached_property
     def selection(self) -> SelectionStage:
-        """D_S, selected by the strategy from the results that it declares in `needs`."""
+        """The images that the strategy selects from the results that it declares in `needs`."""
         # Full selection ignores the budget; fixed here, so that runs of all budgets share one full model.
         budget = 1.0 if self.strategy.whole_pool else self.budget
         return SelectionStage(
@@ -343,7 +343,7 @@ class Pipeline:
     @cached_property
     def model(self) -> TuningStage:
         """The final model."""
-        return self._tuned_on(self.training_set, leaves_out=True)
+        return self._tuned_on(self.training_set, skip_unanswered=True)
 
     @cached_property
     def merged(self) -> MergedStage:
@@ -474,14 +474,14 @@ class Pipeline:
     def _scored(self, instructions: SamplesStage, model: TuningStage | Lvlm) -> RelevanceStage:
         return RelevanceStage(instructions=instructions, model=model, runtime=self.runtime)
 
-    def _tuned_on(self, instructions: SamplesStage, *, leaves_out: bool = False) -> TuningStage:
+    def _tuned_on(self, instructions: SamplesStage, *, skip_unanswered: bool = False) -> TuningStage:
         return TuningStage(
             instructions=instructions,
             lvlm=self.lvlm,
             tune=self.tuning,
             seed=self.seed,
             runtime=self.runtime,
-            leaves_out=leaves_out,
+            skip_unanswered=skip_unanswered,
         )
 
     def _evaluated(self, model: TuningStage | None, model_name: str) -> EvaluationStage:

@@ -1,7 +1,8 @@
 """Finished runs: what a run writes to its `run.json`, and reading it and the results behind it back."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from presel.settings.schema import TARGETS
 from presel.stages.pool import image_list
 from presel.storage.files import read_json, read_table, write_json
 from presel.storage.integrity import MANIFEST, check_result, read_manifest
-from presel.storage.run_folder import CONFIG, FILE
+from presel.storage.run_folder import CONFIG_FILE, RUN_FILE
 
 # Raised when the meaning of `run.json` changes.
 VERSION = 1
@@ -43,7 +44,7 @@ _NOT_SELECTING = (
     *("model", "merged", "evaluation"),
 )
 # What runs of one setting may differ in: the seed, and what leaves the result unchanged.
-NO_SETTINGS = ("seed", "until", "paths", "logger", "executor")
+NOT_COMPARED = ("seed", "until", "paths", "logger", "executor")
 # The columns of `RunRecord.summary` beside those of benchmarks.
 SUMMARY = ("strategy", "mean", "relative", "requested", "seconds")
 _REMEDY = "run the same command again, which reuses stored results"
@@ -95,7 +96,8 @@ class RunRecord:
 
     Attributes:
         version: Version of this format.
-        folder: The run's folder; not written, so that it can be moved.
+        folder: The run's folder. `run.json` has the one that it was written in, by which `load_run` finds
+            results that were moved or copied together with the run.
         strategy: Name of the selection strategy.
         seed: The run's seed.
         overrides: Settings given for this run.
@@ -129,7 +131,8 @@ class RunRecord:
 
     def write(self) -> None:
         """Writes `run.json`, atomically."""
-        write_json(self.folder / FILE, _ADAPTER.dump_python(self, exclude={"folder"}))
+        here = replace(self, folder=self.folder.absolute())
+        write_json(self.folder / RUN_FILE, _ADAPTER.dump_python(here))
 
     def result(self, role: str) -> Path:
         """Folder of a stage's result, checked against its manifest.
@@ -174,7 +177,7 @@ class RunRecord:
     @cached_property
     def config(self) -> DictConfig:
         """The run's whole configuration."""
-        file = self.folder / CONFIG
+        file = self.folder / CONFIG_FILE
         check_file(file)
         try:
             config = OmegaConf.load(file)
@@ -189,7 +192,7 @@ class RunRecord:
         """The configuration without the seed, and without what does not change the result or is not read."""
         config = OmegaConf.to_container(self.config)
         assert isinstance(config, dict)
-        for key in (*NO_SETTINGS, *self.unused):
+        for key in (*NOT_COMPARED, *self.unused):
             group, _, name = key.partition(".")
             holder = config.get(group, {}) if name else config
             holder.pop(name or group, None)
@@ -338,7 +341,7 @@ class RunRecord:
         ]
 
     @cached_property
-    def answers(self) -> dict[str, pd.Series]:
+    def answer_scores(self) -> dict[str, pd.Series]:
         """Score of every answer by benchmark, by id and turn; empty where another program evaluated."""
         file = self.result("evaluation") / "predictions.parquet"
         if not file.exists():
@@ -394,7 +397,7 @@ class RunRecord:
         while waiting:
             for source in self._stage(waiting.pop()).manifest["inputs"]:
                 if source not in roles:
-                    raise PreselError(f"{self.folder / FILE} lacks stage {source}; {_REMEDY}")
+                    raise PreselError(f"{self.folder / RUN_FILE} lacks stage {source}; {_REMEDY}")
                 if source not in found:
                     found[source] = self._stage(roles[source])
                     waiting.append(roles[source])
@@ -407,8 +410,9 @@ class RunRecord:
             raise PreselError(f"{_without(self.folder, role)}; {known}")
         if not (stage.folder / MANIFEST).exists():
             raise PreselError(
-                f"{self.folder}: the result of stage '{stage.label}' is gone from {stage.folder}; run the "
-                "same command again, which computes what is missing, or leave this run out"
+                f"{self.folder}: the result of stage '{stage.label}' is gone from {stage.folder}; if the "
+                "store was moved or copied, do the same with the run (move the whole of outputs), otherwise "
+                "run the same command again, which computes what is missing, or leave this run out"
             )
         return stage
 
@@ -439,6 +443,9 @@ _ADAPTER = TypeAdapter(RunRecord)
 def load_run(folder: str | Path) -> RunRecord:
     """Reads a finished run, one of this program's or a copy of one, whose content is checked.
 
+    A result that is not where `run.json` says is looked for where it lies if runs and store were moved or
+    copied together.
+
     Args:
         folder: The run's folder, printed at its end: `outputs/runs/DATE/TIME`, in a sweep one of the numbered
             folders inside it.
@@ -447,7 +454,7 @@ def load_run(folder: str | Path) -> RunRecord:
         PreselError: If there is no run, its `run.json` is damaged, or it is of another version.
     """
     folder = Path(folder)
-    file = folder / FILE
+    file = folder / RUN_FILE
     if not file.is_file():
         raise PreselError(
             f"{file}: there is no such file; name the folder of one run that ended without an error "
@@ -457,10 +464,43 @@ def load_run(folder: str | Path) -> RunRecord:
         content = read_json(file)
         if isinstance(content, dict) and content.get("version") != VERSION:
             raise PreselError(f"{file} was written by another version of presel; {_REMEDY}")
-        return _ADAPTER.validate_python(content | {"folder": folder})
+        # Earlier records do not say where they were written.
+        return _moved(_ADAPTER.validate_python({"folder": folder} | content), folder)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (ValueError, TypeError, RecursionError) as error:
         reason = "it holds no JSON object" if isinstance(error, TypeError) else str(error)
     raise PreselError(f"{file} is damaged ({reason}); {_REMEDY}")
+
+
+def _moved(written: RunRecord, folder: Path) -> RunRecord:
+    """A record as it is where it lies now: results that are gone are those in the same place beside the run.
+
+    Images move with a result that holds them; those in a folder of the user's own stay where they were.
+    """
+    stages = {
+        role: replace(stage, folder=_found(stage.folder, written.folder, folder))
+        for role, stage in written.stages.items()
+    }
+    images, full = written.image_folder, written.full_evaluation
+    for role, stage in written.stages.items():
+        if images.is_relative_to(stage.folder):
+            images = stages[role].folder / images.relative_to(stage.folder)
+            break
+    full = None if full is None else _found(full, written.folder, folder)
+    return replace(written, folder=folder, stages=stages, image_folder=images, full_evaluation=full)
+
+
+def _found(result: Path, before: Path, now: Path) -> Path:
+    """Where a result lies that lay at `result` when its run lay at `before`; `result` if there is none."""
+    if before == now or (result / MANIFEST).exists():
+        return result
+    apart = os.path.relpath(result, before)
+    # A run, or the folder above it, may be a link to another disk.
+    for run in (now.absolute(), now.resolve()):
+        moved = Path(os.path.normpath(run / apart))
+        # Their names are the stage and its key, which stand for the content.
+        if moved.parts[-2:] == result.parts[-2:] and (moved / MANIFEST).exists():
+            return moved
+    return result

@@ -23,7 +23,7 @@ from presel.data.llava import LlavaFiles, TaskRule
 from presel.data.sources import LlavaJson
 from presel.stages.pool import PoolStage
 from presel.storage.store import Store
-from tests.helpers import InSubprocess, Program, Result, SilentReporter, record
+from tests.helpers import InSubprocess, Program, RecordingReporter, Result, record
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
@@ -43,12 +43,12 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 
 @pytest.fixture
-def reporter() -> SilentReporter:
-    return SilentReporter()
+def reporter() -> RecordingReporter:
+    return RecordingReporter()
 
 
 @pytest.fixture
-def store(tmp_path: Path, reporter: SilentReporter) -> Store:
+def store(tmp_path: Path, reporter: RecordingReporter) -> Store:
     """A store of the test's own."""
     return Store(tmp_path / "store", reporter)
 

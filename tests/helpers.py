@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from presel.data.llava import LlavaFiles, Record, TaskNamer, TaskRule
 from presel.runs import RunRecord, load_run
 
 # Small enough that a whole run takes seconds, large enough that every task has a reference set.
@@ -130,6 +131,11 @@ def summary(folder: Path) -> pd.DataFrame:
     return pd.read_csv(file).set_index("strategy")
 
 
+def read_records(annotations: Path, rule: TaskNamer | None = None) -> list[Record]:
+    """The records of a file in which each has an image and a unique id."""
+    return LlavaFiles(annotations, annotations.parent, rule or TaskRule()).records()
+
+
 def record(number: int, task: str = "vqa", **changes: Any) -> dict[str, Any]:
     """One LLaVA-format record."""
     return {
@@ -178,8 +184,8 @@ def on_folder(folder: Path) -> list[str]:
     ]
 
 
-class SilentReporter:
-    """Remembers what became of each stage."""
+class RecordingReporter:
+    """Records which stages were computed and which reused."""
 
     def __init__(self) -> None:
         self.computed: list[str] = []

@@ -36,7 +36,7 @@ class Squares(Sharded):
     opens: bool = True
     away: bool = False
 
-    def elsewhere(self, workers: int) -> "Squares":
+    def with_workers(self, workers: int) -> "Squares":
         return replace(self, away=True)
 
     def shards(self, store: Store, folder: Path) -> TableShards[int]:

@@ -240,7 +240,7 @@ def test_a_browser_that_cannot_draw_the_map_says_so(browser: Any, view: Path) ->
     page.close()
 
 
-def test_clusters_and_ranks_are_told_as_their_strategy_means_them(opened: Open, tmp_path: Path) -> None:
+def test_clusters_and_ranks_are_reported_as_their_strategy_means_them(opened: Open, tmp_path: Path) -> None:
     ids = ["one", "two", "three"]
     columns = {"task": ["a", "b", "b"], "rank": [1, np.nan, 2]}
     spanning = chosen_run(tmp_path / "spanning", ids, [0, 2], cluster=0, **columns)

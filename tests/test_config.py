@@ -86,7 +86,7 @@ REQUIRED = {
 
 
 # Fields that are no settings, and a default that no option has.
-NO_SETTINGS = {"Llava665k": {"task_field", "task_patterns"}}  # its tasks come from folder and wording
+UNSET_FIELDS = {"Llava665k": {"task_field", "task_patterns"}}  # its tasks come from folder and wording
 NO_DEFAULTS = {("Hardware", "node_command")}  # Slurm's, which interpolates the number of nodes
 
 
@@ -116,7 +116,7 @@ def test_every_option_builds_and_its_keys_and_defaults_are_those_of_the_class(
     for kind, chosen in options.items():
         fields = {field.name: field for field in dataclasses.fields(kind)}
         for settings in chosen:
-            assert settings.keys() - {"_target_"} == fields.keys() - NO_SETTINGS.get(kind.__name__, set())
+            assert settings.keys() - {"_target_"} == fields.keys() - UNSET_FIELDS.get(kind.__name__, set())
         for name in chosen[0].keys() - {"_target_"}:
             field = fields[name]
             default = field.default if field.default_factory is MISSING else field.default_factory()
@@ -233,7 +233,7 @@ class Mistaken(Random):
     needs: ClassVar[tuple[str, ...]] = ("featurs",)
 
 
-def test_a_need_that_there_is_not_is_told_before_any_work() -> None:
+def test_a_need_that_there_is_not_is_reported_before_any_work() -> None:
     pipeline = dataclasses.replace(build(configured()), strategy=Mistaken())
     with pytest.raises(
         PreselError,

@@ -18,7 +18,7 @@ from presel.cli import main
 from presel.console import console, print_error, progress, show_messages
 from presel.console.escaping import csv_text, markdown_text, visible
 from presel.doctor.findings import Finding
-from presel.doctor.printing import _print_findings
+from presel.doctor.printing import print_findings
 from presel.report.summary import print_summary, write_summary
 
 ANY_TEXT = st.text(st.characters(codec="utf-8")) | st.text("\x1b\r\n\t=+-@\u202e\u200b|<>`[]()\\'\"a ＝;,")
@@ -105,7 +105,7 @@ def test_tables_of_results_show_names_as_they_are(tmp_path: Path, capsys: pytest
 
 
 def test_the_doctor_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_findings([Finding("warning", "[/nope]", HOSTILE, detail=HOSTILE)])
+    print_findings([Finding("warning", "[/nope]", HOSTILE, detail=HOSTILE)])
     assert capsys.readouterr().out == f"warning  [/nope]: 1\n           {SHOWN}: {SHOWN}\n"
 
 

@@ -20,7 +20,7 @@ from transformers import AutoProcessor, PreTrainedTokenizerFast
 from presel.data.prompts import IMAGE_TOKEN, TEMPLATES, Turn
 from presel.errors import PreselError
 from presel.models.assembly import assemble
-from presel.models.conversations import IGNORED, ConversationEncoder, _labels
+from presel.models.conversations import IGNORED, ConversationEncoder, response_labels
 from presel.models.lvlm import Lvlm
 from presel.models.markers import special_tokens
 from presel.models.rendering import Span
@@ -158,8 +158,8 @@ def test_labels_are_on_the_tokens_of_responses(widths: list[int], gaps: list[int
         else IGNORED
         for token, (start, stop) in zip(ids, offsets, strict=True)
     ]
-    assert _labels(ids, offsets, spans) == expected
-    assert _labels(ids[:7], offsets, spans) == expected[:7]
+    assert response_labels(ids, offsets, spans) == expected
+    assert response_labels(ids[:7], offsets, spans) == expected[:7]
 
 
 def conversation(*responses: str) -> list[Turn]:

@@ -48,7 +48,7 @@ def test_ids_that_do_not_tell_images_apart_are_refused(tmp_path: Path, ids: list
         read_selection(tmp_path)
 
 
-def test_two_runs(in_process: Program, tmp_path: Path) -> None:
+def test_diff_of_two_runs(in_process: Program, tmp_path: Path) -> None:
     in_process.succeeds("run", "-m", "strategy=random", "seed=0,1", "until=selection", *TINY)
     folders = sorted(file.parent for file in tmp_path.glob("outputs/runs/*/*/*/run.json"))
     differs = in_process("diff", *map(str, folders), "--out", "apart.csv")

@@ -19,7 +19,7 @@ from PIL import Image, ImageEnhance
 
 from presel.data.digits.scenes import Contents, render_scenes, sample, vary_scenes
 from presel.data.near_duplicates import KEYS, MAX_BITS, candidates, group_near_duplicates
-from presel.doctor.findings import of_names
+from presel.doctor.findings import of_ambiguous_names
 from tests.generation_server import Plan, running
 from tests.helpers import OWN_STORE, TINY, Program, record
 from tests.pictures import two_kinds
@@ -344,7 +344,7 @@ def test_a_page_that_cannot_be_written_costs_no_diagnosis(in_process: Program, p
 @pytest.mark.parametrize("task", ["nan", "NaN", "None", "null", "N/A"])
 def test_tasks_named_like_missing_values_are_warned_of(task: str) -> None:
     table = pd.DataFrame({"image": ["a.png", "b.png"], "task": ["nano", task]})
-    (finding,) = of_names(table)
+    (finding,) = of_ambiguous_names(table)
     assert (finding.severity, finding.where) == ("warning", f"task '{task}'")
 
 
@@ -374,8 +374,10 @@ def test_what_instructions_cost(in_process: Program, planted: Planted) -> None:
     (planted.folder / "priced.py").write_text(PRICED)
     (planted.folder / "conf" / "instructions").mkdir(parents=True)
     (planted.folder / "conf" / "instructions" / "priced.yaml").write_text("_target_: priced.Priced")
+    # Hydra's grammar takes no such name unquoted.
+    (planted.folder / "conf").rename(planted.folder / "Jörgs, conf")
     before = snapshot(planted.folder)
-    own = ["--config-dir", "conf", "instructions=priced"]
+    own = ["--config-dir", "Jörgs, conf", "instructions=priced"]
     result = in_process("doctor", *overrides(planted.folder), "budget=40", *own)
     assert "instructions: 40 images, 5 of them for the reference set" in result.stdout, result.stderr
     assert "about 40,000 tokens, cost 20.00" in " ".join(result.stdout.split())
@@ -419,7 +421,9 @@ def test_limits_that_instructions_would_pass(in_process: Program, planted: Plant
         (["until=report"], "until is report; it must be one of"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(in_process: Program, overrides: list[str], message: str) -> None:
+def test_mistakes_are_reported_in_one_sentence(
+    in_process: Program, overrides: list[str], message: str
+) -> None:
     result = in_process.refuses("doctor", *overrides)
     assert result.startswith("presel: error: ")
     assert message in result

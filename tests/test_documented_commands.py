@@ -14,9 +14,9 @@ from hydra.types import RunMode
 from omegaconf import open_dict
 
 from presel.settings.options import config_folder, config_folders
-from presel.settings.overrides import check_overrides, is_sweep, spread_over_jobs
+from presel.settings.overrides import check_overrides, is_sweep
 from presel.settings.schema import build, register
-from presel.settings.usage import drop_foreign
+from presel.settings.sweeps import drop_settings_of_other_options, spread_over_jobs
 from tests.documents import blocks
 
 ROOT = Path(__file__).parent.parent
@@ -82,5 +82,5 @@ def test_a_documented_command_composes(arguments: list[str], monkeypatch: pytest
         config = loader.load_configuration("config", job, RunMode.RUN)
         with open_dict(config):
             del config["hydra"]
-        drop_foreign(config, job, arguments)
+        drop_settings_of_other_options(config, job, arguments)
         build(config)

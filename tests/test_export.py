@@ -13,16 +13,16 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from presel.commands.diff import read_selection
 from presel.commands.export import export
 from presel.data.images import open_image
-from presel.data.llava import Record, TaskRule, read_records
+from presel.data.llava import Record
 from presel.data.prompts import IMAGE_TOKEN, TEMPLATES, chat_template
 from presel.errors import PreselError
 from presel.export.formats import WRITERS
-from presel.export.manifest import HEAD, TABLE
+from presel.export.manifest import MANIFEST_JSON, TABLE
 from presel.runs import RunRecord, load_run
 from presel.settings.errors import explain
 from presel.storage.integrity import read_manifest, write_manifest
 from presel.storage.provenance import versions
-from tests.helpers import OWN_STORE, TINY, InSubprocess, Program, last_run, record
+from tests.helpers import OWN_STORE, TINY, InSubprocess, Program, last_run, read_records, record
 
 # A provider of one's own that leaves the first image unanswered.
 SHY = """
@@ -55,12 +55,12 @@ def run_on(in_process: Program, folder: Path, *overrides: str) -> RunRecord:
 
 
 def bought(run: RunRecord) -> list[Record]:
-    return read_records(run.paths["instructions"], TaskRule())
+    return read_records(run.paths["instructions"])
 
 
 def test_the_manifest_tells_what_and_why(run: RunRecord, in_process: Program, tmp_path: Path) -> None:
     in_process.succeeds("export", str(run.folder), "--format", "manifest", "--out", "out")
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [HEAD, TABLE]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [MANIFEST_JSON, TABLE]
 
     table = pd.read_parquet(tmp_path / "out" / TABLE)
     selection = pd.read_parquet(run.paths["selection"])
@@ -71,7 +71,7 @@ def test_the_manifest_tells_what_and_why(run: RunRecord, in_process: Program, tm
         pd.testing.assert_series_equal(table[column], selected[column])
     assert table["image"].map(lambda image: (run.image_folder / image).is_file()).all()
 
-    head = json.loads((tmp_path / "out" / HEAD).read_text())
+    head = json.loads((tmp_path / "out" / MANIFEST_JSON).read_text())
     assert (head["strategy"], head["seed"], head["budget"], head["format"]) == ("presel", 3, 0.15, "manifest")
     assert (head["budget_images"], head["chosen_images"], head["pool_images"]) == (30, len(table), 200)
     assert head["image_folder"] == str(run.image_folder)
@@ -86,7 +86,7 @@ def test_the_manifest_tells_what_and_why(run: RunRecord, in_process: Program, tm
 def test_a_llava_export_is_a_pool_again(run: RunRecord, in_process: Program, tmp_path: Path) -> None:
     in_process.succeeds("export", str(run.folder), "--format", "llava", "--out", "out", "--images", "link")
     out = tmp_path / "out"
-    records = read_records(out / "train.json", TaskRule())
+    records = read_records(out / "train.json")
     assert records == bought(run)
     table = pd.read_parquet(out / TABLE)
     assert table["id"].tolist() == [record.id for record in records]
@@ -227,7 +227,7 @@ def test_images_that_got_no_instruction_are_told_apart(in_process: Program, pool
     run = run_on(in_process, pool_folder, "instructions=shy", "until=instructions", "--config-dir=conf")
     export(run, "llava", pool_folder / "out")
     table = pd.read_parquet(pool_folder / "out" / TABLE)
-    records = read_records(pool_folder / "out/train.json", TaskRule())
+    records = read_records(pool_folder / "out/train.json")
     assert len(records) == 11
     assert table["id"][table["instructed"]].tolist() == [record.id for record in records]
 
@@ -245,7 +245,7 @@ def test_only_an_earlier_export_is_replaced_and_only_by_force(run: RunRecord, tm
     with pytest.raises(PreselError, match="this exists already"):
         export(run, "manifest", out)
     export(run, "manifest", out, force=True)
-    assert sorted(file.name for file in out.iterdir()) == [HEAD, TABLE]
+    assert sorted(file.name for file in out.iterdir()) == [MANIFEST_JSON, TABLE]
 
     weights = out / "checkpoint-100/model.safetensors"
     weights.parent.mkdir()
@@ -288,7 +288,7 @@ def test_an_export_that_fails_leaves_nothing_and_the_earlier_one_as_it_was(
         result = in_process.refuses(*arguments, "--out", where)
         assert "record '0059': its text has <video>" in result
         assert sorted(pool_folder.iterdir()) == before
-    assert len(read_records(pool_folder / "out/train.json", TaskRule())) == 60
+    assert len(read_records(pool_folder / "out/train.json")) == 60
 
 
 def foreign(run: RunRecord, folder: Path, image: str) -> RunRecord:
@@ -349,7 +349,7 @@ NO_STRATEGY = NO_PATH.replace("\\u0000", "images").replace('"a"', "1")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", NO_STRATEGY, "\0", "[" * 100_000, NO_PATH])
-def test_a_damaged_run_is_told(tmp_path: Path, text: str) -> None:
+def test_a_damaged_run_is_reported(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(PreselError, match=r"run\.json is damaged \(.*run the same command again") as told:
         load_run(tmp_path)

@@ -127,7 +127,7 @@ def test_internvl_reads_every_record(tmp_path: Path, mixed: list[Record]) -> Non
             assert all(Path(entry["root"] + path).is_file() for path in paths)
 
 
-def test_llava_reads_every_record_and_lists_are_told(
+def test_llava_reads_every_record_and_lists_are_reported(
     tmp_path: Path, mixed: list[Record], caplog: pytest.LogCaptureFixture
 ) -> None:
     """By what `LazySupervisedDataset` asks of a file: a record has one path as `image`, or no such key."""

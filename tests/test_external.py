@@ -170,7 +170,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert VlmEvalKit(columns={"POPE": POPE}).scores(tmp_path) is None
 
 
-def test_an_interpreter_that_cannot_evaluate_is_told_before_any_work(tmp_path: Path) -> None:
+def test_an_interpreter_that_cannot_evaluate_is_reported_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(PreselError, match="cannot be started"):
         lmms_eval(tmp_path / "none").check()
     (tmp_path / "python").write_text("#!/bin/sh\necho 'ModuleNotFoundError: decord' >&2\nexit 1\n")
@@ -179,7 +179,7 @@ def test_an_interpreter_that_cannot_evaluate_is_told_before_any_work(tmp_path: P
         lmms_eval(tmp_path / "python").check()
 
 
-def test_a_judge_without_a_key_is_told_before_any_work(
+def test_a_judge_without_a_key_is_reported_before_any_work(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     column = LmmsColumn(task="mmvet", metric="gpt_eval_score", key_variable="SOME_KEY")

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as some
 from pydantic import ValidationError
 
-from presel.data.llava import Record, TaskRule, read_records, write_records
+from presel.data.llava import Record, write_records
 from presel.errors import PreselError
 from presel.instructions.answers import Answers
 from presel.instructions.generator import Generator, Refusal, text_of
 from presel.instructions.prompts import Prompt, Prompts, UnusableAnswer
 from presel.instructions.provider import Cost, InstructionRequest, ProviderResult
 from tests.generation_server import completion
+from tests.helpers import read_records
 
 IMAGE = InstructionRequest("7", "7.png", "vqa", "digest")
 texts = some.text(min_size=1).map(str.strip).filter(bool).filter(lambda text: "<image>" not in text)
@@ -212,7 +213,7 @@ def test_a_text_in_parts_is_joined() -> None:
         ("A bowl, I <think>", "A bowl, I <think>"),
     ],
 )
-def test_thoughts_are_no_answer(text: str, left: str) -> None:
+def test_reasoning_is_stripped_from_answers(text: str, left: str) -> None:
     assert text_of(completion(text)) == left
 
 
@@ -238,9 +239,9 @@ def test_refusals_are_not_requested_again_and_malformed_answers_are(tmp_path: Pa
             for text in said[image.id]:
                 answers.add(asks.request_digest(image), image.id, completion(text), Cost(1, 0.0))
     assert "instructions.attempts=3 to request another answer for each of the 1 images" in (
-        asks.how_to_ask_again(images)
+        asks.retry_remedy(images)
     )
-    assert asks.how_to_ask_again(images[1:]) == ""
+    assert asks.retry_remedy(images[1:]) == ""
 
 
 def test_half_a_character_is_no_text(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_half_a_character_is_no_text(tmp_path: Path) -> None:
         answers.add(asks.request_digest(IMAGE), "7", completion("A \U0001f600."), Cost(1, 0.0))
         (record,) = asks.results([IMAGE], answers).records
     write_records(tmp_path / "train.json", [record])
-    assert read_records(tmp_path / "train.json", TaskRule()) == [record]
+    assert read_records(tmp_path / "train.json") == [record]
     assert isinstance(record, Record)
 
 
@@ -263,9 +264,11 @@ def test_answers_are_found_again_under_what_was_asked(tmp_path: Path) -> None:
         answers.add("two", "8", "no JSON", Cost(30, 1.0))
         # Who only looks sees them while they are written.
         for found in (answers, Answers.read(tmp_path)):
-            assert found.to("one") == [completion("A"), completion("B")]
-            assert found.to("two") == found.to("three") == found.of("cheap") == []
-            assert found.of("dear") == [found.to("one")]
+            assert found.for_request("one") == [completion("A"), completion("B")]
+            assert (
+                found.for_request("two") == found.for_request("three") == found.of_cost_class("cheap") == []
+            )
+            assert found.of_cost_class("dear") == [found.for_request("one")]
             assert found.cost == Cost(60, 2.0)
 
 
@@ -275,7 +278,7 @@ def test_half_a_line_is_cut_off_by_who_adds_and_left_alone_by_who_looks(tmp_path
     file = tmp_path / "answers.jsonl"
     whole = file.read_bytes()
     file.write_bytes(whole + whole[:-9])
-    assert Answers.read(tmp_path).to("one") == [completion("A")]
+    assert Answers.read(tmp_path).for_request("one") == [completion("A")]
     assert file.read_bytes() == whole + whole[:-9]
     with Answers.opened(tmp_path) as answers:
         answers.add("two", "8", completion("B"), Cost(10, 0.0))
@@ -316,7 +319,7 @@ def _add_until_the_disk_is_full(folder: Path) -> None:
             answers.add("digest", "1", completion("some text"), Cost(1, 0.0))
 
 
-def test_a_full_disk_is_told_of_and_costs_no_whole_answer(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_costs_no_whole_answer(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(
         target=_add_until_the_disk_is_full, args=(tmp_path,)
     )
@@ -325,8 +328,8 @@ def test_a_full_disk_is_told_of_and_costs_no_whole_answer(tmp_path: Path) -> Non
     assert process.exitcode == 0
     size = (tmp_path / "answers.jsonl").stat().st_size
     with Answers.opened(tmp_path) as answers:
-        whole = list(answers.to("digest"))
+        whole = list(answers.for_request("digest"))
         assert whole == [completion("some text")] * len(whole)
         assert (tmp_path / "answers.jsonl").stat().st_size <= size
         answers.add("digest", "1", completion("more"), Cost(1, 0.0))
-    assert len(Answers.read(tmp_path).to("digest")) == len(whole) + 1 > 2
+    assert len(Answers.read(tmp_path).for_request("digest")) == len(whole) + 1 > 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from presel.data.llava import Record, TaskRule, read_records
+from presel.data.llava import Record
 from presel.errors import PreselError
 from presel.instructions.ledger import LEDGER
 from presel.models import gradients as module
@@ -21,7 +21,7 @@ from presel.selection.allocation import allocate_tasks
 from presel.selection.feature_rows import Features
 from presel.strategies.base import SelectionContext
 from presel.strategies.gradients import Icons, Less, Tive
-from tests.helpers import OWN_STORE, Program, last_run, on_folder, record, stage_files
+from tests.helpers import OWN_STORE, Program, last_run, on_folder, read_records, record, stage_files
 from tests.training import CPU, LVLM, tune
 
 
@@ -66,7 +66,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(picture).save(folder / "images" / f"{number:04}.png")
     (folder / "pool.json").write_text(json.dumps([record(number) for number in range(8)]))
-    records: list[Record] = read_records(folder / "pool.json", TaskRule())
+    records: list[Record] = read_records(folder / "pool.json")
     tune(records, folder / "model")
     return folder
 
@@ -330,7 +330,7 @@ def test_digits_of_the_evaluations_seed_are_refused(in_process: Program) -> None
     assert "validation.seed" in told
 
 
-def test_modules_that_the_model_lacks_are_told_before_anything_is_bought(
+def test_modules_that_the_model_lacks_are_reported_before_anything_is_bought(
     in_process: Program, pool_folder: Path
 ) -> None:
     tive = ("run", *on_folder(pool_folder), "strategy=tive", "strategy.dimension=64", "budget=0.2", OWN_STORE)
@@ -341,7 +341,7 @@ def test_modules_that_the_model_lacks_are_told_before_anything_is_bought(
     assert not (pool_folder / "outputs/store/instructions").exists()
 
 
-def test_a_response_beyond_the_maximum_length_is_told_before_any_gradient(
+def test_a_response_beyond_the_maximum_length_is_reported_before_any_gradient(
     in_process: Program, pool_folder: Path, held_out: list[str]
 ) -> None:
     records = json.loads((pool_folder / "validation.json").read_text())

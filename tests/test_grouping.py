@@ -172,7 +172,7 @@ def test_weights_need_not_be_where_scores_are_compared(tmp_path: Path) -> None:
         read_back()
 
 
-def test_tables_that_belong_to_no_run_are_told(tmp_path: Path) -> None:
+def test_tables_that_belong_to_no_run_are_reported(tmp_path: Path) -> None:
     selection = pd.DataFrame({"id": ["a", "b"], "task": "vqa", "selected": True})
     losses = pd.DataFrame({"id": ["b"], "loss_with_question": 1.0, "loss_without_question": 2.0})
 

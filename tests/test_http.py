@@ -100,7 +100,7 @@ def failure(behavior: Behavior, timeout_s: float = 30.0, scheme: str = "http") -
         (then(GZIPPED + b"\r\n\x1f\x8b\x08\x08\0\0\0\0\0\x03", b"n"), Phase.READING),
     ],
 )
-def test_what_drips_is_given_up_at_the_deadline(behavior: Behavior, phase: Phase) -> None:
+def test_slow_responses_time_out_at_the_deadline(behavior: Behavior, phase: Phase) -> None:
     failed = failure(behavior, DEADLINE_S)
     assert (failed.late, failed.phase) == (True, phase)
     assert str(failed).endswith(f"within {DEADLINE_S:g} s")

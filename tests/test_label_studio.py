@@ -17,7 +17,7 @@ from presel.instructions.provider import InstructionRequest
 from presel.storage.files import read_json, sha256, write_json
 from presel.storage.stage import identity
 from tests.helpers import OWN_STORE, Program, on_folder, stage_lines
-from tests.waiting import about_two, orders, paused, wanted
+from tests.waiting import about_two, jobs, paused, wanted
 
 Task = dict[str, Any]
 
@@ -61,10 +61,10 @@ def annotated(name: str) -> Task:
 SKIPPED = written(8, skipped=True)
 
 
-def export(order: Path, changes: Mapping[str, list[Task]] | None = None) -> list[Task]:
+def export(job: Path, changes: Mapping[str, list[Task]] | None = None) -> list[Task]:
     """Plays the annotators, who do their tasks from the last to the first."""
     exported = []
-    for number, task in enumerate(reversed(read_json(order / "tasks.json")), start=1):
+    for number, task in enumerate(reversed(read_json(job / "tasks.json")), start=1):
         name = task["data"]["uid"]
         made = (changes or {}).get(name, [annotated(name)])
         skipped = sum(annotation["was_cancelled"] for annotation in made)
@@ -84,14 +84,14 @@ def export(order: Path, changes: Mapping[str, list[Task]] | None = None) -> list
                 "project": 1,
             }
         )
-    write_json(order / "export.json", exported)
+    write_json(job / "export.json", exported)
     return exported
 
 
 def test_tasks_and_the_interface_go_together(people: LabelStudio, files: LlavaFiles, answers: Path) -> None:
     told = paused(people, wanted(files, 0, 1), files)
-    (order,) = orders(answers)
-    assert f"2 images wait for annotators in {order}" in told
+    (job,) = jobs(answers)
+    assert f"2 images wait for annotators in {job}" in told
     for words in (
         "import tasks.json",
         f"config.xml as its labeling interface and access to the images in {files.images}, annotate",
@@ -99,11 +99,11 @@ def test_tasks_and_the_interface_go_together(people: LabelStudio, files: LlavaFi
         "same command again",
     ):
         assert words in told
-    (data, _) = [task["data"] for task in read_json(order / "tasks.json")]
+    (data, _) = [task["data"] for task in read_json(job / "tasks.json")]
     assert data["uid"] == "0000"
     assert data["image"] == "/data/local-files/?d=images/0000.png"
     assert data["task"] == "vqa"
-    interface = ElementTree.parse(order / "config.xml").getroot()
+    interface = ElementTree.parse(job / "config.xml").getroot()
     assert {area.get("name") for area in interface.iter("TextArea")} == {"question", "answer"}
     assert [image.get("value") for image in interface.iter("Image")] == ["$image"]
     assert all(area.get("toName") == "image" for area in interface.iter("TextArea"))
@@ -116,10 +116,10 @@ def test_an_image_is_shown_by_the_url_one_says(files: LlavaFiles, answers: Path)
     told = paused(LabelStudio(answers=answers), images, files)
     # The tasks are written anew as long as nothing came back.
     assert paused(LabelStudio(answers=answers, image_url="https://host/{path}"), images, files) == told
-    (order,) = orders(answers)
-    assert read_json(order / "tasks.json")[0]["data"]["image"] == "https://host/a%20folder/b%26c.png"
+    (job,) = jobs(answers)
+    assert read_json(job / "tasks.json")[0]["data"]["image"] == "https://host/a%20folder/b%26c.png"
     assert "access to the images" not in paused(LabelStudio(answers=answers, image_url=None), images, files)
-    assert read_json(order / "tasks.json")[0]["data"]["image"].startswith("data:image/png;base64,iVBOR")
+    assert read_json(job / "tasks.json")[0]["data"]["image"].startswith("data:image/png;base64,iVBOR")
     shutil.copy(files.images / "0002.png", file)
     with pytest.raises(PreselError, match=r"b&c\.png: changed since the pool was checked"):
         LabelStudio(answers=answers, image_url=None).reveal(images, files)
@@ -146,12 +146,12 @@ def test_annotators_find_drafts_of_the_images_they_are_asked_about(
     images = wanted(files, 0, 1, 2)
     paused(people, images, files)
     assert "drafts for 2 of 3 images" in caplog.text
-    (order,) = orders(answers)
-    assert "Mine." not in (order / "tasks.json").read_text()
-    interface = ElementTree.parse(order / "config.xml").getroot()
+    (job,) = jobs(answers)
+    assert "Mine." not in (job / "tasks.json").read_text()
+    interface = ElementTree.parse(job / "config.xml").getroot()
     areas = {area.get("name") for area in interface.iter("TextArea")}
     found: list[dict[str, list[str]]] = []
-    for task in read_json(order / "tasks.json"):
+    for task in read_json(job / "tasks.json"):
         filled = [one for prediction in task.get("predictions", []) for one in prediction["result"]]
         assert {(one["type"], one["to_name"]) for one in filled} <= {("textarea", "image")}
         found.append({one["from_name"]: one["value"]["text"] for one in filled})
@@ -165,7 +165,7 @@ def test_annotators_find_drafts_of_the_images_they_are_asked_about(
     # What people make of them comes back as what they write themselves does.
     changed = written(question=["What is it?", "Where?"], answer=["A crate.", "Left."])
     changed["result"][1]["origin"] = "prediction-changed"
-    export(order, {"0000": [changed]})
+    export(job, {"0000": [changed]})
     records, _ = people.reveal(images, files)
     assert [turn["value"] for turn in records[0].conversations][1::2] == ["A crate.", "Left."]
     assert identity(people) == identity(LabelStudio(answers=answers))
@@ -205,20 +205,18 @@ def test_drafts_that_cannot_be_used_are_refused_before_anybody_is_asked(
 def test_the_images_of_a_record_are_shown_together(files: LlavaFiles, answers: Path) -> None:
     images = [about_two(files), *wanted(files, 2)]
     paused(LabelStudio(answers=answers), images, files)
-    (order,) = orders(answers)
-    shown = {task["data"]["uid"]: task["data"]["images"] for task in read_json(order / "tasks.json")}
+    (job,) = jobs(answers)
+    shown = {task["data"]["uid"]: task["data"]["images"] for task in read_json(job / "tasks.json")}
     assert shown == {
         "both": ["/data/local-files/?d=images/0001.png", "/data/local-files/?d=images/0000.png"],
         "0002": ["/data/local-files/?d=images/0002.png"],
     }
-    interface = ElementTree.parse(order / "config.xml").getroot()
+    interface = ElementTree.parse(job / "config.xml").getroot()
     assert [image.get("valueList") for image in interface.iter("Image")] == ["$images"]
     within = LabelStudio(answers=answers, image_url=None)
     paused(within, images, files)
-    assert all(
-        url.startswith("data:image/png") for url in read_json(order / "tasks.json")[0]["data"]["images"]
-    )
-    export(order)
+    assert all(url.startswith("data:image/png") for url in read_json(job / "tasks.json")[0]["data"]["images"])
+    export(job)
     records, _ = within.reveal(images, files)
     assert records[0].images == ("0001.png", "0000.png")
     assert records[0].conversations[0]["value"] == "<image>\n<image>\nWhat is on both?"
@@ -230,7 +228,7 @@ def test_annotations_come_back_and_are_never_asked_for_again(
 ) -> None:
     images = wanted(files, 0, 1, 2)
     paused(people, images, files)
-    (order,) = orders(answers)
+    (job,) = jobs(answers)
     dialog = written(10, question=["What is it? ", "Where?"], answer=["A box.\nOr so.", "On the left."])
     made = [
         written(11, question=["Later?"], answer=["Never read."]),
@@ -240,7 +238,7 @@ def test_annotations_come_back_and_are_never_asked_for_again(
     ]
     # Whatever order the database gives them in.
     for several in (made, made[::-1]):
-        export(order, {"0001": several})
+        export(job, {"0001": several})
         records, unanswered = people.reveal(images, files)
         assert not unanswered
         assert [record.id for record in records] == ["0000", "0001", "0002"]
@@ -259,23 +257,23 @@ def test_annotations_come_back_and_are_never_asked_for_again(
     assert dialog in [line["raw"] for line in kept]
     # A selection that holds them asks for the others alone.
     assert "1 images wait" in paused(people, wanted(files, 0, 1, 2, 3), files)
-    assert [task["data"]["uid"] for task in read_json(orders(answers)[1] / "tasks.json")] == ["0003"]
+    assert [task["data"]["uid"] for task in read_json(jobs(answers)[1] / "tasks.json")] == ["0003"]
 
 
 def test_half_done_work_is_kept_and_waited_for(people: LabelStudio, files: LlavaFiles, answers: Path) -> None:
     images = wanted(files, *range(6))
     paused(people, images, files)
-    (order,) = orders(answers)
+    (job,) = jobs(answers)
     half: dict[str, list[Task]] = {
         "0000": [],
         "0001": [written(question=["What?"])],
         "0002": [written()],
         "0003": [written(question=["<image> what?"], answer=["This."])],
     }
-    exported = export(order, half)
+    exported = export(job, half)
     # By default Label Studio leaves tasks out that nobody annotated; else they come without annotations.
     assert "'0000' (not annotated)" in paused(people, images, files)
-    write_json(order / "export.json", [task for task in exported if task["data"]["uid"] != "0000"])
+    write_json(job / "export.json", [task for task in exported if task["data"]["uid"] != "0000"])
     told = paused(people, images, files)
     assert "4 images wait for annotators" in told
     assert "import" not in told
@@ -284,7 +282,7 @@ def test_half_done_work_is_kept_and_waited_for(people: LabelStudio, files: Llava
         "'0002' (nothing written), '0003' (it contains the image token <image>"
     ) in told
     assert len((answers / "label_studio" / "answers.jsonl").read_text().splitlines()) == 2
-    export(order)
+    export(job)
     assert len(people.reveal(images, files).records) == 6
 
 
@@ -324,14 +322,14 @@ def test_odd_annotations_count_as_none(
 ) -> None:
     images = wanted(files, 0, 1)
     paused(people, images, files)
-    (order,) = orders(answers)
-    tasks = export(order)
+    (job,) = jobs(answers)
+    tasks = export(job)
     tasks[-1]["annotations"] = made
-    (order / "export.json").write_text(json.dumps(tasks))
+    (job / "export.json").write_text(json.dumps(tasks))
     assert f"the export lacks '0000' ({reason}" in paused(people, images, files)
     # Another annotation that is complete counts.
     tasks[-1]["annotations"] = [*(made or []), annotated("0000") | {"id": 99}]
-    (order / "export.json").write_text(json.dumps(tasks))
+    (job / "export.json").write_text(json.dumps(tasks))
     assert len(people.reveal(images, files).records) == 2
 
 
@@ -340,7 +338,7 @@ def test_a_starred_annotation_counts_first(
 ) -> None:
     images = wanted(files, 0, 1)
     paused(people, images, files)
-    (order,) = orders(answers)
+    (job,) = jobs(answers)
     old, new = (written(number, question=["What?"], answer=[f"{number}."]) for number in (3, 4))
     starred = {"ground_truth": True}
     half = written(2, question=["What?"]) | starred
@@ -350,7 +348,7 @@ def test_a_starred_annotation_counts_first(
         ([new | starred, old | starred], "3."),
         ([new, old, half], "3."),
     ):
-        export(order, {"0000": made})
+        export(job, {"0000": made})
         records, _ = people.reveal(images, files)
         assert records[0].conversations[1]["value"] == text
         told = " ".join(capsys.readouterr().out.split())
@@ -363,12 +361,12 @@ def test_skipped_images_are_unanswered_until_somebody_annotates_them(
 ) -> None:
     images = wanted(files, 0, 1)
     paused(people, images, files)
-    (order,) = orders(answers)
-    export(order, {"0001": [SKIPPED]})
+    (job,) = jobs(answers)
+    export(job, {"0001": [SKIPPED]})
     records, unanswered = people.reveal(images, files)
     assert [record.id for record in records] == ["0000"]
     assert unanswered == {"0001": "skipped by the annotator"}
-    export(order)
+    export(job)
     assert len(people.reveal(images, files).records) == 2
 
 
@@ -377,25 +375,25 @@ def test_nobody_is_asked_while_another_selection_waits(
 ) -> None:
     paused(people, wanted(files, 0, 1), files)
     told = paused(people, wanted(files, 1, 2), files)
-    first, second = orders(answers)
+    first, second = jobs(answers)
     assert str(first) in told
     assert str(second) in told
     assert [task["data"]["uid"] for task in read_json(second / "tasks.json")] == ["0002"]
 
 
-def test_one_project_may_hold_the_tasks_of_all_orders(
+def test_one_project_may_hold_the_tasks_of_all_jobs(
     people: LabelStudio, files: LlavaFiles, answers: Path
 ) -> None:
     paused(people, wanted(files, 0, 1), files)
-    (first,) = orders(answers)
+    (first,) = jobs(answers)
     before = export(first)
     people.reveal(wanted(files, 0, 1), files)
     told = paused(people, wanted(files, 0, 1, 2), files)
-    (second,) = set(orders(answers)) - {first}
+    (second,) = set(jobs(answers)) - {first}
     assert f"annotators in {second}; import" in told
     together = before + export(second)
-    for order in (first, second):
-        write_json(order / "export.json", together)
+    for job in (first, second):
+        write_json(job / "export.json", together)
     records, unanswered = people.reveal(wanted(files, 0, 1, 2), files)
     assert not unanswered
     assert [record.id for record in records] == ["0000", "0001", "0002"]
@@ -431,10 +429,10 @@ def test_an_export_that_does_not_belong_is_refused(
 ) -> None:
     images = wanted(files, 0, 1, 2)
     paused(people, images, files)
-    (order,) = orders(answers)
-    tasks = export(order)
+    (job,) = jobs(answers)
+    tasks = export(job)
     spoil(tasks)
-    write_json(order / "export.json", tasks)
+    write_json(job / "export.json", tasks)
     with pytest.raises(PreselError, match=message) as told:
         people.reveal(images, files)
     assert not isinstance(told.value, Paused)
@@ -472,8 +470,8 @@ def test_another_format_is_refused(
     text: str, message: str, people: LabelStudio, files: LlavaFiles, answers: Path
 ) -> None:
     paused(people, wanted(files, 0), files)
-    (order,) = orders(answers)
-    (order / "export.json").write_text(text)
+    (job,) = jobs(answers)
+    (job / "export.json").write_text(text)
     with pytest.raises(PreselError, match=message):
         people.reveal(wanted(files, 0), files)
 
@@ -486,19 +484,19 @@ def test_a_file_that_cannot_be_read_is_named(
     encoding: str | None, message: str, people: LabelStudio, files: LlavaFiles, answers: Path
 ) -> None:
     paused(people, wanted(files, 0), files)
-    (order,) = orders(answers)
+    (job,) = jobs(answers)
     if encoding:
-        (order / "export.json").write_text('[{"data": {"task": "街"}}]', encoding=encoding)
+        (job / "export.json").write_text('[{"data": {"task": "街"}}]', encoding=encoding)
     else:
-        os.mkfifo(order / "export.json")
+        os.mkfifo(job / "export.json")
     with pytest.raises(PreselError, match=message):
         people.reveal(wanted(files, 0), files)
 
 
-def test_a_broken_order_is_named(people: LabelStudio, files: LlavaFiles, answers: Path) -> None:
+def test_a_damaged_job_is_reported(people: LabelStudio, files: LlavaFiles, answers: Path) -> None:
     paused(people, wanted(files, 0), files)
-    (order,) = orders(answers)
-    (order / "job.json").write_text("[{}]")
+    (job,) = jobs(answers)
+    (job / "job.json").write_text("[{}]")
     with pytest.raises(PreselError, match=r"job\.json: .* delete its folder"):
         people.reveal(wanted(files, 0), files)
 
@@ -513,8 +511,8 @@ def test_a_run_pauses_twice_and_ends(in_process: Program, pool_folder: Path) -> 
             result = in_process(*command)
             assert result.returncode == 3, result.stderr
             assert "images wait for annotators in " in result.stderr.splitlines()[-1]
-        order = orders(answers)[-1]
-        asked.append({task["data"]["uid"] for task in export(order)})
+        job = jobs(answers)[-1]
+        asked.append({task["data"]["uid"] for task in export(job)})
     reference, selection = asked
     assert (len(reference), len(selection)) == (3, 6)
     assert not reference & selection
@@ -523,3 +521,12 @@ def test_a_run_pauses_twice_and_ends(in_process: Program, pool_folder: Path) -> 
     (train,) = [Path(line.split()[-1]) for line in result.stdout.splitlines() if "training file" in line]
     records = {record["id"]: record["conversations"][1]["value"] for record in read_json(train)}
     assert records == {name: f"A thing on {name}." for name in reference | selection}
+    # A correction is neither overlooked nor taken up unasked: what rests on the annotations would stay.
+    name = min(selection)
+    export(job, {name: [written(12, question=["What is it?"], answer=["Another thing."])]})
+    assert "annotations of 1 images have changed" in (told := in_process.refuses(*command))
+    assert f"as that of '{name}', in outputs/answers/label_studio/" in told
+    result = in_process.succeeds(*command, "instructions.revision=1")
+    (train,) = [Path(line.split()[-1]) for line in result.stdout.splitlines() if "training file" in line]
+    corrected = {record["id"]: record["conversations"][1]["value"] for record in read_json(train)}
+    assert corrected == records | {name: "Another thing."}

@@ -367,7 +367,7 @@ def test_what_gpus_or_scikit_learn_cluster_is_not_sent_to_other_machines(
 
     class Executor(LocalExecutor):
         def run(self, work: Sharded, store: Store, folder: Path, shards: Shards[Any, Any]) -> None:
-            raise Seen(shards.anywhere)
+            raise Seen(shards.device_independent)
 
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
     features = DrawnFeatures(pool=DrawnPool(n_images=400, n_tasks=4), dimension=24)

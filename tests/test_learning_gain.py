@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from presel.component import component
-from presel.data.llava import TaskRule, read_records
 from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
 from presel.runs import StageRecord
@@ -19,7 +18,7 @@ from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.storage.store import Store
 from presel.strategies.base import SelectionContext, Strategy
-from tests.helpers import Program, last_run, on_folder
+from tests.helpers import Program, last_run, on_folder, read_records
 
 
 @component
@@ -61,7 +60,7 @@ def test_every_reference_sample_is_scored_by_a_model_that_never_saw_it(
         assert losses.tolist() == held_out["loss_tuned"].tolist()
         assert Counter(held_out["task"]) == {"vqa": 4, "ocr": 2}
         tuned_on = source(source(half, "model"), "instructions")
-        seen = {record.id for record in read_records(tuned_on.folder / "train.json", TaskRule())}
+        seen = {record.id for record in read_records(tuned_on.folder / "train.json")}
         scored += losses.index.tolist()
         assert seen == set(table["id"]) - set(losses.index)
     assert sorted(scored) == sorted(table["id"])

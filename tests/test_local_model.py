@@ -209,7 +209,7 @@ def test_a_model_that_will_not_do_is_refused_before_any_work(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_told_before_any_work(writer: LocalModel, files: LlavaFiles) -> None:
+def test_a_missing_gpu_is_reported_before_any_work(writer: LocalModel, files: LlavaFiles) -> None:
     with pytest.raises(PreselError, match=r"trainer\.accelerator=gpu: there is no GPU"):
         replace(writer, accelerator="gpu").check(files, ["ocr", "vqa"])
 

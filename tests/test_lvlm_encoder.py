@@ -54,7 +54,7 @@ def test_precover_and_presel_run_on_the_models_own_features(in_process: Program,
     assert last_run(pool_folder).selection["selected"].sum() == 12
 
 
-def test_a_model_that_is_not_there_is_told_before_any_work(in_process: Program, pool_folder: Path) -> None:
+def test_a_missing_model_is_reported_before_any_work(in_process: Program, pool_folder: Path) -> None:
     run = ("run", *on_folder(pool_folder), "encoder=lvlm", "strategy=precover", "until=selection")
     assert "no model in /nowhere" in in_process.refuses(*run, "lvlm.path=/nowhere")
     assert "lvlm.template=llama_3 ends a response by" in in_process.refuses(*run, "lvlm.template=llama_3")

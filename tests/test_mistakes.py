@@ -37,6 +37,12 @@ OPENAI = ("instructions=openai", "instructions.model=any")
             ["tau=fixd"],
             "tau=fixd: there is no such option (did you mean 'fixed'?); choose one of auto, fixed",
         ),
+        (["published=nope"], "published=nope: there is no such option"),
+        (["hydra.run.dir="], "hydra.run.dir is empty; name a folder"),
+        (
+            ["hydra.searchpath=[file://my conf, ü]"],
+            """write 'hydra.searchpath=["file://my conf","ü"]'""",
+        ),
         (["experiment=nope"], "experiment=nope: there is no such option; choose one of ablation_clusters, "),
         (
             ["budget=abc"],
@@ -154,7 +160,7 @@ OPENAI = ("instructions=openai", "instructions.model=any")
         ),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence(overrides: list[str], sentence: str) -> None:
+def test_a_mistake_is_reported_in_one_sentence(overrides: list[str], sentence: str) -> None:
     told = mistake(*overrides)
     assert sentence in told
     assert "\n" not in told
@@ -328,7 +334,7 @@ def test_one_setting_has_one_name(overrides: list[str], told: str) -> None:
         (b"a: ${b c", "token recognition error"),
     ],
 )
-def test_yaml_that_cannot_be_read_is_told(tmp_path: Path, content: bytes, told: str) -> None:
+def test_yaml_that_cannot_be_read_is_reported(tmp_path: Path, content: bytes, told: str) -> None:
     (tmp_path / "strategy").mkdir()
     (tmp_path / "strategy" / "mine.yaml").write_bytes(content)
     assert told in mistake(f"hydra.searchpath=[file://{tmp_path}]", "strategy=mine")
@@ -339,3 +345,10 @@ def test_an_error_that_is_its_own_cause_is_explained() -> None:
     error = OmegaConfBaseException("wrong")
     error.__cause__ = error
     assert explain(error) == "the configuration: wrong"
+
+
+def test_an_experiment_without_its_first_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text("budget: 3\n")
+    with pytest.raises(PreselError, match="file of experiment=mine lacks the line `# @package _global_` at"):
+        presel.compose([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])

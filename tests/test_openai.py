@@ -323,7 +323,7 @@ def test_a_server_that_no_proxy_lists_is_asked_without_one(
         assert not proxy.seen()
 
 
-def test_a_proxy_that_is_none_is_told_of_without_its_password(
+def test_a_proxy_that_is_none_is_reported_without_its_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "socks5://me:secret-word@elsewhere:1")

@@ -21,7 +21,7 @@ from presel.instructions.chat_api import OpenAI
 from presel.instructions.prompts import Prompt, Prompts
 from presel.storage.files import read_json
 from tests.helpers import OWN_STORE, Program, on_folder, stage_lines
-from tests.waiting import about_two, orders, paused, wanted
+from tests.waiting import about_two, jobs, paused, wanted
 
 Line = dict[str, Any]
 PROMPTS = Prompts(
@@ -45,8 +45,8 @@ def lines(file: Path) -> list[Line]:
     return [json.loads(line) for line in file.read_bytes().splitlines()]
 
 
-def requests(order: Path) -> list[Line]:
-    return [line for file in sorted(order.glob("requests-*.jsonl")) for line in lines(file)]
+def requests(job: Path) -> list[Line]:
+    return [line for file in sorted(job.glob("requests-*.jsonl")) for line in lines(file)]
 
 
 def completed(request: Line, text: str | None = None) -> Line:
@@ -73,8 +73,8 @@ def refused(request: Line) -> Line:
     return {"id": "batch_req_1", "custom_id": request["custom_id"], "response": response, "error": None}
 
 
-def put(order: Path, back: Iterable[Line], name: str = "batch_1_output.jsonl") -> Path:
-    file = order / "answers" / name
+def put(job: Path, back: Iterable[Line], name: str = "batch_1_output.jsonl") -> Path:
+    file = job / "answers" / name
     file.write_text("".join(json.dumps(line) + "\n" for line in back))
     return file
 
@@ -104,12 +104,12 @@ def test_requests_are_written_as_the_service_takes_them(
 ) -> None:
     images = wanted(files, *range(7))
     told = paused(OpenAiBatch(model="gpt", prompts=PROMPTS, answers=answers, max_lines=3), images, files)
-    (order,) = orders(answers)
-    assert f"the requests for 7 images wait in 3 files, requests-*.jsonl in {order};" in told
+    (job,) = jobs(answers)
+    assert f"the requests for 7 images wait in 3 files, requests-*.jsonl in {job};" in told
     assert "/v1/chat/completions" in told
     assert "run the same command again" in told
-    assert [len(lines(file)) for file in sorted(order.glob("requests-*.jsonl"))] == [3, 3, 1]
-    for request, image, row in zip(requests(order), images, read_json(order / "job.json"), strict=True):
+    assert [len(lines(file)) for file in sorted(job.glob("requests-*.jsonl"))] == [3, 3, 1]
+    for request, image, row in zip(requests(job), images, read_json(job / "job.json"), strict=True):
         assert request["method"] == "POST"
         assert request["url"] == "/v1/chat/completions"
         assert request["body"]["model"] == "gpt"
@@ -126,14 +126,14 @@ def test_a_request_holds_all_images_of_a_record(
 ) -> None:
     images = [about_two(files), *wanted(files, 2)]
     paused(service, images, files)
-    (order,) = orders(answers)
-    first, second = requests(order)
+    (job,) = jobs(answers)
+    first, second = requests(job)
     *pictures, text = first["body"]["messages"][-1]["content"]
     sent = [base64.b64decode(one["image_url"]["url"].split(",")[1]) for one in pictures]
     assert sent == [(files.images / name).read_bytes() for name in ("0001.png", "0000.png")]
     assert text["type"] == "text"
     assert len(second["body"]["messages"][-1]["content"]) == 2
-    put(order, [completed(first), completed(second)])
+    put(job, [completed(first), completed(second)])
     record, _ = service.reveal(images, files).records
     assert record.images == ("0001.png", "0000.png")
     assert record.conversations[0]["value"] == "<image>\n<image>\nWhat is it?"
@@ -143,7 +143,7 @@ def test_a_request_that_fits_no_file_is_refused(files: LlavaFiles, answers: Path
     service = OpenAiBatch(model="gpt", prompts=PROMPTS, answers=answers, max_bytes=500)
     with pytest.raises(PreselError, match=r"0001\.png: a request .* instructions\.image_side"):
         service.reveal(wanted(files, 1), files)
-    assert not orders(answers)
+    assert not jobs(answers)
 
 
 def test_asking_again_before_the_answers_are_there_changes_nothing(
@@ -151,22 +151,20 @@ def test_asking_again_before_the_answers_are_there_changes_nothing(
 ) -> None:
     images = wanted(files, *range(5))
     first = paused(service, images, files)
-    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in orders(answers)[0].glob("*.*")}
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in jobs(answers)[0].glob("*.*")}
     assert paused(service, images[::-1], files) == first
-    assert len(orders(answers)) == 1
+    assert len(jobs(answers)) == 1
     assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in before}
 
 
-def test_an_order_that_was_never_finished_is_written_anew(
-    service: OpenAiBatch, files: LlavaFiles, answers: Path
-) -> None:
+def test_an_unfinished_job_is_rewritten(service: OpenAiBatch, files: LlavaFiles, answers: Path) -> None:
     paused(service, wanted(files, 1, 2), files)
-    (order,) = orders(answers)
-    (order / "job.json").unlink()
-    (order / "requests-00002.jsonl").write_text("left by other limits\n")
+    (job,) = jobs(answers)
+    (job / "job.json").unlink()
+    (job / "requests-00002.jsonl").write_text("left by other limits\n")
     paused(service, wanted(files, 1, 2), files)
-    assert orders(answers) == [order]
-    assert len(requests(order)) == 2
+    assert jobs(answers) == [job]
+    assert len(requests(job)) == 2
 
 
 def test_answers_come_back_in_any_order_and_count_once(
@@ -174,12 +172,12 @@ def test_answers_come_back_in_any_order_and_count_once(
 ) -> None:
     images = wanted(files, *range(6))
     paused(service, images, files)
-    (order,) = orders(answers)
-    back = [completed(request) for request in requests(order)]
-    expected = {row["id"]: f"the answer to {row['name'][:6]}" for row in read_json(order / "job.json")}
+    (job,) = jobs(answers)
+    back = [completed(request) for request in requests(job)]
+    expected = {row["id"]: f"the answer to {row['name'][:6]}" for row in read_json(job / "job.json")}
     random.Random(0).shuffle(back)
-    put(order, back[:2], "b.jsonl")
-    put(order, back[2:], "a.jsonl")
+    put(job, back[:2], "b.jsonl")
+    put(job, back[2:], "a.jsonl")
     for _ in range(2):
         revealed = service.reveal(images, files)
         assert texts(revealed.records) == expected
@@ -188,34 +186,34 @@ def test_answers_come_back_in_any_order_and_count_once(
         assert len(kept) == 6
         assert sum(line["money"] for line in kept) == pytest.approx(6 * (100 * 1.0 + 10 * 2.0) / 1e6)
         assert kept[0]["raw"]["choices"][0]["message"]["content"] in expected.values()
-    # Other selections have them too, without an order.
+    # Other selections have them too, without a job.
     assert texts(service.reveal(images[2:4], files).records) == dict(list(expected.items())[2:4])
-    assert len(orders(answers)) == 1
+    assert len(jobs(answers)) == 1
 
 
 Spoil = Callable[[Path, list[Line]], None]
 
 
-def from_elsewhere(order: Path, back: list[Line]) -> None:
-    put(order, [*back, {**back[0], "custom_id": "somebody-else"}])
+def from_elsewhere(job: Path, back: list[Line]) -> None:
+    put(job, [*back, {**back[0], "custom_id": "somebody-else"}])
 
 
-def twice(order: Path, back: list[Line]) -> None:
-    put(order, back, "a.jsonl")
-    put(order, back[1:3], "b.jsonl")
+def twice(job: Path, back: list[Line]) -> None:
+    put(job, back, "a.jsonl")
+    put(job, back[1:3], "b.jsonl")
 
 
-def other_ending(order: Path, back: list[Line]) -> None:
-    put(order, back, "answers.txt")
+def other_ending(job: Path, back: list[Line]) -> None:
+    put(job, back, "answers.txt")
 
 
-def the_requests(order: Path, back: list[Line]) -> None:
-    shutil.copy(order / "requests-00001.jsonl", order / "answers")
+def the_requests(job: Path, back: list[Line]) -> None:
+    shutil.copy(job / "requests-00001.jsonl", job / "answers")
 
 
-def a_pipe(order: Path, back: list[Line]) -> None:
-    put(order, back)
-    os.mkfifo(order / "answers/pipe.jsonl")
+def a_pipe(job: Path, back: list[Line]) -> None:
+    put(job, back)
+    os.mkfifo(job / "answers/pipe.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -236,16 +234,16 @@ def test_answers_that_do_not_belong_are_refused(
 ) -> None:
     images = wanted(files, 0, 1, 2, 3)
     paused(service, images, files)
-    (order,) = orders(answers)
-    spoil(order, [completed(request) for request in requests(order)])
+    (job,) = jobs(answers)
+    spoil(job, [completed(request) for request in requests(job)])
     with pytest.raises(PreselError, match=message) as told:
         service.reveal(images, files)
     assert not isinstance(told.value, Paused)
     assert not lines(answers / "answers.jsonl")
     # Nothing of it is in the way of the answers.
-    shutil.rmtree(order / "answers")
-    (order / "answers").mkdir()
-    put(order, map(completed, requests(order)))
+    shutil.rmtree(job / "answers")
+    (job / "answers").mkdir()
+    put(job, map(completed, requests(job)))
     assert len(service.reveal(images, files).records) == 4
 
 
@@ -267,21 +265,21 @@ def no_answers(name: str) -> list[bytes]:
     return [*(json.dumps(value).encode() for value in values), *malformed]
 
 
-def test_lines_that_answer_nothing_are_told_and_cost_no_answer(
+def test_lines_that_answer_nothing_are_reported_and_cost_no_answer(
     service: OpenAiBatch, files: LlavaFiles, answers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = wanted(files, 0, 1)
     paused(service, images, files)
-    (order,) = orders(answers)
-    first, second = requests(order)
+    (job,) = jobs(answers)
+    first, second = requests(job)
     useless = no_answers(second["custom_id"])
-    file = put(order, [completed(first)])
+    file = put(job, [completed(first)])
     file.write_bytes(b"\n".join([*useless[::2], file.read_bytes(), *useless[1::2]]))
     with pytest.raises(PreselError, match=r"no answer to 1 requests .* about '0001'; add the rest"):
         service.reveal(images, files)
     assert f"{len(useless)} lines answer no request and are ignored" in capsys.readouterr().out
     assert len(lines(answers / "answers.jsonl")) == 1
-    put(order, [completed(second)], "the_rest.jsonl")
+    put(job, [completed(second)], "the_rest.jsonl")
     assert len(service.reveal(images, files).records) == 2
 
 
@@ -290,10 +288,10 @@ def test_an_error_is_replaced_by_an_answer_that_comes_later(
 ) -> None:
     images = wanted(files, 0, 1)
     paused(service, images, files)
-    (order,) = orders(answers)
-    put(order, [refused(request) for request in requests(order)], "errors.jsonl")
+    (job,) = jobs(answers)
+    put(job, [refused(request) for request in requests(job)], "errors.jsonl")
     paused(service, images, files)
-    put(order, map(completed, requests(order)))
+    put(job, map(completed, requests(job)))
     for _ in range(2):
         assert len(service.reveal(images, files).records) == 2
         assert len(lines(answers / "answers.jsonl")) == 4
@@ -314,8 +312,8 @@ def test_a_content_filter_is_final(
 ) -> None:
     images = wanted(files, 0, 1)
     paused(service, images, files)
-    (order,) = orders(answers)
-    first, second = requests(order)
+    (job,) = jobs(answers)
+    first, second = requests(job)
     body = {"line": None, "body": {"error": error}, "both": {}}[where]
     response = None if body is None else {"status_code": 400, "body": body}
     line = {
@@ -323,7 +321,7 @@ def test_a_content_filter_is_final(
         "response": response,
         "error": error if where != "body" else None,
     }
-    put(order, [line, completed(second)])
+    put(job, [line, completed(second)])
     revealed = replace(service, attempts=5).reveal(images, files)
     assert revealed.unanswered == {"0000": "refused: filtered"}
     assert [line["tokens"] for line in lines(answers / "answers.jsonl")] == [0, 110]
@@ -335,8 +333,8 @@ def test_an_image_that_changed_meanwhile_is_not_written_into_requests(
     images = wanted(files, 0, 1)
     shutil.copy(files.images / "0005.png", files.images / "0000.png")
     paused(service, images, files)
-    (order,) = orders(answers)
-    put(order, map(completed, requests(order)))
+    (job,) = jobs(answers)
+    put(job, map(completed, requests(job)))
     revealed = service.reveal(images, files)
     assert list(texts(revealed.records)) == ["0001"]
     assert revealed.unanswered == {"0000": "changed since the pool was checked"}
@@ -348,11 +346,11 @@ def test_only_the_owner_can_read_requests_and_answers(
     answers.mkdir(mode=0o755)
     images = wanted(files, 0)
     paused(service, images, files)
-    (order,) = orders(answers)
-    put(order, map(completed, requests(order))).chmod(0o644)
+    (job,) = jobs(answers)
+    put(job, map(completed, requests(job))).chmod(0o644)
     (answers / "answers.jsonl").chmod(0o664)
     service.reveal(images, files)
-    private = [answers, order, order / "answers", *answers.glob("*.jsonl"), *order.glob("**/*.jsonl")]
+    private = [answers, job, job / "answers", *answers.glob("*.jsonl"), *job.glob("**/*.jsonl")]
     assert len(private) == 6
     assert {file.stat().st_mode & 0o077 for file in private} == {0}
 
@@ -362,14 +360,14 @@ def test_what_failed_or_is_malformed_is_asked_again(
 ) -> None:
     images = wanted(files, *range(5))
     paused(service, images, files)
-    (first,) = orders(answers)
+    (first,) = jobs(answers)
     fine, late, malformed, wrong, declined = requests(first)
     put(first, [completed(fine), completed(malformed, "NO!"), completed(declined, "I'm sorry, no.")])
     put(first, [expired(late), refused(wrong)], "errors.jsonl")
     told = paused(service, images, files)
     assert "3 are requested again: '0001' (batch_expired), '0002' (does not match" in told
     assert "'0003' (error: {'message': 'max_tokens is too large'" in told
-    _, second = orders(answers)
+    _, second = jobs(answers)
     assert [row["id"] for row in read_json(second / "job.json")] == ["0001", "0002", "0003"]
     late, malformed, wrong = requests(second)
     put(second, map(completed, [late, malformed]))
@@ -389,7 +387,7 @@ def test_missing_answers_are_refused_by_name_and_nothing_is_lost(
 ) -> None:
     images = wanted(files, *range(6))
     paused(service, images, files)
-    (first,) = orders(answers)
+    (first,) = jobs(answers)
     put(first, map(completed, requests(first)[:3]))
     for _ in range(2):
         with pytest.raises(
@@ -398,14 +396,14 @@ def test_missing_answers_are_refused_by_name_and_nothing_is_lost(
             service.reveal(images, files)
         assert not isinstance(told.value, Paused)
         assert len(lines(answers / "answers.jsonl")) == 3
-        assert orders(answers) == [first]
+        assert jobs(answers) == [first]
     put(first, map(completed, requests(first)[3:5]), "more.jsonl")
     with pytest.raises(PreselError, match="about '0005'; add"):
         service.reveal(images, files)
-    # Whoever gives up what is missing orders it anew, and nothing else.
+    # Whoever gives up what is missing asks for it again, and nothing else.
     shutil.rmtree(first)
     paused(service, images, files)
-    (second,) = orders(answers)
+    (second,) = jobs(answers)
     put(second, map(completed, requests(second)))
     assert len(requests(second)) == 1
     assert len(service.reveal(images, files).records) == 6
@@ -416,8 +414,8 @@ def test_how_an_image_is_shown_decides_and_the_way_it_is_sent_does_not(
 ) -> None:
     images = wanted(files, 0, 1)
     paused(service, images, files)
-    (order,) = orders(answers)
-    put(order, map(completed, requests(order)))
+    (job,) = jobs(answers)
+    put(job, map(completed, requests(job)))
     revealed = service.reveal(images, files)
     online = OpenAI(
         model="gpt",
@@ -430,7 +428,7 @@ def test_how_an_image_is_shown_decides_and_the_way_it_is_sent_does_not(
     assert online.reveal(images, files) == revealed
     assert online.estimate({"cats": 1}) == service.estimate({"cats": 1})._replace(money=0.0)
     paused(replace(service, image_side=2), images, files)
-    assert len(orders(answers)) == 2
+    assert len(jobs(answers)) == 2
 
 
 def test_an_answer_that_no_file_can_hold_is_malformed(files: LlavaFiles, answers: Path) -> None:
@@ -438,39 +436,39 @@ def test_an_answer_that_no_file_can_hold_is_malformed(files: LlavaFiles, answers
     service = OpenAiBatch(model="gpt", prompts=prompts, answers=answers, attempts=1)
     images = wanted(files, 0, 1)
     paused(service, images, files)
-    (order,) = orders(answers)
-    first, second = requests(order)
-    put(order, [completed(first, "half an emoji: \ud83d"), completed(second, "a whole one: \U0001f600")])
+    (job,) = jobs(answers)
+    first, second = requests(job)
+    put(job, [completed(first, "half an emoji: \ud83d"), completed(second, "a whole one: \U0001f600")])
     for _ in range(2):
         revealed = service.reveal(images, files)
         assert texts(revealed.records) == {"0001": "a whole one: \U0001f600"}
         assert "half of a surrogate pair" in revealed.unanswered["0000"]
 
 
-def test_answers_outlive_the_order_that_they_were_to(
+def test_answers_survive_deletion_of_their_job(
     service: OpenAiBatch, files: LlavaFiles, answers: Path
 ) -> None:
     images = wanted(files, 0, 1)
     paused(service, images, files)
-    (order,) = orders(answers)
-    put(order, [completed(request, "NO!") for request in requests(order)])
+    (job,) = jobs(answers)
+    put(job, [completed(request, "NO!") for request in requests(job)])
     paused(service, images, files)
-    for folder in orders(answers):
+    for folder in jobs(answers):
         shutil.rmtree(folder)
     paused(service, images, files)
-    (order,) = orders(answers)
-    put(order, map(completed, requests(order)))
+    (job,) = jobs(answers)
+    put(job, map(completed, requests(job)))
     assert len(service.reveal(images, files).records) == 2
 
 
-def test_a_file_that_is_still_out_is_waited_for(files: LlavaFiles, answers: Path) -> None:
+def test_a_missing_answer_file_pauses_the_run(files: LlavaFiles, answers: Path) -> None:
     service = OpenAiBatch(model="gpt", prompts=PROMPTS, answers=answers, max_lines=2)
     images = wanted(files, 0, 1, 2, 3)
     paused(service, images, files)
-    (order,) = orders(answers)
-    put(order, map(completed, lines(order / "requests-00001.jsonl")))
+    (job,) = jobs(answers)
+    put(job, map(completed, lines(job / "requests-00001.jsonl")))
     assert "the requests for 2 images wait in 1 files" in paused(service, images, files)
-    assert orders(answers) == [order]
+    assert jobs(answers) == [job]
 
 
 def test_no_image_is_asked_about_while_another_selection_waits_for_it(
@@ -478,7 +476,7 @@ def test_no_image_is_asked_about_while_another_selection_waits_for_it(
 ) -> None:
     paused(service, wanted(files, 0, 1, 2), files)
     paused(service, wanted(files, 2, 3), files)
-    first, second = orders(answers)
+    first, second = jobs(answers)
     assert [row["id"] for row in read_json(second / "job.json")] == ["0003"]
     put(first, map(completed, requests(first)))
     put(second, map(completed, requests(second)))
@@ -501,9 +499,9 @@ def test_a_run_pauses_twice_and_ends(in_process: Program, pool_folder: Path) -> 
         result = in_process(*command)
         assert result.returncode == 3, result.stderr
         assert result.stderr.splitlines()[-1].startswith("presel: paused: the requests for ")
-        order = orders(answers)[-1]
-        asked.append({row["id"] for row in read_json(order / "job.json")})
-        put(order, map(completed, requests(order)))
+        job = jobs(answers)[-1]
+        asked.append({row["id"] for row in read_json(job / "job.json")})
+        put(job, map(completed, requests(job)))
     reference, selection = asked
     assert len(reference) == 3
     assert len(selection) == 6

@@ -107,7 +107,9 @@ def test_the_cap_learns_what_images_cost(tmp_path: Path) -> None:
         (None, None, None, False),
     ],
 )
-def test_usage(tmp_path: Path, usage: Any, prompt: int | None, answer: int | None, counted: bool) -> None:
+def test_token_usage_is_parsed(
+    tmp_path: Path, usage: Any, prompt: int | None, answer: int | None, counted: bool
+) -> None:
     asks = provider(Running("http://localhost/v1", tmp_path), tmp_path)
     found = asks.usage("vqa", {"choices": [], "usage": usage})
     assert found.counted == counted
@@ -206,7 +208,7 @@ def test_a_cap_counts_what_is_in_flight_at_what_it_may_cost(tmp_path: Path) -> N
         assert sum(line["tokens"] for line in kept(tmp_path)) <= 3000
 
 
-def test_cost_is_foretold_by_the_prompt_and_then_by_answers(tmp_path: Path) -> None:
+def test_cost_is_estimated_from_the_prompt_then_from_answers(tmp_path: Path) -> None:
     with running(tmp_path, Plan(script=["empty", "answer"])) as server:
         asks = provider(
             server,

@@ -98,7 +98,7 @@ def test_of_every_source_a_sample_can_be_used(
     assert sizes.max() <= 15
 
 
-def test_a_strategy_that_leaves_budget_is_told(in_process: Program, tmp_path: Path) -> None:
+def test_a_strategy_that_leaves_budget_is_reported(in_process: Program, tmp_path: Path) -> None:
     """TypiClust leaves out small clusters, and 30 clusters of 40 images are small."""
     run = in_process.succeeds(
         *("run", *as_folder(tmp_path), *SELECT, "budget=30"),
@@ -109,7 +109,7 @@ def test_a_strategy_that_leaves_budget_is_told(in_process: Program, tmp_path: Pa
     assert f"strategy=typiclust chose {chosen} images where the budget is 30" in run.stdout + run.stderr
 
 
-def test_unusable_images_are_told_by_every_run(in_process: Program, tmp_path: Path) -> None:
+def test_unusable_images_are_reported_by_every_run(in_process: Program, tmp_path: Path) -> None:
     pool = [*as_folder(tmp_path), "pool.max_rejected_share=0.1"]
     broken = next((tmp_path / "images/cats").iterdir())
     broken.write_bytes(broken.read_bytes()[:100])
@@ -164,7 +164,7 @@ def test_the_doctor_unpacks_archives_once_for_the_run_too(in_process: Program, t
 
 
 @pytest.mark.parametrize("returned", [None, ["a"], pd.DataFrame({"name": ["a"]})])
-def test_a_strategy_that_returns_no_table_is_told(
+def test_a_strategy_that_returns_no_table_is_reported(
     returned: Any, store: Store, pool: PoolStage, tmp_path: Path
 ) -> None:
     @component
@@ -215,7 +215,7 @@ def test_presel_clusters_the_discovered_tasks_and_names_them_in_the_training_fil
     assert stage_lines(result.stdout)["clusters"] == "computed"
 
 
-def test_who_writes_the_instructions_of_mere_images_must_be_told(in_process: Program, tmp_path: Path) -> None:
+def test_mere_images_need_a_provider_of_instructions(in_process: Program, tmp_path: Path) -> None:
     pool = as_folder(tmp_path)
     result = in_process("run", *pool, "until=instructions", "executor.workers=0")
     refused(result, "this pool has images and no instructions; choose who writes them")

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from presel.data.llava import TaskRule, read_records
 from presel.evaluation.metrics import cider
 from presel.models.lvlm import Lvlm
 from presel.storage.integrity import MANIFEST
@@ -28,6 +27,7 @@ from tests.helpers import (
     environment,
     last_run,
     on_folder,
+    read_records,
     stage_files,
     stage_lines,
     summary,
@@ -112,8 +112,8 @@ def test_a_pool_of_ones_own_ends_with_a_training_file_and_scores(
 ) -> None:
     in_process.succeeds("run", *on_folder(pool_folder), "budget=12")
     training_file = last_run(pool_folder).stages["instructions"].folder / "train.json"
-    records = read_records(training_file, TaskRule())
-    originals = {record.id: record for record in read_records(pool_folder / "pool.json", TaskRule())}
+    records = read_records(training_file)
+    originals = {record.id: record for record in read_records(pool_folder / "pool.json")}
     assert len(records) == 12
     assert all(originals[record.id] == record for record in records)
     table = pd.read_parquet(last_run(pool_folder).stages["selection"].folder / "selection.parquet")

@@ -11,7 +11,7 @@ from hypothesis import given as drawn
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from presel.importance import Relevance
+from presel.importance import RelevanceScore
 from presel.selection.distinct import distinct_ranks
 from presel.selection.feature_rows import Features
 from presel.strategies.base import SelectionContext
@@ -78,7 +78,7 @@ def test_a_task_without_answers_scores_as_one_whose_questions_do_nothing() -> No
         loss_with_question=[0.7] * 10 + [0.9] * 10, loss_without_question=0.9
     )
     seen = replace(known, results=known.results | {"relevance": answered})
-    for score in get_args(Relevance):
+    for score in get_args(RelevanceScore):
         weights = PreSel(score=score).weights(seen)
         # The mean of two scores has the geometric mean of their weights.
         by_mean = (weights["count"] * weights["read"]) ** 0.5

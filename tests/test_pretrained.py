@@ -73,7 +73,7 @@ def test_a_model_that_needs_code_of_its_own_is_refused_before_any_work(
     assert not (tmp_path / "ran").exists()
 
 
-def test_so_is_a_processor_that_needs_code_of_its_own(copy: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_processor_with_remote_code_is_refused(copy: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copy("digit_dinov2")
     own = {"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.Processor"}}
     change(folder / "preprocessor_config.json", **own)
@@ -143,7 +143,7 @@ def test_a_damaged_configuration_is_named(content: str, copy: Callable[[str], Pa
         ("preprocessor_config.json", {"image_std": [float("nan")] * 3}, "NaN or infinite"),
     ],
 )
-def test_settings_that_do_not_fit_are_told_before_an_image_is_read(
+def test_settings_that_do_not_fit_are_reported_before_an_image_is_read(
     file: str, settings: dict[str, Any], message: str, copy: Callable[[str], Path]
 ) -> None:
     folder = copy("digit_dinov2")

@@ -151,7 +151,7 @@ def test_a_shard_that_ends_every_worker_is_named(
     assert "raylet" not in "".join(capfd.readouterr())
 
 
-def test_a_mistake_of_the_user_is_told_at_once(tmp_path: Path) -> None:
+def test_a_mistake_of_the_user_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(PreselError, match=r"^number 3 is odd; leave it out$"):
         squares(on_ray(tmp_path), Squares(count=4, mistakes=[3]))
     assert computed(tmp_path / "ray" / "work")[3] == 1
@@ -193,7 +193,7 @@ def test_a_node_that_does_not_see_the_store_says_so(tmp_path: Path) -> None:
     assert f"does not see {tmp_path}/absent; the store, the images and the folder" in fault
 
 
-def test_room_that_there_is_not_is_told_with_what_there_is(tmp_path: Path) -> None:
+def test_room_that_there_is_not_is_reported_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(PreselError) as caught:
         squares(on_ray(tmp_path, cpus=4096, memory_gb=2.5), Squares(count=2))
     told = str(caught.value)

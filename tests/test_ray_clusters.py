@@ -139,7 +139,7 @@ def test_a_node_that_is_removed_costs_its_shard_alone(noise: Path, three_nodes: 
     assert seen.items() <= after.items()
 
 
-def test_no_room_is_told_within_a_minute(tmp_path: Path, three_nodes: Cluster) -> None:
+def test_no_room_is_reported_within_a_minute(tmp_path: Path, three_nodes: Cluster) -> None:
     store = Store(tmp_path, executor=RayExecutor(address=three_nodes.address, cpus=2))
     with pytest.raises(PreselError) as caught:
         store.executor.compute(Squares(count=2), store, tmp_path / "work")

@@ -13,8 +13,10 @@ import torch
 from presel.component import component
 from presel.data.listing import PoolFiles
 from presel.data.llava import read_training_file
+from presel.data.prompts import Turn
 from presel.data.sources import LlavaJson
 from presel.distributed.runtime import Runtime
+from presel.errors import PreselError
 from presel.evaluation.benchmarks import LlavaBenchmarks
 from presel.instructions.annotations import Annotations
 from presel.instructions.ledger import LEDGER
@@ -173,6 +175,22 @@ def test_instructions_are_written_about_all_images_of_a_record(pool_folder: Path
         "<image>\nWhich?",
         "<image>\n<image>\n<image>\nWhich?",
     ]
+
+
+@component
+class Forgetful(InstructionProvider):
+    """Writes questions without their images."""
+
+    def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
+        turns: list[Turn] = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]
+        return ProviderResult([one.record(turns) for one in requests], {})
+
+
+def test_what_a_provider_writes_is_checked(pool_folder: Path, store: Store) -> None:
+    pool = pool_of(pool_folder)
+    stage = InstructionsStage(pool=pool, chosen=pool, provider=Forgetful(), purpose="all")
+    with pytest.raises(PreselError, match=r"Forgetful gave image '0000' a record where .* no <image> in any"):
+        store.ensure(stage)
 
 
 def test_a_question_shows_the_images_named_up_to_it(pool_folder: Path, store: Store) -> None:

@@ -219,7 +219,7 @@ def test_all_processes_decide_on_the_same_samples(
     assert set(scorer.passes(short).tolist()) == {2}
 
 
-def test_why_a_model_takes_two_passes_is_told(
+def test_why_a_model_takes_two_passes_is_reported(
     model: PreTrainedModel,
     encoder: ConversationEncoder,
     mixed: list[Example],

@@ -52,7 +52,7 @@ def test_labeled_samples_outside_the_pool_stand_in_the_row(tmp_path: Path) -> No
     assert not any("Labeled" in note for note in notes_on(by_setting(runs[1:]), table[1:], []))
 
 
-def test_text_that_is_tuned_on_besides_is_told(tmp_path: Path) -> None:
+def test_text_that_is_tuned_on_besides_is_reported(tmp_path: Path) -> None:
     runs = [tuned(tmp_path, "icons"), tuned(tmp_path, "tive")]
     runs[1].stages["text_only"] = finished(tmp_path / "text", samples=9)
     notes = [notes_on(by_setting(shown), results(by_setting(shown), []), []) for shown in (runs, runs[:1])]
@@ -74,7 +74,7 @@ def test_the_cost_measure_by_hand(tmp_path: Path) -> None:
     assert results(by_setting(runs[:2]), [])["prism_cost"].isna().all()
 
 
-def test_why_there_is_no_relative_score_is_told(tmp_path: Path) -> None:
+def test_why_there_is_no_relative_score_is_reported(tmp_path: Path) -> None:
     runs = [tuned(tmp_path, "presel", score=0.4), tuned(tmp_path, "full", budget=20, score=0.0)]
     for count, told in ((1, "there are no runs of strategy=full"), (2, "the full pool's model scores 0 on ")):
         groups = by_setting(runs[:count])
@@ -82,7 +82,7 @@ def test_why_there_is_no_relative_score_is_told(tmp_path: Path) -> None:
         assert told in note
 
 
-def test_rows_with_fewer_seeds_than_random_are_told(tmp_path: Path) -> None:
+def test_rows_with_fewer_seeds_than_random_are_reported(tmp_path: Path) -> None:
     seeds = {
         "random": range(7),
         "presel": range(7),
@@ -186,7 +186,7 @@ def test_the_report_of_a_sweep(program: Program, in_process: Program, tmp_path: 
     # The comparison with random selection is what one sees first; a curve of one point is left out.
     assert re.search(r'<thead><tr><th scope="col">setting</th><th scope="col">against random</th>', page)
     assert "3 settings on a pool of 200 images, seeds 0, 1." in page
-    assert "So few seeds cannot tell from chance how these differ from random selection: presel" in page
+    assert "Too few seeds to test these differences from random selection: presel" in page
     assert "Score against cost" in page
     assert "Score against budget" not in page
     assert 'id="map-data"' in page

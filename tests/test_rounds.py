@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presel.component import component
-from presel.data.llava import TaskRule, read_records
 from presel.errors import PreselError
 from presel.instructions.ledger import LEDGER
 from presel.storage.integrity import MANIFEST
@@ -31,6 +30,7 @@ from tests.helpers import (
     environment,
     last_run,
     on_folder,
+    read_records,
     runs,
     stage_lines,
     summary,
@@ -93,7 +93,7 @@ def test_a_run_buys_tunes_and_scores_round_by_round(in_process: Program, tmp_pat
         "round_2.before": keys["reference_model"],
         "round_2.after": keys["round_1.model"],
     }
-    trained = read_records(record.result("round_1.training_set") / "train.json", TaskRule())
+    trained = read_records(record.result("round_1.training_set") / "train.json")
     assert {one.id for one in trained} == set(final.index[final.isin(["reference", "round 1"])])
 
     table = record.selection.set_index("id")

@@ -107,16 +107,47 @@ def test_runs_in_one_process_share_the_store_with_the_command_line(
         _ = first.scores
 
 
-def test_a_failed_run_is_not_taken_for_an_earlier_one_in_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_unfinished_run_is_not_taken_for_an_earlier_one_in_its_folder(
+    in_process: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = presel.run([*SELECT, "hydra.run.dir=here"])
     assert [one for one in run.overrides if "hydra" in one] == []
+    # What is refused before any work changes nothing.
     with pytest.raises(presel.PreselError, match="nowhere"):
         presel.run(["pool=image_folder", "pool.images=nowhere", "until=selection", "hydra.run.dir=here"])
+    in_process.refuses("run", *SELECT, "hydra.run.dir=here", "budget=5000")
+    in_process.refuses("run", *SELECT, "hydra.run.dir=here", "until=lunch")
+    assert presel.load_run(run.folder) == run
+    assert presel.load_run("here").config == run.config
+    with pytest.raises(presel.Paused):
+        presel.run([*SELECT, "hydra.run.dir=here", "instructions=label_studio", "until=instructions"])
     with pytest.raises(presel.PreselError, match="here"):
         presel.load_run("here")
+
+
+def test_own_strategies_are_found_in_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from presel.component import component\nfrom presel.strategies.random import Random\n\n\n"
+        "@component\nclass Mine(Random):\n    pass\n"
+    )
+    (tmp_path / "scripts").mkdir()
+    settings = [*SELECT, "strategy._target_=mine.Mine"]
+    (tmp_path / "scripts/one.py").write_text(f"import presel\nprint(presel.run({settings}).strategy)\n")
+    ended = subprocess.run(
+        [sys.executable, "scripts/one.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert ended.stdout.splitlines()[-1] == "mine"
+
+
+def test_overrides_are_text() -> None:
+    with pytest.raises(presel.PreselError, match=r"override PosixPath\('x'\) is no text; write 'key=value'"):
+        presel.compose([Path("x")])  # type: ignore[list-item]
 
 
 def test_a_sweep_is_not_taken_for_one_run() -> None:

@@ -10,7 +10,6 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 
-from presel.data.llava import TaskRule, read_records
 from presel.importance import instruction_relevance
 from presel.instructions.ledger import LEDGER
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
@@ -24,7 +23,7 @@ from presel.storage.integrity import MANIFEST
 from presel.strategies import self_filter
 from presel.strategies.base import SelectionContext
 from presel.strategies.self_filter import SelfFilter, pick_difficult
-from tests.helpers import Program, on_folder, stage_files
+from tests.helpers import Program, on_folder, read_records, stage_files
 from tests.selection.mixtures import mixture
 from tests.training import LVLM, PowerCut, settings, tune
 
@@ -90,7 +89,7 @@ def test_one_optimizer_trains_all_with_a_rate_for_the_net() -> None:
 
 
 def test_an_interrupted_training_ends_with_the_same_net(pool_folder: Path) -> None:
-    records = read_records(pool_folder / "pool.json", TaskRule())[:24]
+    records = read_records(pool_folder / "pool.json")[:24]
     # 24 samples, 2 a batch, 2 batches a step: 6 steps an epoch, of which the second is cut off at its fourth.
     recipe = settings(epochs=2, lora_dropout=0.1)
 

@@ -35,7 +35,7 @@ from presel.storage.files import (
 from presel.storage.integrity import MANIFEST, DamagedResult, check_result, result_files
 from presel.storage.stage import Stage, fields_identity, upstream
 from presel.storage.store import Store
-from tests.helpers import SilentReporter
+from tests.helpers import RecordingReporter
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class Steps(Stage[list[int]]):
         return [read_json(folder / f"{step}.json") for step in range(20)]
 
 
-def test_a_result_is_computed_once_and_then_reused(store: Store, reporter: SilentReporter) -> None:
+def test_a_result_is_computed_once_and_then_reused(store: Store, reporter: RecordingReporter) -> None:
     stage = Sum({"a": Number(1), "b": Number(2)}, offset=10)
     assert store.load(stage) == 13
-    again = SilentReporter()
+    again = RecordingReporter()
     assert Store(store.root, again).load(Sum({"a": Number(1), "b": Number(2)}, offset=10)) == 13
     assert reporter.computed == ["number", "number", "sum"]
     assert again.reused == ["number", "number", "sum"]
@@ -183,11 +183,11 @@ def test_a_damaged_result_is_not_read(store: Store, damage: str) -> None:
     folder = store.ensure(Number(5))
     DAMAGE[damage](folder / "number.json")
     with pytest.raises(PreselError, match="stage 'number': ") as told:
-        Store(store.root, SilentReporter()).load(Number(5))
+        Store(store.root, RecordingReporter()).load(Number(5))
     assert f"{folder}/number.json" in str(told.value)
     shutil.rmtree(folder)
     assert f"delete {folder}, then run the same command again" in str(told.value)
-    assert Store(store.root, SilentReporter()).load(Number(5)) == 5
+    assert Store(store.root, RecordingReporter()).load(Number(5)) == 5
 
 
 def test_presence_and_size_are_checked_of_all_that_a_reused_result_rests_on(store: Store) -> None:
@@ -195,23 +195,23 @@ def test_presence_and_size_are_checked_of_all_that_a_reused_result_rests_on(stor
     store.ensure(total)
     (store.folder(Number(1)) / "number.json").unlink()
     with pytest.raises(PreselError, match=r"number\.json is missing; delete"):
-        Store(store.root, SilentReporter()).ensure(total)
+        Store(store.root, RecordingReporter()).ensure(total)
     # What is gone as a whole is not missed.
     shutil.rmtree(store.folder(Number(1)))
-    assert Store(store.root, SilentReporter()).load(total) == 1
+    assert Store(store.root, RecordingReporter()).load(total) == 1
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"files": 1}', "[" * 100_000, "\0", "\udcff"])
-def test_a_manifest_that_is_none_is_told(store: Store, text: str) -> None:
+def test_a_manifest_that_is_none_is_reported(store: Store, text: str) -> None:
     manifest = store.ensure(Number(5)) / MANIFEST
     manifest.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(PreselError, match=r"stage 'number': .*manifest\.json is damaged, or of an earlier"):
-        Store(store.root, SilentReporter()).load(Number(5))
+        Store(store.root, RecordingReporter()).load(Number(5))
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Store(tmp_path_factory.mktemp("store"), SilentReporter()).ensure(Number(5))
+    return Store(tmp_path_factory.mktemp("store"), RecordingReporter()).ensure(Number(5))
 
 
 @given(st.sampled_from([MANIFEST, "number.json"]), st.integers(0, 10_000), st.integers(0, 7))
@@ -314,7 +314,7 @@ def test_what_a_killed_writer_left_is_gone_once_the_result_is_there(store: Store
     assert sorted(file.name for file in folder.iterdir()) == [MANIFEST, "number.json"]
 
 
-def test_too_little_free_space_stops_before_any_work(tmp_path: Path, reporter: SilentReporter) -> None:
+def test_too_little_free_space_stops_before_any_work(tmp_path: Path, reporter: RecordingReporter) -> None:
     with pytest.raises(PreselError, match=r"paths\.min_free_gb asks for 1e\+09"):
         Store(tmp_path, reporter, min_free_gb=1e9).ensure(Number(1))
     assert not reporter.computed
@@ -364,7 +364,7 @@ def test_json_holds_names_of_files_that_are_no_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"PAR1", b"\x93NUMPY\x09\x00", b"\x93NUMPY\x01\x00v\x00{"])
-def test_a_shard_that_cannot_be_read_is_told(tmp_path: Path, text: bytes) -> None:
+def test_a_shard_that_cannot_be_read_is_reported(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "part-00000"
     path.write_bytes(text)
     for read in (read_table, map_array):
@@ -378,7 +378,7 @@ def test_a_shard_that_cannot_be_read_is_told(tmp_path: Path, text: bytes) -> Non
         map_array(path)
 
 
-def test_a_shard_with_a_flipped_bit_is_told(tmp_path: Path) -> None:
+def test_a_shard_with_a_flipped_bit_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "part-00000.npy"
     write_array(path, np.zeros(4), with_digest=True)
     written = path.read_bytes()
@@ -418,4 +418,4 @@ def test_files_have_the_users_mode_unless_they_are_private(tmp_path: Path, priva
 
 
 def _ensure_steps(root: Path) -> None:
-    Store(root, SilentReporter()).ensure(Steps())
+    Store(root, RecordingReporter()).ensure(Steps())

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -38,7 +39,7 @@ def test_jobs_side_by_side_compute_every_stage_once(program: Program, tmp_path: 
     ("sbatch", "told"),
     [(None, "Could not detect"), ("echo 'invalid partition: gpu' >&2; exit 1", "invalid partition: gpu")],
 )
-def test_what_slurm_refuses_is_told_in_one_sentence(
+def test_what_slurm_refuses_is_reported_in_one_sentence(
     in_process: Program, tmp_path: Path, sbatch: str | None, told: str
 ) -> None:
     for name in ("sbatch", "srun") if sbatch else ():
@@ -66,6 +67,18 @@ def test_a_search_without_scores_is_refused(in_process: Program) -> None:
     result = in_process("run", "experiment=search", "until=selection")
     assert result.returncode == 2
     assert "until=selection: a search needs scores; set until=evaluation" in result.stderr
+
+
+def test_a_second_sweep_in_a_folder_counts_its_own_jobs(in_process: Program, tmp_path: Path) -> None:
+    sweep = ("run", "-m", "hydra.sweep.dir=sweep", "strategy=random", *TINY)
+    in_process.succeeds(*sweep, "seed=0,1")
+    # Twice, since jobs that are finished already belong to a sweep that goes on.
+    for _ in range(2):
+        in_process.succeeds(*sweep, "seed=1")
+        assert pd.read_csv(tmp_path / "sweep/summary.csv")["strategy"].tolist()[2:] == ["random"]
+    # Both jobs in the folder now have the same settings.
+    in_process.succeeds("report", "sweep", "--no-map")
+    assert pd.read_csv(tmp_path / "outputs/report/runs.csv")["seed"].tolist() == [1]
 
 
 def test_an_experiment_that_sweeps_takes_what_only_its_options_have(in_process: Program) -> None:

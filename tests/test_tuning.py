@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from pytorch_lightning.loggers import Logger
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
-from presel.data.llava import Record, TaskRule, read_records, read_training_file
+from presel.data.llava import Record, read_training_file
 from presel.errors import PreselError
 from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
@@ -31,7 +32,7 @@ from presel.models.losses import token_losses
 from presel.models.memory_trial import MemoryTrial, try_micro_batch
 from presel.models.tuner import Tuner, add_lora, cosine_with_warmup
 from tests.gradients import first_gradients
-from tests.helpers import change, chat, two
+from tests.helpers import change, chat, read_records, two
 from tests.training import CPU, LVLM, PowerCut, settings, tune
 
 
@@ -42,7 +43,7 @@ def encoder() -> ConversationEncoder:
 
 @pytest.fixture
 def records(pool_folder: Path) -> list[Record]:
-    return read_records(pool_folder / "pool.json", TaskRule())[:24]
+    return read_records(pool_folder / "pool.json")[:24]
 
 
 def examples(records: list[Record], folder: Path) -> list[Example]:
@@ -106,6 +107,40 @@ def test_a_step_is_a_random_sample_of_all_lengths() -> None:
     # A mean of 32 draws from 10 … 100 has a standard deviation of 28.7 / √32 = 5.08.
     assert np.std(means) == pytest.approx(5.08, abs=0.6)
     assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.2
+
+
+@given(training_sets(), st.integers(1, 9), st.integers(1, 3), st.integers(0, 5), st.randoms())
+def test_steps_have_images_or_none(
+    samples: tuple[list[str], list[int], list[int]],
+    micro: int,
+    accumulate: int,
+    seed: int,
+    random: random.Random,
+) -> None:
+    ids, lengths, response_tokens = samples
+    size = micro * accumulate
+    text_only = [random.random() < 0.3 for _ in ids]
+    steps = plan_epoch(ids, lengths, response_tokens, size, micro, seed, text_only=text_only)
+    taken = [[row for batch in step for row in batch.rows] for step in steps]
+    assert sorted(row for rows in taken for row in rows) == list(range(len(ids)))
+    assert {len(rows) for rows in taken[:-1]} <= {size}
+    # As many steps of each modality alone as LLaVA's sampler makes: the last one of each is left for the end.
+    numbers = [text_only.count(modality) for modality in (False, True)]
+    alone = [math.ceil(number / size) - 1 for number in numbers]
+    if all(numbers):
+        kinds = [{text_only[row] for row in rows} for rows in taken[: sum(alone)]]
+        assert [kinds.count({False}), kinds.count({True})] == alone
+        assert len(taken) - sum(alone) in (1, 2)
+    else:
+        assert steps == plan_epoch(ids, lengths, response_tokens, size, micro, seed)
+
+
+def test_steps_of_text_come_at_random_among_those_of_images() -> None:
+    ids, ones = [f"{row:04}" for row in range(3200)], [1] * 3200
+    text_only = [row < 800 for row in range(3200)]
+    steps = plan_epoch(ids, ones, ones, 8, 8, seed=0, text_only=text_only)
+    places = [place for place, (batch,) in enumerate(steps) if text_only[batch.rows[0]]]
+    assert np.mean(places) == pytest.approx(200, abs=25)
 
 
 def test_cutting_a_step_by_length_saves_padding() -> None:
@@ -477,9 +512,9 @@ def test_records_without_a_response_within_the_maximal_length_are_left_out(
     long = replace(records[0], conversations=[question, answer])
     with pytest.raises(PreselError, match="1 of 4 samples have no response within"):
         tune([long, *records[1:4]], pool_folder / "scored afterwards")
-    measured = tune([long, *records[1:4]], pool_folder / "with", leaves_out=True)
+    measured = tune([long, *records[1:4]], pool_folder / "with", skip_unanswered=True)
     assert (measured["samples"], measured["left_out"]) == (3, 1)
     assert "1 of 4 samples have no response within lvlm.max_length=256 tokens, as '0000'" in caplog.text
     assert tune(records[1:4], pool_folder / "without")["loss"] == measured["loss"]
     with pytest.raises(PreselError, match=r"1 of 1 samples .*; raise lvlm\.max_length"):
-        tune([long], pool_folder / "none", leaves_out=True)
+        tune([long], pool_folder / "none", skip_unanswered=True)

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from presel.component import component
-from presel.data.llava import TaskRule, read_records
 from presel.distributed.runtime import Runtime
 from presel.errors import PreselError
 from presel.instructions.annotations import Annotations
@@ -32,7 +31,7 @@ from presel.storage.store import Store
 from presel.strategies.base import SelectionContext
 from presel.strategies.random import Random
 from tests.families import FAMILIES, save_family
-from tests.helpers import Program, last_run, on_folder
+from tests.helpers import Program, last_run, on_folder, read_records
 from tests.training import CPU, LVLM, settings
 
 
@@ -64,8 +63,7 @@ def test_entropies_are_those_of_the_plain_model_one_by_one(in_process: Program, 
     stages = last_run(pool_folder).stages
     table = pd.read_parquet(stages["unsure"].folder / "uncertainty.parquet").set_index("id")["uncertainty"]
     reference = {
-        record.id: record
-        for record in read_records(stages["reference_instructions"].folder / "train.json", TaskRule())
+        record.id: record for record in read_records(stages["reference_instructions"].folder / "train.json")
     }
     assert len(reference) == 12 and len(table) == 48
     assert not set(table.index) & set(reference)

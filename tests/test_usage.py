@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
-from presel.settings.overrides import spread_over_jobs
 from presel.settings.schema import build
-from presel.settings.usage import drop_foreign, sets_any_of, unused
+from presel.settings.sweeps import drop_settings_of_other_options, spread_over_jobs
+from presel.settings.usage import sets_any_of, unused
 from presel.storage.stage import upstream
 from presel.strategies.random import Random
 from tests.composing import configured
@@ -41,16 +41,16 @@ def test_a_sweep_may_set_what_only_one_of_its_options_has(tmp_path: Path) -> Non
 
     job = ["strategy=random", "++strategy.pick=random", "++seed=1"]
     config = configured(*job)
-    assert drop_foreign(config, job, sweep) == ["strategy=random", "seed=1"]
+    assert drop_settings_of_other_options(config, job, sweep) == ["strategy=random", "seed=1"]
     assert build(config).strategy == Random()
     job = ["strategy=presel", "++strategy.pick=random"]
     config = configured(*job)
-    assert drop_foreign(config, job, sweep) == ["strategy=presel", "strategy.pick=random"]
+    assert drop_settings_of_other_options(config, job, sweep) == ["strategy=presel", "strategy.pick=random"]
     assert config.strategy.pick == "random"
     # What no option of the sweep has is a mistake.
     job = ["strategy=random", "++strategy.pikc=1"]
     config = configured(*job)
-    drop_foreign(config, job, [*sweep[:-1], job[1]])
+    drop_settings_of_other_options(config, job, [*sweep[:-1], job[1]])
     with pytest.raises(HydraException, match="pikc"):
         build(config)
 

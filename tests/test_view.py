@@ -14,12 +14,12 @@ from PIL import Image
 
 from presel.commands.view import named
 from presel.console.escaping import visible
-from presel.report.alike import alike
 from presel.report.gallery import gallery
+from presel.report.lead import on_results, on_selection
 from presel.report.map_data import map_data
+from presel.report.near_duplicates import find_near_duplicates
 from presel.report.page import PageOptions, page
 from presel.report.spending import TaskSpending, requests, spending
-from presel.report.words import on_results, on_selection
 from tests.chosen import chosen_run
 from tests.helpers import TINY, Program, last_run, stage_lines
 from tests.test_page import HOSTILE, Elements
@@ -182,17 +182,17 @@ def test_the_first_lines_tell_differences_from_chance(tmp_path: Path) -> None:
     said = on_results(groups, results)
     assert said == [
         "3 settings on a pool of 6 images, seeds 0, 1, 2, 3, 4.",
-        "Better than random selection beyond chance: good (+2.0 points, 95 % interval +1.0 to +3.0).",
-        "Worse than random selection beyond chance: bad (-3.0 points, 95 % interval -4.0 to -2.0).",
-        "Not told apart from random selection: so so (+0.1 points, 95 % interval -1.0 to +1.2).",
+        "Significantly better than random selection: good (+2.0 points, 95 % interval +1.0 to +3.0).",
+        "Significantly worse than random selection: bad (-3.0 points, 95 % interval -4.0 to -2.0).",
+        "Not significantly different from random selection: so so (+0.1 points, 95 % interval -1.0 to +1.2).",
     ]
     (*_, few) = on_results(groups, results.assign(common_seeds=2))
-    assert few.startswith("So few seeds cannot tell from chance how these differ from random selection: good")
+    assert few.startswith("Too few seeds to test these differences from random selection: good")
     # Whatever it is called, the full pool is not chosen.
     full = groups | {"so so": [replace(run, strategy="full") for run in groups["so so"]]}
     assert on_results(full, results) == said[:3]
     (*_, none) = on_results(groups, results[["setting"]])
-    assert none.endswith("compare with chance: no runs of strategy=random.")
+    assert none == "Not compared with random selection: no runs of strategy=random."
     (*_, apart) = on_results(groups | {"random": [replace(run, strategy="random")]}, results[["setting"]])
     assert apart.endswith("no runs of strategy=random share their budget, conditions and a seed.")
 
@@ -201,11 +201,13 @@ def test_near_duplicates_among_the_chosen_are_shown(tmp_path: Path) -> None:
     run = chosen_run(tmp_path, IDS, [0, 1, 2, 3], task=["a", "a", "b", "a", "a", "a"])
     for copy in (1, 2, 4):
         Image.open(tmp_path / "images" / "0.png").save(tmp_path / "images" / f"{copy}.png")
-    (found,) = alike({"presel": run}).values()
+    (found,) = find_near_duplicates({"presel": run}).values()
     # One copy is in another task, and one was not chosen.
     assert [[one.name for one in row.pictures] for row in found.rows] == [["image 0", "image 1"]]
-    assert found.said.startswith("Of what presel chose, 2 show nearly the same as another one of their task")
-    assert alike({"full": chosen_run(tmp_path, IDS, range(6))}) == {}
+    assert found.sentence.startswith(
+        "Of what presel chose, 2 show nearly the same as another one of their task"
+    )
+    assert find_near_duplicates({"full": chosen_run(tmp_path, IDS, range(6))}) == {}
 
 
 def test_records_are_alike_by_all_their_images(tmp_path: Path) -> None:
@@ -218,7 +220,7 @@ def test_records_are_alike_by_all_their_images(tmp_path: Path) -> None:
     rows = [(record, image, image) for record, other in second.items() for image in (f"{record}.png", other)]
     table = pd.DataFrame(rows, columns=["record", "image", "content"])
     table.to_parquet(tmp_path / "pool" / "several_images.parquet")
-    (found,) = alike({"presel": run}).values()
+    (found,) = find_near_duplicates({"presel": run}).values()
     assert [[one.name for one in row.pictures] for row in found.rows] == [["image 0", "image 1"]]
 
 

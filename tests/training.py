@@ -33,7 +33,7 @@ def tune(
     workers: int = 0,
     logger: Logger | None = None,
     make_tuner: MakeTuner = Tuner,
-    leaves_out: bool = False,
+    skip_unanswered: bool = False,
 ) -> dict[str, Any]:
     """Fine-tunes on the images that lie beside the folder."""
     return fine_tune(
@@ -47,7 +47,7 @@ def tune(
         workers=workers,
         logger=logger or TrainingLogger().create(folder, folder.name),
         make_tuner=make_tuner,
-        leaves_out=leaves_out,
+        skip_unanswered=skip_unanswered,
     )
 
 

@@ -1,4 +1,4 @@
-"""What tests of providers that wait for others share: images asked about, and the orders that are written."""
+"""What tests of providers that wait for others share: images asked about, and the jobs that are written."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def paused(provider: InstructionProvider, images: list[InstructionRequest], file
     return str(told.value)
 
 
-def orders(answers: Path) -> list[Path]:
-    """Folders of all orders, oldest first."""
+def jobs(answers: Path) -> list[Path]:
+    """Folders of all jobs, oldest first."""
     found = answers.glob("*/*/job.json")
     return [file.parent for file in sorted(found, key=lambda file: file.stat().st_mtime_ns)]

@@ -22,7 +22,7 @@ from presel.settings.options import SCHEMA, Option, config_folder, defaults, fie
 
 _MORE_GROUPS = {
     "instructions/prompts": "What models are asked to write, as option of `instructions`.",
-    "published": "What was published for one strategy on one pool; in force by itself where both are chosen.",
+    "published": "Published for one strategy on one pool; applied automatically when both are selected.",
     "experiment": "Prepared studies; none is the default.",
 }
 _WORDS: dict[Any, str] = {

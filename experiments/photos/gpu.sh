@@ -19,24 +19,19 @@ mkdir -p "$out"
 export OMP_NUM_THREADS=1 photos evaluation out
 
 precover="strategy=precover encoder=lvlm"
+# A temperature above the paper's, 1/√M = 0.267.
+softer="$precover strategy.budgets=image_relevance tau.value=0.6"
 
 table() {
     echo full-0 strategy=full seed=0
     echo full-1 strategy=full seed=1
-    # The first of each kind computes the features that the others wait for.
-    echo precover-0 $precover seed=0
-    echo presel-0 strategy=presel seed=0
+    # Runs of one kind of features wait for the first of them, and those of one seed for its reference model.
+    echo "image_relevance-0.6-0 $softer seed=0"
     for seed in {0..9}; do echo "random-$seed strategy=random seed=$seed"; done
-    for seed in {1..9}; do
-        echo "precover-$seed $precover seed=$seed"
-        echo "presel-$seed strategy=presel seed=$seed"
-    done
-    # The paper's temperature, and a softer one.
-    for tau in null 0.6; do
-        for seed in {0..9}; do
-            echo "image_relevance-$tau-$seed $precover strategy.budgets=image_relevance tau.value=$tau seed=$seed"
-        done
-    done
+    for seed in {1..9}; do echo "image_relevance-0.6-$seed $softer seed=$seed"; done
+    for seed in {0..9}; do echo "presel-$seed strategy=presel seed=$seed"; done
+    for seed in {0..9}; do echo "precover-$seed $precover seed=$seed"; done
+    for seed in {0..9}; do echo "image_relevance-$seed $precover strategy.budgets=image_relevance seed=$seed"; done
     for seed in {0..4}; do
         for strategy in typiclust prism perplexity el2n ifd self_filter coincide visnec progress; do
             echo "$strategy-$seed strategy=$strategy seed=$seed"
@@ -70,7 +65,7 @@ run() {
     [[ $name == full-* ]] && behind=0
     CUDA_MPS_CLIENT_PRIORITY=$behind nice -n $((10 * behind)) \
         python3 -m presel run experiment=photos hydra.mode=RUN pool.annotations="$photos/pool.json" \
-        pool.images="$photos/images" evaluation.annotations="$photos/$evaluation" evaluation.batch_size=128 \
+        pool.images="$photos/images" evaluation.annotations="$photos/$evaluation" evaluation.batch_size=256 \
         executor.workers=1 hydra.run.dir="$out/$name" "$@" > "$out/$name.log" 2>&1
 }
 export -f run

@@ -11,7 +11,7 @@ from presel.console.escaping import csv_text
 from presel.errors import PreselError
 from presel.runs import check_ids, load_run
 from presel.storage.files import atomic
-from presel.storage.run_folder import FILE
+from presel.storage.run_folder import RUN_FILE
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,7 +52,7 @@ def read_selection(path: Path) -> pd.DataFrame:
     Raises:
         PreselError: If there is none, or it is damaged.
     """
-    if (path / FILE).exists():
+    if (path / RUN_FILE).exists():
         return load_run(path).selection
     file = path / "selection.parquet" if path.is_dir() else path
     if not file.exists():

@@ -19,6 +19,7 @@ from presel.errors import PreselError
 from presel.evaluation.benchmarks import Benchmarks
 from presel.settings.compose import composed
 from presel.settings.errors import MISTAKES, explain
+from presel.settings.overrides import quoted_value
 from presel.settings.schema import build
 from presel.storage.files import write_json
 from presel.storage.store import Store
@@ -27,8 +28,8 @@ _DESCRIPTION = """\
 Check a pool before anything is spent on it. Takes the settings of `presel run` and reports what that run
 would find: images and sizes of each task, unusable records and images, duplicates and near-duplicates, tasks
 too small for the budget, the time of each stage, and the cost of the instructions. It lists all faults, not
-only the first. It changes no pool and downloads nothing. The store keeps what is unpacked of archives, as of
-a run, and where it is interrupted, what was examined: the same command continues."""
+only the first. It sends no request and leaves the pool as it is. Unpacked archives stay in the store, as in
+a run; after an interruption, the same command continues with the images not yet examined."""
 
 _EPILOG = """\
 examples:
@@ -36,7 +37,7 @@ examples:
   presel doctor pool=llava_json pool.annotations=pool.json pool.images=images
   presel doctor experiment=realpool pool.annotations=pool.json pool.images=images budget=500 --html found.html
 
-levels of findings:
+severities:
   fault    the run stops, or leaves the image out: a record without an answer, a truncated image, a budget
            below the reference set …
   warning  the run continues, but quality or cost may suffer: duplicates, near-duplicates, blank and tiny
@@ -45,9 +46,9 @@ levels of findings:
 
 Near-duplicates are the same picture with another encoding, scale, brightness or crop, found by comparing
 16 × 16 thumbnails; pool.near_duplicates=keep_one leaves all but one of each group out, pool.exclude=FILE any
-others. Times are estimated from earlier runs in the store; other stages are listed as of unknown time.
+others. Times are estimated from earlier runs in the store; stages that never ran are listed without one.
 
-exit status: 0 no fault, 1 faults, 2 a mistake in the command or files that cannot be read"""
+exit codes: 0 no fault, 1 faults, 2 a mistake in the command or files that cannot be read"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -99,10 +100,14 @@ def _prevent_writes(scratch: str) -> None:
     os.environ["MPLCONFIGDIR"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
 
 
+def _search_path(folder: Path) -> str:
+    return f"hydra.searchpath=[{quoted_value(f'file://{folder.absolute()}')}]"
+
+
 def _diagnosed(options: argparse.Namespace, scratch: Path) -> Diagnosis:
     # The user's own strategies may lie in the working directory, as with `presel run`.
     sys.path.append(str(Path.cwd()))
-    searched = [f"hydra.searchpath=[file://{options.config_dir.absolute()}]"] if options.config_dir else []
+    searched = [_search_path(options.config_dir)] if options.config_dir else []
     config = composed([*searched, *options.overrides])
     # A pool can be checked before there are benchmarks.
     if config.until == "evaluation" and any(

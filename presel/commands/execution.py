@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -20,11 +20,16 @@ from presel.pipeline import Pipeline
 from presel.report.summary import write_summary
 from presel.runs import RunRecord, StageRecord
 from presel.settings.errors import MISTAKES, explain
+from presel.settings.saved import save_configuration
 from presel.settings.schema import TARGETS, build
 from presel.settings.usage import sets_any_of, unused
 from presel.storage.provenance import git_commit, versions
+from presel.storage.run_folder import RUN_FILE
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
 
 _log = logging.getLogger(__name__)
 
@@ -38,14 +43,23 @@ _FOR_PHOTOGRAPHS = {
 }
 
 
-def execute(config: DictConfig, folder: Path, overrides: Sequence[str], typed: Sequence[str]) -> RunRecord:
+def execute(
+    config: DictConfig,
+    folder: Path,
+    overrides: Sequence[str],
+    typed: Sequence[str],
+    hydra: "HydraConf | None" = None,
+) -> RunRecord:
     """Runs one configuration and leaves `run.json`, and with an evaluation `summary.csv`, in its folder.
+
+    The record of an earlier run in the folder is replaced once all is checked.
 
     Args:
         config: The configuration.
         folder: The run's folder.
         overrides: Settings that distinguish this run, for its record.
         typed: Those of them that the user typed; others come from files.
+        hydra: Hydra's own configuration, to be saved too.
 
     Raises:
         PreselError: If the configuration or the data is invalid.
@@ -64,16 +78,23 @@ def execute(config: DictConfig, folder: Path, overrides: Sequence[str], typed: S
         pipeline.runtime.executor,
     )
     try:
-        return _executed(config, pipeline, store, folder, overrides)
+        target = pipeline.target(config.until)
+        pipeline.check(store, target)
+        (folder / RUN_FILE).unlink(missing_ok=True)
+        save_configuration(folder, config, hydra)
+        return _executed(config, pipeline, target, store, folder, overrides)
     finally:
         store.executor.close()
 
 
 def _executed(
-    config: DictConfig, pipeline: Pipeline, store: Store, folder: Path, overrides: Sequence[str]
+    config: DictConfig,
+    pipeline: Pipeline,
+    target: Stage[Any],
+    store: Store,
+    folder: Path,
+    overrides: Sequence[str],
 ) -> RunRecord:
-    target = pipeline.target(config.until)
-    pipeline.check(store, target)
     if built_in := made_for_digits(pipeline, target):
         _log.warning(
             f"made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "

@@ -8,9 +8,9 @@ from presel.console import ArgumentParser, console
 from presel.data.llava import Record
 from presel.errors import PreselError
 from presel.export.fiftyone import write_fiftyone
-from presel.export.formats import EMBEDDING, WRITERS
-from presel.export.image_files import PLACING, check_exportable, place_images
-from presel.export.manifest import HEAD, write_manifest
+from presel.export.formats import IMAGES_IN_FILE, WRITERS
+from presel.export.image_files import IMAGE_MODES, check_exportable, place_images
+from presel.export.manifest import MANIFEST_JSON, write_manifest
 from presel.export.parquet import write_parquet
 from presel.runs import RunRecord, load_run
 from presel.storage.files import atomic_folder, read_json
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--images",
         default="reference",
-        choices=("reference", *PLACING),
+        choices=("reference", *IMAGE_MODES),
         help="how images are included (%(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier export in that folder")
@@ -116,7 +116,7 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
         PreselError: If the run lacks instructions that the format needs, a result or an image is missing or
             damaged, or `out` exists and may not be replaced.
     """
-    if form in (*EMBEDDING, "parquet") and images != "reference":
+    if form in (*IMAGES_IN_FILE, "parquet") and images != "reference":
         raise PreselError(f"--images {images}: --format {form} holds the images itself; leave the option out")
     out = out.resolve()
     _check_target(out, force, [run.folder, run.image_folder, run.result("selection")])
@@ -134,14 +134,14 @@ def export(run: RunRecord, form: str, out: Path, images: str = "reference", *, f
         chosen["instructed"] = chosen["id"].isin([record.id for record in records])
     files = run.chosen_files if form not in _OF_THE_POOL else run.all_files
     check_exportable(run.image_folder, [*files, *(image for record in records for image in record.images)])
-    image_folder = Path("images") if images in PLACING else run.image_folder
+    image_folder = Path("images") if images in IMAGE_MODES else run.image_folder
     try:
         with atomic_folder(out) as folder:
             if writer:
                 writer(folder, records, image_folder, out)
             elif form in _OF_THE_POOL:
                 _OF_THE_POOL[form](folder, run, image_folder)
-            if images in PLACING:
+            if images in IMAGE_MODES:
                 place_images(run.image_folder, files, folder / image_folder, images)
             last = run.training_role if writer else "selection"
             write_manifest(folder, run, chosen, last, {"format": form, "image_folder": str(image_folder)})
@@ -160,13 +160,13 @@ def _check_target(out: Path, force: bool, sources: Sequence[Path]) -> None:
             f"{out}: this exists already; name another folder by --out, or replace an earlier export "
             "by --force"
         )
-    if not (out / HEAD).exists():
+    if not (out / MANIFEST_JSON).exists():
         raise PreselError(
-            f"{out}: this is no earlier export (it has no {HEAD}), and --force replaces nothing else; name "
-            "another folder by --out"
+            f"{out}: this is no earlier export (it has no {MANIFEST_JSON}), and --force replaces nothing "
+            "else; name another folder by --out"
         )
-    written = read_json(out / HEAD).get("written", [])
-    others = sorted(path.name for path in out.iterdir() if path.name not in (*written, HEAD))
+    written = read_json(out / MANIFEST_JSON).get("written", [])
+    others = sorted(path.name for path in out.iterdir() if path.name not in (*written, MANIFEST_JSON))
     if others:
         raise PreselError(
             f"{out}: it holds {others[0]} ({len(others)} such), which the earlier export did not write, and "

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,9 +21,11 @@ from presel.errors import PreselError
 from presel.instructions.secrets import check_environment, refuse_keys, refuse_saved_keys
 from presel.settings.errors import MISTAKES, UNREADABLE, explain
 from presel.settings.options import config_folder
-from presel.settings.overrides import check_overrides, has_sweep_flag, is_sweep, spread_over_jobs
+from presel.settings.overrides import check_overrides, has_sweep_flag, is_sweep
+from presel.settings.saved import save_configuration
 from presel.settings.schema import check, register
-from presel.storage.run_folder import CONFIG, FILE
+from presel.settings.sweeps import spread_over_jobs
+from presel.storage.run_folder import RUN_FILE, finished_jobs
 
 # Hydra's flags that it does not take beside -m.
 _INSTEAD_OF_SWEEPING = frozenset(
@@ -106,27 +107,28 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     Returns:
         The mean score, which a search can maximize; None for a run that ends before the evaluation.
     """
-    # Of an earlier run in the same folder, whose configuration Hydra has just replaced.
-    (Path(HydraConfig.get().runtime.output_dir) / FILE).unlink(missing_ok=True)
+    hydra_config = HydraConfig.get()
     _refuse_saved_keys(config)
+    folder = Path(hydra_config.runtime.output_dir)
+    # Reports count a run that fails as unfinished; an earlier one in its folder stays until all is checked.
+    if not (folder / RUN_FILE).exists():
+        save_configuration(folder, config, hydra_config)
     check(config)
     # After Hydra has composed, since stages and strategies take a while to import.
     from presel.commands.execution import execute
     from presel.report.summary import print_summary
-    from presel.settings.usage import drop_foreign
+    from presel.settings.sweeps import drop_settings_of_other_options
 
-    hydra_config = HydraConfig.get()
     if config.until != "evaluation" and "direction" in hydra_config.sweeper:
         raise PreselError(f"until={config.until}: a search needs scores; set until=evaluation")
     check_environment(hydra_config.job.env_set, overrides)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     task_overrides = list(hydra_config.overrides.task)
     if sweeping:
-        task_overrides = drop_foreign(config, task_overrides, overrides)
-        OmegaConf.save(config, Path(hydra_config.runtime.output_dir) / CONFIG)
+        task_overrides = drop_settings_of_other_options(config, task_overrides, overrides)
         console.print()
         console.print(" ".join(task_overrides), style="bold")
-    record = execute(config, Path(hydra_config.runtime.output_dir), task_overrides, overrides)
+    record = execute(config, folder, task_overrides, overrides, hydra_config)
     if record.tuned and not sweeping:
         print_summary(record.summary())
     for role, path in record.paths.items():
@@ -139,25 +141,27 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
 
 
 def _refuse_saved_keys(config: DictConfig) -> None:
-    """Refuses a configuration that holds a key, and deletes what Hydra saved of it before this job."""
+    """Refuses a configuration that holds a key, and deletes what Hydra saved of a sweep's."""
     settings: Any = OmegaConf.to_container(config, resolve=False)
     try:
         refuse_saved_keys(settings)
     except PreselError:
-        hydra_config = HydraConfig.get()
-        shutil.rmtree((Path(hydra_config.runtime.output_dir) / CONFIG).parent, ignore_errors=True)
-        (Path(hydra_config.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
+        (Path(HydraConfig.get().sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
         raise
 
 
 class SweepSummary(Callback):
-    """Hydra's callback for the end of a sweep."""
+    """Hydra's callback that summarizes a sweep at its end."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Notes the jobs of earlier sweeps in the same folder."""
+        self._earlier = finished_jobs(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Summarizes the jobs."""
         from presel.report.summary import summarize_sweep
 
-        summarize_sweep(Path(config.hydra.sweep.dir))
+        summarize_sweep(Path(config.hydra.sweep.dir), self._earlier)
 
 
 def _return_value(job: JobReturn) -> Any:

@@ -13,10 +13,10 @@ from presel.errors import PreselError
 from presel.pool_map import pool_map_if_encoded
 from presel.report import tables
 from presel.report.grouping import by_setting, evaluated, find_runs, left_out, selected
+from presel.report.lead import on_results
 from presel.report.notes import notes_on
 from presel.report.page import PageOptions, page
 from presel.report.published import PUBLISHED_TABLES
-from presel.report.words import on_results
 from presel.runs import RunRecord
 from presel.selection.threads import cpu_count
 from presel.storage.files import atomic

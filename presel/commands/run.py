@@ -14,7 +14,7 @@ from presel.settings.options import SCHEMA, config_folders, defaults, fields_of,
 _HEAD = """\
 usage: presel run [GROUP=OPTION …] [SETTING=VALUE …]
 
-Chooses the images worth instructing, obtains their instructions, fine-tunes on them and evaluates.
+Chooses the images worth annotating, obtains their instructions, fine-tunes on them and evaluates.
 Without arguments it does so on the built-in digit scenes.
 
   presel run strategy=random budget=0.1               another option of a group, another value of a setting

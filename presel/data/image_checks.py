@@ -140,6 +140,6 @@ class ImageWork(Sharded):
             compute_batches=compute,
         )
 
-    def elsewhere(self, workers: int) -> "ImageWork":
+    def with_workers(self, workers: int) -> "ImageWork":
         """The same with other worker processes."""
         return replace(self, workers=workers)

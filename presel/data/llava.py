@@ -193,11 +193,6 @@ class LlavaFiles(NamedTuple):
         return Listing(items, text_only, kept=[one.id for one in records if not one.images])
 
 
-def read_records(annotations: Path, rule: TaskNamer) -> list[Record]:
-    """The records of a file in which each has an image and a unique id; see `LlavaFiles.contents`."""
-    return LlavaFiles(annotations, annotations.parent, rule).records()
-
-
 def read_training_file(path: Path) -> list[Record]:
     """The records of a file that `write_records` wrote, which may be text alone or none at all."""
 
@@ -375,6 +370,17 @@ def _conversations(value: object) -> tuple[Turn, ...]:
             "'conversations' has no answer at its end; add a 'gpt' turn or remove the record", "no answer"
         )
     return turns
+
+
+def check_conversation(record: Record) -> None:
+    """Checks a conversation that was not read from a file, such as an own provider's.
+
+    Raises:
+        RecordError: If it has no questions and answers in turn, or not one `<image>` for each image.
+    """
+    turns = _conversations(list(record.conversations))
+    if record.images:
+        _check_image_tokens(turns, len(record.images))
 
 
 def read_turns(value: object, remedy: str) -> tuple[Turn, ...]:

@@ -53,7 +53,7 @@ def thumbnail(image: Image.Image) -> Image.Image:
     return image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0)
 
 
-def superfluous(images: pd.DataFrame, how: NearDuplicates, by_task: bool) -> pd.Series:
+def near_duplicates_to_drop(images: pd.DataFrame, how: NearDuplicates, by_task: bool) -> pd.Series:
     """Finds the records to leave out, since they show nearly the same as another record.
 
     Two records do if they have the same number of images, and these are in the same groups one by one. With

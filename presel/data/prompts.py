@@ -103,6 +103,27 @@ TEMPLATES = {
 }
 
 
+def render(
+    conversations: Sequence[Turn], template: str = "vicuna_v1", question: bool = True
+) -> list[tuple[str, bool]]:
+    """Renders a conversation in a template of `TEMPLATES`.
+
+    Args:
+        conversations: As in `Template.render`.
+        template: A key of `TEMPLATES`.
+        question: As in `Template.render`.
+
+    Returns:
+        Pieces `(text, supervised)`, as from `Template.render`.
+
+    Raises:
+        ValueError: As in `Template.render`, or if there is no such template.
+    """
+    if template not in TEMPLATES:
+        raise ValueError(f"template '{template}' is unknown; choose one of {', '.join(TEMPLATES)}")
+    return TEMPLATES[template].render(conversations, question)
+
+
 # The template's texts are inserted as JSON strings, which are valid Jinja literals.
 _JINJA = """\
 {{%- macro written(content) -%}}

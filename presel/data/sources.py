@@ -127,7 +127,7 @@ class PoolSource(Source):
     Attributes:
         near_duplicates: What becomes of records that show nearly the same as another one of their task, by
             the thumbnails that `presel doctor` compares: `keep` all, `keep_one` of each group, or `drop` all
-            of them; see `superfluous`.
+            of them; see `near_duplicates_to_drop`.
     """
 
     near_duplicates: NearDuplicates = "keep"

@@ -81,7 +81,7 @@ class RayExecutor(LocalExecutor):
 
     def run(self, work: Sharded, store: Store, folder: Path, shards: Shards[Any, Any]) -> None:
         """Lets actors compute all missing shards, unless they would not be the same."""
-        if not shards.anywhere or not shards.missing():
+        if not shards.device_independent or not shards.missing():
             return
         from presel.distributed.ray_driver import compute_on_actors
 

@@ -76,7 +76,7 @@ def compute_on_actors(
     connect(executor.address)
     task = folder / "processes"
     workers = executor.workers if executor.workers is not None else max(0, int(executor.cpus) - 1)
-    write_task(task, work.elsewhere(workers), store.root, folder)
+    write_task(task, work.with_workers(workers), store.root, folder)
     driver = _Driver(executor, executor.needs(work), task, shards)
     try:
         driver.run()
@@ -230,9 +230,9 @@ class _Driver:
             self._left.extendleft(reversed(call.numbers))
             self._ended[number] += counts
             if self._ended[number] >= self._executor.attempts:
-                raise PreselError(self._poisoned(number, reason))
+                raise PreselError(self._repeated_crash(number, reason))
 
-    def _poisoned(self, number: int, reason: str) -> str:
+    def _repeated_crash(self, number: int, reason: str) -> str:
         names = [self._shards.name(item) for item in self._shards.items_of(number)]
         file = self._task / f"shard-{number:05}.txt"
         with atomic(file) as temporary:

@@ -41,7 +41,7 @@ class ParallelStage(Stage[T_co]):
         """Checks the devices of this machine."""
         check_devices(self.runtime.hardware)
 
-    def elsewhere(self, workers: int) -> Self:
+    def with_workers(self, workers: int) -> Self:
         """The same stage with `workers` worker processes, on the kind of device that is part of its key."""
         hardware = resolved(self.runtime.hardware)
         return replace(self, runtime=replace(self.runtime, workers=workers, hardware=hardware))
@@ -62,7 +62,7 @@ class ParallelStage(Stage[T_co]):
         # There is a result if an earlier run was killed after its processes had finished.
         if not (task / _RESULT).exists():
             workers = math.ceil(self.runtime.workers / processes_per_node(hardware))
-            write_task(task, self.elsewhere(workers), store.root, folder)
+            write_task(task, self.with_workers(workers), store.root, folder)
             _log.debug(f"{self.label}: its processes write to {task}/rank-*.log")
             try:
                 torchrun("presel.distributed.worker", task, hardware)

@@ -194,11 +194,11 @@ def _of_pool(
     present = findings.image_files(files.images)
     named = listed | {error.image for error in errors if error.image is not None}
     yield from findings.of_images(table, present)
-    yield from findings.of_copies(table)
+    yield from findings.of_duplicates(table)
     yield from findings.of_near_duplicates(table)
-    yield from findings.of_looks(table)
-    yield from findings.of_names(table)
-    yield from findings.of_files(present, named)
+    yield from findings.of_image_properties(table)
+    yield from findings.of_ambiguous_names(table)
+    yield from findings.of_unreferenced_files(present, named)
 
 
 def _of_other_files(files: PoolFiles, listing: Listing) -> Iterator[Finding]:

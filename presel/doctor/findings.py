@@ -19,7 +19,7 @@ from presel.data.near_duplicates import groups_of_thumbnails
 from presel.data.sources import Source
 from presel.doctor.examine import NEARLY_BLACK, Examined
 from presel.doctor.plan import Plan
-from presel.stages.left_out import near_duplicates
+from presel.stages.left_out import checked_near_duplicates
 
 # fault: the run stops or skips the image; warning: it continues, but quality or cost may suffer; note: for
 # information.
@@ -67,7 +67,8 @@ def pool_table(
 
     The thumbnail is left out, as are the records that the pool leaves out as near-duplicates. `first` is the
     row of the first image in the image's group of near-duplicates, its own row if it is the first; copies
-    share theirs. It is -1 if an image of the record is unusable. `by_task` is as in `near_duplicates`.
+    share theirs. It is -1 if an image of the record is unusable. `by_task` is as in
+    `checked_near_duplicates`.
     """
     shown = [(item.id, image, item.task) for item in items for image in item.images]
     table = pd.DataFrame(shown, columns=["id", "image", "task"])
@@ -77,7 +78,7 @@ def pool_table(
     table["first"] = -1
     usable = of_usable_records(table)
     usable = usable.assign(group=groups_of_thumbnails(list(usable["thumbnail"])))  # (n,)
-    left_out = near_duplicates(usable, source, by_task)
+    left_out = checked_near_duplicates(usable, source, by_task)
     usable = usable[~usable["id"].isin(left_out.index)]
     table.loc[usable.index, "first"] = usable.index.to_series().groupby(usable["group"]).transform("first")
     return table[~table["id"].isin(left_out.index)].drop(columns="thumbnail")
@@ -116,7 +117,7 @@ def of_images(table: pd.DataFrame, files: Sequence[str]) -> Iterator[Finding]:
         yield Finding("fault", kind, _record(row), detail.strip(" :,;"), (row.id,), (row.image,))
 
 
-def of_copies(table: pd.DataFrame) -> Iterator[Finding]:
+def of_duplicates(table: pd.DataFrame) -> Iterator[Finding]:
     """Images with equal bytes in several records, of one task or of several."""
     usable = table[table["fault"].isna()].drop_duplicates(["id", "content"])
     repeated = usable[usable["content"].duplicated(keep=False)]
@@ -138,7 +139,7 @@ def of_near_duplicates(table: pd.DataFrame) -> Iterator[Finding]:
             yield _group("near-duplicates", group)
 
 
-def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
+def of_image_properties(table: pd.DataFrame) -> Iterator[Finding]:
     """Usable images with little content, or with unexpected properties."""
     usable = table[table["fault"].isna()].drop_duplicates("image")
     short = usable[["width", "height"]].min(axis=1)
@@ -160,7 +161,7 @@ def of_looks(table: pd.DataFrame) -> Iterator[Finding]:
             yield Finding(severity, kind, _record(row), detail, (row.id,), (row.image,))
 
 
-def of_names(table: pd.DataFrame) -> Iterator[Finding]:
+def of_ambiguous_names(table: pd.DataFrame) -> Iterator[Finding]:
     """Names that some readers or file systems treat as equal, and tasks named like a missing value."""
     for task in table["task"].unique():
         if normalized(task) in _NO_NAMES:
@@ -174,7 +175,7 @@ def of_names(table: pd.DataFrame) -> Iterator[Finding]:
                 yield Finding("warning", f"{what} whose names hardly differ", where, images=images)
 
 
-def of_files(files: Sequence[str], named: set[str]) -> Iterator[Finding]:
+def of_unreferenced_files(files: Sequence[str], named: set[str]) -> Iterator[Finding]:
     """Image files in the folder that no record refers to."""
     for image in sorted(set(files) - named):
         yield Finding("note", "image that no record names", image, images=(image,))

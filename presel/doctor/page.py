@@ -25,8 +25,8 @@ _GROUPS = {
         "Nearly the same picture in several records. pool.near_duplicates=keep_one keeps one in each task, "
         "drop keeps none.",
     ),
-    "duplicates in a task": ("Copies", "The same file content in several records of a task."),
-    "duplicates across tasks": ("Copies in several tasks", "The same file content in several tasks."),
+    "duplicates in a task": ("Duplicates", "The same file content in several records of a task."),
+    "duplicates across tasks": ("Duplicates in several tasks", "The same file content in several tasks."),
 }
 _ODD = ("tiny", "long and narrow", "a single color", "nearly black")
 # Ids of one kind that the page lists.
@@ -94,7 +94,7 @@ def _tasks(diagnosis: Diagnosis) -> pd.DataFrame:
         "task",
         "images",
         "unusable",
-        "copies",
+        "duplicates",
         "near-duplicates",
         "small",
         "median size",
@@ -170,7 +170,7 @@ def _counts(findings: Sequence[Finding]) -> pd.DataFrame:
     counts = Counter((finding.kind, finding.severity) for finding in findings)
     first = {finding.kind: f"{finding.where} {finding.detail}" for finding in reversed(findings)}
     rows = [(kind, severity, f"{number:,}", first[kind]) for (kind, severity), number in counts.items()]
-    return pd.DataFrame(rows, columns=["finding", "level", "number", "first"])
+    return pd.DataFrame(rows, columns=["finding", "severity", "number", "first"])
 
 
 def _times(diagnosis: Diagnosis) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         console.print(line)
     console.print()
     console.print(_task_table(diagnosis))
-    _print_findings(diagnosis.findings)
+    print_findings(diagnosis.findings)
     if diagnosis.times:
         console.print(_time_table(diagnosis.times))
         unknown = [one.stage for one in diagnosis.times if one.source == UNKNOWN]
@@ -133,7 +133,8 @@ def size_of(row: pd.Series, quantile: str) -> str:
     return f"{row[f'width_{quantile}']:.0f} × {row[f'height_{quantile}']:.0f}"
 
 
-def _print_findings(found: list[Finding]) -> None:
+def print_findings(found: list[Finding]) -> None:
+    """Prints findings by kind, a few of each."""
     kinds: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in found:
         kinds[finding.severity, finding.kind].append(finding)

@@ -72,7 +72,7 @@ class Work:
         different: Different images among them.
         text_only: Records without an image that are trained on beside them.
         seconds: Time that it took to decode the images.
-        made: The store that holds the pool's files, if a stage makes them.
+        pool_store: The store that holds the pool's files, if a stage makes them.
     """
 
     plan: Plan
@@ -80,7 +80,7 @@ class Work:
     different: int
     text_only: int
     seconds: float
-    made: Store
+    pool_store: Store
 
 
 def stage_times(pipeline: Pipeline, steps: Sequence[Stage[Any]], work: Work, store: Store) -> list[StageTime]:
@@ -129,7 +129,7 @@ def _estimate(
     if store.has(step):
         return 0.0, "done: its result is in the store"
     if step in pipeline.source.stages:
-        return work.made.manifest(step)["wall_seconds"], "just made for this check"
+        return work.pool_store.manifest(step)["wall_seconds"], "just made for this check"
     if step == pipeline.images:
         return work.seconds, "just decoded for this check"
     return next(_earlier(step, images, store), (None, UNKNOWN))

@@ -37,7 +37,7 @@ _ROWS_AT_A_TIME = 100
 
 
 def write_llava(folder: Path, records: Sequence[Record], images: Path, out: Path) -> None:
-    """Writes `train.json`; LLaVA takes the image folder as an argument, and one image a record."""
+    """Writes `train.json`; LLaVA takes the image folder as an argument, and one image per record."""
     if several := sum(len(record.images) > 1 for record in records):
         _log.warning(
             f"{several:,} records have several images, at which LLaVA's own training code fails; "
@@ -223,4 +223,4 @@ WRITERS: dict[str, Callable[[Path, Sequence[Record], Path, Path], None]] = {
     "hf": write_hf,
 }
 # Formats that hold the images themselves.
-EMBEDDING = ("trl", "hf")
+IMAGES_IN_FILE = ("trl", "hf")

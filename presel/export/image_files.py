@@ -32,7 +32,7 @@ def place_images(source: Path, images: Sequence[str], target: Path, how: str) ->
         source: The image folder.
         images: Paths relative to it, checked by `check_exportable`.
         target: The other folder.
-        how: A key of `PLACING`.
+        how: A key of `IMAGE_MODES`.
 
     Raises:
         PreselError: If a link cannot be made.
@@ -42,7 +42,7 @@ def place_images(source: Path, images: Sequence[str], target: Path, how: str) ->
     with progress(f"{len(images):,} images, {how}", len(images)) as advance:
         for image in images:
             (target / image).parent.mkdir(parents=True, exist_ok=True)
-            PLACING[how](source / image, target / image)
+            IMAGE_MODES[how](source / image, target / image)
             advance(1)
 
 
@@ -56,4 +56,4 @@ def _link(source: Path, target: Path) -> None:
 
 
 # Hard links, because a pool refuses symbolic links that leave its image folder.
-PLACING: dict[str, Callable[[Path, Path], object]] = {"copy": shutil.copy2, "link": _link}
+IMAGE_MODES: dict[str, Callable[[Path, Path], object]] = {"copy": shutil.copy2, "link": _link}

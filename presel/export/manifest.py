@@ -10,7 +10,7 @@ from presel.runs import RunRecord
 from presel.storage.files import write_json, write_table
 from presel.storage.integrity import MANIFEST
 
-HEAD = "selection_manifest.json"
+MANIFEST_JSON = "selection_manifest.json"
 TABLE = "selection_manifest.parquet"
 
 
@@ -45,7 +45,7 @@ def write_manifest(
         "stages": _lineage(run, role),
         "written": sorted(path.name for path in folder.iterdir()),
     }
-    write_json(folder / HEAD, head)
+    write_json(folder / MANIFEST_JSON, head)
 
 
 def _lineage(run: RunRecord, role: str) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class Answers:
         """Total cost of all answers, including those of earlier runs."""
         return Cost(self.tokens, self.money)
 
-    def to(self, digest: str) -> list[Completion]:
+    def for_request(self, digest: str) -> list[Completion]:
         """All answers to the request with this digest, oldest first."""
         return self._found.get(digest, [])
 
@@ -142,15 +142,15 @@ class Answers:
         """Cost of all answers to the request with this digest."""
         return self._costs.get(digest, Cost(0, 0.0))
 
-    def of(self, kind: str) -> list[list[Completion]]:
+    def of_cost_class(self, cost_class: str) -> list[list[Completion]]:
         """All answers of a cost class, grouped by request."""
-        return [self._found[digest] for digest in sorted(self._kinds.get(kind, ()))]
+        return [self._found[digest] for digest in sorted(self._kinds.get(cost_class, ()))]
 
     def unpriced(self, model: str) -> int:
         """Number of answers of a model that were bought while no prices were set."""
         return sum(count for kind, count in self._unpriced.items() if kind.startswith(f"{model}, "))
 
-    def add(self, digest: str, name: str, raw: Completion | str, cost: Cost, kind: str = "") -> None:
+    def add(self, digest: str, name: str, raw: Completion | str, cost: Cost, cost_class: str = "") -> None:
         """Appends an answer to the file.
 
         Args:
@@ -158,7 +158,7 @@ class Answers:
             name: The image's id, for people who read the file.
             raw: The answer as received; text, truncated, if it is not a completion.
             cost: Its cost.
-            kind: Its cost class: model and prompt.
+            cost_class: Model and prompt.
 
         Raises:
             PreselError: If it cannot be written.
@@ -167,7 +167,7 @@ class Answers:
         line = {
             "digest": digest,
             "id": name,
-            "kind": kind,
+            "kind": cost_class,
             "tokens": cost.tokens,
             "money": cost.money,
             "raw": raw[:_MAX_TEXT] if isinstance(raw, str) else raw,

@@ -98,7 +98,7 @@ class OpenAiBatch(ChatService):
         """
         sent = Counter(request.digest for job in jobs for request in job.requests.values())
         digests = [self.request_digest(image) for image in due]
-        return {f"{one[:32]}-{max(sent[one], len(answers.to(one))) + 1}": one for one in digests}
+        return {f"{one[:32]}-{max(sent[one], len(answers.for_request(one))) + 1}": one for one in digests}
 
     def _write_job(
         self, due: Sequence[InstructionRequest], digests: Mapping[str, str], images: Path
@@ -154,11 +154,13 @@ class OpenAiBatch(ChatService):
                 failed[request.id] = why
                 continue
             completion = _completion(line)
-            kept = [one for one in answers.to(request.digest) if one.get("custom_id") == request.name]
+            kept = [
+                one for one in answers.for_request(request.digest) if one.get("custom_id") == request.name
+            ]
             # An answer is stored even if an error with its name is stored already.
             if not kept or (has_message(completion) and not any(map(has_message, kept))):
                 cost = self.cost(self.usage(request.task, completion))
-                answers.add(request.digest, request.id, completion, cost, self.kind(request.task))
+                answers.add(request.digest, request.id, completion, cost, self.cost_class(request.task))
         answered_files = {job.requests[name].file for name in answered}
         pending = [request for name, request in job.requests.items() if name not in answered]
         missing = [request for request in pending if request.file in answered_files]

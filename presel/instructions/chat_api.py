@@ -158,7 +158,7 @@ class _Handler:
         self._expected = {task: provider.expected(task) for task in tasks}
         self._announced_estimates = False
         for task in tasks:
-            for answer in chain.from_iterable(answers.of(provider.kind(task))):
+            for answer in chain.from_iterable(answers.of_cost_class(provider.cost_class(task))):
                 self._learn(task, provider.usage(task, answer))
 
     def send(self, image: InstructionRequest) -> Completion:
@@ -187,8 +187,8 @@ class _Handler:
         if not usage.counted and not self._announced_estimates:
             _log.warning("answers without a token count, or truncated: their cost is estimated")
             self._announced_estimates = True
-        digest, kind = self._provider.request_digest(image), self._provider.kind(image.task)
-        self._answers.add(digest, image.id, raw, self._provider.cost(usage), kind)
+        digest, cost_class = self._provider.request_digest(image), self._provider.cost_class(image.task)
+        self._answers.add(digest, image.id, raw, self._provider.cost(usage), cost_class)
 
     def _learn(self, task: str, usage: Usage) -> None:
         """Raises the estimate to the most expensive answer so far."""

@@ -92,7 +92,7 @@ class ChatService(Generator):
         answers = Answers.read(self.answers)
         tokens, money = 0.0, 0.0
         for task, count in images.items():
-            kept = answers.of(self.kind(task))
+            kept = answers.of_cost_class(self.cost_class(task))
             usages = [self.usage(task, one) for several in kept for one in several] or [self.expected(task)]
             # An image that was requested twice costs twice.
             share = count / max(1, len(kept))
@@ -178,7 +178,7 @@ class ChatService(Generator):
         """Estimated tokens of a request with several images, from those of one with a single image."""
         return usage._replace(prompt=usage.prompt + (images - 1) * self.image_tokens)
 
-    def kind(self, task: str) -> str:
+    def cost_class(self, task: str) -> str:
         """The cost class of a task's answers: model and prompt."""
         return f"{self.model}, {self.prompts.name_of(task)}"
 

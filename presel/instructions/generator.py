@@ -92,7 +92,7 @@ class Generator(InstructionProvider):
         """The images without a usable answer or a refusal, and with attempts left."""
         open_ = []
         for image in requests:
-            completions = answers.to(self.request_digest(image))
+            completions = answers.for_request(self.request_digest(image))
             if len(completions) < self.attempts and self._all_malformed(image, completions):
                 open_.append(image)
         return open_
@@ -103,7 +103,7 @@ class Generator(InstructionProvider):
         unanswered: dict[str, str] = {}
         for image in requests:
             reason = "never answered"
-            for completion in answers.to(self.request_digest(image)):
+            for completion in answers.for_request(self.request_digest(image)):
                 try:
                     records.append(self._record(image, completion))
                     break
@@ -113,12 +113,12 @@ class Generator(InstructionProvider):
                 unanswered[image.id] = reason
         return ProviderResult(records, unanswered)
 
-    def how_to_ask_again(self, unanswered: Sequence[InstructionRequest]) -> str:
+    def retry_remedy(self, unanswered: Sequence[InstructionRequest]) -> str:
         """Names the number of attempts that requests another answer for malformed ones only."""
         answers = Answers.read(self.answers)
         malformed = []
         for image in unanswered:
-            completions = answers.to(self.request_digest(image))
+            completions = answers.for_request(self.request_digest(image))
             if completions and self._all_malformed(image, completions):
                 malformed.append(len(completions))
         if not malformed:

@@ -86,15 +86,19 @@ class LabelStudio(InstructionProvider):
             image folder, `{folder}` for the name of that folder. None writes the images into the tasks.
         drafts: File of questions, or of questions and answers, that annotators find filled in, see
             `read_drafts`; images without one start empty. None for none.
+        revision: Number of a revision of annotations that a run has read already: with a new number they are
+            read again, and whatever rests on them is computed again.
         answers: Folder that keeps every annotation, shared by all runs.
     """
 
+    revisable: ClassVar[bool] = True
     # 2: starred annotations come first.
     version: ClassVar[int] = 2
 
     image_url: str | None = field(default="/data/local-files/?d={folder}/{path}", compare=False)
     # Not in the key: what counts is what the annotators leave.
     drafts: Path | None = field(default=None, compare=False)
+    revision: int = 0
     answers: Path = field(compare=False)
 
     def __post_init__(self) -> None:
@@ -136,7 +140,7 @@ class LabelStudio(InstructionProvider):
             missing: dict[str, str] = {}
             for job in jobs:
                 missing |= self._read_export(job, answers)
-            todo = {_digest(image): image for image in requests if not answers.to(_digest(image))}
+            todo = {_digest(image): image for image in requests if not answers.for_request(_digest(image))}
             if not todo:
                 return _result(requests, answers)
             new = todo.keys() - {digest for job in jobs for digest in job.digests}
@@ -151,6 +155,29 @@ class LabelStudio(InstructionProvider):
         # Tasks that contain their images need no access.
         access = f" and access to the images in {files.images}" if self.image_url is not None else ""
         raise Paused(_what_to_do(len(todo), waiting, incomplete, access))
+
+    def check_result(self, requests: Sequence[InstructionRequest], records: Sequence[Record]) -> None:
+        """Compares finished instructions with the exports.
+
+        Raises:
+            PreselError: If an annotation has changed.
+        """
+        if not self._root.exists():
+            return
+        with Answers.opened(self._root) as answers:
+            jobs = find_jobs(self._root, {_digest(image) for image in requests})
+            for job in jobs:
+                self._read_export(job, answers)
+            kept = [image for image in requests if answers.for_request(_digest(image))]
+            now = {record.id: record.conversations for record in _result(kept, answers).records}
+        before = {record.id: record.conversations for record in records}
+        changed = [image.id for image in kept if now.get(image.id) != before.get(image.id)]
+        if changed:
+            raise PreselError(
+                f"annotations of {len(changed):,} images have changed since this run read them, as that of "
+                f"'{changed[0]}', in {', '.join(str(job.folder) for job in jobs)}; set instructions.revision="
+                f"{self.revision + 1} to read them again and to compute what rests on them"
+            )
 
     @property
     def _root(self) -> Path:
@@ -231,7 +258,7 @@ class LabelStudio(InstructionProvider):
             annotation = found[0]
             if len(found) > 1 and not annotation.get("was_cancelled"):
                 several.append(one.uid)
-            if answers.to(digest)[-1:] != [annotation]:
+            if answers.for_request(digest)[-1:] != [annotation]:
                 answers.add(digest, one.uid, annotation, Cost(0, 0.0))
         if several:
             _log.warning(
@@ -310,7 +337,7 @@ def _result(requests: Sequence[InstructionRequest], answers: Answers) -> Provide
     unanswered: dict[str, str] = {}
     for image in requests:
         # The last one: a skipped image may be annotated later, or an annotation revised.
-        annotation = answers.to(_digest(image))[-1]
+        annotation = answers.for_request(_digest(image))[-1]
         if annotation.get("was_cancelled"):
             unanswered[image.id] = "skipped by the annotator"
         else:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from presel.data.errors import RecordError
 from presel.data.listing import PoolFiles
-from presel.data.llava import LlavaFiles, Record
+from presel.data.llava import LlavaFiles, Record, check_conversation
 from presel.errors import PreselError
 from presel.instructions.provider import NOT_REQUESTED, InstructionProvider, InstructionRequest
 from presel.storage.files import write_table
@@ -43,7 +44,8 @@ def request(
         The instructions, in the order of the images.
 
     Raises:
-        PreselError: If the provider returns other instructions than those requested, or too few.
+        PreselError: If the provider returns other instructions than those requested, unusable ones, or too
+            few.
     """
     ids = [image.id for image in requests]
     stages = [(earlier or {}).get(name, stage) for name in ids]
@@ -57,18 +59,25 @@ def request(
             f"{type(provider).__name__} gave {len(records)} instructions and {len(unanswered)} reasons for "
             f"none, not one for each of the {len(requests)} requested images"
         )
+    for record in records:
+        try:
+            check_conversation(record)
+        except RecordError as error:
+            raise PreselError(
+                f"{type(provider).__name__} gave image '{record.id}' a record where {error}"
+            ) from error
     listed = pd.DataFrame({"id": list(unanswered), "why": list(unanswered.values())}, dtype=object)
     write_table(folder / UNANSWERED, listed)
     if costs := provider.costs(requests):
         rows = [(name, cost.tokens, cost.money) for name, cost in costs.items()]
         write_table(folder / COSTS, pd.DataFrame(rows, columns=["id", "tokens", "money"]))
     if fault := shortage(unanswered, len(requests), provider, folder):
-        remedy = provider.how_to_ask_again([image for image in requests if image.id in unanswered])
+        remedy = provider.retry_remedy([image for image in requests if image.id in unanswered])
         raise PreselError(f"{fault}; answers are kept" + (f"; {remedy}" if remedy else ""))
     return [found[image.id] for image in requests if image.id in found]
 
 
-def release(names: Sequence[str], files: LlavaFiles, folder: Path, stage: str) -> list[Record]:
+def read_text_only(names: Sequence[str], files: LlavaFiles, folder: Path, stage: str) -> list[Record]:
     """Records text-only samples and the stage that reads them in a ledger, then reads them.
 
     They have no image to be selected by, and nobody writes them for this run, so that none counts as

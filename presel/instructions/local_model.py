@@ -73,7 +73,11 @@ class LocalModel(Generator):
     ) -> list[InstructionRequest]:
         """See the base class; at temperature 0 a second answer would equal the first."""
         due = super().open_requests(requests, answers)
-        return due if self.temperature else [one for one in due if not answers.to(self.request_digest(one))]
+        return (
+            due
+            if self.temperature
+            else [one for one in due if not answers.for_request(self.request_digest(one))]
+        )
 
     def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
         """Generates the answers that are not kept yet."""
@@ -90,9 +94,9 @@ class LocalModel(Generator):
     def _fingerprint(self) -> str:
         return model_fingerprint(self.model, self.revision)
 
-    def how_to_ask_again(self, unanswered: Sequence[InstructionRequest]) -> str:
+    def retry_remedy(self, unanswered: Sequence[InstructionRequest]) -> str:
         """See the base class; without sampling, every attempt would give the same answer."""
-        return super().how_to_ask_again(unanswered) if self.temperature else ""
+        return super().retry_remedy(unanswered) if self.temperature else ""
 
     def _generate(self, requests: Sequence[InstructionRequest], images: Path, answers: Answers) -> None:
         from presel.models.chat import ChatModel
@@ -111,7 +115,7 @@ class LocalModel(Generator):
     ) -> None:
         digests = [self.request_digest(image) for image in batch]
         # Each attempt has another seed.
-        seeds = [int(one[:12], 16) + len(answers.to(one)) for one in digests]
+        seeds = [int(one[:12], 16) + len(answers.for_request(one)) for one in digests]
         chats = [self._chat(image, images) for image in batch]
         max_tokens = self.prompts.of(batch[0].task).max_tokens
         completions = model.complete(chats, max_tokens, self.temperature, seeds)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -51,7 +51,7 @@ class InstructionRequest(NamedTuple):
         return self.several or (RequestedFile(self.image, self.content),)
 
     def record(self, conversation: Sequence[Turn]) -> Record:
-        """The training record that an answer makes of it."""
+        """The training record that an answer makes of it; a question holds an `<image>` for each file."""
         return Record(self.id, tuple(file.path for file in self.files), self.task, tuple(conversation))
 
 
@@ -86,6 +86,9 @@ class InstructionProvider:
     Attributes:
         max_unanswered_share: Maximum share of chosen images without an instruction; the run stops above it.
     """
+
+    # Whether people can change instructions afterwards, see `check_result`.
+    revisable: ClassVar[bool] = False
 
     # Acceptance threshold; it does not change the instructions, so it is not part of the key.
     max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.05, compare=False)
@@ -123,6 +126,9 @@ class InstructionProvider:
         """
         raise NotImplementedError
 
-    def how_to_ask_again(self, unanswered: Sequence[InstructionRequest]) -> str:
+    def check_result(self, requests: Sequence[InstructionRequest], records: Sequence[Record]) -> None:
+        """Raises `PreselError` if people have changed instructions since these records were stored."""
+
+    def retry_remedy(self, unanswered: Sequence[InstructionRequest]) -> str:
         """The remedy in the error message that requests these images again; '' if there is none."""
         return ""

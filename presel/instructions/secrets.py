@@ -32,6 +32,10 @@ _NAMES_OF_KEYS = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# How the keys of well-known services look.
+_IS_KEY = re.compile(r"(sk-|hf_|AIza|gsk_|xai-)[A-Za-z0-9_-]{20,}")
+# Settings whose keys users name, by a task, a kind of prompt or a column.
+_NAMED_BY_USERS = {"by_task", "kinds", "columns", "metrics", "task_patterns", "groups"}
 _NAMES_IN_TEXT = re.compile(r"([\w-]+)[\"'\\]*\s*:")
 
 
@@ -146,7 +150,10 @@ def refuse_saved_keys(config: Mapping[str, Any]) -> None:
 
 def holds_key(setting: str, value: Any) -> bool:
     """Whether a setting, or one inside its value, would contain a key."""
-    name = setting.rpartition(".")[2]
+    outer, _, name = setting.rpartition(".")
+    # The names of tasks and columns are the user's: a task may be named `key`.
+    if outer.rpartition(".")[2] in _NAMED_BY_USERS:
+        name = ""
     match value:
         case None | "":
             return False
@@ -159,10 +166,12 @@ def holds_key(setting: str, value: Any) -> bool:
         case _ if named_like_a_key(name):
             return True
         case dict():
-            return any(holds_key(str(key), one) for key, one in value.items())
+            return any(holds_key(f"{name}.{key}", one) for key, one in value.items())
         case str() if value.startswith("${"):
             return False
-        case str() if value.startswith(("{", "[")):
+        case str() if _IS_KEY.fullmatch(value):
+            return True
+        case str() if value.startswith(("{", "[")) and name not in _NAMED_BY_USERS:
             # A mapping as text, with quoted names, say.
             return any(map(named_like_a_key, _NAMES_IN_TEXT.findall(value)))
     if name == "key_variable":

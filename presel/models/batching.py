@@ -38,12 +38,15 @@ def plan_epoch(
     seed: int,
     epoch: int = 0,
     *,
+    text_only: Sequence[bool] = (),
     by_length: bool = True,
 ) -> list[Step]:
     """Draws the optimizer steps of an epoch uniformly at random, and splits each into micro-batches.
 
-    As in LLaVA's training, samples are grouped by length only inside a step: a step of samples of similar
-    length would contain only one or two tasks.
+    As in LLaVA's training (`get_modality_length_grouped_indices`), samples are grouped by length only inside
+    a step: a step of samples of similar length would contain only one or two tasks. Samples with and without
+    an image have steps of their own, in random order, but for what is left of both at the end: chats are
+    long, and would outweigh the images' short answers in the loss of a common step.
 
     Args:
         ids: Ids of the samples, (n,), all different. Together with seed and epoch they decide the order,
@@ -54,6 +57,7 @@ def plan_epoch(
         micro_batch_size: Samples per micro-batch; the last one of a step may have fewer.
         seed: Seeds the order.
         epoch: Number of the epoch; together with the seed it gives another order.
+        text_only: Whether each sample has no image, (n,); empty if all have one.
         by_length: Whether micro-batches group samples of similar length, the longest first, which saves
             padding; otherwise they are random too.
 
@@ -61,13 +65,30 @@ def plan_epoch(
         The steps; each sample occurs once.
     """
     by_id = np.array(sorted(range(len(ids)), key=lambda row: ids[row]), dtype=np.int64)
-    order = by_id[np.random.default_rng([seed, epoch]).permutation(len(ids))].tolist()
+    rng = np.random.default_rng([seed, epoch])
+    order = by_id[rng.permutation(len(ids))].tolist()
     steps = []
-    for drawn in chunks(order, batch_size):
+    for drawn in _drawn_steps(order, text_only, batch_size, rng):
         step_tokens = sum(response_tokens[row] for row in drawn)
         rows = sorted(drawn, key=lambda row: -lengths[row]) if by_length else drawn
         steps.append([MicroBatch(list(part), step_tokens) for part in chunks(rows, micro_batch_size)])
     return steps
+
+
+def _drawn_steps(
+    order: Sequence[int], text_only: Sequence[bool], batch_size: int, rng: np.random.Generator
+) -> list[Sequence[int]]:
+    """Cuts samples in random order, (n,), into steps of one modality, and those left at the end of both."""
+    if not any(text_only) or all(text_only):
+        return list(chunks(order, batch_size))
+    whole: list[Sequence[int]] = []
+    left: list[int] = []
+    for modality in (False, True):
+        *before, last = chunks([row for row in order if text_only[row] == modality], batch_size)
+        whole += before
+        left += last
+    mixed = [left[place] for place in rng.permutation(len(left))]
+    return [whole[place] for place in rng.permutation(len(whole))] + list(chunks(mixed, batch_size))
 
 
 def split_across_ranks(steps: Sequence[Step], rank: int, processes: int, micro_batches: int) -> list[Step]:
@@ -103,7 +124,7 @@ def fill_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     return batches
 
 
-def in_memory(compute: Callable[[slice], Result], rows: range, tokens: int) -> list[Result]:
+def halve_on_oom(compute: Callable[[slice], Result], rows: range, tokens: int) -> list[Result]:
     """Computes consecutive samples at once, or in halves where they do not fit into the device's memory.
 
     Args:
@@ -127,13 +148,13 @@ def in_memory(compute: Callable[[slice], Result], rows: range, tokens: int) -> l
             ) from error
     # Outside the handler: its exception keeps the failed attempt's tensors alive.
     middle = len(rows) // 2
-    return [part for half in (rows[:middle], rows[middle:]) for part in in_memory(compute, half, tokens)]
+    return [part for half in (rows[:middle], rows[middle:]) for part in halve_on_oom(compute, half, tokens)]
 
 
-def batch_in_memory(compute: Callable[[Inputs], Result], batch: Inputs) -> list[Result]:
-    """Computes a batch as `in_memory` does."""
+def halve_batch_on_oom(compute: Callable[[Inputs], Result], batch: Inputs) -> list[Result]:
+    """Computes a batch as `halve_on_oom` does."""
     n_samples, tokens = batch["attention_mask"].shape
-    return in_memory(lambda rows: compute(batch.part(rows)), range(n_samples), tokens)
+    return halve_on_oom(lambda rows: compute(batch.part(rows)), range(n_samples), tokens)
 
 
 class BatchPlan(Sampler[MicroBatch]):

@@ -152,7 +152,7 @@ class ConversationEncoder:
                 "and this model reads fewer otherwise; raise it"
             )
         ids = encoding.ids[:kept]
-        return Encoded(ids, _labels(ids, offsets, spans), len(encoding.ids), complete)
+        return Encoded(ids, response_labels(ids, offsets, spans), len(encoding.ids), complete)
 
     def length(self, conversations: Sequence[Turn], images: Sequence[Path]) -> int:
         """Number of tokens of a conversation in the model's template that is not truncated; see `tokens`."""
@@ -249,7 +249,7 @@ class ConversationEncoder:
         return Inputs({**text, **types}, prepared)
 
 
-def _labels(ids: list[int], offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[int]:
+def response_labels(ids: list[int], offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[int]:
     """The ids of the responses' tokens, `IGNORED` elsewhere.
 
     Args:

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from presel.errors import PreselError
-from presel.models.batching import batch_in_memory
+from presel.models.batching import halve_batch_on_oom
 from presel.models.conversations import ConversationEncoder, Example
 from presel.models.inputs import Inputs
 from presel.models.positions import rope_positions
@@ -73,4 +73,4 @@ def first_token_entropies(model: PreTrainedModel, batch: Inputs) -> Tensor:
         found: Tensor = torch.special.entr(logits.float().softmax(dim=1)).sum(dim=1)
         return found.cpu()
 
-    return torch.cat(batch_in_memory(entropies, batch))
+    return torch.cat(halve_batch_on_oom(entropies, batch))

@@ -50,7 +50,7 @@ def fine_tune(
     logger: Logger,
     make_tuner: MakeTuner = Tuner,
     by_length: bool = True,
-    leaves_out: bool = False,
+    skip_unanswered: bool = False,
 ) -> dict[str, Any]:
     """Fine-tunes a model and saves the result, resuming from the last checkpoint in `folder`.
 
@@ -66,7 +66,7 @@ def fine_tune(
         logger: Lightning logger.
         make_tuner: Makes the Lightning module from model, settings, number of optimizer steps, and seed.
         by_length: Whether the micro-batches of a step group samples of similar length.
-        leaves_out: Whether records without a response within the model's maximum length are left out.
+        skip_unanswered: Whether records without a response within the model's maximum length are left out.
 
     Returns:
         Number of optimizer steps, of samples, of samples truncated to the model's maximum length, and of
@@ -78,12 +78,19 @@ def fine_tune(
     """
     pl.seed_everything(seed, verbose=False)
     encoder = ConversationEncoder(lvlm)
-    measured = _measured(encoder, records, images, lvlm.max_length, leaves_out)
+    measured = _measured(encoder, records, images, lvlm.max_length, skip_unanswered)
     examples = measured.examples
-    sizes = settings.batch_size, settings.micro_batch_size
     epochs = [
         plan_epoch(
-            measured.ids, measured.lengths, measured.response_tokens, *sizes, seed, epoch, by_length=by_length
+            measured.ids,
+            measured.lengths,
+            measured.response_tokens,
+            settings.batch_size,
+            settings.micro_batch_size,
+            seed,
+            epoch,
+            text_only=[not example.images for example in examples],
+            by_length=by_length,
         )
         for epoch in range(settings.epochs)
     ]
@@ -271,7 +278,11 @@ class _Measured(NamedTuple):
 
 
 def _measured(
-    encoder: ConversationEncoder, records: Sequence[Record], images: Path, max_length: int, leaves_out: bool
+    encoder: ConversationEncoder,
+    records: Sequence[Record],
+    images: Path,
+    max_length: int,
+    skip_unanswered: bool,
 ) -> _Measured:
     """Measures the records; those without a response within the maximum length have no loss to train on."""
     found = _Measured([], [], [], [], 0)
@@ -294,7 +305,7 @@ def _measured(
             f"{len(left_out)} of {len(records)} samples have no response within lvlm.max_length={max_length} "
             f"tokens, as '{left_out[0]}'"
         )
-        if not (leaves_out and found.ids):
+        if not (skip_unanswered and found.ids):
             raise PreselError(f"{why}; raise lvlm.max_length, or leave them out of the pool")
         _log.warning(f"{why}; they are not trained on, unless lvlm.max_length is raised")
     if truncated:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from presel.errors import PreselError
-from presel.models.batching import batch_in_memory
+from presel.models.batching import halve_batch_on_oom
 from presel.models.conversations import IGNORED
 from presel.models.hardware import Hardware, device_for, runs_under_autocast
 from presel.models.inputs import Inputs
@@ -98,7 +98,7 @@ class GradientProjector:
         Raises:
             PreselError: If a single sample does not fit.
         """
-        return torch.cat(batch_in_memory(lambda part: self._project(part).cpu(), batch))
+        return torch.cat(halve_batch_on_oom(lambda part: self._project(part).cpu(), batch))
 
     def _project(self, batch: Inputs) -> Tensor:
         device = self._device

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from presel.models.batching import batch_in_memory, in_memory
+from presel.models.batching import halve_batch_on_oom, halve_on_oom
 from presel.models.conversations import IGNORED
 from presel.models.inputs import Inputs
 from presel.models.positions import rope_positions, with_positions
@@ -72,10 +72,9 @@ class Scorer:
         self.single_pass: bool | None = None
 
     def decide(self, batches: Iterable[PairBatch]) -> None:
-        """Decides between one pass and two by the first of these batches that tells.
+        """Chooses one pass or two on the first of these batches that has a sample to compare.
 
-        Without it, the first batch that is scored and tells decides: another one in each of several
-        processes, and in a run that goes on.
+        Otherwise the first scored batch would decide, which differs between processes and after a resume.
         """
         for batch in batches:
             self.losses(batch)
@@ -100,7 +99,7 @@ class Scorer:
                 self._compare(part.part(part.shares_image.nonzero()[:_COMPARED, 0]))
             return self._scored(part)
 
-        return _joined(in_memory(score, range(len(batch)), batch.ids.shape[1]))
+        return _joined(halve_on_oom(score, range(len(batch)), batch.ids.shape[1]))
 
     def _compare(self, batch: PairBatch) -> None:
         """Decides between one pass and two, unless none of these samples has a loss."""
@@ -239,7 +238,7 @@ def image_losses(model: PreTrainedModel, batch: Inputs, image_token: int) -> Ima
     def score(part: Inputs) -> ImageLosses:
         return ImageLosses(*(values.cpu() for values in _with_and_without_image(model, part, image_token)))
 
-    return _joined(batch_in_memory(score, batch))
+    return _joined(halve_batch_on_oom(score, batch))
 
 
 def _with_and_without_image(model: PreTrainedModel, batch: Inputs, image_token: int) -> ImageLosses:

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from presel.errors import PreselError
-from presel.models.batching import batch_in_memory
+from presel.models.batching import halve_batch_on_oom
 from presel.models.inputs import Inputs
 from presel.models.positions import with_positions
 
@@ -65,7 +65,7 @@ class MultimodalEncoder:
         Raises:
             PreselError: If a single sample does not fit.
         """
-        return torch.cat(batch_in_memory(lambda part: self._features(part).cpu(), batch))
+        return torch.cat(halve_batch_on_oom(lambda part: self._features(part).cpu(), batch))
 
     def _features(self, batch: Inputs) -> Tensor:
         inputs = batch.without("labels").to(self._model.device, self._model.dtype)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from presel.errors import PreselError
-from presel.runs import NO_SETTINGS, RunRecord, load_run
+from presel.runs import NOT_COMPARED, RunRecord, load_run
 from presel.settings.usage import sets_any_of
-from presel.storage.run_folder import FILE
+from presel.storage.run_folder import RUN_FILE
 
 # Roles whose files every report reads; of the others, but for `relevance`, it reads manifests only.
 _READ = {"images", "selection", "evaluation"}
@@ -24,7 +24,7 @@ def find_runs(folders: Sequence[Path]) -> list[RunRecord]:
     """
     found: set[Path] = set()
     for folder in folders:
-        files = {file for file in folder.rglob(FILE) if file.is_file()}
+        files = {file for file in folder.rglob(RUN_FILE) if file.is_file()}
         if not files:
             raise PreselError(f"{folder}: no finished run at or under it; {_WHAT_TO_NAME}")
         found |= {file.parent for file in files}
@@ -108,7 +108,7 @@ def _named_settings(run: RunRecord) -> frozenset[str]:
         override
         for override in run.overrides
         if not override.lstrip("+").startswith(_NOT_NAMED)
-        and not sets_any_of(override, (*NO_SETTINGS, *run.unused))
+        and not sets_any_of(override, (*NOT_COMPARED, *run.unused))
     )
 
 

@@ -25,8 +25,8 @@ _LABELED = (
     "selected. The ledger does not count them."
 )
 _TEXT_ONLY = (
-    "Tuned besides on the pool's records without an image (pool.text_only=keep), which cost nothing and are "
-    "in no budget."
+    "Also tuned on the pool's records without an image (pool.text_only=keep), which cost nothing and are in "
+    "no budget."
 )
 
 
@@ -131,7 +131,7 @@ def _rank_agreement(
             continue
         compared = f"mean Rel. with Rel. in {PUBLISHED_TABLES[name].title} (strategies in both: {len(both)})"
         if len(both) < _ENOUGH_STRATEGIES:
-            notes.append(f"No rank correlation of {compared}: so few say nothing.")
+            notes.append(f"Rank correlation of {compared} is not given: too few strategies.")
         else:
             notes.append(f"Spearman's rank correlation of {compared}: {rank_correlation(*both.T):+.2f}.")
     return notes

@@ -8,12 +8,12 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from presel.page import render
-from presel.report.alike import alike
 from presel.report.gallery import gallery
+from presel.report.lead import on_selection, on_untuned
 from presel.report.map_data import map_data
+from presel.report.near_duplicates import find_near_duplicates
 from presel.report.spending import requests, spending, times
 from presel.report.tables import BASELINE
-from presel.report.words import on_selection, on_untuned
 from presel.runs import RunRecord
 
 
@@ -73,7 +73,7 @@ def page(
         spending=by_task,
         widest=max(shares),
         gallery=gallery(shown, options.row),
-        alike=alike(shown, options.workers),
+        near_duplicates=find_near_duplicates(shown, options.workers),
         ledgers={name: {"requests": requests(run), "times": times(run)} for name, run in shown.items()},
         figures={
             caption: Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption)}"', 1))

@@ -144,9 +144,11 @@ def _interval(by_benchmark: Sequence[npt.NDArray[np.float64]], seed: int) -> tup
 
 def _differences(pairs: Sequence[tuple[RunRecord, RunRecord]], benchmark: str) -> npt.NDArray[np.float64]:
     """Differences of all answers' scores, (seeds, questions); without them of the benchmark, (seeds, 1)."""
-    if any(benchmark not in run.answers for pair in pairs for run in pair):
+    if any(benchmark not in run.answer_scores for pair in pairs for run in pair):
         return np.array([[a.scores[benchmark] - b.scores[benchmark]] for a, b in pairs])
-    return np.array([(a.answers[benchmark] - b.answers[benchmark]).to_numpy(np.float64) for a, b in pairs])
+    return np.array(
+        [(a.answer_scores[benchmark] - b.answer_scores[benchmark]).to_numpy(np.float64) for a, b in pairs]
+    )
 
 
 def spread(values: Sequence[float]) -> float | None:

@@ -12,7 +12,6 @@ from presel.selection.clustering import ClusterBackend, cluster, number_of_clust
 from presel.selection.feature_rows import FeatureRows
 from presel.selection.picking import (
     Scope,
-    comparable,
     id_order,
     most_central,
     select_from_task,
@@ -28,7 +27,6 @@ __all__ = [
     "allocate_clusters",
     "allocate_tasks",
     "cluster",
-    "comparable",
     "fill_tasks",
     "id_order",
     "most_central",

@@ -70,7 +70,7 @@ def allocate_tasks(
     return _released_vision_flan(ideal, floors, caps, total)
 
 
-def fill_tasks(weights: npt.ArrayLike, owned: npt.ArrayLike, sizes: npt.ArrayLike, budget: int) -> IntVector:
+def fill_tasks(weights: npt.ArrayLike, bought: npt.ArrayLike, sizes: npt.ArrayLike, budget: int) -> IntVector:
     """Splits a budget over tasks of which some images are bought already, so that these count in the split.
 
     The ideal numbers are `level · weight`, bounded below by the images already bought and above by the task's
@@ -79,27 +79,27 @@ def fill_tasks(weights: npt.ArrayLike, owned: npt.ArrayLike, sizes: npt.ArrayLik
 
     Args:
         weights: The tasks' weights, with any positive sum, shape (M,).
-        owned: Images of each task that are bought already, shape (M,).
+        bought: Images of each task that are bought already, shape (M,).
         sizes: All images of each task, those included, shape (M,).
         budget: Total number of images, those included.
 
     Returns:
         Images to add to each task, shape (M,), rounded as in `allocate_tasks`; the sum is exactly
-        `min(budget, sizes.sum()) - owned.sum()`. Tasks of weight 0 get images only once all others are full.
+        `min(budget, sizes.sum()) - bought.sum()`. Tasks of weight 0 get images only once all others are full.
         If nothing is bought, the result is that of `allocate_tasks`. Unlike there, a task can lose an image
         when the budget grows by one, though rarely.
 
     Raises:
-        ValueError: As in `allocate_tasks`, or if a task owns more images than it has, or the budget is below
-            what is bought.
+        ValueError: As in `allocate_tasks`, or if more images of a task are bought than it has, or the budget
+            is below what is bought.
     """
-    shares, least, most = _weights(weights), _whole_numbers(owned, "owned"), _whole_numbers(sizes, "sizes")
+    shares, least, most = _weights(weights), _whole_numbers(bought, "bought"), _whole_numbers(sizes, "sizes")
     if not len(shares) == len(least) == len(most):
         raise ValueError(
-            f"there are {len(shares)} weights, {len(least)} values of owned and {len(most)} sizes; each "
+            f"there are {len(shares)} weights, {len(least)} values of bought and {len(most)} sizes; each "
             "needs one per task"
         )
-    check_all(least <= most, least, "owned", "no task owns more images than it has")
+    check_all(least <= most, least, "bought", "no more images of a task are bought than it has")
     total = _whole_budget(budget)
     if not least.any():
         return apportion(shares, most, total)

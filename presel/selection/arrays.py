@@ -33,6 +33,11 @@ def check_whole(value: float, name: str, least: int = 1) -> None:
         raise ValueError(f"{name} is {value}; it must be a whole number of at least {least}")
 
 
+def round_for_ties(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Scores of any shape, rounded to nine decimals, since those of equal images differ in the last bits."""
+    return np.round(scores, 9)
+
+
 def squared_distances(first: FloatMatrix, second: FloatMatrix) -> FloatMatrix:
     """Squared Euclidean distances, (n, d) and (m, d) -> (n, m); float32 would lose small distances."""
     one, other = (np.einsum("ij,ij->i", vectors, vectors) for vectors in (first, second))  # (n,), (m,)

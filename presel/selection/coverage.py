@@ -5,7 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from presel.selection.arrays import BoolVector, FloatMatrix, FloatVector, IntVector, check_whole
+from presel.selection.arrays import (
+    BoolVector,
+    FloatMatrix,
+    FloatVector,
+    IntVector,
+    check_whole,
+    round_for_ties,
+)
 from presel.selection.clustering import cluster
 from presel.selection.feature_rows import FeatureRows
 
@@ -126,7 +133,7 @@ class _Coverage:
         gains = np.zeros(len(images))
         for columns, rows, cosines in self._tiles(images):
             gains[columns] += np.maximum(cosines - self._covered[rows, None], 0).sum(axis=0)
-        return np.round(gains / len(self._covered), 9)
+        return round_for_ties(gains / len(self._covered))
 
     def _tiles(self, images: IntVector) -> Iterator[tuple[slice, slice, FloatMatrix]]:
         """Cosines of c images, the columns, to all images, the rows: slices of both, and a tile of cosines.

@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from presel.selection.arrays import BoolVector, FloatMatrix, FloatVector
+from presel.selection.arrays import BoolVector, FloatMatrix, FloatVector, round_for_ties
 from presel.selection.feature_rows import FeatureRows
-from presel.selection.picking import checked_labels, comparable
+from presel.selection.picking import checked_labels
 
 
 def distinct_ranks(
@@ -65,7 +65,7 @@ def _ranks(
     closest = np.max(vectors @ vectors[~free].T, axis=1, initial=0)  # (m,)
     left = free.copy()  # (m,)
     for rank in range(1, int(free.sum()) + 1):
-        values = comparable(centrality - penalty * closest**power)  # (m,)
+        values = round_for_ties(centrality - penalty * closest**power)  # (m,)
         best = int(np.argmax(np.where(left, values, -np.inf)))
         ranks[best], left[best] = rank, False
         closest = np.maximum(closest, vectors @ vectors[best])

@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from presel.selection.arrays import Float32Matrix, Float32Vector, FloatMatrix, FloatVector, IntVector
+from presel.selection.arrays import (
+    Float32Matrix,
+    Float32Vector,
+    FloatMatrix,
+    FloatVector,
+    IntVector,
+    round_for_ties,
+)
 
 # Floats per block, 25 MB in float32: 8,192 rows of 768 dimensions, enough for BLAS to run at full speed.
 _BLOCK = 8192 * 768
@@ -155,7 +162,7 @@ class FeatureRows:
         keys = np.empty(len(self))
         for place, rows in self._float64_blocks():
             keys[place] = rows @ direction / np.sqrt(np.einsum("ij,ij->i", rows, rows))
-        return np.round(keys, 9)
+        return round_for_ties(keys)
 
     def for_many_passes(self) -> Self:
         """A float32 copy if it is small, which saves the conversion on each pass; else these rows."""
@@ -235,7 +242,3 @@ class Features(NamedTuple):
         """
         index = pd.Index(self.ids).get_indexer(pd.Index(wanted))
         return FeatureRows(self.array, index=index, center=center, normalize=True, ids=self.ids.tolist())
-
-    def normalized_by_id(self) -> tuple[npt.NDArray[np.str_], FeatureRows]:
-        """Ids in ascending order, (n,), and the features in that order, L2-normalized as they are read."""
-        return self.by_id(normalize=True)

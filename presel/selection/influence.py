@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from presel.selection.arrays import FloatMatrix, FloatVector, IntVector
+from presel.selection.arrays import FloatMatrix, FloatVector, IntVector, round_for_ties
 from presel.selection.feature_rows import FeatureRows
-from presel.selection.picking import comparable
 
 # Floats that are in memory at once, 32 MB in float64.
 _BLOCK = 2**22
@@ -59,7 +58,7 @@ def influence(rows: FeatureRows, directions: FloatMatrix) -> FloatMatrix:
     found = np.empty((len(rows), len(directions)))
     for place, block in rows.blocks():
         found[place] = block.astype(np.float64) @ directions.T
-    return comparable(found)
+    return round_for_ties(found)
 
 
 def target_influence(

@@ -8,16 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from presel.selection.allocation import ClusterMode, allocate_clusters
-from presel.selection.arrays import BoolVector, FloatVector, IntVector, check_choice, check_whole
+from presel.selection.arrays import (
+    BoolVector,
+    FloatVector,
+    IntVector,
+    check_choice,
+    check_whole,
+    round_for_ties,
+)
 from presel.selection.centrality import centrality_of
 from presel.selection.feature_rows import FeatureRows
 
 Scope: TypeAlias = Literal["cluster", "task"]
-
-
-def comparable(scores: FloatVector) -> FloatVector:
-    """Scores rounded to nine decimals, since those of equal images differ in the last bits."""
-    return np.round(scores, 9)
 
 
 def select_from_task(
@@ -92,7 +94,7 @@ def most_central(
     quotas = allocate_clusters(counts, budget, mode, totals, size_exponent=size_exponent)  # (C,)
     # In the order of the ids, which the stable sort keeps among ties.
     candidates = order[free[order]]  # (m,)
-    ranked = candidates[np.lexsort((-comparable(scores[candidates]), position[candidates]))]  # (m,)
+    ranked = candidates[np.lexsort((-round_for_ties(scores[candidates]), position[candidates]))]  # (m,)
     rank_in_cluster = np.arange(len(ranked)) - np.repeat(np.cumsum(counts) - counts, counts)  # (m,)
     return ranked[rank_in_cluster < np.repeat(quotas, counts)]
 

@@ -42,6 +42,8 @@ def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
         raise PreselError(
             f"the overrides are the text {overrides!r}; give a list of texts: {overrides.split()}"
         )
+    if other := [one for one in overrides if not isinstance(one, str)]:
+        raise PreselError(f"override {other[0]!r} is no text; write 'key=value'")
     register()
     refuse_keys(overrides)
     check_overrides(overrides)

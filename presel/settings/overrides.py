@@ -28,7 +28,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Settings that become paths without a component that checks their type.
 _PATHS = frozenset({"paths.store", "paths.runs", "paths.answers"})
 # Settings for which an empty name would mean the working directory.
-_FOLDERS = _PATHS | {"pool.images", "evaluation.images"}
+_FOLDERS = _PATHS | {"pool.images", "evaluation.images", "hydra.run.dir", "hydra.sweep.dir"}
 # Settings whose keys users name: tasks, kinds of prompts, columns.
 _OPEN = frozenset({"by_task", "kinds", "columns", "metrics", "parameters", "arguments"})
 
@@ -38,7 +38,7 @@ def is_sweep(arguments: Sequence[str]) -> bool:
     if has_sweep_flag(arguments) or "hydra.mode=RUN" in arguments:
         return has_sweep_flag(arguments)
     known = options("experiment", config_folders(arguments))
-    return any(known[name].sweeps for name in _experiments(_parsed(arguments)) if name in known)
+    return any(known[name].sweeps for name in _experiments(parsed(arguments)) if name in known)
 
 
 def has_sweep_flag(arguments: Sequence[str]) -> bool:
@@ -54,13 +54,17 @@ def quoted(override: str, sweep: bool = False) -> str:
         sweep: Whether commas separate the values of a sweep.
     """
     key, _, value = override.partition("=")
+    if re.fullmatch(r"\[.*\]", value):
+        elements = [quoted_value(one.strip()) for one in value[1:-1].split(",")]
+        return shlex.quote(f"{key}=[{','.join(elements)}]")
     if not sweep:
-        return shlex.quote(f"{key}={_quoted_value(value)}")
-    values = [one if re.fullmatch(r"""(["']).*\1""", one) else _quoted_value(one) for one in value.split(",")]
+        return shlex.quote(f"{key}={quoted_value(value)}")
+    values = [one if re.fullmatch(r"""(["']).*\1""", one) else quoted_value(one) for one in value.split(",")]
     return shlex.quote(f"{key}={','.join(values)}")
 
 
-def _quoted_value(value: str) -> str:
+def quoted_value(value: str) -> str:
+    """A value as Hydra's grammar takes it for text."""
     # A backslash counts only before a quote and at the end.
     return '"' + re.sub(r'(\\*)("|\Z)', lambda at: 2 * at[1] + (at[2] and '\\"'), value) + '"'
 
@@ -94,15 +98,16 @@ def check_overrides(overrides: Sequence[str]) -> None:
         overrides: The command line's, flags among them.
 
     Raises:
-        PreselError: If a group has no option or a list of them; if Hydra takes an option or a path of group
-            `paths` for a number or the like, or strips the whitespace around the name of a file or folder; if
-            a folder has no name; if a setting takes its value from another one; or if there is a control
-            character, which Hydra's own messages would print to the terminal.
+        PreselError: If a group has no option or a list of them, or group `published` an unknown one; if
+            Hydra takes an option or a path of group `paths` for a number or the like, or strips the
+            whitespace around the name of a file or folder; if a folder has no name; if a setting takes its
+            value from another one; or if there is a control character, which Hydra's own messages would print
+            to the terminal.
     """
     for override in filter(_CONTROL.search, overrides):
         raise PreselError(f"the argument {override!r} holds a control character; write it without")
     chosen = chosen_options(overrides)
-    for key, override, value in _parsed(overrides):
+    for key, override, value in parsed(overrides):
         if (decides := reference(key, chosen)) != key:
             raise PreselError(f"{key} takes its value from {decides}; set that")
         if key in _FOLDERS and value == "":
@@ -110,6 +115,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
         if key in defaults() and override[0] == "+":
             raise PreselError(f"{override}: {key} has an option already; write it without the +")
         for one in _values(value):
+            if key == "published" and one not in (known := options(key, config_folders(overrides))):
+                hint = nearest(str(one), list(known))
+                raise PreselError(
+                    f"published={one}: there is no such option{hint}; choose one of {', '.join(known)}"
+                )
             if key in defaults() and (override[0] == "~" or one is None or isinstance(one, list)):
                 raise PreselError(f"{override}: {key} takes exactly one option; write {key}=NAME")
             is_number = isinstance(one, bool | int | float)
@@ -131,7 +141,7 @@ def chosen_options(overrides: Sequence[str]) -> dict[str, list[Option]]:
     """
     folders = config_folders(overrides)
     names: dict[str, list[str]] = {group: [option] for group, option in defaults().items()}
-    given = _parsed(overrides)
+    given = parsed(overrides)
     for name in _experiments(given):
         if name in (experiments := options("experiment", folders)):
             names |= experiments[name].choices
@@ -150,33 +160,14 @@ def reference(key: str, chosen: Mapping[str, Sequence[Option]]) -> str:
     return next(filter(None, found), key)
 
 
-def spread_over_jobs(overrides: Sequence[str]) -> list[str]:
-    """Lets a sweep over options of a group set what they have: `strategy=random,presel strategy.pick=…`.
-
-    Such a setting becomes an addition (`++`), which Hydra makes to every job; `drop_foreign` removes it from
-    those whose option lacks it. Otherwise Hydra would look for it in the group's default, before any job. A
-    setting that no option has is left for Hydra to refuse.
-    """
-    if not is_sweep(overrides):
-        return list(overrides)
-    chosen = chosen_options(overrides)
-    changed = {}
-    for key, override, _ in _parsed(overrides):
-        group, _, name = key.partition(".")
-        has = [name.partition(".")[0] in option.settings for option in chosen.get(group, [])]
-        if len(has) > 1 and any(has):
-            changed[override] = f"++{override.lstrip('+')}"
-    return [changed.get(override, override) for override in overrides]
-
-
-def _parsed(overrides: Sequence[str]) -> list[tuple[str, str, Any]]:
+def parsed(overrides: Sequence[str]) -> list[tuple[str, str, Any]]:
     """The key of every override that can be read, the override, and its value."""
     parser = OverridesParser.create()
     found = []
     for override in overrides:
         with suppress(HydraException):
-            parsed = parser.parse_override(override)
-            found.append((parsed.key_or_group, override, parsed.value()))
+            one = parser.parse_override(override)
+            found.append((one.key_or_group, override, one.value()))
     return found
 
 
@@ -198,6 +189,11 @@ def _is_group(key: str) -> bool:
 
 def unknown_key(key: str, overrides: Sequence[str] = ()) -> str:
     """Says that there is no such setting, and which one of the options chosen by the overrides is nearest."""
+    if key == "experiment" and (names := _experiments(parsed(overrides))):
+        return (
+            f"the file of experiment={names[0]} lacks the line `# @package _global_` at its beginning, "
+            "without which Hydra takes its settings for those of a group; add it"
+        )
     valid = list(fields_of(f"{SCHEMA}.Config"))
     chosen = chosen_options(overrides)
     for group, several in chosen.items():

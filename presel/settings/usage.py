@@ -1,12 +1,10 @@
 """What of its configuration a run reads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from presel.settings.options import fields_of
-from presel.settings.overrides import chosen_options
 from presel.settings.schema import BASES, bases
 from presel.storage.stage import upstream
 
@@ -33,41 +31,15 @@ def unused(config: DictConfig, pipeline: "Pipeline") -> list[str]:
     used |= {group for group in BASES if any(isinstance(value, bases(group)) for value in held)}
     groups = [str(group) for group in config if OmegaConf.is_config(config[group])]
     settings: Any = OmegaConf.to_container(config, resolve=False)
-    for name in pipeline.strategy.unread:
+    for name in pipeline.strategy.unused_settings:
         settings["strategy"].pop(name, None)
     # Settings without a component are read where a component takes its value from them.
     text = "".join(str(settings[group]) for group in used & set(groups))
     found = [group for group in groups if group not in used and f"${{{group}." not in text]
-    return found + [f"strategy.{name}" for name in sorted(pipeline.strategy.unread)]
+    return found + [f"strategy.{name}" for name in sorted(pipeline.strategy.unused_settings)]
 
 
 def sets_any_of(override: str, keys: Collection[str]) -> bool:
     """Whether an override sets one of these keys, or something of a group among them."""
     key = override.lstrip("+~").partition("=")[0]
     return key in keys or key.partition(".")[0] in keys
-
-
-def drop_foreign(config: DictConfig, overrides: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Removes from a job's configuration what `spread_over_jobs` added for other options of a group.
-
-    Args:
-        config: The job's configuration.
-        overrides: The job's.
-        typed: The sweep's, as on the command line.
-
-    Returns:
-        The overrides that are left.
-    """
-    chosen, kept = chosen_options(typed), []
-    for override in overrides:
-        group, _, rest = override.lstrip("+").partition("=")[0].partition(".")
-        name = rest.partition(".")[0]
-        foreign = any(name in option.settings for option in chosen.get(group, []))
-        added = override.startswith("++") and foreign
-        known = fields_of(str(config.get(group, {}).get("_target_"))) if added else {}
-        if known and name not in known:
-            with open_dict(config):
-                del config[group][name]
-        else:
-            kept.append(override.removeprefix("++"))
-    return kept

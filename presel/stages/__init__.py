@@ -1,1 +1,1 @@
-"""The steps of the method, one a file; `presel.pipeline` strings them together."""
+"""The steps of the method, one per file; `presel.pipeline` connects them."""

@@ -11,7 +11,7 @@ from presel.selection.kmeans.hierarchical import cells_of_groups, clusters_of_ce
 from presel.selection.kmeans.lloyd import Settings
 from presel.selection.kmeans.search import search_by
 from presel.selection.threads import for_each_task
-from presel.storage.files import release
+from presel.storage.files import drop_cached_pages
 
 # Raised when tasks are divided otherwise, which changes their clusters.
 DIVISION_VERSION = 1
@@ -53,12 +53,12 @@ def divide(features: Features, rows: IntVector, n_clusters: int, seed: int) -> l
 
     def keys(part: IntVector) -> FloatVector:
         found = read(part).content_keys()
-        release(features.array)
+        drop_cached_pages(features.array)
         return found
 
     def groups_near(part: IntVector) -> IntVector:
         found = assign(read(part), groups, settings.search).labels
-        release(features.array)
+        drop_cached_pages(features.array)
         return found
 
     all_keys = np.concatenate(list(for_each_task(keys, slices)))  # (n,)
@@ -67,7 +67,7 @@ def divide(features: Features, rows: IntVector, n_clusters: int, seed: int) -> l
     n_cells = min(_MOST_CELLS, math.ceil(n_clusters / CLUSTERS_PER_CELL))
     # In memory, since k-means on rows from all over the file would keep most of it there.
     sample = features.array[by_content[np.sort(drawn)]]  # (65,536, d) at most
-    release(features.array)
+    drop_cached_pages(features.array)
     groups, cells = cells_of_groups(FeatureRows(sample, normalize=True), n_clusters, n_cells, settings)
     cell_of = np.empty(len(rows), np.int64)
     cell_of[order] = cells[np.concatenate(list(for_each_task(groups_near, slices)))]

@@ -107,7 +107,7 @@ class CentralityStage(TableStage, Sharded):
             ),
             size=1,
             name=lambda number: f"group {number}",
-            anywhere=many(len(rows)),
+            device_independent=many(len(rows)),
         )
 
 

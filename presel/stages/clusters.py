@@ -167,7 +167,7 @@ class ClustersStage(TableStage, Sharded):
             compute_batches=lambda batches: iter(each(clustered, [number for (number,) in batches])),
             size=1,
             name=lambda number: f"task {parts.tasks[number]}",
-            anywhere=many(count) and self._same_on_other_machines,
+            device_independent=many(count) and self._same_on_other_machines,
         )
         return shards
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from presel.selection import FeatureRows
 from presel.selection.arrays import IntVector
 from presel.selection.feature_rows import Features
-from presel.storage.files import atomic, check_room, map_array, map_new_array, release
+from presel.storage.files import atomic, check_room, drop_cached_pages, map_array, map_new_array
 
 # Up to this size features are read where they are: the system keeps them in memory, in any order.
 IN_PLACE_BYTES = 2 * 2**30
@@ -71,7 +71,7 @@ class FeatureGroups:
         vectors = np.empty_like(stored)
         for start in range(0, len(order), _BLOCK):
             vectors[order[start : start + _BLOCK]] = stored[start : start + _BLOCK]
-            release(self._copy)
+            drop_cached_pages(self._copy)
         return FeatureRows(vectors, normalize=True)
 
     def _checked(self, rows: IntVector) -> FeatureRows:
@@ -95,8 +95,8 @@ class FeatureGroups:
                     if number < len(self._groups):
                         regrouped[free[number] : free[number] + len(rows)] = array[rows]
                         free[number] += len(rows)
-                release(array)
-                release(regrouped)
+                drop_cached_pages(array)
+                drop_cached_pages(regrouped)
             regrouped.flush()
 
 

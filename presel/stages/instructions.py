@@ -82,7 +82,7 @@ class InstructionsStage(SamplesStage):
         The limit is not part of the key: another run may have accepted more images without an instruction.
 
         Raises:
-            PreselError: If too few images of a result have an instruction.
+            PreselError: If too few images of a result have an instruction, or people have changed theirs.
         """
         if not store.has(self):
             self.provider.check(self.pool.files(store), self.pool.task_names(store))
@@ -93,6 +93,8 @@ class InstructionsStage(SamplesStage):
         requested = store.manifest(self)["measured"]["requested"]
         if fault := shortage(unanswered, requested, self.provider, folder):
             raise PreselError(f"{fault}; raise that limit, or {remedy(folder)}")
+        if self.provider.revisable and store.has(self.chosen):
+            self.provider.check_result(self._wanted(store), store.load(self))
 
     def compute(self, store: Store, folder: Path) -> dict[str, Any]:
         """Requests the instructions of the chosen images."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from presel.data.listing import Listing
-from presel.data.near_duplicates import superfluous
+from presel.data.near_duplicates import near_duplicates_to_drop
 from presel.data.sources import Source
 from presel.errors import PreselError
 from presel.storage.files import write_table
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 FILE = "left_out.parquet"
 
 
-def near_duplicates(images: pd.DataFrame, source: Source, by_task: bool) -> pd.Series:
+def checked_near_duplicates(images: pd.DataFrame, source: Source, by_task: bool) -> pd.Series:
     """Finds the records that a run leaves out as near-duplicates, for the run and for `presel doctor`.
 
     Args:
@@ -31,7 +31,7 @@ def near_duplicates(images: pd.DataFrame, source: Source, by_task: bool) -> pd.S
     Raises:
         PreselError: If no record would be left.
     """
-    alike = superfluous(images, source.near_duplicates, by_task)
+    alike = near_duplicates_to_drop(images, source.near_duplicates, by_task)
     if len(alike) and len(alike) == images["id"].nunique():
         raise PreselError(
             f"{source.group}.near_duplicates=drop leaves none of {len(alike):,} images, since each nearly "
@@ -50,7 +50,7 @@ def write_left_out(
         source: The pool's source.
         listing: Its records.
         table: Those of its records that could be used: id, image, task.
-        alike: What `near_duplicates` found.
+        alike: What `checked_near_duplicates` found.
     """
     excluded = pd.DataFrame([item[:3] for item in listing.excluded], columns=["id", "image", "task"])
     repeated = table[table["id"].isin(alike.index)]

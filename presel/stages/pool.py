@@ -21,7 +21,7 @@ from presel.data.near_duplicates import groups_of_thumbnails
 from presel.data.sources import Source
 from presel.errors import PreselError
 from presel.models.lvlm import Lvlm
-from presel.stages.left_out import near_duplicates, write_left_out
+from presel.stages.left_out import checked_near_duplicates, write_left_out
 from presel.stages.results import TableStage
 from presel.storage.files import atomic, read_table, write_table
 from presel.storage.stage import Stage
@@ -228,8 +228,8 @@ class PoolStage(Pool):
         usable = shown[~shown["id"].isin(shown.loc[shown["why"].notna(), "id"])]
         if thumbnails:
             usable = usable.assign(group=groups_of_thumbnails(list(usable["thumbnail"])))  # (n,)
-        alike = near_duplicates(usable, self.source, self.with_tasks)
-        pool, several, rejected = _sorted_out(table, shown, alike)
+        alike = checked_near_duplicates(usable, self.source, self.with_tasks)
+        pool, several, rejected = _split_records(table, shown, alike)
         write_table(folder / "rejected.parquet", rejected)
         write_left_out(folder, self.source, listing, table.drop(rejected.index), alike)
         self.write(folder, pool)
@@ -302,7 +302,7 @@ def _shown(table: pd.DataFrame, items: Sequence[Item], checked: Sequence[Checked
     return of_record.assign(image=[image for item in items for image in item.images]).join(shown)
 
 
-def _sorted_out(
+def _split_records(
     table: pd.DataFrame, shown: pd.DataFrame, alike: pd.Series
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The three tables of `PoolStage`: usable records, the images of those with several, rejected records.

@@ -28,7 +28,7 @@ class RoundStage(SelectionStage):
         bought: The instructions of the reference set and of all rounds before.
     """
 
-    spends_all: ClassVar[bool] = False
+    warns_if_underspent: ClassVar[bool] = False
 
     strategy: RoundStrategy
     bought: tuple[InstructionsStage, ...]

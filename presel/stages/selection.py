@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionStage(TableStage):
-    """D_S, the images to buy instructions for; it includes the reference set if the strategy used one.
+    """The images to buy instructions for, the reference set included if the strategy used one.
 
     Leaves `selection.parquet`: one row per image of the pool, with `selected` and the strategy's columns.
 
@@ -37,8 +37,8 @@ class SelectionStage(TableStage):
     """
 
     name: ClassVar[str] = "selection"
-    # Whether it is told where fewer images than the budget are chosen.
-    spends_all: ClassVar[bool] = True
+    # Whether to warn if fewer images than the budget are chosen.
+    warns_if_underspent: ClassVar[bool] = True
 
     strategy: Strategy
     pool: Pool
@@ -101,7 +101,7 @@ class SelectionStage(TableStage):
         paid = {name for stage in self.paid for name in store.load(stage)["id"]}
         chosen = choice.loc[choice["selected"], "id"]
         self._check(chosen, pool["id"], paid, budget)
-        if len(chosen) < budget and self.spends_all:
+        if len(chosen) < budget and self.warns_if_underspent:
             _log.warning(
                 f"strategy={self.strategy.name} chose {len(chosen):,} images where the budget is {budget:,}; "
                 "`presel run --help strategy` says what it leaves out"
@@ -164,8 +164,8 @@ def images_in_budget(budget: float, pool_size: int) -> int:
     images = round(budget * pool_size) if budget <= 1 else int(budget)
     if images < 1:
         raise PreselError(
-            f"budget={budget:g} buys no instruction: the pool has {pool_size} images; set a share above 0 "
-            "(0.15) or a number of images (500)"
+            f"budget={budget:g} buys no instruction: the pool has {pool_size} images; set a larger share, or "
+            f"a number of images (up to {pool_size})"
         )
     if images > pool_size:
         raise PreselError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from presel.data.sources import annotated
-from presel.instructions.ledger import release
+from presel.instructions.ledger import read_text_only
 from presel.stages.instructions import SamplesStage
 from presel.stages.pool import PoolStage
 from presel.storage.store import Store
@@ -19,6 +19,8 @@ class TextOnlyStage(SamplesStage):
     """
 
     name: ClassVar[str] = "text_only"
+    # 2: models are tuned on these records in steps of their own.
+    version: ClassVar[int] = 2
 
     pool: PoolStage
 
@@ -30,7 +32,7 @@ class TextOnlyStage(SamplesStage):
     def compute(self, store: Store, folder: Path) -> dict[str, int]:
         """Copies the records."""
         files = annotated(self.pool.files(store))
-        records = release(self.pool.text_only_ids(store), files, folder, self.purpose)
+        records = read_text_only(self.pool.text_only_ids(store), files, folder, self.purpose)
         self.write(folder, records)
         return {"samples": len(records)}
 

@@ -27,8 +27,8 @@ class FineTuneStage(ParallelStage[T_co]):
         tune: Hyperparameters.
         seed: Seed of initial weights, batches and dropout.
         by_length: Whether the micro-batches of an optimizer step hold samples of similar length.
-        leaves_out: Whether samples without a response within the model's maximum length are left out; those
-            that are scored afterwards must have one.
+        skip_unanswered: Whether samples without a response within the model's maximum length are left out;
+            those that are scored afterwards must have one.
     """
 
     by_length: ClassVar[bool] = True
@@ -37,7 +37,7 @@ class FineTuneStage(ParallelStage[T_co]):
     lvlm: Lvlm
     tune: Tune
     seed: int
-    leaves_out: bool = field(default=False, compare=False)
+    skip_unanswered: bool = field(default=False, compare=False)
 
     def check(self, store: Store) -> None:
         """Checks model, logger and hardware.
@@ -99,7 +99,7 @@ class FineTuneStage(ParallelStage[T_co]):
                 logger=self.runtime.logger.create(folder, f"{self.label} {self.key}"),
                 make_tuner=self.make_tuner(store),
                 by_length=self.by_length,
-                leaves_out=self.leaves_out,
+                skip_unanswered=self.skip_unanswered,
             )
         finally:
             self.runtime.logger.close()

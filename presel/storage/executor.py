@@ -22,7 +22,7 @@ class Sharded(ABC):
         """Whether it runs a model on a GPU."""
         return False
 
-    def elsewhere(self, workers: int) -> "Sharded":
+    def with_workers(self, workers: int) -> "Sharded":
         """The same work for another process, which has that number of worker processes."""
         return self
 

@@ -268,7 +268,7 @@ def check_room(folder: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, needed, str(folder))
 
 
-def release(array: NDArray[Any]) -> None:
+def drop_cached_pages(array: NDArray[Any]) -> None:
     """Lets go of the memory that pages of a mapped file take; they are read again when they are needed.
 
     Without it, a pass over a file counts all of it as memory of this process. Other arrays stay as they are.

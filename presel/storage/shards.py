@@ -41,7 +41,7 @@ class Shards(ABC, Generic[Item, Result]):
         measured: Measurements that were made beforehand.
         size: Number of items of a shard.
         name: What messages call an item.
-        anywhere: Whether other machines compute the same to the bit.
+        device_independent: Whether other machines compute the same to the bit.
     """
 
     suffix: ClassVar[str]
@@ -54,7 +54,7 @@ class Shards(ABC, Generic[Item, Result]):
     measured: Mapping[str, Any] = field(default_factory=dict)
     size: int = SHARD_SIZE
     name: Callable[[Item], str] = str
-    anywhere: bool = True
+    device_independent: bool = True
 
     @abstractmethod
     def write(self, file: Path, results: list[Result]) -> None:

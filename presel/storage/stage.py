@@ -4,7 +4,7 @@ A key is a hash of the stage's name, class and fields, each reduced to JSON by `
 
 - A stage counts by its key, so that a key holds those of all stages before it.
 - A component counts by its class and its fields, except those with `compare=False` and, of a strategy,
-  those that it calls `unread`. One that reads files defines a method `identity`, which adds digests of them.
+  its `unused_settings`. One that reads files defines a method `identity`, which adds digests of them.
 - A class of this package counts by its name and `version`, which is raised when its code gives other
   results; a class from elsewhere also by the text of its module.
 """
@@ -65,12 +65,12 @@ def identity(value: Any) -> Any:
 
 
 def fields_identity(value: Any) -> dict[str, Any]:
-    """The identities of a dataclass's fields, without those with `compare=False`, and of its `unread` ones.
+    """The identities of a dataclass's fields, without those with `compare=False` and the `unused_settings`.
 
     A component that reads a file returns `fields_identity(self) | {"path": sha256(self.path)}`.
     """
     counted = {field.name for field in dataclasses.fields(value) if field.compare}
-    read = counted - getattr(value, "unread", frozenset())
+    read = counted - getattr(value, "unused_settings", frozenset())
     return {name: identity(getattr(value, name)) for name in sorted(read)}
 
 

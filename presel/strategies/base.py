@@ -135,8 +135,8 @@ class Strategy(ABC):
             cls.name = cls.__name__.lower()
 
     @property
-    def unread(self) -> frozenset[str]:
-        """Names of the settings that decide nothing beside the others; they are in no key."""
+    def unused_settings(self) -> frozenset[str]:
+        """Names of the settings that have no effect beside the others; they are not part of the key."""
         return frozenset()
 
     def stages(self, pipeline: "Pipeline") -> "dict[str, Stage[Any]]":

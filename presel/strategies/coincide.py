@@ -7,7 +7,14 @@ import pandas as pd
 from pydantic import Field
 
 from presel.component import component
-from presel.selection.arrays import Float32Matrix, FloatMatrix, FloatVector, IntVector, squared_distances
+from presel.selection.arrays import (
+    Float32Matrix,
+    FloatMatrix,
+    FloatVector,
+    IntVector,
+    round_for_ties,
+    squared_distances,
+)
 from presel.selection.kmeans.assignment import grouped
 from presel.selection.kmeans.lloyd import spherical_kmeans
 from presel.selection.threads import for_each_task
@@ -51,7 +58,7 @@ class Coincide(Strategy):
             One row per image: id, cluster, its transferability and density, rank (from 1 in the order of
             choosing in the cluster), selected.
         """
-        ids, rows = context.multimodal_features.normalized_by_id()
+        ids, rows = context.multimodal_features.by_id(normalize=True)
         # Sorted by content: the result is invariant to row order, and to ids unless samples are equal.
         by_content = rows.content_order()
         rows = rows.subset(by_content)
@@ -181,7 +188,7 @@ def greedy_mmd(vectors: FloatMatrix, similarities: FloatVector, count: int) -> I
     chosen = np.empty(count, dtype=np.int64)
     covered = np.zeros(len(vectors))
     for place in range(count):
-        gains = np.round(similarities - covered / (place + 1), 9)
+        gains = round_for_ties(similarities - covered / (place + 1))
         gains[chosen[:place]] = -np.inf
         chosen[place] = gains.argmax()
         covered += gaussian_kernel(vectors, vectors[chosen[place], None])[:, 0]

@@ -60,10 +60,13 @@ class Targeted(Strategy):
 class Icons(Targeted):
     """Influence consensus (ICONS; Wu et al., 2025): the samples that are influential for most target tasks.
 
-    Reads answers of validation samples, see `Targeted`. Votes are those of its authors' code; which samples
-    come first of those with equally many is drawn, since ids may begin with the task's name. Their model is
-    a checkpoint of tuning on the full pool after about a tenth of it, at a rate near its peak; ours is the
-    reference model, tuned to the end on 5 %. Gradients are those of plain SGD, the authors' default.
+    Reads answers of validation samples, see `Targeted`. Votes are those of its authors' code, where MME has
+    one vote, by the largest influence on one of its 13 subtasks; here each task of the validation samples has
+    one, by its mean, so that MME is to be one task. Which samples come first of those with equally many votes
+    is drawn, since ids may begin with the task's name. Their model is a checkpoint of tuning on the full pool
+    after about a tenth of it, at a rate near its peak, whose adapter their code adds twice, on images cropped
+    to squares; ours is the reference model, tuned to the end on 5 %, on images padded as in tuning. Gradients
+    are those of plain SGD, the authors' default.
     """
 
     version: ClassVar[int] = 2
@@ -111,9 +114,10 @@ class Less(Targeted):
 class Tive(Strategy):
     """TIVE (Liu et al., 2024): budgets by the tasks' mean gradient norm, typical samples of each task.
 
-    Needs no validation samples. The authors tune on 8 % of the pool, as many of each task, where the
-    reference set has 5 % of each; they leave out captions of pictures that the model was pretrained on, and
-    repeat the samples of a task that is smaller than its budget, where here other tasks get the rest.
+    Needs no validation samples. The authors tune on 8 % of the pool, as many of each task, at a tenth of the
+    final tuning's learning rate, where the reference set has 5 % of each task and that rate; they leave out
+    captions of pictures that the model was pretrained on, and repeat the samples of a task that is smaller
+    than its budget, where here other tasks get the rest.
 
     Attributes:
         dimension: Dimension of the projected gradients.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from presel.component import component
 from presel.errors import PreselError
-from presel.importance import Relevance
+from presel.importance import RelevanceScore
 from presel.selection.arrays import IntVector
 from presel.selection.coverage import facility_location, nearest_to_centers
 from presel.selection.feature_rows import FeatureRows
@@ -67,7 +67,7 @@ class PreCover(Strategy):
     budgets: Literal["size", "uniform", "relevance", "image_relevance", "gain"] = "uniform"
     picks: Literal["random", "kmeans", "facility_location", "uncertainty"] = "kmeans"
     center: bool = True
-    score: Relevance = "ratio"
+    score: RelevanceScore = "ratio"
     tau: Annotated[float, Field(gt=0)] | None = None
     exponent: Annotated[float, Field(ge=0)] = 0.5
     questions: Annotated[int, Field(ge=1)] = 2
@@ -82,7 +82,7 @@ class PreCover(Strategy):
         return (*features, *reference, *measured)
 
     @property
-    def unread(self) -> frozenset[str]:
+    def unused_settings(self) -> frozenset[str]:
         """The settings of other budgets and picks."""
         read_by = {
             "score": self._by_relevance,

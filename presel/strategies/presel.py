@@ -8,9 +8,9 @@ import pandas as pd
 from pydantic import Field
 
 from presel.component import component
-from presel.importance import Relevance
-from presel.selection import comparable, most_central
-from presel.selection.arrays import FloatVector
+from presel.importance import RelevanceScore
+from presel.selection import most_central
+from presel.selection.arrays import FloatVector, round_for_ties
 from presel.selection.distinct import distinct_ranks
 from presel.strategies.base import SelectionContext, Strategy
 from presel.strategies.task_budgets import split_over_tasks, weights_by_pool, weights_by_relevance
@@ -48,7 +48,7 @@ class PreSel(Strategy):
     pick: Literal["centrality", "distinct", "random"] = "centrality"
     redundancy_penalty: Annotated[float, Field(ge=0)] = 1.0
     redundancy_power: Annotated[float, Field(gt=0)] = 8.0
-    score: Relevance = "ratio"
+    score: RelevanceScore = "ratio"
     tau: Annotated[float, Field(gt=0)] | None = None
     task_allocation: Literal["exact", "paper", "released_llava", "released_vision_flan"] = "exact"
     cluster_allocation: Literal["exact", "paper", "released"] = "exact"
@@ -70,7 +70,7 @@ class PreSel(Strategy):
         return ("reference", *relevance, "centrality", *features)
 
     @property
-    def unread(self) -> frozenset[str]:
+    def unused_settings(self) -> frozenset[str]:
         """The settings of other weights and picks."""
         weights = () if self.weighting == "relevance" else ("score", "tau")
         equal = ("shrink",) if self.weighting == "uniform" else ()
@@ -121,7 +121,7 @@ class PreSel(Strategy):
         images["why"] = pd.Series("reference", index=images.index).where(images["reference"])
         images.loc[images.index[chosen], "why"] = "central" if self.pick == "centrality" else self.pick
         images["selected"] = images["why"].notna()
-        compared = pd.Series(comparable(images["centrality"].to_numpy()), images.index)
+        compared = pd.Series(round_for_ties(images["centrality"].to_numpy()), images.index)
         images["rank"] = compared.groupby(images["cluster"]).rank(method="first", ascending=False)
         return images
 

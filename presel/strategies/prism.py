@@ -7,8 +7,8 @@ import pandas as pd
 from pydantic import Field
 
 from presel.component import component
-from presel.selection import FeatureRows, comparable
-from presel.selection.arrays import Float32Matrix, FloatMatrix, FloatVector
+from presel.selection import FeatureRows
+from presel.selection.arrays import Float32Matrix, FloatMatrix, FloatVector, round_for_ties
 from presel.strategies.base import SelectionContext, Strategy
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Prism(Strategy):
             One row per image: id, redundancy, selected.
         """
         ids, rows = context["image_tokens"].by_id()
-        redundancy = comparable(redundancies(rows))
+        redundancy = round_for_ties(redundancies(rows))
         selected = np.zeros(len(ids), dtype=bool)
         selected[np.argsort(redundancy, kind="stable")[: context.budget]] = True
         return pd.DataFrame({"id": ids, "redundancy": redundancy, "selected": selected})

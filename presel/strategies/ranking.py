@@ -50,7 +50,8 @@ class Ifd(Strategy):
 
     Samples above 1, whose question is harmful, are dropped, and so are those whose difficulty is undefined
     (`relevance_scores`); fewer than the budget may be left. Losses include the token that ends the answer,
-    and that without the question keeps image and template; the authors' do neither.
+    and that without the question keeps image and template; the authors' do not include that token, and keep
+    only the heading of the response.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("scores",)

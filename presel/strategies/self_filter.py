@@ -7,8 +7,8 @@ import pandas as pd
 from pydantic import Field
 
 from presel.component import component
-from presel.selection import FeatureRows, comparable
-from presel.selection.arrays import FloatVector, IntVector
+from presel.selection import FeatureRows
+from presel.selection.arrays import FloatVector, IntVector, round_for_ties
 from presel.strategies.base import SelectionContext, Strategy
 
 # Number of images whose neighbors are computed at once: their cosines to 600,000 images take 1.2 GB.
@@ -40,7 +40,7 @@ class SelfFilter(Strategy):
         Returns:
             Table of the chosen images: id, initial difficulty, rank (from 1 in the order of picking).
         """
-        ids, rows = context.clip_features.normalized_by_id()
+        ids, rows = context.clip_features.by_id(normalize=True)
         difficulty = -context.self_filter.set_index("id")["score"].loc[ids.tolist()].to_numpy()
         picks = pick_difficult(rows, difficulty, min(context.budget, len(ids)), self.k, self.gamma)
         return pd.DataFrame(
@@ -68,13 +68,13 @@ def pick_difficult(
         decimals; of equal ones the first row counts.
     """
     neighbors = _Neighbors(rows, k)
-    left = comparable(difficulty)
+    left = round_for_ties(difficulty)
     picks = np.empty(budget, dtype=np.int64)
     for place in range(budget):
         pick = int(left.argmax())
         picks[place], reached, left[pick] = pick, left[pick], -np.inf
         nearest, cosines = neighbors.of(pick, left)
-        left[nearest] = comparable(left[nearest] - gamma * reached * cosines**2)
+        left[nearest] = round_for_ties(left[nearest] - gamma * reached * cosines**2)
     return picks
 
 
@@ -113,7 +113,7 @@ class _Neighbors:
         own = self._rows.take(ahead).astype(np.float64)
         cosines = np.empty((len(ahead), len(left)))
         for place, block in self._rows.blocks():
-            cosines[:, place] = comparable(own @ block.astype(np.float64).T)
+            cosines[:, place] = round_for_ties(own @ block.astype(np.float64).T)
         cosines[:, left == -np.inf] = -np.inf
         kept = min(self._k + _SPARE, len(left))
         for row, values in zip(ahead.tolist(), cosines, strict=True):

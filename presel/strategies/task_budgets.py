@@ -7,7 +7,7 @@ from typing import Literal
 import pandas as pd
 
 from presel.importance import (
-    Relevance,
+    RelevanceScore,
     gain_weights,
     learning_gains,
     relevance_scores,
@@ -19,7 +19,7 @@ from presel.selection.arrays import BoolVector
 from presel.strategies.base import SelectionContext
 
 # Scores of questions that neither help nor mislead.
-_NEUTRAL: dict[Relevance, float] = {"ratio": 1.0, "perplexity_ratio": 1.0, "difference": 0.0}
+_NEUTRAL: dict[RelevanceScore, float] = {"ratio": 1.0, "perplexity_ratio": 1.0, "difference": 0.0}
 
 
 def weights_by_pool(context: SelectionContext, weighting: Literal["size", "uniform"]) -> dict[str, float]:
@@ -30,13 +30,13 @@ def weights_by_pool(context: SelectionContext, weighting: Literal["size", "unifo
 
 
 def weights_by_relevance(
-    context: SelectionContext, score: Relevance = "ratio", tau: float | None = None
+    context: SelectionContext, score: RelevanceScore = "ratio", tau: float | None = None
 ) -> dict[str, float]:
     """Weighs tasks by the relevance of their reference samples (eq. 3 to 5); the weights sum to 1.
 
     Samples without a defined relevance do not count (`relevance_scores`); a task without any other, or whose
-    reference samples all lack an instruction, scores as if its questions neither helped nor misled, by
-    `response_loss`, which does not tell, the mean of the other tasks.
+    reference samples all lack an instruction, scores as if its questions neither helped nor misled.
+    `response_loss` has no such neutral value; there it scores the mean of the other tasks.
 
     Args:
         context: Needs `relevance`.
@@ -47,7 +47,7 @@ def weights_by_relevance(
 
 
 def weights_by_image_relevance(
-    context: SelectionContext, score: Relevance = "ratio", tau: float | None = None
+    context: SelectionContext, score: RelevanceScore = "ratio", tau: float | None = None
 ) -> dict[str, float]:
     """Weighs tasks as `weights_by_relevance` does, by how much the image helps in place of the question.
 
@@ -78,7 +78,7 @@ def weights_by_gain(context: SelectionContext, exponent: float = 0.5) -> dict[st
 
 
 def _weights_of(
-    losses: pd.DataFrame, pool: pd.DataFrame, score: Relevance, tau: float | None
+    losses: pd.DataFrame, pool: pd.DataFrame, score: RelevanceScore, tau: float | None
 ) -> dict[str, float]:
     table = losses.merge(pool[["id", "task"]], on="id")
     table["relevance"] = relevance_scores(
@@ -119,8 +119,7 @@ def fill_over_tasks(
         bought: Which images are bought already, (n,).
         budget: Number of images, those included.
     """
-    owned, sizes = (counted.value_counts() for counted in (tasks[bought], tasks))
-    added = fill_tasks(
-        list(weights.values()), [int(owned.get(task, 0)) for task in weights], sizes[list(weights)], budget
-    )
+    bought_sizes, sizes = (counted.value_counts() for counted in (tasks[bought], tasks))
+    bought_of_each = [int(bought_sizes.get(task, 0)) for task in weights]
+    added = fill_tasks(list(weights.values()), bought_of_each, sizes[list(weights)], budget)
     return dict(zip(weights, added.tolist(), strict=True))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from presel.component import component
 from presel.errors import PreselError
-from presel.selection.arrays import Float32Matrix, IntVector, squared_distances
+from presel.selection.arrays import Float32Matrix, IntVector, round_for_ties, squared_distances
 from presel.selection.clustering import cluster
 from presel.strategies.base import SelectionContext, Strategy
 
@@ -49,7 +49,7 @@ class TypiClust(Strategy):
         Raises:
             PreselError: If all clusters are too small.
         """
-        ids, rows = context.features.normalized_by_id()
+        ids, rows = context.features.by_id(normalize=True)
         n_clusters = min(context.budget, self.max_clusters)
         labels, _ = cluster(rows, n_clusters, int(context.rng.integers(2**31)), canonical_order=True)
         sizes = np.bincount(labels, minlength=n_clusters)
@@ -116,7 +116,7 @@ def most_typical(
     for place in range(count):
         k = max(1, min(neighbors, len(left) // 2))
         nearest = np.partition(distances[np.ix_(left, left)], k - 1, axis=1)[:, :k]  # (images left, k)
-        typicality = np.round(1 / (nearest.mean(axis=1) + 1e-5), 9)
+        typicality = round_for_ties(1 / (nearest.mean(axis=1) + 1e-5))
         best = int(typicality.argmax())
         picks[place] = left[best]
         left = np.delete(left, best)

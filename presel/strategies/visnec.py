@@ -9,8 +9,7 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from presel.component import component
-from presel.selection import comparable
-from presel.selection.arrays import BoolVector, Float32Matrix, FloatVector, IntVector
+from presel.selection.arrays import BoolVector, Float32Matrix, FloatVector, IntVector, round_for_ties
 from presel.strategies.base import SelectionContext, Strategy
 
 # Samples of each step of mini-batch k-means, as in the authors' code.
@@ -88,7 +87,7 @@ def most_necessary(labels: IntVector, necessity: FloatVector, budget: int) -> Bo
         Whether a sample is chosen, shape (n,). Necessities are compared rounded to nine decimals; of equal
         ones the first row counts.
     """
-    scores = comparable(necessity)
+    scores = round_for_ties(necessity)
     sizes = np.bincount(labels)  # (clusters,)
     ranked = np.lexsort((-scores, labels))  # (n,), cluster after cluster
     firsts = np.cumsum(sizes) - sizes  # (clusters,)

@@ -54,7 +54,7 @@ def main() -> int:
                 row, faults = part(count)
                 rows.append(row)
                 wrong += faults
-    print("\n| campaign | tried | held | seen |\n| --- | --- | --- | --- |", *rows, sep="\n")
+    print("\n| campaign | trials | passed | observed |\n| --- | --- | --- | --- |", *rows, sep="\n")
     return 1 if wrong else 0
 
 

@@ -58,7 +58,9 @@ def test_files_come_out_as_they_went_in_and_texts_stay(tmp_path: Path, store: St
         ({"task_column": None}, ("0", None)),
     ],
 )
-def test_columns(tmp_path: Path, store: Store, columns: dict[str, Any], first: tuple[str, str]) -> None:
+def test_task_and_id_columns(
+    tmp_path: Path, store: Store, columns: dict[str, Any], first: tuple[str, str]
+) -> None:
     dataset(tmp_path).save_to_disk(tmp_path / "saved")
     item = HfDataset(path=tmp_path / "saved", **columns).files(store).listing().items[0]
     assert (item.id, item.task) == first
@@ -166,7 +168,7 @@ def test_an_image_more_is_another_pool(tmp_path: Path) -> None:
         (pyarrow.array([b"caf\xe9"]).view(pyarrow.string()), r"it is damaged .*UTF8 sequence"),
     ],
 )
-def test_values_that_cannot_be_read_are_told(
+def test_values_that_cannot_be_read_are_reported(
     tmp_path: Path, store: Store, column: pyarrow.Array, told: str
 ) -> None:
     rows = dataset(tmp_path, 1)

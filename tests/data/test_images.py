@@ -161,7 +161,7 @@ def test_alpha_lies_on_white(tmp_path: Path) -> None:
     assert [pixel(path, 0), pixel(path, 1)] == [WHITE, (204, 204, 255)]
 
 
-def test_grey_with_alpha(tmp_path: Path) -> None:
+def test_gray_with_alpha(tmp_path: Path) -> None:
     picture = Image.new("LA", (2, 1), (0, 0))
     picture.putpixel((1, 0), (100, 255))
     path = saved(picture, tmp_path / "a.png")
@@ -174,7 +174,7 @@ def test_color_key_lies_on_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "value"), [("1", 1), ("L", 255)])
-def test_grey_and_one_bit(tmp_path: Path, mode: str, value: int) -> None:
+def test_gray_and_one_bit(tmp_path: Path, mode: str, value: int) -> None:
     picture = Image.new(mode, (2, 1))
     picture.putpixel((1, 0), value)
     path = saved(picture, tmp_path / "a.png")
@@ -182,7 +182,7 @@ def test_grey_and_one_bit(tmp_path: Path, mode: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, ending: str) -> None:
+def test_16_bit_gray_is_scaled_not_clipped(tmp_path: Path, ending: str) -> None:
     values = np.array([[0, 255, 256, 0x8000, 0xFFFF]], dtype=np.uint16)
     path = saved(Image.fromarray(values), tmp_path / f"a.{ending}")
     assert [pixel(path, x)[0] for x in range(5)] == [0, 0, 1, 128, 255]
@@ -194,7 +194,7 @@ def test_16_bit_big_endian_tiff(tmp_path: Path) -> None:
     assert [pixel(path, x)[0] for x in range(2)] == [128, 255]
 
 
-def test_16_bit_grey_with_a_transparent_value(tmp_path: Path) -> None:
+def test_16_bit_gray_with_a_transparent_value(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     rows = b"\0" + struct.pack(">HH", 1000, 0x4000)
     path.write_bytes(png(2, 1, rows, depth=16, extra=png_chunk(b"tRNS", struct.pack(">H", 1000))))
@@ -211,7 +211,7 @@ def test_16_bit_grey_with_a_transparent_value(tmp_path: Path) -> None:
         ("I;16B", [0, 0x8000], [255, 127]),
     ],
 )
-def test_white_is_zero(
+def test_tiff_with_inverted_gray_scale(
     tmp_path: Path, compression: str | None, mode: str, values: list[int], expected: list[int]
 ) -> None:
     picture = Image.new(mode, (2, 1))

@@ -23,7 +23,6 @@ from presel.data.llava import (
     TaskRule,
     TextOnly,
     image_paths,
-    read_records,
     read_training_file,
     write_records,
 )
@@ -34,6 +33,7 @@ from presel.errors import PreselError
 from presel.evaluation.benchmarks import LlavaBenchmarks
 from presel.stages.pool import PoolStage
 from presel.storage.store import Store
+from tests.helpers import read_records
 from tests.pictures import picture
 
 FIELD = TaskRule()
@@ -294,7 +294,7 @@ def test_record_without_id(tmp_path: Path, identifier: Any, said: str) -> None:
     assert failure(written(tmp_path, [fields(), fields(id=identifier)])).startswith(said)
 
 
-def test_a_key_that_stands_twice_is_told(tmp_path: Path) -> None:
+def test_a_key_that_stands_twice_is_reported(tmp_path: Path) -> None:
     twice = GOOD.replace('"image"', '"image": "b.jpg", "image"')
     nested = json.dumps(fields(id="b", meta={"id": 1, "note": 'an "image"'}))
     told = "record 1 (id 'abc'): the record has 'image' more than once; "

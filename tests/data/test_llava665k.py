@@ -43,7 +43,7 @@ def test_grouped_tasks_are_one(tmp_path: Path) -> None:
         source(tmp_path, [], a=["vg"], b=["vg", "gqa"])
 
 
-def test_a_folder_that_is_not_the_mixtures_is_told() -> None:
+def test_a_folder_that_is_not_the_mixtures_is_reported() -> None:
     with pytest.raises(PreselError, match=r"'sam/1.jpg', in none of LLaVA-665K's folders coco, gqa"):
         Llava665kTasks().task_of(record("sam/1.jpg", "Why?"), "sam/1.jpg")
     with pytest.raises(PreselError, match="'conversations' has no turns"):

@@ -156,7 +156,7 @@ def test_a_cell_that_is_not_read_may_be_long(tmp_path: Path) -> None:
     assert read_manifest(path, COLUMNS) == [Item("a.png", "a.png", "x")]
 
 
-def test_damaged_parquet_is_told(tmp_path: Path) -> None:
+def test_damaged_parquet_is_reported(tmp_path: Path) -> None:
     latin = pyarrow.array([b"pr\xfcfen.png"]).view(pyarrow.string())
     path = tmp_path / "pool.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"image": latin, "task": ["x"]}), path)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from presel.data.image_folder import ImageFolder
 from presel.data.listing import sampling_order
-from presel.data.near_duplicates import NearDuplicates, groups_of_thumbnails, superfluous
+from presel.data.near_duplicates import NearDuplicates, groups_of_thumbnails, near_duplicates_to_drop
 from presel.errors import PreselError
 from presel.stages.pool import PoolStage
 from presel.storage.store import Store
@@ -88,7 +88,7 @@ def test_which_records_are_left_out_depends_on_no_order(
     ]
 
     def left_out() -> dict[str, str]:
-        return superfluous(table_of(rows), how, by_task).to_dict()
+        return near_duplicates_to_drop(table_of(rows), how, by_task).to_dict()
 
     def sort_of(record: list[tuple[str, str, int]]) -> str:
         return str((by_task and record[0][1], [image[2] for image in record]))
@@ -113,7 +113,8 @@ def test_the_ones_kept_of_a_sample_are_kept_of_every_larger_one(
     rows = [[(str(number), task, group) for group in images] for number, (task, images) in enumerate(records)]
     rows.sort(key=lambda record: sampling_order(record[0][0]))
     small, large = (
-        {record[0][0] for record in part} - set(superfluous(table_of(part), "keep_one", by_task).index)
+        {record[0][0] for record in part}
+        - set(near_duplicates_to_drop(table_of(part), "keep_one", by_task).index)
         for part in (rows[:size], rows)
     )
     assert small <= large

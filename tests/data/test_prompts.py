@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from presel.data.prompts import TEMPLATES, Turn, chat_template
+from presel.data.prompts import TEMPLATES, Turn, chat_template, render
 from presel.export.formats import content_parts
 
 GOLDEN: dict[str, Any] = json.loads(
@@ -36,6 +36,14 @@ def test_renders_as_the_released_code(row: dict[str, Any]) -> None:
     pieces = TEMPLATES[GOLDEN["template"]].render(row["conversations"])
     assert prompt(pieces) == row["prompt"]
     assert supervised(pieces) == row["supervised"]
+
+
+def test_a_template_is_rendered_by_its_name() -> None:
+    turns = [QUESTION, ANSWER]
+    assert render(turns) == VICUNA.render(turns)
+    assert render(turns, "plain", question=False) == PLAIN.render(turns, question=False)
+    with pytest.raises(ValueError, match="template 'alpaca' is unknown; choose one of vicuna_v1, plain"):
+        render(turns, "alpaca")
 
 
 @pytest.mark.parametrize("row", WITH_IMAGE)

@@ -248,7 +248,7 @@ def test_members_that_are_too_large_to_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stem", ["22.05", "IMG_2023.05.01", "my.photo"])
-def test_dots_in_keys_are_told(tmp_path: Path, stem: str) -> None:
+def test_dots_in_keys_are_reported(tmp_path: Path, stem: str) -> None:
     path = shard(tmp_path / "a.tar", [(f"{stem}.jpg", b""), (f"{stem}.cls", b"a")])
     assert "a sample's key ends at the first dot of a name: put another character in place" in refusal(path)
 

@@ -202,9 +202,9 @@ def test_clusters_refuse(
     st.integers(0, 400),
 )
 def test_filling_counts_what_is_owned(tasks: list[tuple[float, int, int]], more: int) -> None:
-    weights, owned, free = (np.array(column) for column in zip(*tasks, strict=True))
-    sizes, budget = owned + free, int(owned.sum()) + more
-    added = fill_tasks(weights, owned, sizes, budget)
+    weights, bought, free = (np.array(column) for column in zip(*tasks, strict=True))
+    sizes, budget = bought + free, int(bought.sum()) + more
+    added = fill_tasks(weights, bought, sizes, budget)
     assert added.sum() == min(more, free.sum())
     assert ((added >= 0) & (added <= free)).all()
     # The water level by bisection, with tasks of weight 0 at what they own.
@@ -214,9 +214,9 @@ def test_filling_counts_what_is_owned(tasks: list[tuple[float, int, int]], more:
     low, high = 0.0, 1e9
     for _ in range(200):
         middle = (low + high) / 2
-        filled = np.clip(middle * weights, owned, sizes)
+        filled = np.clip(middle * weights, bought, sizes)
         low, high = (low, middle) if filled.sum() > budget else (middle, high)
-    assert (np.abs(owned + added - np.clip(low * weights, owned, sizes)) < 2).all()
+    assert (np.abs(bought + added - np.clip(low * weights, bought, sizes)) < 2).all()
 
 
 def test_filling_by_hand() -> None:
@@ -229,13 +229,13 @@ def test_filling_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("owned", "sizes", "budget", "message"),
+    ("bought", "sizes", "budget", "message"),
     [
-        ([3, 1], [2, 2], 4, r"owned\[0\] is 3; no task owns more"),
+        ([3, 1], [2, 2], 4, r"bought\[0\] is 3; no more images"),
         ([2, 2], [5, 5], 3, "the budget is 3, below the 4 images"),
-        ([2], [5, 5], 3, "2 weights, 1 values of owned and 2 sizes"),
+        ([2], [5, 5], 3, "2 weights, 1 values of bought and 2 sizes"),
     ],
 )
-def test_filling_refuses(owned: list[int], sizes: list[int], budget: int, message: str) -> None:
+def test_filling_refuses(bought: list[int], sizes: list[int], budget: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fill_tasks([1, 1], owned, sizes, budget)
+        fill_tasks([1, 1], bought, sizes, budget)

@@ -21,7 +21,7 @@ def inertia(vectors: np.ndarray, labels: np.ndarray) -> float:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_contract(backend: str, dtype: type) -> None:
+def test_labels_and_centroids_are_valid_and_reproducible(backend: str, dtype: type) -> None:
     vectors = mixture(3000, 160, 40).astype(dtype)
     labels, centroids = cluster(vectors, 30, seed=3, backend=backend)  # type: ignore[arg-type]
     again, _ = cluster(vectors, 30, seed=3, backend=backend)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presel.selection import comparable
+from presel.selection.arrays import round_for_ties
 from presel.selection.distinct import distinct_ranks
 from tests.selection.mixtures import mixture
 
@@ -51,7 +51,7 @@ def test_ranks_by_brute_force(seed: int, n: int, penalty: float, power: float) -
     if not penalty:
         for label in set(labels[available]):
             inside = (labels == label) & available
-            order = np.argsort(-comparable(centrality[inside]), kind="stable")
+            order = np.argsort(-round_for_ties(centrality[inside]), kind="stable")
             assert ranks[inside][order].tolist() == list(range(1, inside.sum() + 1))
 
 

@@ -62,7 +62,7 @@ def test_centrality(task: str) -> None:
 
 
 @pytest.mark.parametrize("key", SELECTIONS)
-def test_selection(key: str) -> None:
+def test_selection_equals_the_released_code(key: str) -> None:
     task, budget = key.split("/N=")
     ids, features = ARRAYS[f"{task}.ids"], ARRAYS[f"{task}.features"]
     picks = select_from_task(**released_inputs(task), budget=int(budget), mode="released", ids=ids)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from presel.data.checks import check_read_back
 from presel.data.decoding import BrokenImage
 from presel.data.images import map_images, open_image
-from presel.data.near_duplicates import groups_of_thumbnails, superfluous, thumbnail
+from presel.data.near_duplicates import groups_of_thumbnails, near_duplicates_to_drop, thumbnail
 from presel.page import PictureRow, picture
 from presel.page.pictures import FEW
 from presel.runs import RunRecord
@@ -20,14 +20,14 @@ _MEMBERS = 8
 _COMPARED = 10_000
 
 
-class Alike(NamedTuple):
+class NearDuplicateGroups(NamedTuple):
     """Near-duplicates in one selection: a sentence about them, and pictures of the largest groups."""
 
-    said: str
+    sentence: str
     rows: Sequence[PictureRow]
 
 
-def alike(shown: Mapping[str, RunRecord], workers: int = 0) -> dict[str, Alike]:
+def find_near_duplicates(shown: Mapping[str, RunRecord], workers: int = 0) -> dict[str, NearDuplicateGroups]:
     """Finds near-duplicates in each run's selection, unless that is the whole pool.
 
     Args:
@@ -59,19 +59,19 @@ def _groups(run: RunRecord, workers: int) -> list[list[str]]:
     images["thumbnail"] = looks
     usable = images[~images["id"].isin(images.loc[images["thumbnail"] == b"", "id"])]
     usable = usable.assign(group=groups_of_thumbnails(list(usable["thumbnail"])))  # (n,)
-    alike_to = superfluous(usable, "keep_one", by_task=True)
+    alike_to = near_duplicates_to_drop(usable, "keep_one", by_task=True)
     groups = [sorted([str(first), *others.index]) for first, others in alike_to.groupby(alike_to)]
     return sorted(groups, key=lambda group: (-len(group), group))
 
 
-def _described(name: str, run: RunRecord, groups: Sequence[Sequence[str]]) -> Alike:
+def _described(name: str, run: RunRecord, groups: Sequence[Sequence[str]]) -> NearDuplicateGroups:
     members = sum(map(len, groups))
     sampled = len(run.chosen) > _COMPARED
     what = (
         f"Of {_COMPARED:,} images, a random part of what {name} chose" if sampled else f"Of what {name} chose"
     )
     if not members:
-        return Alike(f"{what}, no two of one task are near-duplicates.", [])
+        return NearDuplicateGroups(f"{what}, no two of one task are near-duplicates.", [])
     rows = []
     for group in groups[:_SHOWN]:
         names = group[:_MEMBERS]
@@ -80,7 +80,7 @@ def _described(name: str, run: RunRecord, groups: Sequence[Sequence[str]]) -> Al
         rows.append(PictureRow(f"{len(group)} alike", pictures))
     number = "1 group" if len(groups) == 1 else f"{len(groups):,} groups"
     largest = f", of which the {_SHOWN} largest are shown" if len(groups) > _SHOWN else ""
-    return Alike(
+    return NearDuplicateGroups(
         f"{what}, {members:,} show nearly the same as another one of their task, in {number}{largest}; "
         "pool.near_duplicates=keep_one leaves all but one of each group out of the pool.",
         rows,

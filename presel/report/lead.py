@@ -74,7 +74,7 @@ def on_results(groups: Mapping[str, Sequence[RunRecord]], results: pd.DataFrame)
         missing = f"no runs of strategy={BASELINE}"
         if settings_with(BASELINE, groups):
             missing += " share their budget, conditions and a seed"
-        return [*said, f"Nothing says how they compare with chance: {missing}."]
+        return [*said, f"Not compared with {BASELINE} selection: {missing}."]
     compared = results[
         results["difference"].notna() & ~results["setting"].isin(settings_with(WHOLE_POOL, groups))
     ]
@@ -82,17 +82,14 @@ def on_results(groups: Mapping[str, Sequence[RunRecord]], results: pd.DataFrame)
     sure = known[known["p_holm"] < _LEVEL]
     for rows, better in ((sure[sure["difference"] > 0], "better"), (sure[sure["difference"] < 0], "worse")):
         if len(rows):
-            said.append(
-                f"{better.capitalize()} than {BASELINE} selection beyond chance: {_differences(rows)}."
-            )
+            said.append(f"Significantly {better} than {BASELINE} selection: {_differences(rows)}.")
     unsure = known[known["p_holm"] >= _LEVEL]
     if len(unsure):
-        said.append(f"Not told apart from {BASELINE} selection: {_differences(unsure)}.")
+        said.append(f"Not significantly different from {BASELINE} selection: {_differences(unsure)}.")
     few = compared[~compared["setting"].isin(known["setting"])]
     if len(few):
         said.append(
-            f"So few seeds cannot tell from chance how these differ from {BASELINE} selection: "
-            f"{_differences(few)}."
+            f"Too few seeds to test these differences from {BASELINE} selection: {_differences(few)}."
         )
     return said
 
