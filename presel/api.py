@@ -176,11 +176,13 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
     """Finds own strategies there, as `presel run` does in the working directory."""
-    sys.path.append(str(folder))
+    added = [str(folder)] if str(folder) not in sys.path else []
+    sys.path.extend(added)
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        for path in added:
+            sys.path.remove(path)
 
 
 def _features(images: Sequence[Any], features: npt.ArrayLike | None) -> npt.NDArray[Any]:

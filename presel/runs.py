@@ -310,7 +310,7 @@ class RunRecord:
     @cached_property
     def full_scores(self) -> Scores | None:
         """Scores of the same run on all instructions, or None where that is not in the store."""
-        if self.full_evaluation is None or not (self.full_evaluation / MANIFEST).exists():
+        if self.full_evaluation is None or not _is_there(self.full_evaluation):
             return None
         check_result(self.full_evaluation)
         scores: Scores = read_json(self.full_evaluation / "scores.json")
@@ -408,7 +408,7 @@ class RunRecord:
         if stage is None:
             known = f"it has {', '.join(self.stages)}" if self.stages else "run the same command again"
             raise PreselError(f"{_without(self.folder, role)}; {known}")
-        if not (stage.folder / MANIFEST).exists():
+        if not _is_there(stage.folder):
             raise PreselError(
                 f"{self.folder}: the result of stage '{stage.label}' is gone from {stage.folder}; if the "
                 "store was moved or copied, do the same with the run (move the whole of outputs), otherwise "
@@ -494,13 +494,18 @@ def _moved(written: RunRecord, folder: Path) -> RunRecord:
 
 def _found(result: Path, before: Path, now: Path) -> Path:
     """Where a result lies that lay at `result` when its run lay at `before`; `result` if there is none."""
-    if before == now or (result / MANIFEST).exists():
+    if before == now or _is_there(result):
         return result
     apart = os.path.relpath(result, before)
     # A run, or the folder above it, may be a link to another disk.
     for run in (now.absolute(), now.resolve()):
         moved = Path(os.path.normpath(run / apart))
         # Their names are the stage and its key, which stand for the content.
-        if moved.parts[-2:] == result.parts[-2:] and (moved / MANIFEST).exists():
+        if moved.parts[-2:] == result.parts[-2:] and _is_there(moved):
             return moved
     return result
+
+
+def _is_there(result: Path) -> bool:
+    # Not `Path.exists`, which raises an error where a folder is another user's.
+    return os.access(result / MANIFEST, os.F_OK)

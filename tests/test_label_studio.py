@@ -524,8 +524,10 @@ def test_a_run_pauses_twice_and_ends(in_process: Program, pool_folder: Path) -> 
     # A correction is neither overlooked nor taken up unasked: what rests on the annotations would stay.
     name = min(selection)
     export(job, {name: [written(12, question=["What is it?"], answer=["Another thing."])]})
-    assert "annotations of 1 images have changed" in (told := in_process.refuses(*command))
-    assert f"as that of '{name}', in outputs/answers/label_studio/" in told
+    answers_before = (answers / "label_studio" / "answers.jsonl").read_bytes()
+    told = in_process.refuses(*command)
+    assert f"annotations have changed since this run read them: '{name}', in outputs/answers" in told
+    assert (answers / "label_studio" / "answers.jsonl").read_bytes() == answers_before
     result = in_process.succeeds(*command, "instructions.revision=1")
     (train,) = [Path(line.split()[-1]) for line in result.stdout.splitlines() if "training file" in line]
     corrected = {record["id"]: record["conversations"][1]["value"] for record in read_json(train)}

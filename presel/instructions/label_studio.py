@@ -3,13 +3,15 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from functools import partial
 from operator import eq
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Annotated, Any, ClassVar, NamedTuple, NoReturn
 from urllib.parse import quote
+
+from pydantic import Field
 
 from presel.component import component
 from presel.data.errors import RecordError
@@ -73,6 +75,22 @@ class _Exported(NamedTuple):
         return self.uid if same else f"{self.uid} of another pool"
 
 
+class _Export(NamedTuple):
+    """What an export holds of a job's tasks.
+
+    Attributes:
+        used: The annotation to use, by the request's digest.
+        uids: The image's id, by that digest.
+        missing: Why there is no annotation, by that digest.
+        several: Ids of images with several annotations.
+    """
+
+    used: dict[str, _Annotation]
+    uids: dict[str, str]
+    missing: dict[str, str]
+    several: list[str]
+
+
 @component
 class LabelStudio(InstructionProvider):
     """Writes tasks to import into Label Studio, and reads its export.
@@ -98,8 +116,13 @@ class LabelStudio(InstructionProvider):
     image_url: str | None = field(default="/data/local-files/?d={folder}/{path}", compare=False)
     # Not in the key: what counts is what the annotators leave.
     drafts: Path | None = field(default=None, compare=False)
-    revision: int = 0
+    revision: Annotated[int, Field(ge=0)] = 0
     answers: Path = field(compare=False)
+
+    @property
+    def unused_settings(self) -> frozenset[str]:
+        """The revision, where there is none, so that it is not part of the key."""
+        return frozenset() if self.revision else frozenset({"revision"})
 
     def __post_init__(self) -> None:
         """Checks that images have different URLs."""
@@ -139,10 +162,21 @@ class LabelStudio(InstructionProvider):
             jobs = find_jobs(self._root, {_digest(image) for image in requests})
             missing: dict[str, str] = {}
             for job in jobs:
-                missing |= self._read_export(job, answers)
+                exported = self._exported(job)
+                missing |= exported.missing
+                for digest, annotation in exported.used.items():
+                    if answers.for_request(digest)[-1:] != [annotation]:
+                        answers.add(digest, exported.uids[digest], annotation, Cost(0, 0.0))
+                if exported.several:
+                    _log.warning(
+                        f"{len(exported.several)} images have several annotations; the oldest starred one is "
+                        f"used, or else the oldest: {listed(exported.several)}"
+                    )
             todo = {_digest(image): image for image in requests if not answers.for_request(_digest(image))}
             if not todo:
-                return _result(requests, answers)
+                # The last ones: a skipped image may be annotated later, or an annotation revised.
+                latest = {digest: answers.for_request(digest)[-1] for digest in map(_digest, requests)}
+                return _result(requests, latest)
             new = todo.keys() - {digest for job in jobs for digest in job.digests}
             if new:
                 jobs.append(self._new_job([image for digest, image in todo.items() if digest in new]))
@@ -164,18 +198,18 @@ class LabelStudio(InstructionProvider):
         """
         if not self._root.exists():
             return
-        with Answers.opened(self._root) as answers:
-            jobs = find_jobs(self._root, {_digest(image) for image in requests})
-            for job in jobs:
-                self._read_export(job, answers)
-            kept = [image for image in requests if answers.for_request(_digest(image))]
-            now = {record.id: record.conversations for record in _result(kept, answers).records}
+        by_digest = {_digest(image): image for image in requests}
+        jobs = find_jobs(self._root, by_digest)
+        answers = Answers.read(self._root)
+        latest = {digest: found[-1] for digest in by_digest if (found := answers.for_request(digest))}
+        latest |= {digest: found for job in jobs for digest, found in self._exported(job).used.items()}
+        kept = [by_digest[digest] for digest in by_digest if digest in latest]
+        now = {record.id: record.conversations for record in _result(kept, latest).records}
         before = {record.id: record.conversations for record in records}
-        changed = [image.id for image in kept if now.get(image.id) != before.get(image.id)]
-        if changed:
+        if changed := [image.id for image in kept if now.get(image.id) != before.get(image.id)]:
             raise PreselError(
-                f"annotations of {len(changed):,} images have changed since this run read them, as that of "
-                f"'{changed[0]}', in {', '.join(str(job.folder) for job in jobs)}; set instructions.revision="
+                f"annotations have changed since this run read them: {listed(changed)}, in "
+                f"{', '.join(str(job.folder) for job in jobs) or self._root}; set instructions.revision="
                 f"{self.revision + 1} to read them again and to compute what rests on them"
             )
 
@@ -233,11 +267,16 @@ class LabelStudio(InstructionProvider):
             checks = [(file.path, partial(eq, file.content)) for file in request.several]
         return [data_url(read_image(images, path, same), images / path, None) for path, same in checks]
 
-    def _read_export(self, job: BatchJob, answers: Answers) -> dict[str, str]:
-        """Stores an export's annotations; returns why others are missing, by digest."""
+    def _exported(self, job: BatchJob) -> _Export:
+        """Reads a job's export, if there is one.
+
+        Raises:
+            PreselError: If it does not belong to the job's tasks.
+        """
+        found = _Export({}, {}, {}, [])
         file = job.folder / _EXPORT
         if not file.exists():
-            return {}
+            return found
         exported = [
             _read(task, number, file) for number, task in enumerate(elements(file, _no_export), start=1)
         ]
@@ -246,26 +285,18 @@ class LabelStudio(InstructionProvider):
         own = [one for one in exported if one.digest not in others]
         # An export with other jobs' tasks only is in the wrong folder.
         job.check([(one.name_in(job), file) for one in own or exported])
-        missing = dict.fromkeys(job.digests, "not in the export")
-        several = []
+        found.missing.update(dict.fromkeys(job.digests, "not in the export"))
         for one in own:
             digest = job.requests[one.uid].digest
-            found, why_not = _usable(one.annotations)
-            if not found:
-                missing[digest] = why_not
+            usable, why_not = _usable(one.annotations)
+            if not usable:
+                found.missing[digest] = why_not
                 continue
-            del missing[digest]
-            annotation = found[0]
-            if len(found) > 1 and not annotation.get("was_cancelled"):
-                several.append(one.uid)
-            if answers.for_request(digest)[-1:] != [annotation]:
-                answers.add(digest, one.uid, annotation, Cost(0, 0.0))
-        if several:
-            _log.warning(
-                f"{len(several)} images have several annotations; the oldest starred one is used, or else "
-                f"the oldest: {listed(several)}"
-            )
-        return missing
+            del found.missing[digest]
+            found.used[digest], found.uids[digest] = usable[0], one.uid
+            if len(usable) > 1 and not usable[0].get("was_cancelled"):
+                found.several.append(one.uid)
+        return found
 
 
 def _prediction(draft: Draft) -> dict[str, Any]:
@@ -332,12 +363,11 @@ def _usable(annotations: Sequence[_Annotation]) -> tuple[list[_Annotation], str]
     return complete or skipped, why_not
 
 
-def _result(requests: Sequence[InstructionRequest], answers: Answers) -> ProviderResult:
+def _result(requests: Sequence[InstructionRequest], latest: Mapping[str, _Annotation]) -> ProviderResult:
     records: list[Record] = []
     unanswered: dict[str, str] = {}
     for image in requests:
-        # The last one: a skipped image may be annotated later, or an annotation revised.
-        annotation = answers.for_request(_digest(image))[-1]
+        annotation = latest[_digest(image)]
         if annotation.get("was_cancelled"):
             unanswered[image.id] = "skipped by the annotator"
         else:

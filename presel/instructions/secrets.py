@@ -1,7 +1,7 @@
 """API keys are read from the environment, never written to disk, and sent only where the user says.
 
 An override that contains a key is rejected before it is saved; a configuration file that does, before any
-work, and what Hydra saved of it is deleted. A configuration file, which may be downloaded, cannot choose the
+work, and before it is saved. A configuration file, which may be downloaded, cannot choose the
 server that a key is sent to.
 """
 
@@ -33,7 +33,9 @@ _NAMES_OF_KEYS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # How the keys of well-known services look.
-_IS_KEY = re.compile(r"(sk-|hf_|AIza|gsk_|xai-)[A-Za-z0-9_-]{20,}")
+_IS_KEY = re.compile(
+    r"(?=.*[A-Z])(?=.*[a-z])(?=.*[0-9])(sk-[\w-]{20,}|hf_[A-Za-z0-9]{30,}|AIza[\w-]{35}|(gsk_|xai-)\w{40,})"
+)
 # Settings whose keys users name, by a task, a kind of prompt or a column.
 _NAMED_BY_USERS = {"by_task", "kinds", "columns", "metrics", "task_patterns", "groups"}
 _NAMES_IN_TEXT = re.compile(r"([\w-]+)[\"'\\]*\s*:")

@@ -135,9 +135,15 @@ def _drawn(columns: Sequence[_Column], widths: Sequence[int]) -> Table:
     return table
 
 
+def _rounded(number: re.Match[str]) -> str:
+    """A number of more than 6 significant digits with 6; others may be a version or a name."""
+    digits = number[0].lower().partition("e")[0].lstrip("-0.").replace(".", "")
+    return f"{float(number[0]):.6g}" if len(digits) > 6 else number[0]
+
+
 def _shortened(names: Sequence[str]) -> Sequence[str]:
     """Names with numbers of at most 6 significant digits, unless that makes two of them one."""
-    short = [_NUMBER.sub(lambda found: f"{float(found[0]):.6g}", name) for name in names]
+    short = [_NUMBER.sub(_rounded, name) for name in names]
     return short if len(set(short)) == len(set(names)) else names
 
 

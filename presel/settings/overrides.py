@@ -54,13 +54,15 @@ def quoted(override: str, sweep: bool = False) -> str:
         sweep: Whether commas separate the values of a sweep.
     """
     key, _, value = override.partition("=")
-    if re.fullmatch(r"\[.*\]", value):
-        elements = [quoted_value(one.strip()) for one in value[1:-1].split(",")]
-        return shlex.quote(f"{key}=[{','.join(elements)}]")
     if not sweep:
         return shlex.quote(f"{key}={quoted_value(value)}")
-    values = [one if re.fullmatch(r"""(["']).*\1""", one) else quoted_value(one) for one in value.split(",")]
-    return shlex.quote(f"{key}={','.join(values)}")
+    return shlex.quote(f"{key}={_quoted_each(value)}")
+
+
+def _quoted_each(values: str) -> str:
+    quoted_already = re.compile(r"""(["']).*\1""")
+    each = [one if quoted_already.fullmatch(one) else quoted_value(one) for one in values.split(",")]
+    return ",".join(each)
 
 
 def quoted_value(value: str) -> str:
@@ -72,6 +74,8 @@ def quoted_value(value: str) -> str:
 def unreadable(override: str, sweep: bool = False) -> str:
     """Says what to write instead of an override that Hydra's grammar does not accept."""
     remedy = quoted(override, sweep)
+    if found := re.fullmatch(r"(.*?=)\[([^\[\]{}]+)\]", override):
+        remedy = shlex.quote(f"{found[1]}[{_quoted_each(re.sub(', *', ',', found[2]))}]")
     try:
         OverridesParser.create().parse_overrides(shlex.split(remedy) if "=" in override else [override])
     except HydraException:
@@ -115,11 +119,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
         if key in defaults() and override[0] == "+":
             raise PreselError(f"{override}: {key} has an option already; write it without the +")
         for one in _values(value):
-            if key == "published" and one not in (known := options(key, config_folders(overrides))):
+            known = options("published", config_folders(overrides)) if key == "published" else {}
+            if known and override[0] != "~" and one not in ([], *known):
                 hint = nearest(str(one), list(known))
-                raise PreselError(
-                    f"published={one}: there is no such option{hint}; choose one of {', '.join(known)}"
-                )
+                choices = f"{', '.join(known)}, or write ~published for none"
+                raise PreselError(f"{override}: there is no such option{hint}; choose one of {choices}")
             if key in defaults() and (override[0] == "~" or one is None or isinstance(one, list)):
                 raise PreselError(f"{override}: {key} takes exactly one option; write {key}=NAME")
             is_number = isinstance(one, bool | int | float)

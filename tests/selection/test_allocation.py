@@ -201,7 +201,7 @@ def test_clusters_refuse(
     ),
     st.integers(0, 400),
 )
-def test_filling_counts_what_is_owned(tasks: list[tuple[float, int, int]], more: int) -> None:
+def test_filling_counts_what_is_bought(tasks: list[tuple[float, int, int]], more: int) -> None:
     weights, bought, free = (np.array(column) for column in zip(*tasks, strict=True))
     sizes, budget = bought + free, int(bought.sum()) + more
     added = fill_tasks(weights, bought, sizes, budget)
