@@ -498,7 +498,7 @@ def _found(result: Path, before: Path, now: Path) -> Path:
         return result
     apart = os.path.relpath(result, before)
     # A run, or the folder above it, may be a link to another disk.
-    for run in (now.absolute(), now.resolve()):
+    for run in (now.resolve(), now.absolute()):
         moved = Path(os.path.normpath(run / apart))
         # Their names are the stage and its key, which stand for the content.
         if moved.parts[-2:] == result.parts[-2:] and _is_there(moved):

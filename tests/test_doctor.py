@@ -431,7 +431,7 @@ def test_mistakes_are_reported_in_one_sentence(
 
 def test_help_is_worth_reading(in_process: Program) -> None:
     text = in_process("doctor", "--help").stdout
-    for word in ("examples:", "exit status", "--json FILE", "near-duplicates"):
+    for word in ("examples:", "exit codes", "--json FILE", "near-duplicates"):
         assert word in text
 
 

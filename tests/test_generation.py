@@ -259,15 +259,14 @@ def test_half_a_character_is_no_text(tmp_path: Path) -> None:
 
 def test_answers_are_found_again_under_what_was_asked(tmp_path: Path) -> None:
     with Answers.opened(tmp_path) as answers:
-        answers.add("one", "7", completion("A"), Cost(10, 0.5), kind="dear")
-        answers.add("one", "7", completion("B"), Cost(20, 0.5), kind="dear")
+        answers.add("one", "7", completion("A"), Cost(10, 0.5), cost_class="dear")
+        answers.add("one", "7", completion("B"), Cost(20, 0.5), cost_class="dear")
         answers.add("two", "8", "no JSON", Cost(30, 1.0))
         # Who only looks sees them while they are written.
         for found in (answers, Answers.read(tmp_path)):
             assert found.for_request("one") == [completion("A"), completion("B")]
-            assert (
-                found.for_request("two") == found.for_request("three") == found.of_cost_class("cheap") == []
-            )
+            assert found.for_request("two") == found.for_request("three") == []
+            assert found.of_cost_class("cheap") == []
             assert found.of_cost_class("dear") == [found.for_request("one")]
             assert found.cost == Cost(60, 2.0)
 

@@ -15,7 +15,6 @@ from PIL import Image
 from presel.component import component
 from presel.errors import PreselError
 from presel.report.gallery import gallery
-from presel.runs import load_run
 from presel.stages.pool import PoolStage, readable_again
 from presel.stages.selection import SelectionStage
 from presel.storage.store import Store
@@ -130,18 +129,6 @@ def test_images_that_can_be_opened_meanwhile_are_found(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     rejected = pd.DataFrame({"image": list(reasons), "why": list(reasons.values())})
     assert readable_again(rejected, tmp_path) == ["a.png"]
-
-
-def test_the_record_of_an_earlier_run_does_not_outlive_its_configuration(
-    in_process: Program, tmp_path: Path
-) -> None:
-    same = ("run", *as_folder(tmp_path), *SELECT, "hydra.run.dir=outputs/same")
-    in_process.succeeds(*same)
-    in_process.refuses(*same, "budget=5000")
-    with pytest.raises(PreselError, match="there is no such file"):
-        load_run(tmp_path / "outputs/same")
-    in_process.succeeds(*same)
-    assert load_run(tmp_path / "outputs/same").config.budget == 10
 
 
 def test_the_doctor_warns_of_photographs_that_are_not_read(in_process: Program, tmp_path: Path) -> None:

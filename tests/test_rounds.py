@@ -36,7 +36,7 @@ from tests.helpers import (
     summary,
 )
 from tests.test_label_studio import export
-from tests.waiting import orders
+from tests.waiting import jobs
 
 PROGRESS = ("strategy=progress", "strategy.rounds=3", "budget=0.2")
 
@@ -122,8 +122,8 @@ def test_annotators_are_waited_for_in_every_round_and_asked_once(
     for _ in range(4):
         result = in_process(*arguments)
         assert result.returncode == 3, result.stderr
-        order = orders(pool_folder / "outputs" / "answers")[-1]
-        asked.append({task["data"]["uid"] for task in export(order)})
+        job = jobs(pool_folder / "outputs" / "answers")[-1]
+        asked.append({task["data"]["uid"] for task in export(job)})
     result = in_process.succeeds(*arguments)
     # 12 images, of which the reference set has 3.
     assert [len(names) for names in asked] == [3, 3, 3, 3]

@@ -98,21 +98,21 @@ def test_a_file_has_each_setting_in_one_row(names: tuple[str, ...], monkeypatch:
 
 
 def test_numbers_in_names_are_shortened_unless_that_makes_two_names_one() -> None:
-    assert summary._shortened(
+    assert summary.shortened_names(
         [LONG.format("[0.123456789,2.5]"), "a b=/x/0.123456789", "c=1.50 (d=-1e-7)"]
     ) == [
         "presel tau.value=0.342698 strategy.beta=[0.123457,2.5]",
         "a b=/x/0.123456789",
-        "c=1.5 (d=-1e-7)",
+        "c=1.50 (d=-1e-7)",
     ]
     alike = ["a=0.12345678", "a=0.12345679"]
-    assert summary._shortened(alike) == alike
-    assert summary._shortened(["a=1", "a=1"]) == ["a=1", "a=1"]
+    assert summary.shortened_names(alike) == alike
+    assert summary.shortened_names(["a=1", "a=1"]) == ["a=1", "a=1"]
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_shortened_number_is_nearly_the_same(number: float) -> None:
-    (name,) = summary._shortened([f"a={number}"])
+    (name,) = summary.shortened_names([f"a={number}"])
     assert float(name.removeprefix("a=")) == pytest.approx(number, rel=1e-5)
 
 

@@ -70,7 +70,7 @@ class _ScoreTable(NamedTuple):
         if not console.file.isatty():
             yield _drawn(*_beside(self.names, numbers, sys.maxsize))
             return
-        names = _shortened(self.names)
+        names = shortened_names(self.names)
         longest_word = max(cell_len(word) for name in names for word in name.split())
         for columns, widths in (
             _beside(names, numbers, room),
@@ -141,7 +141,7 @@ def _rounded(number: re.Match[str]) -> str:
     return f"{float(number[0]):.6g}" if len(digits) > 6 else number[0]
 
 
-def _shortened(names: Sequence[str]) -> Sequence[str]:
+def shortened_names(names: Sequence[str]) -> Sequence[str]:
     """Names with numbers of at most 6 significant digits, unless that makes two of them one."""
     short = [_NUMBER.sub(_rounded, name) for name in names]
     return short if len(set(short)) == len(set(names)) else names
