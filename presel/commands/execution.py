@@ -52,7 +52,7 @@ def execute(
 ) -> RunRecord:
     """Runs one configuration and leaves `run.json`, and with an evaluation `summary.csv`, in its folder.
 
-    The record of an earlier run in the folder is replaced once all is checked.
+    The record and the configuration of an earlier run in the folder are replaced once all is checked.
 
     Args:
         config: The configuration.
@@ -80,8 +80,9 @@ def execute(
     try:
         target = pipeline.target(config.until)
         pipeline.check(store, target)
-        (folder / RUN_FILE).unlink(missing_ok=True)
-        save_configuration(folder, config, hydra)
+        if (folder / RUN_FILE).exists():
+            (folder / RUN_FILE).unlink()
+            save_configuration(folder, config, hydra)
         return _executed(config, pipeline, target, store, folder, overrides)
     finally:
         store.executor.close()

@@ -24,7 +24,7 @@ from presel.settings.options import config_folder
 from presel.settings.overrides import check_overrides, has_sweep_flag, is_sweep
 from presel.settings.saved import save_configuration
 from presel.settings.schema import check, register
-from presel.settings.sweeps import spread_over_jobs
+from presel.settings.sweeps import drop_settings_of_other_options, spread_over_jobs
 from presel.storage.run_folder import RUN_FILE, finished_jobs
 
 # Hydra's flags that it does not take beside -m.
@@ -110,6 +110,10 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     hydra_config = HydraConfig.get()
     _refuse_saved_keys(config)
     folder = Path(hydra_config.runtime.output_dir)
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    task_overrides = list(hydra_config.overrides.task)
+    if sweeping:
+        task_overrides = drop_settings_of_other_options(config, task_overrides, overrides)
     # Reports count a run that fails as unfinished; an earlier one in its folder stays until all is checked.
     if not (folder / RUN_FILE).exists():
         save_configuration(folder, config, hydra_config)
@@ -117,15 +121,11 @@ def _run(config: DictConfig, overrides: Sequence[str]) -> float | None:
     # After Hydra has composed, since stages and strategies take a while to import.
     from presel.commands.execution import execute
     from presel.report.summary import print_summary
-    from presel.settings.sweeps import drop_settings_of_other_options
 
     if config.until != "evaluation" and "direction" in hydra_config.sweeper:
         raise PreselError(f"until={config.until}: a search needs scores; set until=evaluation")
     check_environment(hydra_config.job.env_set, overrides)
-    sweeping = hydra_config.mode == RunMode.MULTIRUN
-    task_overrides = list(hydra_config.overrides.task)
     if sweeping:
-        task_overrides = drop_settings_of_other_options(config, task_overrides, overrides)
         console.print()
         console.print(" ".join(task_overrides), style="bold")
     record = execute(config, folder, task_overrides, overrides, hydra_config)

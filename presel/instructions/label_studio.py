@@ -75,18 +75,16 @@ class _Exported(NamedTuple):
         return self.uid if same else f"{self.uid} of another pool"
 
 
-class _Export(NamedTuple):
+class _JobExport(NamedTuple):
     """What an export holds of a job's tasks.
 
     Attributes:
         used: The annotation to use, by the request's digest.
-        uids: The image's id, by that digest.
         missing: Why there is no annotation, by that digest.
         several: Ids of images with several annotations.
     """
 
     used: dict[str, _Annotation]
-    uids: dict[str, str]
     missing: dict[str, str]
     several: list[str]
 
@@ -162,11 +160,12 @@ class LabelStudio(InstructionProvider):
             jobs = find_jobs(self._root, {_digest(image) for image in requests})
             missing: dict[str, str] = {}
             for job in jobs:
-                exported = self._exported(job)
+                exported = self._read_export(job)
                 missing |= exported.missing
-                for digest, annotation in exported.used.items():
-                    if answers.for_request(digest)[-1:] != [annotation]:
-                        answers.add(digest, exported.uids[digest], annotation, Cost(0, 0.0))
+                for request in job.requests.values():
+                    annotation = exported.used.get(request.digest)
+                    if annotation and answers.for_request(request.digest)[-1:] != [annotation]:
+                        answers.add(request.digest, request.id, annotation, Cost(0, 0.0))
                 if exported.several:
                     _log.warning(
                         f"{len(exported.several)} images have several annotations; the oldest starred one is "
@@ -202,7 +201,7 @@ class LabelStudio(InstructionProvider):
         jobs = find_jobs(self._root, by_digest)
         answers = Answers.read(self._root)
         latest = {digest: found[-1] for digest in by_digest if (found := answers.for_request(digest))}
-        latest |= {digest: found for job in jobs for digest, found in self._exported(job).used.items()}
+        latest |= {digest: found for job in jobs for digest, found in self._read_export(job).used.items()}
         kept = [by_digest[digest] for digest in by_digest if digest in latest]
         now = {record.id: record.conversations for record in _result(kept, latest).records}
         before = {record.id: record.conversations for record in records}
@@ -267,13 +266,13 @@ class LabelStudio(InstructionProvider):
             checks = [(file.path, partial(eq, file.content)) for file in request.several]
         return [data_url(read_image(images, path, same), images / path, None) for path, same in checks]
 
-    def _exported(self, job: BatchJob) -> _Export:
+    def _read_export(self, job: BatchJob) -> _JobExport:
         """Reads a job's export, if there is one.
 
         Raises:
             PreselError: If it does not belong to the job's tasks.
         """
-        found = _Export({}, {}, {}, [])
+        found = _JobExport({}, {}, [])
         file = job.folder / _EXPORT
         if not file.exists():
             return found
@@ -293,7 +292,7 @@ class LabelStudio(InstructionProvider):
                 found.missing[digest] = why_not
                 continue
             del found.missing[digest]
-            found.used[digest], found.uids[digest] = usable[0], one.uid
+            found.used[digest] = usable[0]
             if len(usable) > 1 and not usable[0].get("was_cancelled"):
                 found.several.append(one.uid)
         return found

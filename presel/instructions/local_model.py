@@ -73,11 +73,9 @@ class LocalModel(Generator):
     ) -> list[InstructionRequest]:
         """See the base class; at temperature 0 a second answer would equal the first."""
         due = super().open_requests(requests, answers)
-        return (
-            due
-            if self.temperature
-            else [one for one in due if not answers.for_request(self.request_digest(one))]
-        )
+        if self.temperature:
+            return due
+        return [one for one in due if not answers.for_request(self.request_digest(one))]
 
     def reveal(self, requests: Sequence[InstructionRequest], files: PoolFiles) -> ProviderResult:
         """Generates the answers that are not kept yet."""

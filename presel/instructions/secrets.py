@@ -1,8 +1,7 @@
 """API keys are read from the environment, never written to disk, and sent only where the user says.
 
-An override that contains a key is rejected before it is saved; a configuration file that does, before any
-work, and before it is saved. A configuration file, which may be downloaded, cannot choose the
-server that a key is sent to.
+A key in an override or in a configuration file is refused before any work, and before a run saves it. A
+configuration file, which may be downloaded, cannot choose the server that a key is sent to.
 """
 
 import os

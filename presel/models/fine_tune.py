@@ -80,6 +80,7 @@ def fine_tune(
     encoder = ConversationEncoder(lvlm)
     measured = _measured(encoder, records, images, lvlm.max_length, skip_unanswered)
     examples = measured.examples
+    text_only = [not example.images for example in examples]
     epochs = [
         plan_epoch(
             measured.ids,
@@ -89,7 +90,7 @@ def fine_tune(
             settings.micro_batch_size,
             seed,
             epoch,
-            text_only=[not example.images for example in examples],
+            text_only=text_only,
             by_length=by_length,
         )
         for epoch in range(settings.epochs)

@@ -25,6 +25,7 @@ from presel.settings.options import (
 )
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_QUOTED = re.compile(r"""(["']).*\1""")
 # Settings that become paths without a component that checks their type.
 _PATHS = frozenset({"paths.store", "paths.runs", "paths.answers"})
 # Settings for which an empty name would mean the working directory.
@@ -60,9 +61,7 @@ def quoted(override: str, sweep: bool = False) -> str:
 
 
 def _quoted_each(values: str) -> str:
-    quoted_already = re.compile(r"""(["']).*\1""")
-    each = [one if quoted_already.fullmatch(one) else quoted_value(one) for one in values.split(",")]
-    return ",".join(each)
+    return ",".join(one if _QUOTED.fullmatch(one) else quoted_value(one) for one in values.split(","))
 
 
 def quoted_value(value: str) -> str:
@@ -118,12 +117,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise PreselError(f"{key} is empty; name a folder, . for the working directory")
         if key in defaults() and override[0] == "+":
             raise PreselError(f"{override}: {key} has an option already; write it without the +")
+        if key == "published" and override[0] != "~":
+            _check_published(override, _values(value), list(options(key, config_folders(overrides))))
         for one in _values(value):
-            known = options("published", config_folders(overrides)) if key == "published" else {}
-            if known and override[0] != "~" and one not in ([], *known):
-                hint = nearest(str(one), list(known))
-                choices = f"{', '.join(known)}, or write ~published for none"
-                raise PreselError(f"{override}: there is no such option{hint}; choose one of {choices}")
             if key in defaults() and (override[0] == "~" or one is None or isinstance(one, list)):
                 raise PreselError(f"{override}: {key} takes exactly one option; write {key}=NAME")
             is_number = isinstance(one, bool | int | float)
@@ -135,6 +131,15 @@ def check_overrides(overrides: Sequence[str]) -> None:
         path = typed.strip()
         if value == path != typed and os.access(typed, os.F_OK) and not os.access(path, os.F_OK):
             raise PreselError(f"{key}: Hydra strips the whitespace around '{path}'; write {quoted(override)}")
+
+
+def _check_published(override: str, values: Sequence[Any], known: Sequence[str]) -> None:
+    # Hydra passes over an option that does not exist, since the group is optional.
+    for one in values:
+        if one not in ([], *known):
+            hint = nearest(str(one), known)
+            choices = f"{', '.join(known)}, or write ~published for none"
+            raise PreselError(f"{override}: there is no such option{hint}; choose one of {choices}")
 
 
 def chosen_options(overrides: Sequence[str]) -> dict[str, list[Option]]:
