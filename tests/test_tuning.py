@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from presel.models.fine_tune import _Batches
 from presel.models.hardware import Hardware
 from presel.models.losses import token_losses
 from presel.models.memory_trial import MemoryTrial, try_micro_batch
-from presel.models.tuner import Tuner, add_lora, cosine_with_warmup
+from presel.models.tuner import Batch, Tuner, add_lora, cosine_with_warmup
 from tests.gradients import first_gradients
 from tests.helpers import change, chat, read_records, two
 from tests.training import CPU, LVLM, PowerCut, settings, tune
@@ -404,6 +405,45 @@ def test_an_interrupted_tuning_ends_like_an_uninterrupted_one(
         with pytest.raises(error):
             run("cut", PowerCut(pool_folder / "cut", step, error))
         assert list((pool_folder / "cut" / "checkpoints" / "single-1").glob("step=*.ckpt"))
+    assert run("cut") == whole
+
+
+class Stopped(Tuner):
+    """Receives a signal in the first of the two micro-batches of its third step."""
+
+    signal = signal.SIGTERM
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        if batch_idx == 4:
+            signal.raise_signal(self.signal)
+        return super().training_step(batch, batch_idx)
+
+
+class Interrupted(Stopped):
+    signal = signal.SIGINT
+
+
+@pytest.mark.parametrize(("make_tuner", "error"), [(Stopped, SystemExit), (Interrupted, KeyboardInterrupt)])
+def test_a_tuning_that_is_asked_to_stop_loses_no_step(
+    records: list[Record], pool_folder: Path, make_tuner: type[Stopped], error: type[BaseException]
+) -> None:
+    def run(name: str, make_tuner: type[Tuner] = Tuner) -> bytes:
+        folder = pool_folder / name
+        tune(records, folder, settings(checkpoint_steps=100), seed=3, make_tuner=make_tuner)
+        return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+    whole = run("whole")
+    handlers = {signal.SIGTERM: lambda *_: sys.exit(143), signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        with pytest.raises(error):
+            run("cut", make_tuner)
+        assert {number: signal.getsignal(number) for number in handlers} == handlers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    checkpoints = pool_folder / "cut" / "checkpoints" / "single-1"
+    assert [file.name for file in checkpoints.glob("*.ckpt")] == ["step=3.ckpt"]
     assert run("cut") == whole
 
 

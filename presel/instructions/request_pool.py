@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
+from presel.console.signals import first_signal
 from presel.instructions.answers import Completion
 from presel.instructions.client import PermanentError, RetryableError
 from presel.instructions.provider import NOT_REQUESTED, InstructionRequest
@@ -23,7 +24,6 @@ _log = logging.getLogger(__name__)
 _MAX_CONSECUTIVE_FAILURES = 20
 # Longer waits are announced on the terminal.
 _LONG_WAIT_S = 10.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Outcome(NamedTuple):
@@ -133,7 +133,7 @@ class RequestPool:
         Raises:
             PreselError: If the server rejects all requests.
         """
-        with self._worker_threads(), self._first_signal_queued():
+        with self._worker_threads(), first_signal(self._outcomes.put):
             self._send_allowed()
             while self._in_flight:
                 self._handle(self._outcomes.get())
@@ -257,28 +257,3 @@ class RequestPool:
         finally:
             for _ in threads:
                 self._attempts.put(None)
-
-    @contextmanager
-    def _first_signal_queued(self) -> Iterator[None]:
-        """Queues the first Ctrl-C or SIGTERM, so that it cannot interrupt the writing of an answer."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-        # Ignored signals stay ignored, as under nohup.
-        previous = {number: one for number, one in handlers.items() if one not in (None, signal.SIG_IGN)}
-
-        def restore() -> None:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-        def first(number: int, _: object) -> None:
-            restore()
-            self._outcomes.put(signal.Signals(number))
-
-        for number in previous:
-            signal.signal(number, first)
-        try:
-            yield
-        finally:
-            restore()

@@ -26,6 +26,7 @@ from presel.models.lvlm import Lvlm
 from presel.models.memory_trial import MemoryTrial
 from presel.models.prefetch import worker_errors
 from presel.models.sharding import cluster_environment, last_checkpoint, lightning_strategy
+from presel.models.stop_signal import SaveAtSignal, ignore_signals
 from presel.models.throughput import Throughput
 from presel.models.tune import Tune
 from presel.models.tuner import Batch, MakeTuner, Tuner, add_lora
@@ -104,7 +105,9 @@ def fine_tune(
     largest = max((batch for steps in epochs for step in steps for batch in step), key=batches.tokens)
     processes = total_processes(hardware)
     checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
-    callbacks = [throughput, MemoryTrial(lambda: batches[largest]), step_counter]
+    callbacks: list[Callback] = [throughput, MemoryTrial(lambda: batches[largest]), step_counter]
+    if hardware.strategy == "single":
+        callbacks.append(SaveAtSignal(checkpoints))
     trainer = _trainer(lvlm, settings, hardware, checkpoints, logger, callbacks)
     if hardware.strategy != "single":
         micro_batches = settings.batch_size // settings.micro_batch_size
@@ -124,6 +127,7 @@ def fine_tune(
         batch_size=None,  # the sampler draws whole batches
         collate_fn=_as_they_are,
         num_workers=workers,
+        worker_init_fn=ignore_signals,
     )
     steps = settings.epochs * steps_per_epoch
     tuner = make_tuner(model, settings, steps, seed)
