@@ -200,7 +200,7 @@ def test_without_datasets_the_remedy_is_named(run: RunRecord, program: Program, 
     # The working directory comes first where modules are looked for.
     (tmp_path / "datasets.py").write_text("raise ImportError('not here')")
     result = program.refuses("export", str(run.folder), "--format", "hf", "--out", "out")
-    assert "pip install 'presel[sources]'" in result
+    assert "pip install '.[sources]'" in result
     assert [file.name for file in tmp_path.iterdir() if "__" not in file.name] == ["datasets.py"]
 
 

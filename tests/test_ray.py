@@ -213,4 +213,4 @@ def test_without_the_package_one_sentence_says_so(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     told = in_process.refuses("run", "executor=ray")
-    assert told.endswith("executor=ray needs the package ray; pip install 'presel[ray]'")
+    assert told.endswith("executor=ray needs the package ray; pip install '.[ray]' in the clone")

@@ -26,9 +26,9 @@ formats:
   ms_swift       OUT/train.json: swift sft --dataset OUT/train.json
   internvl       OUT/train.jsonl, and OUT/meta.json, which InternVL's training takes as --meta_path
   trl            OUT/train.parquet with the image files in it: trl sft --dataset_name OUT, or in Python
-                 load_dataset("OUT", split="train") for SFTTrainer (needs pip install 'presel[sources]')
+                 load_dataset("OUT", split="train") for SFTTrainer (needs pip install '.[sources]')
   hf             a dataset with the image files in it: datasets.load_from_disk("OUT")
-                 (needs pip install 'presel[sources]')
+                 (needs pip install '.[sources]')
   manifest       the selection manifest only
 
 The whole pool, chosen or not, for programs that show it:

@@ -90,7 +90,7 @@ class SavedDataset:
             import datasets
         except ImportError:
             raise PreselError(
-                "pool=hf_dataset needs the package datasets; install it by pip install 'presel[sources]'"
+                "pool=hf_dataset needs the package datasets; pip install '.[sources]' in the clone"
             ) from None
         dataset = self._dataset(datasets)
         names = sorted({name for name in (self.image, self.task, self.id) if name is not None})

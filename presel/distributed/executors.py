@@ -70,7 +70,7 @@ class RayExecutor(LocalExecutor):
     def __post_init__(self) -> None:
         """Checks that Ray is installed."""
         if find_spec("ray") is None:
-            raise ValueError("executor=ray needs the package ray; pip install 'presel[ray]'")
+            raise ValueError("executor=ray needs the package ray; pip install '.[ray]' in the clone")
 
     def needs(self, work: Sharded) -> dict[str, float]:
         """The resources that an actor asks for, by Ray's names: processors, GPUs, bytes of memory."""

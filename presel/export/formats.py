@@ -155,7 +155,7 @@ def _datasets(form: str) -> ModuleType:
         import datasets
     except ImportError as error:
         raise PreselError(
-            f"--format {form} needs the package datasets ({error}); install it: pip install 'presel[sources]'"
+            f"--format {form} needs the package datasets ({error}): pip install '.[sources]' in the clone"
         ) from error
     if not console.is_terminal:
         datasets.disable_progress_bars()

@@ -154,8 +154,8 @@ def check_distribution(hardware: Hardware, batch_size: int, micro_batch_size: in
     if hardware.strategy == "deepspeed_zero3":
         if find_spec("deepspeed") is None:
             raise PreselError(
-                'trainer=deepspeed_zero3: DeepSpeed is not installed; pip install "presel[deepspeed]", or '
-                "set trainer=fsdp"
+                "trainer=deepspeed_zero3: DeepSpeed is not installed; "
+                "pip install '.[deepspeed]' in the clone, or set trainer=fsdp"
             )
         if device_for(hardware.accelerator).type != "cuda":
             raise PreselError("trainer=deepspeed_zero3 runs on GPUs only; set trainer=fsdp or trainer=ddp")
