@@ -1,6 +1,6 @@
 """Draws the digit scenes' pool without near-duplicates: do central picks lose because of them?
 
-Command: `python -m experiments.table1.unrepeated --out outputs/unrepeated`; README.md tunes on it.
+`python -m experiments.table1.unrepeated --out outputs/unrepeated`; for grouped_by_length/README.md.
 """
 
 import argparse
