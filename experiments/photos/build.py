@@ -1,6 +1,6 @@
 """Builds `lvlm=photo_llava`: two published parts that learn to describe and to name photographs together.
 
-    python -m experiments.photos.build --photos PHOTOS
+    python -m experiments.photos.build --photos ../shared/photos
 
 Every phase is skipped where its result exists, so that the same command goes on after an interruption.
 """

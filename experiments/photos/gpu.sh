@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Many runs on the photographs, on one GPU with 16 processors:
-#   bash experiments/photos/gpu.sh PHOTOS           the table, scored on eval.json
-#   bash experiments/photos/gpu.sh PHOTOS trials    settings to choose among, scored on eval_dev.json
+#   bash experiments/photos/gpu.sh ../shared/photos           the table, scored on eval.json
+#   bash experiments/photos/gpu.sh ../shared/photos trials    settings to choose among, scored on eval_dev.json
 # Runs start in the order of `table` or `trials`, JOBS at a time, those whose names match ONLY (a regular expression,
 # such as '^(random|presel)-[0-4]$'); interrupted, the same command goes on. Processes share a GPU better under
 # NVIDIA's MPS, if it is started before: nvidia-cuda-mps-control -d
