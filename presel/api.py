@@ -169,20 +169,18 @@ def run(overrides: Sequence[str] = ()) -> "RunRecord":
         save_configuration(folder, config)
     if not logging.getLogger("presel").hasHandlers():
         show_messages()
-    with isolated_hydra(), run_log(folder), _importing_from(Path.cwd()):
+    with isolated_hydra(), run_log(folder), _unchanged_search_path():
         return execute(config, folder, settings, settings)
 
 
 @contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
-    """Finds own strategies there, as `presel run` does in the working directory."""
-    added = [str(folder)] if str(folder) not in sys.path else []
-    sys.path.extend(added)
+def _unchanged_search_path() -> Iterator[None]:
+    """Restores `sys.path`, to which `build` adds the working directory."""
+    before = sys.path[:]
     try:
         yield
     finally:
-        for path in added:
-            sys.path.remove(path)
+        sys.path[:] = before
 
 
 def _features(images: Sequence[Any], features: npt.ArrayLike | None) -> npt.NDArray[Any]:

@@ -1,6 +1,5 @@
 """Where the images of a finished run's pool lie on the map."""
 
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,8 +87,6 @@ class _RecordedFeatures(Stage[Features]):
 
 def _pipeline(run: RunRecord) -> Pipeline:
     """The pipeline of a run, rebuilt from its configuration."""
-    # The user's own strategies may lie in the working directory, as with `presel run`.
-    sys.path.append(str(Path.cwd()))
     try:
         pipeline = build(run.config)
     except MISTAKES as error:

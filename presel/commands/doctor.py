@@ -105,8 +105,6 @@ def _search_path(folder: Path) -> str:
 
 
 def _diagnosed(options: argparse.Namespace, scratch: Path) -> Diagnosis:
-    # The user's own strategies may lie in the working directory, as with `presel run`.
-    sys.path.append(str(Path.cwd()))
     searched = [_search_path(options.config_dir)] if options.config_dir else []
     config = composed([*searched, *options.overrides])
     # A pool can be checked before there are benchmarks.

@@ -65,8 +65,6 @@ def run_app(arguments: Sequence[str]) -> None:
     register()
     # Otherwise Hydra prints errors its own way and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # The user's own strategies may lie in the working directory, as with `python -m`.
-    sys.path.append(str(Path.cwd()))
     # Hydra refuses overrides on both sides of a flag.
     flags_first = sorted(overrides, key=lambda one: "=" in one and not one.startswith("-"))
     try:

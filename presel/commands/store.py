@@ -103,10 +103,15 @@ def _clean(store: Path) -> int:
                     unfinished += 1
                     console.print(f"deleted {folder}")
                 else:
-                    for file in temporary_files(folder):
-                        file.unlink()
-                        temporary += 1
+                    temporary += _delete_temporary_files(folder)
         except Timeout:
             console.print(f"kept {folder}, which a run is computing")
     console.print(f"{unfinished} unfinished results deleted, {temporary} temporary files deleted")
     return 0
+
+
+def _delete_temporary_files(folder: Path) -> int:
+    files = list(temporary_files(folder))
+    for file in files:
+        file.unlink()
+    return len(files)

@@ -117,7 +117,10 @@ class OpenAiBatch(ChatService):
                 with atomic(folder / file, private=True) as new, new.open("wb") as stream:
                     for (_, line), (name, digest), image in part:
                         stream.write(line)
-                        requests.append(JobRequest(name, digest, file, image.id, image.image, image.task))
+                        request = JobRequest(
+                            name, digest, file, image.id, image.image, image.task, image.several
+                        )
+                        requests.append(request)
                         advance(1)
         make_private(folder / _ANSWERS)
         save_job(folder, requests)
@@ -159,7 +162,7 @@ class OpenAiBatch(ChatService):
             ]
             # An answer is stored even if an error with its name is stored already.
             if not kept or (has_message(completion) and not any(map(has_message, kept))):
-                cost = self.cost(self.usage(request.task, completion))
+                cost = self.cost(self.usage(request.task, completion, max(1, len(request.several))))
                 answers.add(request.digest, request.id, completion, cost, self.cost_class(request.task))
         answered_files = {job.requests[name].file for name in answered}
         pending = [request for name, request in job.requests.items() if name not in answered]

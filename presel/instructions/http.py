@@ -48,16 +48,14 @@ class RequestFailed(Exception):
 
     Attributes:
         phase: Its progress.
-        late: Whether the deadline ended it.
         status: The response's status, if one was received.
         body: The part of the body that was received.
     """
 
-    def __init__(self, reason: str, phase: Phase, late: bool, status: int | None, body: bytes) -> None:
+    def __init__(self, reason: str, phase: Phase, status: int | None, body: bytes) -> None:
         """Takes the reason and the attributes."""
         super().__init__(reason)
         self.phase = phase
-        self.late = late
         self.status = status
         self.body = body
 
@@ -141,7 +139,7 @@ class _Exchange:
             async with asyncio.timeout(timeout_s):
                 return await self._response(request)
         except TimeoutError:
-            raise self._failed(_LATE[self._phase].format(timeout_s), late=True) from None
+            raise self._failed(_LATE[self._phase].format(timeout_s)) from None
         # OSError: TLS can fail in the middle of a response.
         except (HTTPError, InvalidURL, OSError) as error:
             raise self._failed(_why(error, self._phase)) from None
@@ -181,8 +179,8 @@ class _Exchange:
             if event.endswith(end):
                 self._phase = phase
 
-    def _failed(self, reason: str, late: bool = False) -> RequestFailed:
-        return RequestFailed(reason, self._phase, late, self._status, bytes(self._body))
+    def _failed(self, reason: str) -> RequestFailed:
+        return RequestFailed(reason, self._phase, self._status, bytes(self._body))
 
 
 # The transport's events; with a proxy, a `CONNECT` request precedes the TLS handshake.

@@ -71,7 +71,7 @@ def check_destination(base_url: str, key_variable: str | None, overrides: Sequen
         settings["instructions.key_variable"] = key_variable
         sent = f"the key in {key_variable}"
     needed = {name: value for name, value in settings.items() if value.rstrip("/") != _OPENAI[name]}
-    if not needed.keys() <= _given(overrides):
+    if not needed.keys() <= changed_settings(overrides):
         wanted = " ".join(f"{name}={value}" for name, value in needed.items())
         raise PreselError(
             f"instructions: a configuration file may not send {sent} to {base_url}; "
@@ -85,7 +85,7 @@ def check_environment(variables: Iterable[str], overrides: Sequence[str]) -> Non
     Raises:
         PreselError: If a configuration file sets one.
     """
-    given = _given(overrides)
+    given = changed_settings(overrides)
     for name in variables:
         if given.isdisjoint({"hydra.job.env_set", f"hydra.job.env_set.{name}"}):
             raise PreselError(
@@ -103,7 +103,7 @@ def is_this_machine(address: str) -> bool:
         return host == "localhost"
 
 
-def _given(overrides: Sequence[str]) -> set[str]:
+def changed_settings(overrides: Sequence[str]) -> set[str]:
     """The settings that overrides change."""
     return {override.lstrip("+").partition("=")[0] for override in overrides}
 

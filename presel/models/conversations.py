@@ -224,9 +224,17 @@ class ConversationEncoder:
                     f"off; raise lvlm.max_length={self._lvlm.max_length}"
                 )
         length = max(len(prompt.ids) for prompt in encoded)
-        rows = [_pad(prompt, length, self.tokenizer.pad_token_id, padding) for prompt in encoded]
-        input_ids, attention_mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
-        text = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+        def padded(row: list[int], filler: int) -> list[int]:
+            gap = [filler] * (length - len(row))
+            return gap + row if padding == "left" else row + gap
+
+        pad = self.tokenizer.pad_token_id
+        text = {
+            "input_ids": torch.tensor([padded(prompt.ids, pad) for prompt in encoded]),
+            "attention_mask": torch.tensor([padded([1] * len(prompt.ids), 0) for prompt in encoded]),
+            "labels": torch.tensor([padded(prompt.labels, IGNORED) for prompt in encoded]),
+        }
         return self.with_images(text, examples, [prompt.images for prompt in encoded])
 
     def with_images(
@@ -287,11 +295,3 @@ def _fitting(
     if complete < len(images) and (first := images[complete][0]) < cut:
         length = next(token for token, (_, last) in enumerate(offsets) if last > first)
     return length, complete
-
-
-def _pad(prompt: Encoded, length: int, pad: int, side: str) -> tuple[list[int], list[int], list[int]]:
-    gap = length - len(prompt.ids)
-    row = (prompt.ids, [1] * len(prompt.ids), prompt.labels)
-    filler = ([pad] * gap, [0] * gap, [IGNORED] * gap)
-    first, second = (filler, row) if side == "left" else (row, filler)
-    return tuple(a + b for a, b in zip(first, second, strict=True))  # type: ignore[return-value]

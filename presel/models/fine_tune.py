@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from presel.console import progress
 from presel.data.llava import Record
 from presel.errors import PreselError
-from presel.models.batching import BatchPlan, MicroBatch, plan_epoch, split_across_ranks
+from presel.models.batching import BatchPlan, MicroBatch, Step, plan_epoch, split_across_ranks
 from presel.models.conversations import IGNORED, ConversationEncoder, Example
 from presel.models.hardware import Hardware, device_for, precision_for, processes_per_node, total_processes
 from presel.models.lvlm import Lvlm
@@ -79,29 +79,13 @@ def fine_tune(
     """
     pl.seed_everything(seed, verbose=False)
     encoder = ConversationEncoder(lvlm)
-    measured = _measured(encoder, records, images, lvlm.max_length, skip_unanswered)
-    examples = measured.examples
-    text_only = [not example.images for example in examples]
-    epochs = [
-        plan_epoch(
-            measured.ids,
-            measured.lengths,
-            measured.response_tokens,
-            settings.batch_size,
-            settings.micro_batch_size,
-            seed,
-            epoch,
-            text_only=text_only,
-            by_length=by_length,
-        )
-        for epoch in range(settings.epochs)
-    ]
-    steps_per_epoch = len(epochs[0])
+    samples = _measured(encoder, records, images, lvlm.max_length, skip_unanswered)
+    epochs = _planned(samples, settings, seed, by_length)
     base = lvlm.load_model()
     throughput, step_counter = Throughput(base, encoder.image_token), _StepCounter()
     model = _prepared(base, lvlm, settings)
 
-    batches = _Batches(encoder, examples, measured.lengths)
+    batches = _Batches(encoder, samples.examples, samples.lengths)
     largest = max((batch for steps in epochs for step in steps for batch in step), key=batches.tokens)
     processes = total_processes(hardware)
     checkpoints = folder / "checkpoints" / f"{hardware.strategy}-{processes}"
@@ -114,22 +98,9 @@ def fine_tune(
         epochs = [
             split_across_ranks(steps, trainer.global_rank, processes, micro_batches) for steps in epochs
         ]
-    checkpoint, steps_done = last_checkpoint(checkpoints) or (None, 0)
-    # PyTorch does not verify the checksums in a checkpoint. DeepSpeed's checkpoint is a folder.
-    if checkpoint is not None and checkpoint.is_file():
-        checked(checkpoint)
-    epoch, step = divmod(steps_done, steps_per_epoch)
-    batches_per_epoch = sum(len(micro_batches) for micro_batches in epochs[0])
-    batches_done = epoch * batches_per_epoch + step * trainer.accumulate_grad_batches
-    loader = DataLoader(
-        batches,
-        sampler=BatchPlan(epochs, batches_done),
-        batch_size=None,  # the sampler draws whole batches
-        collate_fn=_as_they_are,
-        num_workers=workers,
-        worker_init_fn=ignore_signals,
-    )
-    steps = settings.epochs * steps_per_epoch
+    checkpoint, steps_done = _intact_checkpoint(checkpoints)
+    loader = _loader(batches, epochs, steps_done, trainer.accumulate_grad_batches, workers)
+    steps = sum(map(len, epochs))
     tuner = make_tuner(model, settings, steps, seed)
     with progress("optimizer steps", steps - steps_done) as step_counter.advance:
         _fit(trainer, tuner, loader, checkpoint)
@@ -139,11 +110,54 @@ def fine_tune(
     loss = trainer.callback_metrics.get("train/loss")
     return {
         "steps": trainer.global_step,
-        "samples": len(examples),
-        "truncated": measured.truncated,
-        "left_out": len(records) - len(examples),
+        "samples": len(samples.ids),
+        "truncated": samples.truncated,
+        "left_out": len(records) - len(samples.ids),
         "loss": float(loss) if loss is not None else None,
     } | throughput.measured(trainer)
+
+
+def _planned(samples: "_Measured", settings: Tune, seed: int, by_length: bool) -> list[list[Step]]:
+    """The optimizer steps of each epoch."""
+    return [
+        plan_epoch(
+            samples.ids,
+            samples.lengths,
+            samples.response_tokens,
+            settings.batch_size,
+            settings.micro_batch_size,
+            seed,
+            epoch,
+            text_only=[not example.images for example in samples.examples],
+            by_length=by_length,
+        )
+        for epoch in range(settings.epochs)
+    ]
+
+
+def _intact_checkpoint(folder: Path) -> tuple[Path | None, int]:
+    """The last checkpoint, whose digest is checked, and its step; None and 0 at the start."""
+    checkpoint, step = last_checkpoint(folder) or (None, 0)
+    # PyTorch does not verify the checksums in a checkpoint. DeepSpeed's checkpoint is a folder.
+    if checkpoint is not None and checkpoint.is_file():
+        checked(checkpoint)
+    return checkpoint, step
+
+
+def _loader(
+    batches: "_Batches", epochs: Sequence[Sequence[Step]], steps_done: int, per_step: int, workers: int
+) -> DataLoader[Batch]:
+    """Loads the micro-batches, `per_step` to an optimizer step, that follow the first `steps_done` steps."""
+    epoch, step = divmod(steps_done, len(epochs[0]))
+    done = epoch * sum(map(len, epochs[0])) + step * per_step
+    return DataLoader(
+        batches,
+        sampler=BatchPlan(epochs, done),
+        batch_size=None,  # the sampler draws whole batches
+        collate_fn=_as_they_are,
+        num_workers=workers,
+        worker_init_fn=ignore_signals,
+    )
 
 
 def _prepared(base: PreTrainedModel, lvlm: Lvlm, settings: Tune) -> PeftModel:

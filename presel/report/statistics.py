@@ -47,7 +47,7 @@ class Comparison:
     benchmarks_won: int
 
 
-def compare(ours: Sequence[RunRecord], others: Sequence[RunRecord], seed: int = 0) -> Comparison | None:
+def compare(ours: Sequence[RunRecord], others: Sequence[RunRecord]) -> Comparison | None:
     """Compares two strategies, seed by seed, by a paired bootstrap and by a paired t interval.
 
     Each of the bootstrap's 5,000 draws resamples seeds, and the questions of every benchmark, with
@@ -64,7 +64,6 @@ def compare(ours: Sequence[RunRecord], others: Sequence[RunRecord], seed: int = 
     Args:
         ours: Runs of a strategy, one per seed.
         others: Runs of the other, one per seed, on the same questions.
-        seed: Seed of the bootstrap.
 
     Returns:
         None without a common seed.
@@ -75,7 +74,7 @@ def compare(ours: Sequence[RunRecord], others: Sequence[RunRecord], seed: int = 
     by_benchmark = [_differences(pairs, benchmark) for benchmark in pairs[0][0].scores]
     means = np.array([differences.mean(axis=1) for differences in by_benchmark])
     by_seed = means.mean(axis=0)
-    low, high = _interval(by_benchmark, seed) if len(pairs) > 1 else (None, None)
+    low, high = _interval(by_benchmark) if len(pairs) > 1 else (None, None)
     t_low, t_high, p = (paired_t(by_seed) if len(pairs) > 1 else None) or (None, None, None)
     return Comparison(
         difference=float(by_seed.mean()),
@@ -126,9 +125,9 @@ def rank_correlation(ours: Sequence[float], others: Sequence[float]) -> float:
     return float(ranks[0].corr(ranks[1]))
 
 
-def _interval(by_benchmark: Sequence[npt.NDArray[np.float64]], seed: int) -> tuple[float, float]:
+def _interval(by_benchmark: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
     """Percentile interval of the bootstrap; differences of each benchmark are (seeds, questions)."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     draws = np.zeros(_DRAWS)
     count = len(by_benchmark[0])
     seeds = rng.multinomial(count, np.full(count, 1 / count), size=_DRAWS) / count  # (draws, seeds)

@@ -67,7 +67,7 @@ def results(groups: Mapping[str, Sequence[RunRecord]], published: Sequence[str])
         is_baseline = runs[0].strategy == BASELINE
         comparison = None if is_baseline else compare(runs, counterpart(runs, BASELINE, groups))
         if comparison is not None:
-            row |= {name: getattr(comparison, name) for name in _COMPARED}
+            row |= {field: getattr(comparison, field) for field in _COMPARED}
             row |= {
                 "common_seeds": comparison.seeds,
                 # Filled below, when all rows are known.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -9,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from presel.errors import PreselError
-from presel.instructions.secrets import refuse_keys, refuse_saved_keys
+from presel.instructions.secrets import changed_settings, refuse_keys, refuse_saved_keys
 from presel.settings.errors import MISTAKES, UNREADABLE, explain
 from presel.settings.options import config_folder
 from presel.settings.overrides import check_overrides
@@ -52,7 +53,8 @@ def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
             config = compose("config", list(overrides), return_hydra_config=True)
     except (*MISTAKES, *UNREADABLE) as error:
         raise PreselError(explain(error, overrides)) from error
-    refuse_saved_keys(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    settings: Any = OmegaConf.to_container(config, resolve=False)
+    refuse_saved_keys(settings)
     _refuse_sweep(config.hydra, overrides)
     return config if with_hydra else without_hydra(config)
 
@@ -65,7 +67,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def _refuse_sweep(hydra: DictConfig, overrides: Sequence[str]) -> None:
-    given = {one.lstrip("+").partition("=")[0] for one in overrides}
+    given = changed_settings(overrides)
     swept = (hydra.sweeper.get("params") or {}) if hydra.mode == RunMode.MULTIRUN else {}
     if missing := [key for key in swept if key not in given]:
         raise PreselError(

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -216,28 +217,13 @@ def build(config: DictConfig) -> "Pipeline":
         PreselError: If a setting is missing or out of range.
     """
     check(config)
+    # The user's own strategies may lie in the working directory, as with `python -m`.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    _check_logger(config.logger)
     evaluated = config.until == "evaluation"
-
-    def make(group: str) -> Any:
-        settings = _with_home(OmegaConf.to_container(config[group], resolve=True))
-        # Again, since a key may take its value from another setting.
-        _check_not_missing(settings, f"{group}.")
-        _check_targets(settings, group)
-        # Inside its group again, which errors name.
-        made = instantiate(OmegaConf.create({group: settings})[group], _convert_="all")
-        if not isinstance(made, bases(group)):
-            kinds = " or ".join(BASES[group])
-            raise PreselError(f"{group} makes no {kinds}; leave out keys such as _partial_")
-        return made
-
-    for name, value in (config.logger.get("arguments") or {}).items():
-        if holds_key(name, value) or ("://" in str(value) and has_credentials(str(value))):
-            raise PreselError(
-                f"logger.arguments.{name} may not hold a key or credentials, since every run saves its "
-                "settings; put them into the environment variables that the logger reads"
-            )
     groups = [group for group in BASES if "." not in group and (evaluated or group != "evaluation")]
-    made = {group: make(group) for group in groups}
+    made = {group: _component(config, group) for group in groups}
     # After the components, because it imports all stages.
     from presel.distributed.runtime import Runtime
     from presel.pipeline import Pipeline
@@ -268,6 +254,30 @@ def build(config: DictConfig) -> "Pipeline":
             executor=executor,
         ),
     )
+
+
+def _component(config: DictConfig, group: str) -> Any:
+    """Makes the component of a group."""
+    settings = _with_home(OmegaConf.to_container(config[group], resolve=True))
+    # Again, since a key may take its value from another setting.
+    _check_not_missing(settings, f"{group}.")
+    _check_targets(settings, group)
+    # Inside its group again, which errors name.
+    made = instantiate(OmegaConf.create({group: settings})[group], _convert_="all")
+    if not isinstance(made, bases(group)):
+        kinds = " or ".join(BASES[group])
+        raise PreselError(f"{group} makes no {kinds}; leave out keys such as _partial_")
+    return made
+
+
+def _check_logger(logger: DictConfig) -> None:
+    """Checks that a logger's arguments hold no key, since every run saves its settings."""
+    for name, value in (logger.get("arguments") or {}).items():
+        if holds_key(name, value) or ("://" in str(value) and has_credentials(str(value))):
+            raise PreselError(
+                f"logger.arguments.{name} may not hold a key or credentials, since every run saves its "
+                "settings; put them into the environment variables that the logger reads"
+            )
 
 
 # What the settings that belong to no component may be.

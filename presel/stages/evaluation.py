@@ -12,13 +12,12 @@ import pandas as pd
 from presel.console import progress
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.data.sources import annotated
-from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
 from presel.evaluation.benchmarks import Scoring
 from presel.evaluation.metrics import METRICS
 from presel.evaluation.scores import Scores, mean_score
-from presel.models.hardware import inference_settings
 from presel.models.lvlm import Lvlm
+from presel.stages.inference import InferenceStage
 from presel.stages.pool import PoolStage
 from presel.stages.results import ScoresStage
 from presel.stages.tuning import TuningStage
@@ -74,7 +73,7 @@ def as_table(asked: Sequence[Question]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationStage(ScoresStage, ShardedStage[Scores]):
+class EvaluationStage(ScoresStage, InferenceStage[Scores]):
     """Greedy answers of one model; leaves `predictions.parquet` and `scores.json`.
 
     Attributes:
@@ -98,15 +97,6 @@ class EvaluationStage(ScoresStage, ShardedStage[Scores]):
     def label(self) -> str:
         """Names the model."""
         return f"{self.name} ({self.model_name})"
-
-    def settings(self) -> dict[str, Any]:
-        """Adds the precision that the model computes in, if it is not that of its weights."""
-        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
-
-    def check(self, store: Store) -> None:
-        """Checks devices and model."""
-        super().check(store)
-        self.lvlm.check()
 
     def check_data(self, store: Store) -> None:
         """Checks that all answers can be scored and all questions fit into a prompt.

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from presel.errors import PreselError
-from presel.models.hardware import inference_settings
 from presel.models.lvlm import Lvlm
+from presel.selection.feature_rows import Features
 from presel.stages.features import VectorsStage
+from presel.stages.inference import InferenceStage
 from presel.stages.instructions import SamplesStage
 from presel.stages.token_batches import encoded_batches, measure, shards_by_length
 from presel.stages.tuning import TuningStage
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientsStage(VectorsStage):
+class GradientsStage(VectorsStage, InferenceStage[Features]):
     """Projected gradients of samples by `GradientProjector`, `features.npy`, float32, and `ids.parquet`.
 
     They are not normalized. Those of plain SGD: Adam's update would need its moments, which no tuning keeps.
@@ -52,10 +53,6 @@ class GradientsStage(VectorsStage):
     def lvlm(self) -> Lvlm:
         """The model before any tuning."""
         return self.model.lvlm
-
-    def settings(self) -> dict[str, Any]:
-        """Adds the precision that the model computes in, if it is not that of its weights."""
-        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
 
     def check_data(self, store: Store) -> None:
         """Checks the name of the modules before any instruction is bought.

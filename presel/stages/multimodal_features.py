@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from presel.models.hardware import inference_settings
 from presel.models.lvlm import Lvlm
+from presel.selection.feature_rows import Features
 from presel.stages.features import VectorsStage
+from presel.stages.inference import InferenceStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.token_batches import encoded_batches, measure, shards_by_length
 from presel.storage.shards import ArrayShards, Batches
@@ -18,7 +19,7 @@ from presel.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultimodalFeaturesStage(VectorsStage):
+class MultimodalFeaturesStage(VectorsStage, InferenceStage[Features]):
     """Features of every sample by `MultimodalEncoder`, `features.npy` and `ids.parquet`.
 
     Attributes:
@@ -32,15 +33,6 @@ class MultimodalFeaturesStage(VectorsStage):
 
     lvlm: Lvlm
     instructions: InstructionsStage
-
-    def settings(self) -> dict[str, Any]:
-        """Adds the precision that the model computes in, if it is not that of its weights."""
-        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
-
-    def check(self, store: Store) -> None:
-        """Checks devices and model."""
-        super().check(store)
-        self.lvlm.check()
 
     def check_data(self, store: Store) -> None:
         """Checks the model's modules before any instruction is bought.

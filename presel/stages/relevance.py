@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
-from presel.models.hardware import inference_settings, runs_under_autocast
+from presel.models.hardware import runs_under_autocast
 from presel.models.lvlm import Lvlm
+from presel.stages.inference import InferenceStage
 from presel.stages.instructions import SamplesStage
 from presel.stages.results import TableStage
 from presel.stages.token_batches import encoded_batches, longest_first, measure, shards_by_length
@@ -29,7 +29,7 @@ _DECIDING = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
+class RelevanceStage(TableStage, InferenceStage[pd.DataFrame]):
     """Losses with and without the question under a model (eq. 1 and 2), and EL2N.
 
     Leaves `relevance.parquet`: id, loss_with_question, loss_without_question, el2n, n_tokens.
@@ -60,15 +60,6 @@ class RelevanceStage(TableStage, ShardedStage[pd.DataFrame]):
     def lvlm(self) -> Lvlm:
         """The model before any tuning."""
         return self.model if isinstance(self.model, Lvlm) else self.model.lvlm
-
-    def settings(self) -> dict[str, Any]:
-        """Adds the precision that the model computes in, if it is not that of its weights."""
-        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
-
-    def check(self, store: Store) -> None:
-        """Checks devices and model."""
-        super().check(store)
-        self.lvlm.check()
 
     def shards(self, store: Store, folder: Path) -> TableShards[int]:
         """The samples, longest first, scored in one pass.

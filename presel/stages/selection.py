@@ -98,6 +98,12 @@ class SelectionStage(TableStage):
             )
         if "selected" not in choice:
             choice = choice.assign(selected=True)
+        repeated = choice.loc[choice["id"].duplicated(), "id"]
+        if len(repeated):
+            raise PreselError(
+                f"strategy {type(self.strategy).__name__} returned image '{repeated.iloc[0]}' twice; "
+                "return one row for each image"
+            )
         paid = {name for stage in self.paid for name in store.load(stage)["id"]}
         chosen = choice.loc[choice["selected"], "id"]
         self._check(chosen, pool["id"], paid, budget)
@@ -129,8 +135,6 @@ class SelectionStage(TableStage):
                 f"strategy {name} chose {len(chosen)} images beside the reference set, {requested} in all, "
                 f"where the budget is {budget}; the reference set counts in it, and whatever else was bought"
             )
-        if chosen.duplicated().any():
-            raise PreselError(f"strategy {name} chose image '{chosen[chosen.duplicated()].iloc[0]}' twice")
         # Not `isin`, which takes forty times as long on strings.
         unknown = chosen[pd.Index(pool).get_indexer(chosen) < 0]
         if len(unknown):

@@ -26,7 +26,7 @@ class TextOnlyStage(SamplesStage):
 
     @property
     def label(self) -> str:
-        """The name, which says it all."""
+        """The stage's name, since a run has one such set."""
         return self.name
 
     def compute(self, store: Store, folder: Path) -> dict[str, int]:

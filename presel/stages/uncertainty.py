@@ -2,9 +2,9 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 
 from presel.data.prompts import IMAGE_TOKEN, Turn
-from presel.distributed.stage import ShardedStage
 from presel.errors import PreselError
-from presel.models.hardware import inference_settings
 from presel.models.lvlm import Lvlm
+from presel.stages.inference import InferenceStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.results import TableStage
 from presel.stages.token_batches import encoded_batches, shards_by_length
@@ -46,7 +45,7 @@ class Probe(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
+class UncertaintyStage(TableStage, InferenceStage[pd.DataFrame]):
     """Entropy of the answers to questions of the reference set, for each image outside it.
 
     Only questions that are bought already are asked: those about other images of the same task, or of all
@@ -80,10 +79,6 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         """The model before any tuning."""
         return self.model.lvlm
 
-    def settings(self) -> dict[str, Any]:
-        """Adds the precision that the model computes in, if it is not that of its weights."""
-        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
-
     def probes(self, store: Store, encoder: "ConversationEncoder") -> tuple[list[Probe], int]:
         """The questions to ask, by task and id of the image, and how many its own image leaves no room for.
 
@@ -98,39 +93,41 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
             raise self._all_too_long()
         # Another stream than those of the reference set and its halves.
         generator = np.random.default_rng([self.seed, 2])
-        probes, too_long = [], 0
-        folder = self.instructions.pool.files(store).images
-        max_length = self.lvlm.max_length
         free = pool[~pool["id"].isin(store.load(self.instructions.chosen)["id"])]
+        drawn: list[tuple[str, list[str], str]] = []
         for task, records in free.sort_values("id").groupby("task", sort=True):
-            fitting: dict[int, list[str]] = {}
+            fitting = cache(partial(_fitting, by_task.get(str(task), set()), of_all))
             for name, images in zip(records["id"], records["images"], strict=True):
-                if (n_images := len(images)) not in fitting:
-                    own = _about(by_task.get(str(task), set()), n_images)
-                    fitting[n_images] = own or _about(of_all, n_images)
-                questions = fitting[n_images]
+                questions = fitting(len(images))
                 if not questions:
                     raise PreselError(
                         f"record '{name}': the questions of the reference set are all about more than its "
-                        f"{n_images} images; raise reference.share"
+                        f"{len(images)} images; raise reference.share"
                     )
                 count = min(self.questions, len(questions))
-                for chosen in generator.choice(len(questions), count, replace=False):
-                    text = questions[chosen]
-                    about = images[: text.count(IMAGE_TOKEN)]
-                    length = encoder.length(_turns(text), [folder / image for image in about])
-                    if length <= max_length:
-                        probes.append(Probe(name, about, text, length))
-                    else:
-                        too_long += 1
+                for number in generator.choice(len(questions), count, replace=False):
+                    text = questions[number]
+                    drawn.append((name, images[: text.count(IMAGE_TOKEN)], text))
+        probes = self._measured(drawn, self.instructions.pool.files(store).images, encoder)
+        return probes, len(drawn) - len(probes)
+
+    def _measured(
+        self, drawn: Sequence[tuple[str, list[str], str]], folder: Path, encoder: "ConversationEncoder"
+    ) -> list[Probe]:
+        """The questions drawn for records that fit into a prompt with the record's images."""
+        probes = []
+        for name, images, text in drawn:
+            length = encoder.length(_turns(text), [folder / image for image in images])
+            if length <= self.lvlm.max_length:
+                probes.append(Probe(name, images, text, length))
         if not probes:
             raise self._all_too_long()
-        if too_long:
+        if too_long := len(drawn) - len(probes):
             _log.info(
-                f"  {too_long} of {len(probes) + too_long} questions are longer than lvlm.max_length="
-                f"{max_length} tokens with their image; they are not asked"
+                f"  {too_long} of {len(drawn)} questions are longer than lvlm.max_length="
+                f"{self.lvlm.max_length} tokens with their image; they are not asked"
             )
-        return probes, too_long
+        return probes
 
     def shards(self, store: Store, folder: Path) -> TableShards[int]:
         """The probes, longest first."""
@@ -200,9 +197,13 @@ class UncertaintyStage(TableStage, ShardedStage[pd.DataFrame]):
         )
 
 
-def _about(questions: Set[str], n_images: int) -> list[str]:
-    """The questions that name at most `n_images` images, sorted."""
-    return sorted(text for text in questions if text.count(IMAGE_TOKEN) <= n_images)
+def _fitting(own: Set[str], of_all: Set[str], n_images: int) -> list[str]:
+    """A task's questions about at most `n_images` images, sorted; those of all tasks if it has none."""
+    found = [
+        sorted(text for text in questions if text.count(IMAGE_TOKEN) <= n_images)
+        for questions in (own, of_all)
+    ]
+    return found[0] or found[1]
 
 
 def _turns(question: str) -> list[Turn]:

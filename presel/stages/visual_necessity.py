@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from presel.distributed.stage import ShardedStage
-from presel.models.hardware import inference_settings
 from presel.models.lvlm import Lvlm
+from presel.stages.inference import InferenceStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.relevance import check_losses
 from presel.stages.results import TableStage
@@ -20,7 +19,7 @@ from presel.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
+class VisualNecessityStage(TableStage, InferenceStage[pd.DataFrame]):
     """Mean losses of the response tokens with and without the image, under a model before tuning.
 
     Leaves `visual_necessity.parquet`: id, loss_with_image, loss_without_image, n_tokens.
@@ -34,15 +33,6 @@ class VisualNecessityStage(TableStage, ShardedStage[pd.DataFrame]):
 
     lvlm: Lvlm
     instructions: InstructionsStage
-
-    def settings(self) -> dict[str, Any]:
-        """Adds the precision that the model computes in, if it is not that of its weights."""
-        return super().settings() | inference_settings(self.runtime.hardware, self.lvlm.dtype)
-
-    def check(self, store: Store) -> None:
-        """Checks devices and model."""
-        super().check(store)
-        self.lvlm.check()
 
     def shards(self, store: Store, folder: Path) -> TableShards[int]:
         """The samples, longest first."""
