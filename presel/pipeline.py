@@ -290,6 +290,8 @@ class Pipeline:
         """The strategy's own stages, by name."""
         stages = self.strategy.stages(self)
         kind = type(self.strategy).__name__
+        if not isinstance(stages, dict) or not all(isinstance(stage, Stage) for stage in stages.values()):
+            raise PreselError(f"{kind}.stages returned no dictionary of stages by name; return one, or {{}}")
         for name in stages:
             # Fields without a default are no attributes of the class.
             if hasattr(type(self), name) or name in {field.name for field in fields(self)}:

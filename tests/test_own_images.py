@@ -161,7 +161,7 @@ def test_a_strategy_that_returns_no_table_is_reported(
             return table
 
     stage = SelectionStage(strategy=Mine(), pool=pool, budget=3, seed=0, needed={})
-    with pytest.raises(PreselError, match=r"strategy Mine: `select` returned .*, not a table"):
+    with pytest.raises(PreselError, match=r"Mine.select returned .*, not a table"):
         store.ensure(stage)
 
 

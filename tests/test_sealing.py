@@ -309,7 +309,7 @@ def test_whatever_was_bought_counts_in_the_budget_but_the_whole_pool(
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (["0001", "0001"], "chose image '0001' twice"),
+        (["0001", "0001"], "returned image '0001' twice"),
         (["nobody"], "chose 'nobody', which is not in the pool"),
         ([f"{number:04}" for number in range(60)], "chose 60 images where the budget is 30"),
         ([], "chose 0 images"),
@@ -325,6 +325,43 @@ def test_a_choice_that_breaks_the_rules_is_refused(
 
     with pytest.raises(PreselError, match=message):
         store.ensure(select(Wrong(), pool))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"id": ["0001", "0001"], "selected": [True, False]}, "Wrong.select returned image '0001' twice"),
+        ({"id": ["0001", "0002"], "selected": [True, None]}, "other values than True and False"),
+        ({"id": ["0001", "0002"], "selected": [1, 0]}, "other values than True and False"),
+        ({"id": ["0001", "0002"], "selected": ["True", "False"]}, "other values than True and False"),
+        ({"id": ["0001", "0002"], "why": ["near", 2]}, "cannot be stored .*column why"),
+    ],
+)
+def test_a_table_that_says_nothing_clear_is_refused(
+    store: Store, pool: PoolStage, table: dict[str, list[object]], message: str
+) -> None:
+    @component
+    class Wrong(Strategy):
+        def select(self, context: SelectionContext) -> pd.DataFrame:
+            return pd.DataFrame(table)
+
+    with pytest.raises(PreselError, match=message):
+        store.ensure(select(Wrong(), pool))
+
+
+def test_an_index_of_ids_and_nullable_booleans_are_taken_as_they_are_meant(
+    store: Store, pool: PoolStage
+) -> None:
+    @component
+    class Indexed(Strategy):
+        def select(self, context: SelectionContext) -> pd.DataFrame:
+            ids = pd.Series(["0001", "0002"], name="id")
+            selected = pd.Series([True, False], dtype="boolean")
+            return pd.DataFrame({"id": ids, "selected": selected}).set_index("id", drop=False)
+
+    stage = select(Indexed(), pool)
+    store.ensure(stage)
+    assert list(store.load(stage)["id"]) == ["0001"]
 
 
 def _reachable_texts(start: Any) -> Iterator[str]:

@@ -193,14 +193,13 @@ class Lvlm(ModelFiles):
         return model.eval()
 
     def _check_names(self, model: "PreTrainedModel") -> None:
-        names = [name for name, _ in model.base_model.named_modules()]
+        # The model itself has the empty name.
+        names = [name for name, _ in model.base_model.named_modules() if name]
         for key, wanted in (("language_model", [self.language_model]), ("projector", self.projectors)):
             for one in wanted:
                 if not any(f".{name}".endswith(f".{one}") for name in names):
                     # Parts of the model, and of its vision tower the last ones.
-                    parts = [
-                        name for name in names if name and name.count(".") < 2 and not name[-1].isdigit()
-                    ]
+                    parts = [name for name in names if name.count(".") < 2 and not name[-1].isdigit()]
                     raise PreselError(
                         f"lvlm.{key}: {self.path} has no module named '{one}'; name the right one of "
                         f"{', '.join(parts)}"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from presel.errors import PreselError
 from presel.stages.instructions import InstructionsStage
@@ -17,7 +18,7 @@ from presel.stages.reference import ReferenceStage
 from presel.stages.results import TableStage
 from presel.storage.stage import Stage, upstream
 from presel.storage.store import Store
-from presel.strategies.base import SelectionContext, Strategy
+from presel.strategies.base import SelectionContext, Strategy, checked_choice
 
 _log = logging.getLogger(__name__)
 
@@ -89,21 +90,8 @@ class SelectionStage(TableStage):
             pool=pool.copy(), budget=budget, rng=np.random.default_rng(self.seed), results=results
         )
         started = time.perf_counter()
-        choice = self.strategy.select(context)
+        choice = checked_choice(self.strategy.select(context), f"{type(self.strategy).__name__}.select")
         seconds = time.perf_counter() - started
-        if not isinstance(choice, pd.DataFrame) or "id" not in choice:
-            raise PreselError(
-                f"strategy {type(self.strategy).__name__}: `select` returned {type(choice).__name__}, not a "
-                "table (pandas.DataFrame) with a column `id`; return one row for each selected image"
-            )
-        if "selected" not in choice:
-            choice = choice.assign(selected=True)
-        repeated = choice.loc[choice["id"].duplicated(), "id"]
-        if len(repeated):
-            raise PreselError(
-                f"strategy {type(self.strategy).__name__} returned image '{repeated.iloc[0]}' twice; "
-                "return one row for each image"
-            )
         paid = {name for stage in self.paid for name in store.load(stage)["id"]}
         chosen = choice.loc[choice["selected"], "id"]
         self._check(chosen, pool["id"], paid, budget)
@@ -114,7 +102,13 @@ class SelectionStage(TableStage):
             )
         table = pool[["id", "task"]].merge(choice.drop(columns="task", errors="ignore"), on="id", how="left")
         table["selected"] = table["selected"].eq(True)
-        self.write(folder, table)
+        try:
+            self.write(folder, table)
+        except pa.ArrowException as error:
+            raise PreselError(
+                f"the table of {type(self.strategy).__name__}.select cannot be stored ({error.args[-1]}); "
+                "give each column one type: numbers, text or booleans"
+            ) from error
         return {"selected": int(table["selected"].sum()), "budget": budget, "seconds": round(seconds, 3)}
 
     def load(self, folder: Path) -> pd.DataFrame:

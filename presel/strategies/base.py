@@ -158,3 +158,37 @@ class Strategy(ABC):
             Table with the column `id`, the selected images, and any further columns worth keeping about
             them, or about images that are not selected (then with a boolean column `selected`).
         """
+
+
+def checked_choice(choice: Any, method: str) -> pd.DataFrame:
+    """The table that a strategy returned, with row numbers as its index and a boolean column `selected`.
+
+    Args:
+        choice: What was returned.
+        method: The strategy's class and method, for messages.
+
+    Raises:
+        PreselError: If it is no table with one row for each image, its id, and whether it is selected.
+    """
+    if not isinstance(choice, pd.DataFrame) or "id" not in choice:
+        raise PreselError(
+            f"{method} returned {type(choice).__name__}, not a table (pandas.DataFrame) with a column `id`; "
+            "return one row for each selected image"
+        )
+    if choice.columns.has_duplicates:
+        name = choice.columns[choice.columns.duplicated()][0]
+        raise PreselError(f"{method} returned two columns '{name}'; rename one")
+    table: pd.DataFrame = choice.reset_index(drop=True)
+    repeated = table.loc[table["id"].duplicated(), "id"]
+    if len(repeated):
+        raise PreselError(
+            f"{method} returned image '{repeated[repeated.index[0]]}' twice; return one row for each image"
+        )
+    if "selected" not in table:
+        return table.assign(selected=True)
+    selected = table["selected"]
+    if selected.dtype != bool and not all(isinstance(value, (bool, np.bool_)) for value in selected):
+        raise PreselError(
+            f"{method} returned a column `selected` with other values than True and False; correct it"
+        )
+    return table.assign(selected=selected.astype(bool))

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from presel.component import component
 from presel.errors import PreselError
-from presel.strategies.base import SelectionContext, Strategy
+from presel.strategies.base import SelectionContext, Strategy, checked_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +71,18 @@ class RoundStrategy(Strategy):
         bought = pd.concat([reference, *(context[name] for name in names)], ignore_index=True)
         others = bought_after(number, self.rounds, context.budget - len(reference))
         size = others + len(reference) - len(bought)
-        chosen = self.select_round(
-            RoundContext(
-                pool=context.pool,
-                budget=context.budget,
-                # Each round draws its own random numbers.
-                rng=context.rng.spawn(number)[-1],
-                results=context.results,
-                round=number,
-                size=size,
-                bought=bought.copy(),
-            )
+        round_context = RoundContext(
+            pool=context.pool,
+            budget=context.budget,
+            # Each round draws its own random numbers.
+            rng=context.rng.spawn(number)[-1],
+            results=context.results,
+            round=number,
+            size=size,
+            bought=bought.copy(),
         )
+        chosen = checked_choice(self.select_round(round_context), f"{type(self).__name__}.select_round")
+        chosen = chosen[chosen["selected"]].drop(columns="selected")
         if not min(1, size) <= len(chosen) <= size:
             raise PreselError(
                 f"strategy {type(self).__name__} chose {len(chosen)} images in round {number}; "
