@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from presel.runs import RunRecord
 
+_log = logging.getLogger(__name__)
+
 Image = TypeVar("Image", bound=Hashable)
 
 
@@ -56,7 +58,8 @@ def select(
             neutral choice before any instruction was seen; with a reference set, use
             `presel.importance.task_weights`.
         features: One vector per image, shape (n, d), float32 or float16, of any norms; a memory map stays on
-            disk. None: `images` are paths, and the built-in encoder encodes them.
+            disk. None: `images` are paths, and the built-in encoder encodes them; it is made for the built-in
+            digit scenes, not for photographs, and a warning says so.
         budget: Number of images to select, from 0 to n.
         k: Number of neighbors in eq. 7.
         seed: Seed of every random draw.
@@ -187,7 +190,9 @@ def _features(images: Sequence[Any], features: npt.ArrayLike | None) -> npt.NDAr
     if features is not None:
         return features if isinstance(features, np.ndarray) else np.asarray(features)
     from presel.models.encoder import encode_images
+    from presel.models.model_files import digits_warning
 
+    _log.warning(digits_warning(["the built-in encoder"], "pass features of another encoder"))
     return np.asarray(encode_images([Path(image) for image in images]))
 
 

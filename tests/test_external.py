@@ -21,7 +21,7 @@ from presel.evaluation.lmms_eval import LmmsColumn, LmmsEval
 from presel.evaluation.vlmevalkit import VlmEvalColumn, VlmEvalKit
 from presel.storage.stage import identity
 from tests.composing import configured
-from tests.helpers import TINY, Program, last_run, stage_lines
+from tests.helpers import OWN_STORE, TINY, Program, last_run, stage_lines
 
 # What lmms-eval 0.7.3 left of a tiny model on copies of its nine tasks that read made-up data; the copies'
 # names are the tasks' own here. MMBench writes submissions/ beside it.
@@ -45,7 +45,8 @@ POPE = VlmEvalColumn(file="POPE_score.csv", row="Overall", column="acc", scale=0
 
 
 def lmms_eval(python: Path | None = None, **changes: Any) -> LmmsEval:
-    return LmmsEval(**{"python": python, "model_args": {"device_map": "auto"}, "columns": COLUMNS} | changes)
+    given = {"python": python, "model": "llava_hf", "model_args": {"device_map": "auto"}, "columns": COLUMNS}
+    return LmmsEval(**given | changes)
 
 
 def stand_in(folder: Path, script: str) -> Path:
@@ -84,7 +85,7 @@ def test_the_configs_columns_name_what_lmms_eval_writes(tmp_path: Path) -> None:
     scores = program.scores(tmp_path)
     assert scores is not None and scores["POPE"] == 0.7
     # Greedy, whatever a task's own temperature.
-    command = program.command(tmp_path / "model", tmp_path)
+    command = program.for_family("llava").command(tmp_path / "model", tmp_path)
     assert command[command.index("--gen_kwargs") + 1] == "temperature=0"
 
 
@@ -179,6 +180,62 @@ def test_an_interpreter_that_cannot_evaluate_is_reported_before_any_work(tmp_pat
         lmms_eval(tmp_path / "python").check()
 
 
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("llava", "llava_hf"),
+        ("llava_next", "llava_hf"),
+        ("llava_onevision", "llava_hf"),
+        ("qwen2_vl", "qwen2_vl"),
+        ("qwen2_5_vl", "qwen2_5_vl"),
+        ("qwen3_vl", "qwen3_vl"),
+        ("internvl", "internvl_hf"),
+        ("gemma3", "gemma3"),
+    ],
+)
+def test_the_model_class_is_that_of_the_family(family: str, name: str) -> None:
+    program = lmms_eval(model=None).for_family(family)
+    assert program == lmms_eval(model=name).for_family(family)
+    command = program.command(Path("model"), Path("results"))
+    assert command[command.index("--model") + 1] == name
+
+
+def test_a_model_class_of_another_family_is_refused() -> None:
+    with pytest.raises(PreselError, match=r"evaluation\.model: no class .* type smolvlm, .*=NAME"):
+        lmms_eval(model=None).for_family("smolvlm")
+    with pytest.raises(
+        PreselError, match=r"model=llava_hf: .* qwen2_5_vl; set evaluation\.model=qwen2_5_vl$"
+    ):
+        lmms_eval(model="llava_hf").for_family("qwen2_5_vl")
+    with pytest.raises(PreselError, match=r"model=llava_hf: .* smolvlm; name a class that reads that$"):
+        lmms_eval(model="llava_hf").for_family("smolvlm")
+    # A class that may read anything, or that lmms-eval got by a plugin.
+    assert lmms_eval(model="vllm").for_family("smolvlm") == lmms_eval(model="vllm")
+    kit = VlmEvalKit(columns={"POPE": POPE})
+    assert kit.for_family("smolvlm") is kit
+
+
+def test_a_model_class_that_does_not_fit_is_reported_before_any_work(
+    in_process: Program, tmp_path: Path
+) -> None:
+    # Only its type matters here.
+    (tmp_path / "smolvlm").mkdir()
+    (tmp_path / "smolvlm/config.json").write_text('{"model_type": "smolvlm"}')
+    given = ("evaluation.python=null", *OVERRIDES, OWN_STORE)
+    refused = in_process.refuses("run", "evaluation.model=qwen2_vl", *given)
+    assert "reads models of type qwen2_vl, and the one of lvlm.path is llava" in refused
+    assert not list(tmp_path.glob("outputs/store/*/*/manifest.json"))
+    # The doctor cannot say of a model that is not there yet.
+    for lvlm, details in (
+        (("lvlm=hf", "lvlm.path=smolvlm"), ["no class of lmms-eval is known to read models of type smolvlm"]),
+        (("lvlm=llava15_7b",), []),
+    ):
+        diagnosis = in_process("doctor", *lvlm, *given, "--json", "-")
+        faults = [one for one in json.loads(diagnosis.stdout)["findings"] if one["severity"] == "fault"]
+        assert [one["kind"] for one in faults] == len(details) * ["evaluation not available"]
+        assert all(detail in one["detail"] for detail, one in zip(details, faults, strict=True))
+
+
 def test_a_judge_without_a_key_is_reported_before_any_work(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -188,6 +245,30 @@ def test_a_judge_without_a_key_is_reported_before_any_work(
         judged.check()
     monkeypatch.setenv("SOME_KEY", "sk")
     judged.check()
+
+
+def test_the_address_of_a_local_judge_has_the_form_that_the_task_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = configured("evaluation.python=null", config="evaluation/lmms_eval").evaluation
+    program: LmmsEval = instantiate(config, _convert_="all")
+    python = stand_in(tmp_path, "exit 0")
+    judged = {
+        name: lmms_eval(python, columns={name: program.columns[name]})
+        for name in ("VQAv2", "MMBench-en", "MMBench-cn", "MM-Vet")
+    }
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    base = "http://localhost:8000/v1"
+    for url, refused in ((base, {"MMBench-en", "MMBench-cn"}), (f"{base}/chat/completions", {"MM-Vet"})):
+        monkeypatch.setenv("OPENAI_API_URL", url)
+        for name, one in judged.items():
+            if name not in refused:
+                one.check()
+                continue
+            with pytest.raises(
+                PreselError, match=rf"columns\.{name}: .* takes OPENAI_API_URL with.* run of its own"
+            ):
+                one.check()
 
 
 def test_what_lmms_eval_is_asked_for_and_what_it_logs(

@@ -15,7 +15,7 @@ from presel.evaluation.benchmarks import Benchmarks, DigitBenchmarks
 from presel.evaluation.external import ExternalBenchmarks
 from presel.evaluation.scores import ModelScores
 from presel.instructions.ledger import requested_ids
-from presel.models.model_files import BUILTIN
+from presel.models.model_files import BUILTIN, digits_warning
 from presel.pipeline import Pipeline
 from presel.report.summary import write_summary
 from presel.runs import RunRecord, StageRecord
@@ -97,10 +97,8 @@ def _executed(
     overrides: Sequence[str],
 ) -> RunRecord:
     if built_in := made_for_digits(pipeline, target):
-        _log.warning(
-            f"made for the built-in digit scenes, not for this pool: {', '.join(built_in)}; choose "
-            f"others, as in {' '.join(f'{group}={_FOR_PHOTOGRAPHS[group]}' for group in built_in)}"
-        )
+        others = " ".join(f"{group}={_FOR_PHOTOGRAPHS[group]}" for group in built_in)
+        _log.warning(digits_warning(built_in, f"choose others, as in {others}"))
     if shared := benchmark_images_in_pool(pipeline, store, target):
         _log.warning(
             f"{shared:,} images of the benchmarks are in the pool too, so that scores may be too high; "

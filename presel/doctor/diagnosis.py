@@ -24,6 +24,7 @@ from presel.doctor.times import StageTime, Work, stage_times
 from presel.errors import PreselError
 from presel.pipeline import Pipeline
 from presel.stages.clusters import ClustersStage
+from presel.stages.external_evaluation import ExternalEvaluationStage
 from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.tasks import Tasks
@@ -123,6 +124,7 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
             for finding in _of_held_out(pipeline, held_out, kind, table, store)
         ),
         *problems,
+        *_of_evaluation(steps),
         *findings.of_tasks(sizes, plan, images_per_cluster),
     ]
     times = []
@@ -247,6 +249,21 @@ def _of_held_out(
         elif kind == "benchmark" and content in in_pool:
             same = in_pool[content]
             yield Finding("warning", "image also in a benchmark", where, f"it is {same}", images=(same,))
+
+
+def _of_evaluation(steps: Sequence[Stage[Any]]) -> Iterator[Finding]:
+    """A program for benchmarks that is not known to read the model."""
+    for step in steps:
+        if isinstance(step, ExternalEvaluationStage):
+            try:
+                family = step.model.tuned.lvlm.family
+            # It may be on the hub, which is not asked here.
+            except PreselError:
+                return
+            try:
+                step.benchmarks.for_family(family)
+            except PreselError as error:
+                yield Finding("fault", "evaluation not available", "evaluation", str(error))
 
 
 def _planned(

@@ -19,6 +19,17 @@ from presel.evaluation.scores import Scores
 class ExternalBenchmarks(ABC):
     """Base class of external evaluation programs, which read a merged model from its folder."""
 
+    def for_family(self, family: str) -> "ExternalBenchmarks":
+        """The program as it evaluates models of a family; by default the same for all.
+
+        Args:
+            family: transformers' name of the family, a configuration's `model_type`.
+
+        Raises:
+            PreselError: If the program is not known to read such models.
+        """
+        return self
+
     @abstractmethod
     def check(self) -> None:
         """Checks that the program can be started; called before anything is tuned.

@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +31,17 @@ if missing:
     sys.exit(f"no task {', '.join(missing)}")
 """
 
+# Families of models, by transformers' name, that a class of lmms-eval 0.7.3 reads from our folders. It tells
+# mixtures of experts (of qwen3_vl) and all of glm4v by the folder's name, which ours does not say.
+MODEL_CLASSES = {
+    "llava_hf": ("llava", "llava_next", "llava_onevision"),
+    "qwen2_vl": ("qwen2_vl",),
+    "qwen2_5_vl": ("qwen2_5_vl",),
+    "qwen3_vl": ("qwen3_vl", "qwen3_5"),
+    "internvl_hf": ("internvl",),
+    "gemma3": ("gemma3",),
+}
+
 # Named by date and time; files like `submissions/mmbench_en_dev_results.json` belong to single tasks.
 _RESULTS = "[0-9]*_[0-9]*_results.json"
 
@@ -40,6 +51,9 @@ _FAILURE = re.compile(r"Error ((?:(?!Error ).)*?) in generating", re.DOTALL)
 
 # Arguments of lmms-eval's models that say where they run.
 _PLACES = ("device", "device_map")
+
+# Where lmms-eval finds a judge of OpenAI's protocol.
+_KEY, _URL, _URL_END = "OPENAI_API_KEY", "OPENAI_API_URL", "/chat/completions"
 
 
 @component
@@ -52,11 +66,14 @@ class LmmsColumn(Column):
             `exact_match,strict-match`.
         key_variable: Environment variable with the API key of the model that judges the answers, without
             which lmms-eval scores 0 or guesses; None if no key is needed.
+        whole_url: Whether the task takes OPENAI_API_URL for the judge's whole address, which ends in
+            /chat/completions; others take it for the part before that.
     """
 
     task: str
     metric: str
     key_variable: str | None = field(default=None, compare=False)
+    whole_url: bool = field(default=False, compare=False)
 
 
 @component
@@ -65,7 +82,7 @@ class LmmsEval(ExternalBenchmarks):
 
     Attributes:
         python: Interpreter of the environment that has lmms-eval; None if it runs on another machine.
-        model: lmms-eval's name of the model class.
+        model: lmms-eval's name of the model class; None for the one that is known to read the model's family.
         model_args: Further arguments of the model class.
         gen_kwargs: Generation settings for all tasks, which override a task's own.
         batch_size: Answers generated at once; `llava_hf` supports 1 only.
@@ -76,7 +93,7 @@ class LmmsEval(ExternalBenchmarks):
     """
 
     python: Path | None = field(compare=False)
-    model: str = "llava_hf"
+    model: str | None = None
     model_args: dict[str, str]
     gen_kwargs: dict[str, bool | int | float | str] = field(default_factory=lambda: {"temperature": 0})
     batch_size: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
@@ -94,21 +111,36 @@ class LmmsEval(ExternalBenchmarks):
         """Names of the tasks to run."""
         return list(dict.fromkeys(column.task for column in self.columns.values()))
 
+    def for_family(self, family: str) -> "LmmsEval":
+        """With the model class for a family of models.
+
+        Raises:
+            PreselError: If none is known, or `model` is one that is known to read others.
+        """
+        known = next((name for name, families in MODEL_CLASSES.items() if family in families), None)
+        if self.model is None and known is None:
+            raise PreselError(
+                f"evaluation.model: no class of lmms-eval is known to read models of type {family}, as the "
+                "one of lvlm.path is; name one by evaluation.model=NAME"
+            )
+        if self.model in MODEL_CLASSES and family not in MODEL_CLASSES[self.model]:
+            raise PreselError(
+                f"evaluation.model={self.model}: this class of lmms-eval reads models of type "
+                f"{' and '.join(MODEL_CLASSES[self.model])}, and the one of lvlm.path is {family}; "
+                + (f"set evaluation.model={known}" if known else "name a class that reads that")
+            )
+        return replace(self, model=self.model or known)
+
     def check(self) -> None:
         """Checks that lmms-eval, the model class, the tasks and the API keys are available."""
         if self.python is None:
             return
         for name, column in self.columns.items():
-            key = column.key_variable
-            if key is not None and not os.environ.get(key):
-                raise PreselError(
-                    f"evaluation.columns.{name}: a model judges the answers to {column.task}, and {key} is "
-                    f"not set; set it, or leave the column out by ~evaluation.columns.{name}"
-                )
+            _check_judge(name, column)
         include_path = str(self.include_path or "")
         try:
             asked = subprocess.run(
-                [str(self.python), "-c", _CHECK, self.model, include_path, *self.tasks],
+                [str(self.python), "-c", _CHECK, self._model_class, include_path, *self.tasks],
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
@@ -129,7 +161,7 @@ class LmmsEval(ExternalBenchmarks):
         arguments = _listed({"pretrained": model, **self.model_args})
         return [
             str(self.python or "python"),
-            *("-m", "lmms_eval", "--model", self.model),
+            *("-m", "lmms_eval", "--model", self._model_class),
             *("--model_args", arguments),
             *("--tasks", ",".join(self.tasks)),
             *(() if self.include_path is None else ("--include_path", str(self.include_path))),
@@ -178,6 +210,11 @@ class LmmsEval(ExternalBenchmarks):
             for name, column in self.columns.items()
         }
 
+    @property
+    def _model_class(self) -> str:
+        assert self.model is not None, "for_family decides it"
+        return self.model
+
     def _score(self, name: str, column: LmmsColumn, file: Path, values: object) -> float:
         measured = values if isinstance(values, dict) else {}
         # lmms-eval appends the filter after a comma.
@@ -191,6 +228,23 @@ class LmmsEval(ExternalBenchmarks):
                 f"leave one in the file, or evaluate with 'evaluation.columns.{name}.metric=\"{keys[0]}\"'"
             )
         return column.score(measured[keys[0]] if keys else None, name, file, place)
+
+
+def _check_judge(name: str, column: LmmsColumn) -> None:
+    """Raises a `PreselError` if lmms-eval would not reach the model that judges a column's answers."""
+    key, without = column.key_variable, f"leave the column out by ~evaluation.columns.{name}"
+    if key is not None and not os.environ.get(key):
+        raise PreselError(
+            f"evaluation.columns.{name}: a model judges the answers to {column.task}, and {key} is not set; "
+            f"set it (to any word where the judge needs none), or {without}"
+        )
+    url = os.environ.get(_URL)
+    if key == _KEY and url and url.rstrip("/").endswith(_URL_END) != column.whole_url:
+        form = f"with {_URL_END} at its end" if column.whole_url else f"without {_URL_END} at its end"
+        raise PreselError(
+            f"evaluation.columns.{name}: {column.task} takes {_URL} {form}, otherwise lmms-eval would score "
+            f"0 or guess; correct it, or {without} and evaluate it in a run of its own"
+        )
 
 
 def _lmms_results(file: Path) -> dict[str, object]:

@@ -58,6 +58,15 @@ class Lvlm(ModelFiles):
         """The names of the modules between vision tower and language model."""
         return [self.projector] if isinstance(self.projector, str) else self.projector
 
+    @property
+    def family(self) -> str:
+        """The model's family by transformers' name, the configuration's `model_type`.
+
+        Raises:
+            PreselError: If the configuration cannot be read.
+        """
+        return str(self._load_config().model_type)
+
     def identity(self) -> dict[str, Any]:
         """As that of `ModelFiles`, without image settings if there are none."""
         identity = super().identity()

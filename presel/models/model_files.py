@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -50,6 +51,11 @@ class ModelFiles:
     def identity(self) -> dict[str, Any]:
         """The fields, with the model's content in place of its path."""
         return fields_identity(self) | {"path": model_fingerprint(self.path, self.revision)}
+
+
+def digits_warning(parts: Iterable[str], remedy: str) -> str:
+    """The warning that parts are made for the built-in digit scenes, where images may be others."""
+    return f"made for the built-in digit scenes, not for other images: {', '.join(parts)}; {remedy}"
 
 
 def locate(path: str) -> str:

@@ -43,7 +43,22 @@ def model_errors(what: str) -> Iterator[None]:
 
 def load_weights(loader: Any, name: str, **settings: Any) -> Any:
     """Loads a model as `load_pretrained` does; from pickles such as `pytorch_model.bin`, only tensors."""
-    return load_pretrained(loader, name, weights_only=True, **settings)
+    with _without_bars():
+        return load_pretrained(loader, name, weights_only=True, **settings)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keeps transformers' progress bars from the terminal, as the command does for its whole process."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def check_folder(folder: Path) -> None:

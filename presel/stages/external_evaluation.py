@@ -40,7 +40,7 @@ class ExternalEvaluationStage(ScoresStage):
     def check(self, store: Store) -> None:
         """Checks the program, unless there is a result."""
         if not store.has(self):
-            self.benchmarks.check()
+            self._program().check()
 
     def check_data(self, store: Store) -> None:
         """Checks a result against the limit of failures, which another run may have set higher.
@@ -61,7 +61,7 @@ class ExternalEvaluationStage(ScoresStage):
         results.mkdir(exist_ok=True)
         scores = self.benchmarks.scores(results)
         if scores is None:
-            self.benchmarks.run(store.load(self.model), results, log)
+            self._program().run(store.load(self.model), results, log)
             scores = self.benchmarks.scores(results)
         if scores is None:
             raise PreselError(f"{self.label}: the program left no results under {results}; see {log}")
@@ -69,3 +69,6 @@ class ExternalEvaluationStage(ScoresStage):
             raise PreselError(failure)
         self.write(folder, scores)
         return {"mean": mean_score(scores)}
+
+    def _program(self) -> ExternalBenchmarks:
+        return self.benchmarks.for_family(self.model.tuned.lvlm.family)

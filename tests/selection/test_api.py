@@ -1,8 +1,11 @@
 """`presel.select`, the short way."""
 
+import ast
+import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 
 import presel
 from presel.selection import threads
+from tests.pictures import picture
 from tests.selection.mixtures import mixture
 
 IMAGES = [f"image_{i:04d}.jpg" for i in range(900)]
@@ -111,6 +115,20 @@ def test_refusals(features: np.ndarray, change: dict[str, Any], message: str) ->
     given = {"images": IMAGES, "tasks": TASKS, "features": features, "budget": 10}
     with pytest.raises(ValueError, match=message):
         presel.select(**(given | change))
+
+
+def test_the_built_in_encoder_is_warned_of(tmp_path: Path) -> None:
+    images = [picture(tmp_path / f"{number}.png", number) for number in range(4)]
+    code = f"import presel; print(presel.select({list(map(str, images))}, ['a'] * 4, budget=2))"
+    # In a process of its own, where nothing has silenced the libraries.
+    with_bars = {name: value for name, value in os.environ.items() if "PROGRESS_BARS" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=with_bars
+    )
+    assert len(ast.literal_eval(done.stdout)) == 2
+    warning = "made for the built-in digit scenes, not for other images: the built-in encoder; pass"
+    assert done.stderr.count(warning) == 1
+    assert "Loading weights" not in done.stderr
 
 
 def test_importing_is_light() -> None:
