@@ -82,6 +82,33 @@ def test_why_there_is_no_relative_score_is_reported(tmp_path: Path) -> None:
         assert told in note
 
 
+@pytest.mark.parametrize(
+    ("whole", "told"),
+    [
+        (0.8, "1.41, at most a third of its distance to the full pool, 29.00: the evaluation can tell "),
+        (0.52, "1.41, above a third of its distance to the full pool, 1.00: the evaluation is too noisy to "),
+        (0.4, "1.41; the full pool scores no higher, so that there is no distance to measure it against."),
+    ],
+)
+def test_the_spread_over_seeds_is_measured_against_a_distance(
+    tmp_path: Path, whole: float, told: str
+) -> None:
+    runs = [tuned(tmp_path, "random", seed=seed, score=score) for seed, score in ((0, 0.5), (1, 0.52))]
+    groups = by_setting([*runs, tuned(tmp_path, "full", budget=20, score=whole)])
+    assert notes_on(groups, results(groups, []), [])[1].startswith(
+        f"The spread of random over seeds is {told}"
+    )
+
+
+def test_equal_scores_have_no_distance_to_the_full_pool(tmp_path: Path) -> None:
+    runs = [tuned(tmp_path, "random", seed=seed) for seed in range(2)]
+    groups = by_setting([*runs, tuned(tmp_path, "full", budget=20)])
+    assert notes_on(groups, results(groups, []), [])[1] == (
+        "The spread of random over seeds is 0.00; the full pool scores no higher, so that there is no "
+        "distance to measure it against."
+    )
+
+
 def test_rows_with_fewer_seeds_than_random_are_reported(tmp_path: Path) -> None:
     seeds = {
         "random": range(7),

@@ -60,6 +60,12 @@ def _verdicts(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
         if runs[0].strategy != BASELINE or not whole or noise is None:
             continue
         gap = float(np.mean([run.mean for run in whole]) - np.mean([run.mean for run in runs]))
+        if gap <= 0:
+            notes.append(
+                f"The spread of {name} over seeds is {100 * noise:.2f}; the full pool scores no higher, so "
+                "that there is no distance to measure it against."
+            )
+            continue
         share, ability = ("at most", "can") if noise <= gap / 3 else ("above", "is too noisy to")
         notes.append(
             f"The spread of {name} over seeds is {100 * noise:.2f}, {share} a third of its distance to the "
