@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -71,7 +72,7 @@ def select(
     Raises:
         ValueError: If there is no image, one occurs twice, the lengths differ, a feature vector has a NaN or
             is zero (the image is named), the budget is no whole number from 0 to n, `k` is below 1, a task
-            has no weight or a weight no images, or a weight is negative or not finite.
+            has no weight or a weight no images, or a weight is no number, negative or not finite.
     """
     # Lists, because a pandas Series would be indexed by label.
     images, tasks = list(images), list(tasks)
@@ -209,9 +210,14 @@ def _weights(
         raise ValueError(
             f"task {unknown[0]!r} has a weight and no images, so it has no features; leave it out"
         )
-    bad = [name for name in names if not (np.isfinite(weights[name]) and weights[name] >= 0)]
+    bad = [name for name in names if not _is_weight(weights[name])]
     if bad:
         raise ValueError(
-            f"the weight of task {bad[0]!r} is {weights[bad[0]]}; it must be finite and at least 0"
+            f"the weight of task {bad[0]!r} is {weights[bad[0]]!r}; it must be a finite number of at least 0"
         )
     return [float(weights[name]) for name in names]
+
+
+def _is_weight(value: float) -> bool:
+    # A whole number may be too large for a float.
+    return isinstance(value, Real) and 0 <= value <= sys.float_info.max

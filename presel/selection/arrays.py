@@ -1,6 +1,7 @@
 """Array types, checks of arguments, and distances, for the selection, the importance and the strategies."""
 
 import math
+from numbers import Real
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
@@ -29,8 +30,9 @@ def check_all(good: BoolVector, values: npt.NDArray[Any], name: str, rule: str) 
 
 def check_whole(value: float, name: str, least: int = 1) -> None:
     """Raises a ValueError unless a value is a whole number of at least `least`."""
-    if isinstance(value, bool) or not (math.isfinite(value) and value == int(value) and value >= least):
-        raise ValueError(f"{name} is {value}; it must be a whole number of at least {least}")
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and value == int(value) and value >= least):
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
 def round_for_ties(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -105,10 +105,15 @@ def test_all_and_nothing(features: np.ndarray) -> None:
         ({"k": 2.5}, "k is 2.5"),
         ({"features": mixture(900, 4, 3) * np.float32(1e25)}, "which float32 cannot square"),
         ({"k": 0}, "k is 0"),
+        ({"k": None}, "k is None; it must be a whole number of at least 1"),
+        ({"budget": "9"}, "budget is '9'; it must be a whole number of at least 0"),
         ({"weights": {"count": 1}}, "task 'read' has images and no weight"),
         ({"weights": {"count": 1, "read": 1, "sing": 1}}, "task 'sing' has a weight and no images"),
         ({"weights": {"count": 1, "read": -1}}, "weight of task 'read' is -1"),
         ({"weights": {"count": 1, "read": float("nan")}}, "weight of task 'read' is nan"),
+        ({"weights": {"count": "1", "read": 1}}, "weight of task 'count' is '1'; it must be a finite number"),
+        ({"weights": {"count": 1, "read": None}}, "weight of task 'read' is None; it must be a finite"),
+        ({"weights": {"count": 10**400, "read": 1}}, "weight of task 'count' is 1000"),
     ],
 )
 def test_refusals(features: np.ndarray, change: dict[str, Any], message: str) -> None:
