@@ -125,6 +125,16 @@ def test_cider_is_1_for_the_reference_itself_and_0_for_nothing_in_common() -> No
     assert cider(["entirely different words"] * 3, single) == pytest.approx([0, 0, 0])
 
 
+def test_cider_counts_only_orders_with_an_ngram_that_tells_answers_apart() -> None:
+    shared = "a red circle on a wall"
+    assert cider([shared, shared], [[shared], [shared]]).tolist() == [0, 0]
+    # All single words are in both references, and of the longer n-grams some are not.
+    turned = ["a b c d", "d c b a"]
+    assert cider(turned, [[reference] for reference in turned]) == pytest.approx([0.75, 0.75])
+    short = ["two blue squares", "one green cat"]
+    assert cider(short, [[reference] for reference in short]) == pytest.approx([0.75, 0.75])
+
+
 def test_cider_by_hand_on_single_words() -> None:
     # One word each, so only 1-grams count: cosine 1, a quarter of the four orders.
     assert cider(["cat"], [["cat"]]) == pytest.approx([0.25])

@@ -104,10 +104,13 @@ def box_accuracy(answer: str, reference: str) -> bool:
 
 
 def cider(answers: Sequence[str], references: Sequence[Sequence[str]]) -> AnswerScores:
-    """CIDEr-D, divided by 10: 1 for an answer of four words or more that is equal to all of its references.
+    """CIDEr-D, divided by 10: 1 for an answer that is equal to all of its references, with two exceptions.
 
     An n-gram's document frequency is the number of answers with a reference that contains it, and an answer's
-    score is the mean over its references, as in the COCO caption evaluation.
+    score is the mean over its references, as in the COCO caption evaluation. An n-gram of which every answer
+    has a reference weighs nothing, and of the four lengths of n-grams one without any weight counts as 0, as
+    published: answers to questions that all share one reference score 0, also where they are equal to it, and
+    an answer below four words scores at most a quarter for each of its words.
     """
     wanted = [[_ngrams(reference) for reference in several] for several in references]
     frequency = Counter(gram for several in wanted for gram in set().union(*several))
