@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 
 from presel.distributed.launch import failure_message
@@ -205,6 +207,53 @@ def test_no_process_outlives_the_run(pool_folder: Path, ending: signal.Signals) 
     # A process that is just starting up looks at its parent once Python runs.
     while workers_of(pool_folder):
         time.sleep(0.01)
+
+
+def pool_workers_of(parent: int) -> list[int]:
+    """The running worker processes of a process that checks images."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # After the program's name, which may hold spaces, follow state and parent.
+            _, above = (process / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            if int(above) == parent and b"multiprocessing.spawn" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_killed_run_that_checks_images(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (1500, 1500)).save(tmp_path / "images" / "0.png")
+    for number in range(1, 3000):
+        (tmp_path / "images" / f"{number}.png").hardlink_to(tmp_path / "images" / "0.png")
+    images = ("pool=image_folder", "pool.images=images", "pool.task=photo", "executor.workers=2")
+    run = subprocess.Popen(
+        command("run", *images, "strategy=random", "until=selection", "budget=9", OWN_STORE),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while len(workers := pool_workers_of(run.pid)) < 2:
+        assert run.poll() is None
+        time.sleep(0.01)
+    # Long enough for them to be at work.
+    time.sleep(5)
+    assert run.poll() is None
+    run.kill()
+    run.wait()
+    limit = time.monotonic() + 60
+    while left := list(filter(is_running, workers)):
+        assert time.monotonic() < limit, f"workers {left} outlive the run"
+        time.sleep(0.05)
 
 
 @pytest.mark.slow

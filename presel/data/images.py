@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -244,7 +245,8 @@ def map_in_order(function: Callable[[str], Found], images: list[str], workers: i
     # Spawned, because a fork of a process with threads (torch, a progress bar) can deadlock.
     context = multiprocessing.get_context("spawn")
     n_chunks = math.ceil(len(images) / _CHUNK)
-    with ProcessPoolExecutor(min(workers, n_chunks), mp_context=context) as executor:
+    n_workers = min(workers, n_chunks)
+    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=_watch_parent) as executor:
         try:
             with _ignoring_interrupts():
                 found = executor.map(function, images, chunksize=_CHUNK)
@@ -254,6 +256,18 @@ def map_in_order(function: Callable[[str], Found], images: list[str], workers: i
                 "a worker process died while it checked images, perhaps for lack of memory, if its own "
                 "message above names no cause; use fewer workers: the same command continues where it stopped"
             ) from error
+
+
+def _watch_parent() -> None:
+    """Ends this worker process when its parent has ended, even one that was killed and could tell nobody."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        wait([parent.sentinel])
+        # Nobody is left to take the worker's results, and its main thread may wait for work forever.
+        os._exit(1)
 
 
 @contextmanager
