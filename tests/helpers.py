@@ -199,3 +199,11 @@ class RecordingReporter:
 
     def finished(self, label: str, key: str, seconds: float | None) -> None:
         (self.reused if seconds is None else self.computed).append(label)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number that has not ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -7,6 +7,9 @@ import re
 import shlex
 import shutil
 import stat
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from presel.evaluation.lmms_eval import LmmsColumn, LmmsEval
 from presel.evaluation.vlmevalkit import VlmEvalColumn, VlmEvalKit
 from presel.storage.stage import identity
 from tests.composing import configured
-from tests.helpers import OWN_STORE, TINY, Program, last_run, stage_lines
+from tests.helpers import OWN_STORE, TINY, Program, is_running, last_run, stage_lines
 
 # What lmms-eval 0.7.3 left of a tiny model on copies of its nine tasks that read made-up data; the copies'
 # names are the tasks' own here. MMBench writes submissions/ beside it.
@@ -269,6 +272,26 @@ def test_the_address_of_a_local_judge_has_the_form_that_the_task_takes(
                 PreselError, match=rf"columns\.{name}: .* takes OPENAI_API_URL with.* run of its own"
             ):
                 one.check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell no process that its parent ended")
+def test_lmms_eval_ends_with_a_killed_run(tmp_path: Path) -> None:
+    stand_in(tmp_path, f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/started; exec sleep 600")
+    code = (
+        "from pathlib import Path; from tests.test_external import lmms_eval; "
+        f"folder = Path({str(tmp_path)!r}); lmms_eval(folder / 'python').run(folder, folder, folder / 'log')"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code])
+    started = tmp_path / "started"
+    while not started.exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.kill()
+    run.wait()
+    limit = time.monotonic() + 60
+    while is_running(int(started.read_text())):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
 def test_what_lmms_eval_is_asked_for_and_what_it_logs(

@@ -30,7 +30,16 @@ from presel.stages.instructions import InstructionsStage
 from presel.stages.pool import PoolStage
 from presel.stages.reference import ReferenceStage
 from presel.stages.tuning import TuningStage
-from tests.helpers import OWN_STORE, TINY, Program, command, environment, on_folder, stage_files
+from tests.helpers import (
+    OWN_STORE,
+    TINY,
+    Program,
+    command,
+    environment,
+    is_running,
+    on_folder,
+    stage_files,
+)
 
 TWO = ("trainer.devices=2", "trainer.accelerator=cpu")
 # 15 micro batches, one of them a single sample, 4 a step: 4 steps an epoch, the last one of 3.
@@ -219,13 +228,6 @@ def pool_workers_of(parent: int) -> list[int]:
             if int(above) == parent and b"multiprocessing.spawn" in (process / "cmdline").read_bytes():
                 found.append(int(process.name))
     return found
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.slow

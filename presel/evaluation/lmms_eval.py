@@ -1,10 +1,13 @@
 """Benchmarks by lmms-eval, called as a program in a separate environment."""
 
+import ctypes
 import json
 import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import field, replace
 from pathlib import Path
@@ -51,6 +54,9 @@ _FAILURE = re.compile(r"Error ((?:(?!Error ).)*?) in generating", re.DOTALL)
 
 # Arguments of lmms-eval's models that say where they run.
 _PLACES = ("device", "device_map")
+
+# From <linux/prctl.h>.
+_PR_SET_PDEATHSIG = 1
 
 # Where lmms-eval finds a judge of OpenAI's protocol.
 _KEY, _URL, _URL_END = "OPENAI_API_KEY", "OPENAI_API_URL", "/chat/completions"
@@ -179,7 +185,13 @@ class LmmsEval(ExternalBenchmarks):
                 f"it is installed, put its results under {folder}, and run this command again"
             )
         with log.open("w") as output:
-            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=_environment())
+            done = subprocess.run(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
         if done.returncode:
             raise PreselError(
                 f"lmms-eval ended with exit status {done.returncode} ({_reason(_printed(log))}); its output "
@@ -245,6 +257,11 @@ def _check_judge(name: str, column: LmmsColumn) -> None:
             f"evaluation.columns.{name}: {column.task} takes {_URL} {form}, otherwise lmms-eval would score "
             f"0 or guess; correct it, or {without} and evaluate it in a run of its own"
         )
+
+
+def _end_with_parent() -> None:
+    """Has Linux end this process when the one that started it ends, even by SIGKILL, and free the GPU."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _lmms_results(file: Path) -> dict[str, object]:
