@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -134,6 +134,58 @@ def test_the_manifest_says_what_the_result_rests_on(store: Store) -> None:
     assert manifest["settings"]["offset"] == 1
     assert manifest["versions"]["python"]
     assert store.manifest(Number(12))["measured"] == {"digits": 2}
+
+
+@dataclass(frozen=True)
+class Measuring(Stage[None]):
+    """Returns whatever it is given as its measurements."""
+
+    name: ClassVar[str] = "measuring"
+
+    returned: Any = field(compare=False)
+
+    def compute(self, store: Store, folder: Path) -> Any:
+        return self.returned
+
+    def load(self, folder: Path) -> None: ...
+
+
+def test_measurements_may_be_scalars_of_numpy(store: Store) -> None:
+    counts = {"images": np.int64(3), "tasks": {"vqa": [np.float32(0.5), np.bool_(True)]}, "none": None}
+    stage = Measuring(counts)
+    store.load(stage)
+    assert store.manifest(stage)["measured"] == {
+        "images": 3,
+        "tasks": {"vqa": [0.5, True]},
+        "none": None,
+    }
+    # As another run finds it.
+    Store(store.root).load(stage)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ([1], "returned a value of type list; return a dict of measurements"),
+        (np.int64(3), "returned a value of type int64; return a dict of measurements"),
+        (
+            {"size": 1, "seen": {1}},
+            "returned a measurement 'seen' that .* a value of type set.*; return text",
+        ),
+        (
+            {"mean": np.ones(2)},
+            "returned a measurement 'mean' that .* a value of type ndarray.*; return text",
+        ),
+        ({"when": np.datetime64("2026-01-01")}, "returned a measurement 'when' that .* a value of type date"),
+        ({(1, 2): 1}, r"returned a measurement \(1, 2\) that .*keys must be str.*; return text"),
+        ({"by": {np.int64(1): 1}}, "returned a measurement 'by' that .*keys must be str.*; return text"),
+    ],
+)
+def test_measurements_that_no_manifest_can_hold_are_named(store: Store, returned: Any, said: str) -> None:
+    for _ in range(2):
+        with pytest.raises(PreselError, match=f"^measuring: Measuring.compute {said}"):
+            store.load(Measuring(returned))
+    assert not store.has(Measuring(returned))
 
 
 def test_a_folder_without_a_manifest_is_unfinished(store: Store) -> None:

@@ -19,6 +19,7 @@ from presel.models.hardware import (
 )
 from presel.storage.executor import Sharded
 from presel.storage.files import atomic, read_json, write_json
+from presel.storage.integrity import measurements
 from presel.storage.stage import Stage, T_co
 from presel.storage.store import Store
 
@@ -106,9 +107,9 @@ def work_on(task: Path, rank: int, processes: int, device: int) -> None:
     if device_for(stage.runtime.hardware.accelerator).type == "cuda":
         torch.cuda.set_device(device)
     # Only the process that runs the pipeline shows progress of stages.
-    measured = stage.work(Store(store), folder, rank, processes)
+    returned = stage.work(Store(store), folder, rank, processes)
     if not rank:
-        write_json(task / _RESULT, measured)
+        write_json(task / _RESULT, measurements(returned, f"{type(stage).__qualname__}.work"))
     if torch.distributed.is_initialized():
         # No process may leave while another still receives data from it.
         torch.distributed.barrier()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from presel.errors import PreselError
@@ -58,6 +59,41 @@ def write_manifest(folder: Path, about: dict[str, Any]) -> None:
     # Normalized as it will be read: JSON has no tuples, and only strings as keys.
     manifest = json.loads(json.dumps(about | {"files": listed}))
     write_json(folder / MANIFEST, manifest | {_DIGEST: _digest(manifest)})
+
+
+def measurements(returned: object, source: str) -> dict[str, Any]:
+    """Measurements that a stage returned, as a manifest holds them: scalars of NumPy become Python's.
+
+    Args:
+        returned: What it returned; None for no measurements.
+        source: The method that returned it.
+
+    Raises:
+        PreselError: If it is no dictionary of what JSON can hold.
+    """
+    if returned is None:
+        return {}
+    if not isinstance(returned, dict):
+        raise PreselError(
+            f"{source} returned a value of type {type(returned).__name__}; return a dict of measurements for "
+            "the manifest, or None"
+        )
+    measured: dict[str, Any] = {}
+    for key, value in returned.items():
+        try:
+            measured |= json.loads(json.dumps({key: value}, default=_plain))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise PreselError(
+                f"{source} returned a measurement {key!r} that the manifest, which is JSON, cannot hold "
+                f"({error}); return text, numbers, or lists and dicts of them, with text as keys"
+            ) from error
+    return measured
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"it holds a value of type {type(value).__name__}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

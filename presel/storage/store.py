@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from presel.errors import PreselError
 from presel.storage.executor import Executor
 from presel.storage.files import sync_tree, temporary_files
-from presel.storage.integrity import MANIFEST, check_result, read_manifest, write_manifest
+from presel.storage.integrity import MANIFEST, check_result, measurements, read_manifest, write_manifest
 from presel.storage.provenance import git_commit, versions
 from presel.storage.stage import Stage, T_co, upstream
 
@@ -162,7 +162,8 @@ class Store:
             self._reporter.started(stage.label)
         started = time.time()
         folder.mkdir(parents=True, exist_ok=True)
-        measured = stage.compute(self, folder) or {}
+        returned = stage.compute(self, folder)
+        measured = measurements(returned, f"{stage.label}: {type(stage).__qualname__}.compute")
         seconds = time.time() - started
         for left_over in temporary_files(folder):
             left_over.unlink()
