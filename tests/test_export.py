@@ -262,6 +262,25 @@ def test_only_an_earlier_export_is_replaced_and_only_by_force(run: RunRecord, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
+@pytest.mark.parametrize("own", ["images/my_notes.txt", "images/mine/notes.txt", "images/link"])
+def test_force_deletes_nothing_of_ones_own_inside_an_export(
+    run: RunRecord, in_process: Program, tmp_path: Path, own: str
+) -> None:
+    command = ("export", str(run.folder), "--format", "llava", "--out", "fx", "--images", "link", "--force")
+    in_process.succeeds(*command)
+    # As written, it may be replaced.
+    in_process.succeeds(*command)
+    file = tmp_path / "fx" / own
+    if file.name == "link":
+        file.symlink_to(tmp_path)
+    else:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    first = own.removesuffix("/notes.txt")
+    assert f"fx: it holds {first} (" in in_process.refuses(*command)
+    assert file.exists()
+
+
 def test_an_export_is_not_replaced_by_one_of_its_own_images(in_process: Program, pool_folder: Path) -> None:
     first = run_on(in_process, pool_folder, "until=instructions")
     export(first, "llava", pool_folder / "out", "copy")

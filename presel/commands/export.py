@@ -10,7 +10,7 @@ from presel.errors import PreselError
 from presel.export.fiftyone import write_fiftyone
 from presel.export.formats import IMAGES_IN_FILE, WRITERS
 from presel.export.image_files import IMAGE_MODES, check_exportable, place_images
-from presel.export.manifest import MANIFEST_JSON, write_manifest
+from presel.export.manifest import MANIFEST_JSON, write_manifest, written_paths
 from presel.export.parquet import write_parquet
 from presel.runs import RunRecord, load_run
 from presel.storage.files import atomic_folder, read_json
@@ -165,8 +165,8 @@ def _check_target(out: Path, force: bool, sources: Sequence[Path]) -> None:
             f"{out}: this is no earlier export (it has no {MANIFEST_JSON}), and --force replaces nothing "
             "else; name another folder by --out"
         )
-    written = read_json(out / MANIFEST_JSON).get("written", [])
-    others = sorted(path.name for path in out.iterdir() if path.name not in (*written, MANIFEST_JSON))
+    written = {*read_json(out / MANIFEST_JSON).get("written", []), MANIFEST_JSON}
+    others = [path for path in written_paths(out) if path not in written]
     if others:
         raise PreselError(
             f"{out}: it holds {others[0]} ({len(others)} such), which the earlier export did not write, and "
