@@ -16,33 +16,65 @@ from presel.errors import PreselError
 
 
 class RepeatedKey(dict[str, object]):
-    """A JSON object with a repeated key, in the attribute `key`; the last value counts."""
+    """A JSON object that has a key more than once, or holds one that has; the last value counts.
 
-    def __init__(self, pairs: list[tuple[str, object]]) -> None:
-        """Finds the key."""
-        super().__init__(pairs)
-        self.key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+    Attributes:
+        key: The key.
+        place: Where the object with that key stands in this one, such as `'conversations' entry 1`; '' for
+            this one itself.
+    """
+
+    def __init__(self, fields: dict[str, object], key: str, place: str) -> None:
+        """Marks an object."""
+        super().__init__(fields)
+        self.key = key
+        self.place = place
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+class _Repeated(Exception):
+    """An object that is being decoded has a key more than once."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
-    return fields if len(fields) == len(pairs) else RepeatedKey(pairs)
+    if len(fields) < len(pairs):
+        raise _Repeated
+    return fields
 
 
-_FEW_KEYS = 100
-_DECODER = json.JSONDecoder()
-_PAIRS_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+def _marked(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) == len(pairs):
+        return fields
+    return RepeatedKey(fields, Counter(key for key, _ in pairs).most_common(1)[0][0], "")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+_MARKING_DECODER = json.JSONDecoder(object_pairs_hook=_marked)
 
 
 def _decode(text: str, at: int) -> tuple[object, int]:
     """The value that begins at a position, and the position of its end."""
-    value, end = _DECODER.raw_decode(text, at)
-    # Decoding pairs takes 50% longer, and is done only if a key may be repeated.
-    if isinstance(value, dict) and (
-        len(value) > _FEW_KEYS or any(text.count(f'"{key}"', at, end) > 1 for key in value)
-    ):
-        return _PAIRS_DECODER.raw_decode(text, at)
+    try:
+        return _DECODER.raw_decode(text, at)
+    except _Repeated:
+        value, end = _MARKING_DECODER.raw_decode(text, at)
+    if isinstance(value, dict):
+        place, key = next((place, one.key) for place, one in _objects(value) if isinstance(one, RepeatedKey))
+        value = RepeatedKey(value, key, place)
     return value, end
+
+
+def _objects(value: object) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yields all objects in a value with their places in it, outer ones first."""
+    rest = [("", value)]
+    while rest:
+        place, one = rest.pop()
+        if isinstance(one, dict):
+            yield place, one
+            rest += [(f"{place} {key!r}".lstrip(), item) for key, item in reversed(one.items())]
+        elif isinstance(one, list):
+            rest += [(f"{place} entry {at}", item) for at, item in reversed([*enumerate(one)])]
 
 
 def is_json_lines(path: Path) -> bool:

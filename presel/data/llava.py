@@ -305,7 +305,8 @@ def _image_token(fields: object, answers: bool = False) -> str | None:
 def _check_keys(fields: Mapping[str, object]) -> None:
     """Checks that no key is repeated, and none is another format's in place of LLaVA's."""
     if isinstance(fields, RepeatedKey):
-        raise RecordError(f"the record has {shown(fields.key)} more than once; leave it once", "repeated key")
+        where = fields.place or "the record"
+        raise RecordError(f"{where} has {shown(fields.key)} more than once; leave it once", "repeated key")
     # The fast path: there are millions of records.
     if not (_is_blank(fields.get("image")) or _is_blank(fields.get("conversations"))):
         return

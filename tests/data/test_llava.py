@@ -303,6 +303,26 @@ def test_a_key_that_stands_twice_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("once", "twice", "said"),
+    [
+        ('"value": "A cat."', '"value": "A dog.", "value": "A cat."', "'conversations' entry 1 has 'value'"),
+        ('"from": "human"', '"from": "gpt", "from" : "human"', "'conversations' entry 0 has 'from'"),
+        ('"id": "abc"', '"id": "abc", "\\u0069d": "b"', "the record has 'id'"),
+        ('"task"', '"meta": {"size": [1, {"w": 1, "w": 2}]}, "task"', "'meta' 'size' entry 1 has 'w'"),
+    ],
+)
+def test_a_key_that_stands_twice_anywhere_in_a_record_is_reported(
+    tmp_path: Path, once: str, twice: str, said: str
+) -> None:
+    assert once in GOOD
+    record = GOOD.replace(once, twice)
+    told = f"record 1 (id '{'b' if 'u0069' in twice else 'abc'}'): {said} more than once; leave it once"
+    first = json.dumps(fields(id="first"))
+    assert failure(written(tmp_path, f"[{first}, {record}]")) == told
+    assert failure(written(tmp_path, f"{first}\n{record}\n", "pool.jsonl")) == told
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"image": MISSING, "images": ["1.jpg"]}, "'images' (a list) in place of 'image' ("),
