@@ -1,10 +1,13 @@
 """The decorator of every configurable part: a dataclass whose arguments are checked."""
 
 from dataclasses import field
-from typing import TypeVar, dataclass_transform
+from functools import partial
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticKnownError
 
 T = TypeVar("T")
 
@@ -14,7 +17,7 @@ def component(kind: type[T]) -> type[T]:
     """Makes a class a frozen dataclass with keyword arguments, which pydantic checks.
 
     An unknown argument, or one of the wrong type, raises a ValidationError when the component is made, at the
-    start of a run and before any work.
+    start of a run and before any work. A boolean is no number: only a field of type bool takes it.
 
     Args:
         kind: The class, with annotated fields.
@@ -22,5 +25,35 @@ def component(kind: type[T]) -> type[T]:
     Returns:
         The dataclass.
     """
+    kind.__annotations__ = {
+        name: _numeric(one) for name, one in vars(kind).get("__annotations__", {}).items()
+    }
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     return dataclass(frozen=True, kw_only=True, config=config)(kind)  # type: ignore[return-value]
+
+
+def _not_boolean(refusal: Literal["int_type", "float_type"], value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticKnownError(refusal)
+    return value
+
+
+# pydantic takes true for 1, unless it is strict, when it takes no text for a path either.
+_NUMBERS: dict[object, BeforeValidator] = {
+    int: BeforeValidator(partial(_not_boolean, "int_type")),
+    float: BeforeValidator(partial(_not_boolean, "float_type")),
+}
+
+
+def _numeric(annotation: Any) -> Any:
+    """An annotation whose ints and floats, also in unions, lists and mappings, take no boolean."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation in (int, float):
+        return Annotated[annotation, _NUMBERS[annotation]]
+    if origin is Annotated:
+        return Annotated[(_numeric(parts[0]), *parts[1:])]
+    if origin in (Union, UnionType):
+        return Union[tuple(map(_numeric, parts))]  # noqa: UP007
+    if origin in (list, tuple, dict):
+        return origin[tuple(map(_numeric, parts))]
+    return annotation

@@ -74,6 +74,20 @@ OPENAI = ("instructions=openai", "instructions.model=any")
         (["evaluation=llava_json", "evaluation.annotations=a"], "evaluation.images has no value; set it"),
         (["neighbors.k=x"], "neighbors.k: input should be a valid integer"),
         (["tune.lr=abc"], "tune.lr: input should be a valid number"),
+        (["tune.lr=true"], "tune.lr: input should be a valid number (it is True)"),
+        (["tune.epochs=true"], "tune.epochs: input should be a valid integer (it is True)"),
+        (
+            ["pool.max_rejected_share=true"],
+            "pool.max_rejected_share: input should be a valid number (it is T",
+        ),
+        (["tune.max_grad_norm=false"], "tune.max_grad_norm: input should be a valid number (it is False)"),
+        (["trainer.devices=true"], "trainer.devices: input should be a valid integer or 'auto' (it is True)"),
+        (["seed=true"], "seed: Value 'True' of type 'bool' could not be converted to Integer"),
+        (["budget=true"], "budget: Value 'True' of type 'bool' could not be converted to Float"),
+        (
+            ["pool=image_folder", "pool.images=a", "pool.limit=true"],
+            "pool.limit: input should be a valid integer (it is True)",
+        ),
         (["tune.lr=-1"], "tune.lr: input should be greater than 0 (it is -1)"),
         (["tune.micro_batch_size=7"], "batch_size (32) must be a multiple of micro_batch_size (7)"),
         (
