@@ -54,8 +54,8 @@ class DigitValidation(Validation, DrawnScenes):
     """Validation samples of the built-in benchmarks' tasks, drawn with another seed than the benchmarks."""
 
     split: DigitSplit = "benchmarks"
-    size: Annotated[int, Field(ge=1)] = 20
-    seed: Annotated[int, Field(ge=0)] = 2
+    size: Annotated[int, Field(ge=1, le=10**9)] = 20
+    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 2
 
     def repeats(self, other: Source) -> bool:
         """Whether it is drawn with the same seed, however many."""
