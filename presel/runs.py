@@ -358,17 +358,28 @@ class RunRecord:
     @cached_property
     def conditions(self) -> dict[str, Any]:
         """What two runs must share, beside the budget, for their scores, or selections, to be comparable."""
+        pool = {"pool": self._stage("images").key}
         if self.tuned is None:
-            return {"pool": self._stage("images").key}
+            return pool | self._versions("selection")
         model, instructions, evaluation = (
             self._stage(role).manifest["settings"] for role in ("model", "instructions", "evaluation")
         )
         return {
-            "pool": self._stage("images").key,
+            **pool,
+            **self._versions("selection", "instructions", "model", "evaluation"),
             "instructions": instructions["provider"],
             "tuning": {name: model[name] for name in model.keys() - {"instructions", "seed"}},
             "evaluation": {name: evaluation[name] for name in evaluation.keys() - {"tuned", "model"}},
         }
+
+    @cached_property
+    def code(self) -> dict[str, Any]:
+        """What two runs of one strategy must share besides, to be seeds of one setting."""
+        strategy = self._stage("selection").manifest["settings"]["strategy"]["class"]
+        return self._versions(*self.stages) | {f"version of strategy '{self.strategy}'": strategy}
+
+    def _versions(self, *roles: str) -> dict[str, int]:
+        return {f"version of stage '{role}'": self._stage(role).manifest["version"] for role in roles}
 
     @cached_property
     def selection_seconds(self) -> float:

@@ -73,7 +73,7 @@ def tuned(
     pool.to_parquet(selection / "selection.parquet")
     stages = {
         "images": finished(folder / "images"),
-        "selection": finished(selection, {"seed": seed}, budget=budget),
+        "selection": finished(selection, {"seed": seed, "strategy": {"class": strategy}}, budget=budget),
         "instructions": finished(where / "instructions", {"chosen": strategy, "provider": "annotations"}),
         "model": finished(where / "model", {"instructions": strategy, "seed": seed, "tune": tune}),
         "evaluation": finished(where / "evaluation", {"tuned": strategy, "benchmarks": "vqa"}),

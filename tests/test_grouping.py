@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from presel.errors import PreselError
 from presel.report.grouping import by_setting, counterpart, evaluated, find_runs
 from presel.report.summary import job_names
 from presel.runs import RunRecord
+from presel.storage.integrity import read_manifest, write_manifest
 from tests.chosen import finished
 from tests.runs import recorded, tuned
 
@@ -120,6 +122,43 @@ def test_strategies_are_held_against_random_selection_under_the_same_conditions(
         by_setting([presel, tuned(tmp_path, "presel", seed=1, tune="digits")])
     with pytest.raises(PreselError, match="are both 'presel', but differ in their pool"):
         by_setting([presel, tuned(tmp_path / "other", "presel", seed=1)])
+
+
+def _of_version(run: RunRecord, role: str, **changes: Any) -> RunRecord:
+    """The run with another manifest of one stage."""
+    folder = run.stages[role].folder
+    write_manifest(folder, read_manifest(folder) | changes)
+    return replace(run, stages=run.stages | {role: replace(run.stages[role])})
+
+
+@pytest.mark.parametrize("role", ["selection", "instructions", "model", "evaluation"])
+def test_results_of_other_code_are_not_compared(tmp_path: Path, role: str) -> None:
+    presel, random, other = (
+        tuned(tmp_path, "presel"),
+        tuned(tmp_path, "random"),
+        tuned(tmp_path, "presel", seed=1),
+    )
+    groups = {"presel": [presel], "random": [random]}
+    assert counterpart([presel], "random", groups) == [random]
+    assert counterpart([_of_version(presel, role, version=2)], "random", groups) == []
+    with pytest.raises(
+        PreselError, match=f"are both 'presel', but differ in their version of stage '{role}'; re"
+    ):
+        by_setting([other, _of_version(presel, role, version=2)])
+
+
+def test_seeds_of_one_setting_are_of_one_code(tmp_path: Path) -> None:
+    runs = [tuned(tmp_path, "presel", seed=seed) for seed in range(2)]
+    for number, run in enumerate(runs):
+        run.stages["clusters"] = finished(run.folder / "clusters")
+        runs[number] = _of_version(run, "clusters", version=number)
+    with pytest.raises(PreselError, match="but differ in their version of stage 'clusters'; report on"):
+        by_setting(runs)
+    alike = [_of_version(run, "clusters", version=1) for run in runs]
+    assert [len(group) for group in by_setting(alike).values()] == [2]
+    edited = _of_version(alike[1], "selection", settings={"seed": 1, "strategy": {"class": "edited"}})
+    with pytest.raises(PreselError, match="but differ in their version of strategy 'presel'; report on"):
+        by_setting([alike[0], edited])
 
 
 def test_jobs_of_a_sweep_come_in_their_order(tmp_path: Path) -> None:

@@ -114,8 +114,10 @@ def _named_settings(run: RunRecord) -> frozenset[str]:
 
 def _one_per_seed(name: str, group: Sequence[RunRecord]) -> list[RunRecord]:
     for run in group[1:]:
-        if differ := _differences(group[0].settings, run.settings) or _differences(
-            group[0].conditions, run.conditions
+        if differ := (
+            _differences(group[0].settings, run.settings)
+            or _differences(group[0].conditions, run.conditions)
+            or _differences(group[0].code, run.code)
         ):
             raise PreselError(
                 f"{group[0].folder} and {run.folder} are both '{name}', but differ in their {differ[0]}; "
