@@ -2,14 +2,18 @@
 
 from dataclasses import field
 from functools import partial
+from inspect import get_annotations
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticKnownError
 
 T = TypeVar("T")
+
+# NumPy's and scikit-learn's seeds have 32 bits.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
@@ -25,9 +29,7 @@ def component(kind: type[T]) -> type[T]:
     Returns:
         The dataclass.
     """
-    kind.__annotations__ = {
-        name: _numeric(one) for name, one in vars(kind).get("__annotations__", {}).items()
-    }
+    kind.__annotations__ = {name: _numeric(one) for name, one in get_annotations(kind).items()}
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     return dataclass(frozen=True, kw_only=True, config=config)(kind)  # type: ignore[return-value]
 
@@ -39,9 +41,10 @@ def _not_boolean(refusal: Literal["int_type", "float_type"], value: object) -> o
 
 
 # pydantic takes true for 1, unless it is strict, when it takes no text for a path either.
-_NUMBERS: dict[object, BeforeValidator] = {
-    int: BeforeValidator(partial(_not_boolean, "int_type")),
-    float: BeforeValidator(partial(_not_boolean, "float_type")),
+# PyTorch and NumPy take whole numbers of 64 bits.
+_NUMBERS: dict[object, Any] = {
+    int: Annotated[int, BeforeValidator(partial(_not_boolean, "int_type")), Field(le=2**63 - 1)],
+    float: Annotated[float, BeforeValidator(partial(_not_boolean, "float_type"))],
 }
 
 
@@ -49,7 +52,7 @@ def _numeric(annotation: Any) -> Any:
     """An annotation whose ints and floats, also in unions, lists and mappings, take no boolean."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if annotation in (int, float):
-        return Annotated[annotation, _NUMBERS[annotation]]
+        return _NUMBERS[annotation]
     if origin is Annotated:
         return Annotated[(_numeric(parts[0]), *parts[1:])]
     if origin in (Union, UnionType):

@@ -89,17 +89,17 @@ OPENAI = ("instructions=openai", "instructions.model=any")
             "pool.limit: input should be a valid integer (it is True)",
         ),
         (
-            ["tune.lora_rank=99999999999999999999"],
+            ["tune.lora_rank=99999999"],
             "tune.lora_rank: input should be less than or equal to 65536",
         ),
         (["tune.lora_alpha=inf"], "tune.lora_alpha: input should be a finite number (it is inf)"),
         (
             ["tune.epochs=99999999999999999999"],
-            "tune.epochs: input should be less than or equal to 1000000000",
+            "tune.epochs: input should be less than or equal to 9223372036854775807",
         ),
         (
             ["lvlm.max_length=99999999999999999999"],
-            "lvlm.max_length: input should be less than or equal to 1000",
+            "lvlm.max_length: input should be less than or equal to 92",
         ),
         (
             ["encoder.batch_size=99999999999999999999"],
@@ -109,7 +109,6 @@ OPENAI = ("instructions=openai", "instructions.model=any")
             ["cluster.seed=4294967296"],
             "cluster.seed: input should be less than or equal to 4294967295 (it is ",
         ),
-        (["executor.batch_tokens=9999999999"], "executor.batch_tokens: input should be less than or equal"),
         (["tune.lr=-1"], "tune.lr: input should be greater than 0 (it is -1)"),
         (["tune.micro_batch_size=7"], "batch_size (32) must be a multiple of micro_batch_size (7)"),
         (

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field
 
-from presel.component import component
+from presel.component import Seed, component
 from presel.data.checks import check_file
 from presel.data.digits.stage import DigitSplit, ScenesStage
 from presel.data.exclusion import exclusion_key, without_excluded
@@ -66,7 +66,7 @@ class Source:
 
     # A limit, which does not change what the pool holds.
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.01, compare=False)
-    min_side: Annotated[int, Field(ge=1, le=10**9)] = 2
+    min_side: Annotated[int, Field(ge=1)] = 2
     exclude: Path | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,8 +144,8 @@ class FileSource(Source):
         limit_per_task: Maximum number of images of each task; None for all.
     """
 
-    limit: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    limit_per_task: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    limit_per_task: Annotated[int, Field(ge=1)] | None = None
 
     def sample(self, listing: Listing) -> Listing:
         """Draws the sample from the records that are not excluded.
@@ -263,8 +263,8 @@ class DrawnScenes(Source):
     """
 
     split: DigitSplit
-    size: Annotated[int, Field(ge=1, le=10**9)]
-    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 0
+    size: Annotated[int, Field(ge=1)]
+    seed: Seed = 0
     max_rejected_share: Annotated[float, Field(ge=0, le=1)] = field(default=0.0, compare=False)
 
     @cached_property

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from presel.component import component
+from presel.component import Seed, component
 from presel.data.checks import check_file
 from presel.data.digits.stage import DigitSplit
 from presel.data.llava import LeftOut
@@ -54,8 +54,8 @@ class DigitValidation(Validation, DrawnScenes):
     """Validation samples of the built-in benchmarks' tasks, drawn with another seed than the benchmarks."""
 
     split: DigitSplit = "benchmarks"
-    size: Annotated[int, Field(ge=1, le=10**9)] = 20
-    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 2
+    size: Annotated[int, Field(ge=1)] = 20
+    seed: Seed = 2
 
     def repeats(self, other: Source) -> bool:
         """Whether it is drawn with the same seed, however many."""

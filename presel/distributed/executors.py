@@ -26,7 +26,7 @@ class LocalExecutor(Executor):
     """
 
     workers: Annotated[int, Field(ge=0)] | None = None
-    batch_tokens: Annotated[int, Field(ge=1, le=10**9)] = 8192
+    batch_tokens: Annotated[int, Field(ge=1)] = 8192
 
     def worker_processes(self) -> int:
         """Worker processes on this machine."""

@@ -102,7 +102,7 @@ class LmmsEval(ExternalBenchmarks):
     model: str | None = None
     model_args: dict[str, str]
     gen_kwargs: dict[str, bool | int | float | str] = field(default_factory=lambda: {"temperature": 0})
-    batch_size: Annotated[int, Field(gt=0, le=10**9)] = field(default=1, compare=False)
+    batch_size: Annotated[int, Field(gt=0)] = field(default=1, compare=False)
     max_failures: Annotated[int, Field(ge=0)] = field(default=0, compare=False)
     include_path: Path | None = field(default=None, compare=False)
     columns: Annotated[dict[str, LmmsColumn], Field(min_length=1)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from presel.component import component
+from presel.component import Seed, component
 from presel.console import progress
 from presel.data.images import open_image
 from presel.data.listing import PoolFiles
@@ -43,8 +43,8 @@ class LocalModel(Generator):
 
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 0
-    batch_size: Annotated[int, Field(gt=0, le=10**9)] = field(default=16, compare=False)
+    seed: Seed = 0
+    batch_size: Annotated[int, Field(gt=0)] = field(default=16, compare=False)
     accelerator: Literal["auto", "cpu", "gpu"] = field(default="auto", compare=False)
 
     def identity(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Clip(ModelFiles):
 
     group: ClassVar[str] = "clip"
 
-    batch_size: Annotated[int, Field(gt=0, le=10**9)] = field(default=64, compare=False)
+    batch_size: Annotated[int, Field(gt=0)] = field(default=64, compare=False)
 
     def check(self) -> None:
         """Checks that the model exists and is a CLIP.

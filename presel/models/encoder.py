@@ -59,7 +59,7 @@ class Encoder(ModelFiles):
 
     group: ClassVar[str] = "encoder"
 
-    batch_size: Annotated[int, Field(gt=0, le=10**9)] = field(default=64, compare=False)
+    batch_size: Annotated[int, Field(gt=0)] = field(default=64, compare=False)
     pooling: Literal["cls", "mean"] = "cls"
 
     def encode(
@@ -126,7 +126,7 @@ class LvlmEncoder:
     """
 
     lvlm: Lvlm
-    batch_size: Annotated[int, Field(gt=0, le=10**9)] = field(default=64, compare=False)
+    batch_size: Annotated[int, Field(gt=0)] = field(default=64, compare=False)
 
     @property
     def path(self) -> str:

@@ -40,7 +40,7 @@ class Lvlm(ModelFiles):
     group: ClassVar[str] = "lvlm"
 
     template: str = "vicuna_v1"
-    max_length: Annotated[int, Field(gt=0, le=10**9)] = 2048
+    max_length: Annotated[int, Field(gt=0)] = 2048
     language_model: str = "language_model"
     projector: str | list[str] = "multi_modal_projector"
     pad_to_square: bool = True

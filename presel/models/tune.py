@@ -38,9 +38,9 @@ class Tune:
 
     lr: Positive
     projector_lr: Positive
-    batch_size: Annotated[int, Field(gt=0, le=10**9)]
-    micro_batch_size: Annotated[int, Field(gt=0, le=10**9)]
-    epochs: Annotated[int, Field(gt=0, le=10**9)] = 1
+    batch_size: Annotated[int, Field(gt=0)]
+    micro_batch_size: Annotated[int, Field(gt=0)]
+    epochs: Annotated[int, Field(gt=0)] = 1
     lora_rank: Annotated[int, Field(gt=0, le=65_536)]
     lora_alpha: Positive
     lora_dropout: Share = 0.05
@@ -50,7 +50,7 @@ class Tune:
     max_grad_norm: Positive | None = None
     gradient_checkpointing: bool = field(default=False, compare=False)
     compile: bool = field(default=False, compare=False)
-    checkpoint_steps: Annotated[int, Field(gt=0, le=10**9)] = field(default=100, compare=False)
+    checkpoint_steps: Annotated[int, Field(gt=0)] = field(default=100, compare=False)
 
     def identity(self) -> dict[str, Any]:
         """The fields; compiled, a model draws other dropout masks."""

@@ -38,7 +38,7 @@ class Neighbors:
         scope: Whether neighbors are searched in the image's `cluster` or in its whole `task`.
     """
 
-    k: Annotated[int, Field(ge=1, le=10**9)] = 5
+    k: Annotated[int, Field(ge=1)] = 5
     scope: Scope = "cluster"
 
 

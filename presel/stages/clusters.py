@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from presel.component import component
+from presel.component import Seed, component
 from presel.errors import PreselError
 from presel.selection import ClusterBackend, cluster, number_of_clusters
 from presel.selection.arrays import Float32Matrix, IntVector
@@ -50,10 +50,10 @@ class Clustering:
             are clustered one by one, so that only one for each processor is in memory. For `auto` only.
     """
 
-    images_per_cluster: Annotated[int, Field(ge=1, le=10**9)] = 100
+    images_per_cluster: Annotated[int, Field(ge=1)] = 100
     backend: ClusterBackend = "auto"
-    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 12345
-    divide_above: Annotated[int, Field(ge=1, le=10**9)] = DIVIDE_ABOVE
+    seed: Seed = 12345
+    divide_above: Annotated[int, Field(ge=1)] = DIVIDE_ABOVE
 
     def __post_init__(self) -> None:
         """Checks `divide_above` against the backend."""

@@ -31,7 +31,7 @@ class ScoreNet:
         lr: Peak learning rate of the net.
     """
 
-    epochs: Annotated[int, Field(gt=0, le=10**9)] = 3
+    epochs: Annotated[int, Field(gt=0)] = 3
     lr: Annotated[float, Field(gt=0)] = 2e-5
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from presel.component import component
+from presel.component import Seed, component
 from presel.errors import PreselError
 from presel.selection import FeatureRows
 from presel.selection.clustering import cluster
@@ -120,8 +120,8 @@ class DiscoveredTasks(Tasks):
 
     from_source: ClassVar[bool] = False
 
-    n_tasks: Annotated[int, Field(ge=1, le=10**9)] = 10
-    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 0
+    n_tasks: Annotated[int, Field(ge=1)] = 10
+    seed: Seed = 0
 
     def pool(self, features: FeaturesStage) -> Pool:
         """The images in discovered tasks."""

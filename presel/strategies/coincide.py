@@ -46,8 +46,8 @@ class Coincide(Strategy):
 
     needs: ClassVar[tuple[str, ...]] = ("multimodal_features",)
 
-    n_clusters: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    iterations: Annotated[int, Field(ge=1, le=10**9)] = 50
+    n_clusters: Annotated[int, Field(ge=1)] | None = None
+    iterations: Annotated[int, Field(ge=1)] = 50
     max_similarity: Annotated[float, Field(gt=-1, lt=1)] = 0.9
     tau: Annotated[float, Field(gt=0)] = 0.1
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from presel.pipeline import Pipeline
     from presel.storage.stage import Stage
 
-Dimension = Annotated[int, Field(ge=1, le=10**9)]
+Dimension = Annotated[int, Field(ge=1)]
 
 
 @component

@@ -31,7 +31,7 @@ class Prism(Strategy):
             is our choice.
     """
 
-    layer: Annotated[int, Field(ge=1, le=10**9)] = 1
+    layer: Annotated[int, Field(ge=1)] = 1
 
     def stages(self, pipeline: "Pipeline") -> "dict[str, Stage[Any]]":
         """The features of the images' tokens."""

@@ -31,7 +31,7 @@ class SelfFilter(Strategy):
     name: ClassVar[str] = "self_filter"
     needs: ClassVar[tuple[str, ...]] = ("self_filter", "clip_features")
 
-    k: Annotated[int, Field(ge=1, le=10**9)] = 10
+    k: Annotated[int, Field(ge=1)] = 10
     gamma: Annotated[float, Field(ge=0)] = 1.0
 
     def select(self, context: SelectionContext) -> pd.DataFrame:

@@ -36,9 +36,9 @@ class TypiClust(Strategy):
     needs: ClassVar[tuple[str, ...]] = ("features",)
 
     distance: Distance = "squared"
-    max_clusters: Annotated[int, Field(ge=1, le=10**9)] = 500
-    neighbors: Annotated[int, Field(ge=1, le=10**9)] = 20
-    min_cluster_size: Annotated[int, Field(ge=2, le=10**9)] = 6
+    max_clusters: Annotated[int, Field(ge=1)] = 500
+    neighbors: Annotated[int, Field(ge=1)] = 20
+    min_cluster_size: Annotated[int, Field(ge=2)] = 6
 
     def select(self, context: SelectionContext) -> pd.DataFrame:
         """Takes images from the clusters, round robin.

@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
-from presel.component import component
+from presel.component import Seed, component
 from presel.selection.arrays import BoolVector, Float32Matrix, FloatVector, IntVector, round_for_ties
 from presel.strategies.base import SelectionContext, Strategy
 
@@ -32,8 +32,8 @@ class VisNec(Strategy):
 
     needs: ClassVar[tuple[str, ...]] = ("visual_necessity", "question_features")
 
-    clusters: Annotated[int, Field(ge=1, le=10**9)] = 20
-    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
+    clusters: Annotated[int, Field(ge=1)] = 20
+    seed: Seed = 42
 
     def select(self, context: SelectionContext) -> pd.DataFrame:
         """Takes up to the budget, as `most_necessary` does.
