@@ -455,8 +455,9 @@ class Pipeline:
         )
         instructions = self._bought(selection, f"round {number}")
         # Tuned on what was bought before this round, so that its samples are new to both.
-        *_, previous, present = self.lvlm, self.reference_model, *(one.model for one in earlier)
-        before, after = (self._scored(instructions, model) for model in (previous, present))
+        models: list[Lvlm | TuningStage] = [self.lvlm, self.reference_model]
+        models += [one.model for one in earlier]
+        before, after = (self._scored(instructions, model) for model in models[-2:])
         training_set = TrainingSetStage(
             pool=self.pool, parts=(*bought, instructions), purpose=f"round {number}"
         )

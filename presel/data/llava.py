@@ -436,12 +436,16 @@ def _references(value: object, turns: tuple[Turn, ...]) -> tuple[str, ...]:
         return ()
     texts = [text for text in value if is_text(text)] if isinstance(value, list) else []
     if not isinstance(value, list) or not value or len(texts) < len(value):
-        fault, remedy = f"is {shown(value)}", "write a list of reference answers, or leave it out"
-    elif len(turns) > 2:
-        fault, remedy = f"is given for {len(turns) // 2} questions", "write a record for each of them"
-    else:
-        return tuple(texts)
-    raise RecordError(f"'references' {fault}; {remedy}", "bad references")
+        raise RecordError(
+            f"'references' is {shown(value)}; write a list of reference answers, or leave it out",
+            "bad references",
+        )
+    if len(turns) > 2:
+        raise RecordError(
+            f"'references' is given for {len(turns) // 2} questions; write a record for each of them",
+            "bad references",
+        )
+    return tuple(texts)
 
 
 def _check_image_tokens(turns: tuple[Turn, ...], images: int) -> None:
