@@ -21,13 +21,19 @@ from presel.instructions.provider import InstructionProvider
 from presel.models.clip import Clip
 from presel.models.encoder import ImageEncoder, LvlmEncoder
 from presel.models.lvlm import Lvlm
+from presel.models.precomputed import Precomputed
 from presel.models.tune import Tune
 from presel.stages.centrality import CentralityStage, Neighbors
 from presel.stages.clip_scores import ClipFeaturesStage, ClipScoresStage
 from presel.stages.clusters import Clustering, ClustersStage, DiscoveredClustersStage
 from presel.stages.evaluation import EvaluationStage, MostFrequentStage
 from presel.stages.external_evaluation import ExternalEvaluationStage
-from presel.stages.features import FeaturesStage, ImageTokensStage
+from presel.stages.features import (
+    FeaturesStage,
+    ImageTokensStage,
+    PoolFeaturesStage,
+    PrecomputedFeaturesStage,
+)
 from presel.stages.gradients import GradientsStage
 from presel.stages.instructions import InstructionsStage, SamplesStage
 from presel.stages.learning_gain import LearningGainStage, ReferenceHalfStage
@@ -68,7 +74,7 @@ class Pipeline:
         validation_source: Held-out samples with answers, for strategies that read some before they select.
         lvlm: The vision-language model before visual instruction tuning.
         tuning: Hyperparameters of fine-tuning, on the reference set and on the selection.
-        encoder: Image encoder whose features are clustered.
+        encoder: Image encoder whose features are clustered, or features that exist already.
         clustering: How the images of a task are clustered.
         neighbors: The neighbors that neighbor centrality averages over.
         clip: The CLIP that scores how well a text fits its image.
@@ -87,7 +93,7 @@ class Pipeline:
     validation_source: Validation
     lvlm: Lvlm
     tuning: Tune
-    encoder: ImageEncoder
+    encoder: ImageEncoder | Precomputed
     clustering: Clustering
     neighbors: Neighbors
     clip: Clip
@@ -107,8 +113,10 @@ class Pipeline:
         return PoolStage(source=self.source, workers=self.runtime.workers, with_tasks=self.tasks.from_source)
 
     @cached_property
-    def features(self) -> FeaturesStage:
+    def features(self) -> PoolFeaturesStage:
         """One feature vector per image."""
+        if isinstance(self.encoder, Precomputed):
+            return PrecomputedFeaturesStage(pool=self.images, encoder=self.encoder)
         return FeaturesStage(pool=self.images, encoder=self.encoder, runtime=self.runtime)
 
     @cached_property

@@ -69,6 +69,7 @@ REQUIRED = {
     "pool=hf_dataset": ["pool.path=saved"],
     "pool=webdataset": ["pool.shards=shards/*.tar"],
     "lvlm=hf": ["lvlm.path=hub/model"],
+    "encoder=precomputed": ["encoder.file=features.parquet"],
     "instructions=openai": ["instructions.model=any"],
     "instructions=openai_batch": ["instructions.model=gpt"],
     "instructions=transformers": ["instructions.model=hub/model"],

@@ -30,6 +30,7 @@ from presel.models.encoder import Encoder, LvlmEncoder
 from presel.models.hardware import Hardware
 from presel.models.lvlm import Lvlm
 from presel.models.model_files import model_fingerprint
+from presel.models.precomputed import Precomputed
 from presel.models.tune import Tune
 from presel.stages.clusters import Clustering
 from presel.stages.pool import PoolStage
@@ -71,6 +72,7 @@ KINDS: list[tuple[type, dict[str, Any]]] = [
     (Clip, {"path": "builtin:digit_clip"}),
     (Lvlm, {"path": "builtin:digit_llava"}),
     (LvlmEncoder, {"lvlm": Lvlm(path="builtin:digit_llava")}),
+    (Precomputed, {"file": "features.parquet"}),
     (Hardware, {"accelerator": "cpu"}),
     (
         Tune,
@@ -106,6 +108,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "one.png").touch()
     (tmp_path / "pool.json").write_text('[{"image": "one.png"}]')
+    (tmp_path / "features.parquet").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path

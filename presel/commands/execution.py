@@ -143,7 +143,9 @@ def made_for_digits(pipeline: Pipeline, target: Stage[Any]) -> list[str]:
     held = [item for step in upstream(target) for item in vars(step).items()]
     # Stages name their models like the configuration groups.
     models = {name: value for name, value in held if name in ("lvlm", "encoder", "clip")}
-    groups = sorted(name for name, model in models.items() if model.path.startswith(BUILTIN))
+    groups = sorted(
+        name for name, model in models.items() if str(getattr(model, "path", "")).startswith(BUILTIN)
+    )
     for group, kind in (("evaluation", DigitBenchmarks), ("validation", DigitValidation)):
         groups += [group] if any(isinstance(value, kind) for _, value in held) else []
     return groups

@@ -22,6 +22,7 @@ from presel.doctor.findings import SEVERITIES, Finding
 from presel.doctor.plan import Plan, plan_for
 from presel.doctor.times import StageTime, Work, stage_times
 from presel.errors import PreselError
+from presel.models.precomputed import Precomputed
 from presel.pipeline import Pipeline
 from presel.stages.clusters import ClustersStage
 from presel.stages.external_evaluation import ExternalEvaluationStage
@@ -125,6 +126,7 @@ def diagnose(pipeline: Pipeline, targets: list[Stage[Any]], store: Store, scratc
         ),
         *problems,
         *_of_evaluation(steps),
+        *_of_features(pipeline, steps, usable),
         *findings.of_tasks(sizes, plan, images_per_cluster),
     ]
     times = []
@@ -264,6 +266,15 @@ def _of_evaluation(steps: Sequence[Stage[Any]]) -> Iterator[Finding]:
                 step.benchmarks.for_family(family)
             except PreselError as error:
                 yield Finding("fault", "evaluation not available", "evaluation", str(error))
+
+
+def _of_features(pipeline: Pipeline, steps: Sequence[Stage[Any]], usable: pd.DataFrame) -> Iterator[Finding]:
+    """What is wrong with features that exist already, if the run reads them."""
+    if isinstance(pipeline.encoder, Precomputed) and pipeline.features in steps:
+        try:
+            pipeline.encoder.check_images(usable["image"])
+        except PreselError as error:
+            yield Finding("fault", "features not available", "encoder", str(error))
 
 
 def _planned(

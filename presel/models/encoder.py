@@ -1,11 +1,12 @@
 """Image encoders such as DINOv2, or the vision part of the LVLM: one feature vector per image."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,23 +25,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ImageEncoder(Protocol):
-    """Whatever makes one vector of an image."""
+class ImageEncoder(ABC):
+    """Base class of encoders: whatever makes one vector of an image.
 
-    @property
-    def batch_size(self) -> int:
-        """Images encoded at once."""
-        ...
+    Attributes:
+        batch_size: Images encoded at once.
+    """
 
+    batch_size: int
+
+    @abstractmethod
     def check(self) -> None:
-        """Raises a `PreselError` if the model is missing or unfit."""
-        ...
+        """Checks the model before any work.
 
+        Raises:
+            PreselError: If it is missing or unfit.
+        """
+
+    @abstractmethod
     def encode(
         self, batches: Sequence[Sequence[Path]], workers: int, accelerator: str = "auto"
     ) -> Iterator[NDArray[np.float16]]:
-        """Encodes images batch by batch, see `Encoder.encode`."""
-        ...
+        """Encodes images batch by batch.
+
+        Args:
+            batches: Paths of the images of each batch.
+            workers: Worker processes that decode images; 0 decodes in this process. The result does not
+                depend on it.
+            accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
+
+        Yields:
+            Features of the next batch, (n, d), not normalized.
+        """
 
 
 # Names of class tokens in transformers: DINOv2 and ViT, CLIP.
@@ -48,7 +64,7 @@ _CLASS_TOKEN = re.compile(r"(^|\.)(cls_token|class_embedding|class_token)$")
 
 
 @component
-class Encoder(ModelFiles):
+class Encoder(ModelFiles, ImageEncoder):
     """A vision model of transformers; features are taken from its last hidden state.
 
     Attributes:
@@ -65,16 +81,7 @@ class Encoder(ModelFiles):
     def encode(
         self, batches: Sequence[Sequence[Path]], workers: int, accelerator: str = "auto"
     ) -> Iterator[NDArray[np.float16]]:
-        """Encodes images batch by batch, decoding them in worker processes ahead of the model.
-
-        Args:
-            batches: Paths of the images of each batch.
-            workers: Worker processes; 0 decodes in this process. The result does not depend on it.
-            accelerator: `cpu`, `gpu`, or `auto` for a GPU if there is one.
-
-        Yields:
-            Features of the next batch, (n, d), not normalized.
-        """
+        """Encodes images batch by batch, decoding them in worker processes ahead of the model."""
         import torch
         from transformers import AutoImageProcessor, AutoModel
 
@@ -114,7 +121,7 @@ class Encoder(ModelFiles):
 
 
 @component
-class LvlmEncoder:
+class LvlmEncoder(ImageEncoder):
     """The image as the untuned LVLM's language model sees it: the tokens that its projector makes of it.
 
     Features are the mean and the standard deviation over an image's tokens, concatenated, (2 · h,). Images
@@ -140,7 +147,7 @@ class LvlmEncoder:
     def encode(
         self, batches: Sequence[Sequence[Path]], workers: int, accelerator: str = "auto"
     ) -> Iterator[NDArray[np.float16]]:
-        """Encodes images batch by batch, see `Encoder.encode`."""
+        """Encodes images batch by batch, see `ImageEncoder.encode`."""
         import torch
 
         from presel.models.conversations import ConversationEncoder

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from presel.console import progress
 from presel.data.prompts import IMAGE_TOKEN, Turn
 from presel.errors import PreselError
-from presel.models.encoder import check_finite
+from presel.models.encoder import ImageEncoder, check_finite
 from presel.models.lvlm import Lvlm
 from presel.models.model_files import locate
 from presel.models.pretrained import load_pretrained
@@ -29,7 +29,7 @@ _PROMPT: list[Turn] = [{"from": "human", "value": IMAGE_TOKEN}]
 
 
 @dataclass(frozen=True)
-class ImageTokenEncoder:
+class ImageTokenEncoder(ImageEncoder):
     """Mean hidden state of an image's tokens after the first layers of the language model.
 
     The prompt is the template's constant beginning and the image. Since each token attends only to those
@@ -66,7 +66,7 @@ class ImageTokenEncoder:
     def encode(
         self, batches: Sequence[Sequence[Path]], workers: int, accelerator: str = "auto"
     ) -> Iterator[NDArray[np.float16]]:
-        """Encodes images batch by batch; arguments and result are those of `Encoder.encode`.
+        """Encodes images batch by batch; arguments and result are those of `ImageEncoder.encode`.
 
         Raises:
             PreselError: If an image does not fit into the maximum length, or the model has no list of layers.

@@ -33,7 +33,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "tasks": ("presel.stages.tasks.Tasks",),
     "lvlm": ("presel.models.lvlm.Lvlm",),
     "tune": ("presel.models.tune.Tune",),
-    "encoder": ("presel.models.encoder.Encoder", "presel.models.encoder.LvlmEncoder"),
+    "encoder": ("presel.models.encoder.ImageEncoder", "presel.models.precomputed.Precomputed"),
     "encoder.lvlm": ("presel.models.lvlm.Lvlm",),
     "cluster": ("presel.stages.clusters.Clustering",),
     "clip": ("presel.models.clip.Clip",),

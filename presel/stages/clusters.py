@@ -21,7 +21,7 @@ from presel.selection.kmeans.search import on_gpus
 from presel.selection.threads import for_each_task, many
 from presel.stages.cells import DIVISION_VERSION, divide
 from presel.stages.feature_groups import FeatureGroups, check_room_for_copy
-from presel.stages.features import FeaturesStage
+from presel.stages.features import PoolFeaturesStage
 from presel.stages.pool import Pool
 from presel.stages.results import TableStage
 from presel.stages.tasks import DiscoveredTasksStage
@@ -91,7 +91,7 @@ class ClustersStage(TableStage, Sharded):
     name: ClassVar[str] = "clusters"
     version: ClassVar[int] = 4
 
-    features: FeaturesStage
+    features: PoolFeaturesStage
     clustering: Clustering
 
     @property

@@ -1,10 +1,11 @@
 """Stages `features` and `image_tokens`: one vector for every image of the pool."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,12 @@ from presel.distributed.stage import ShardedStage
 from presel.models.encoder import ImageEncoder
 from presel.models.image_tokens import ImageTokenEncoder
 from presel.models.lvlm import Lvlm
+from presel.models.precomputed import Precomputed
 from presel.selection.feature_rows import Features
 from presel.stages.pool import PoolStage
 from presel.storage.files import atomic, checked, map_array, map_new_array, write_table
 from presel.storage.shards import ArrayShards, chunks
+from presel.storage.stage import Stage
 from presel.storage.store import Store
 
 
@@ -48,32 +51,56 @@ class VectorsStage(ShardedStage[Features]):
         Raises:
             PreselError: If a shard is damaged.
         """
-        shards = [map_array(checked(file)) for file in files]
-        dimensions = int(shards[0].shape[1])
-        owners = np.arange(len(ids)) if owners is None else owners
-        counts = np.bincount(owners, minlength=len(ids))  # (n,)
-        several = np.flatnonzero(counts > 1)
-        sums = np.zeros((len(several), dimensions), np.float32)
-        in_shards = np.argsort(rows, kind="stable")  # (m,)
-        ends = np.searchsorted(rows[in_shards], np.cumsum([0, *map(len, shards)]))  # (shards + 1,)
-        start = 0
-        with atomic(folder / "features.npy") as file:
-            joined = map_new_array(file, shards[0].dtype, (len(ids), dimensions))
-            for shard, (first, last) in zip(shards, pairwise(ends), strict=True):
-                wanted = np.sort(in_shards[first:last])
-                single = counts[owners[wanted]] == 1
-                joined[owners[wanted[single]]] = shard[rows[wanted[single]] - start]
-                places = np.searchsorted(several, owners[wanted[~single]])
-                np.add.at(sums, places, shard[rows[wanted[~single]] - start])
-                start += len(shard)
-            joined[several] = sums / counts[several, None]
-            joined.flush()
-        write_table(folder / "ids.parquet", ids.to_frame("id"))
-        return dimensions
+        return write_features(folder, ids, (map_array(checked(file)) for file in files), rows, owners)
 
     def load(self, folder: Path) -> Features:
         """The vectors, memory-mapped."""
         return read_features(folder)
+
+
+def write_features(
+    folder: Path,
+    ids: pd.Series,
+    blocks: Iterable[NDArray[Any]],
+    rows: NDArray[np.intp],
+    owners: NDArray[np.intp] | None = None,
+) -> int:
+    """Writes `features.npy` and `ids.parquet` from vectors that come block by block, in one pass.
+
+    Args:
+        folder: The stage's folder.
+        ids: Ids, (n,).
+        blocks: The vectors, (block, d) each; at least one block.
+        rows: Row of each vector in the concatenated blocks, (m,).
+        owners: As in `VectorsStage.write`.
+
+    Returns:
+        The number of dimensions.
+    """
+    remaining = iter(blocks)
+    first = next(remaining)
+    dimensions = int(first.shape[1])
+    owners = np.arange(len(ids)) if owners is None else owners
+    counts = np.bincount(owners, minlength=len(ids))  # (n,)
+    several = np.flatnonzero(counts > 1)
+    sums = np.zeros((len(several), dimensions), np.float32)
+    by_row = np.argsort(rows, kind="stable")  # (m,)
+    in_order = rows[by_row]
+    start = 0
+    with atomic(folder / "features.npy") as file:
+        joined = map_new_array(file, first.dtype, (len(ids), dimensions))
+        for block in chain([first], remaining):
+            low, high = np.searchsorted(in_order, [start, start + len(block)])
+            wanted = np.sort(by_row[low:high])
+            single = counts[owners[wanted]] == 1
+            joined[owners[wanted[single]]] = block[rows[wanted[single]] - start]
+            places = np.searchsorted(several, owners[wanted[~single]])
+            np.add.at(sums, places, block[rows[wanted[~single]] - start])
+            start += len(block)
+        joined[several] = sums / counts[several, None]
+        joined.flush()
+    write_table(folder / "ids.parquet", ids.to_frame("id"))
+    return dimensions
 
 
 def read_features(folder: Path) -> Features:
@@ -145,6 +172,48 @@ class FeaturesStage(ImageVectorsStage):
     def image_encoder(self) -> ImageEncoder:
         """The model."""
         return self.encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputedFeaturesStage(Stage[Features]):
+    """Features of every image from a user's file, as `FeaturesStage` leaves them; no image is opened.
+
+    The vector of a record with several images is the mean of theirs.
+
+    Attributes:
+        pool: The images.
+        encoder: The file.
+    """
+
+    # The same, since programs look for the features of a finished run there.
+    name: ClassVar[str] = FeaturesStage.name
+
+    pool: PoolStage
+    encoder: Precomputed
+
+    def check(self, store: Store) -> None:
+        """Checks all of the file but the vectors."""
+        self.encoder.check()
+
+    def check_data(self, store: Store) -> None:
+        """Checks that every image has a vector that can be used."""
+        if not store.has(self):
+            self.encoder.check_images(self.pool.all_images(store)["image"])
+
+    def compute(self, store: Store, folder: Path) -> dict[str, Any]:
+        """Brings the vectors into the order of the pool."""
+        ids, images = store.load(self.pool)["id"], self.pool.all_images(store)
+        rows, owners = self.encoder.rows(images["image"]), images["record"].to_numpy()
+        dimensions = write_features(folder, ids, self.encoder.blocks(), rows, owners)
+        return {"images": len(ids), "dimensions": dimensions}
+
+    def load(self, folder: Path) -> Features:
+        """The vectors, memory-mapped."""
+        return read_features(folder)
+
+
+# What gives a pool's images the features that they are clustered by.
+PoolFeaturesStage: TypeAlias = FeaturesStage | PrecomputedFeaturesStage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from presel.component import Seed, component
 from presel.errors import PreselError
 from presel.selection import FeatureRows
 from presel.selection.clustering import cluster
-from presel.stages.features import FeaturesStage
+from presel.stages.features import PoolFeaturesStage
 from presel.stages.pool import Pool, PoolStage
 from presel.storage.store import Store
 
@@ -34,7 +34,7 @@ class DiscoveredTasksStage(Pool):
 
     name: ClassVar[str] = "tasks"
 
-    features: FeaturesStage
+    features: PoolFeaturesStage
     n_tasks: int
     seed: int
 
@@ -93,7 +93,7 @@ class Tasks:
 
     from_source: ClassVar[bool]
 
-    def pool(self, features: FeaturesStage) -> Pool:
+    def pool(self, features: PoolFeaturesStage) -> Pool:
         """The images that the features are of, each in one task."""
         raise NotImplementedError
 
@@ -104,7 +104,7 @@ class GivenTasks(Tasks):
 
     from_source: ClassVar[bool] = True
 
-    def pool(self, features: FeaturesStage) -> Pool:
+    def pool(self, features: PoolFeaturesStage) -> Pool:
         """The images as they are; the features need not be computed."""
         return features.pool
 
@@ -123,6 +123,6 @@ class DiscoveredTasks(Tasks):
     n_tasks: Annotated[int, Field(ge=1)] = 10
     seed: Seed = 0
 
-    def pool(self, features: FeaturesStage) -> Pool:
+    def pool(self, features: PoolFeaturesStage) -> Pool:
         """The images in discovered tasks."""
         return DiscoveredTasksStage(features=features, n_tasks=self.n_tasks, seed=self.seed)
