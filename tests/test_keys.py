@@ -55,6 +55,55 @@ def test_a_class_from_elsewhere_counts_with_its_text(tmp_path: Path, monkeypatch
     assert len(keys) == 3
 
 
+def test_a_class_from_elsewhere_counts_with_what_its_module_imports_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "choosing/__init__.py": "",
+        "choosing/mine.py": "from dataclasses import dataclass\nfrom .parts import near\n"
+        "import beside_choosing\n"
+        "from presel.selection import cluster\n@dataclass\nclass Mine:\n    size: int = 1\n",
+        "choosing/parts/__init__.py": "",
+        "choosing/parts/near.py": "def distance():\n    from choosing import far\n    return far\n",
+        "choosing/far.py": "SCALE = 1\nimport choosing.mine\n",
+        "choosing/unused.py": "SCALE = 1\n",
+        "beside_choosing.py": "SCALE = 1\n",
+        "presel/selection.py": "never read\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module("choosing.mine").Mine()
+    assert set(identity(mine)["class"]["source"]) == {
+        *("choosing", "choosing.mine", "choosing.parts", "choosing.parts.near", "choosing.far"),
+        "beside_choosing",
+    }
+    counted = {}
+    for name, text in files.items():
+        before = identity(mine)
+        (tmp_path / name).write_text(f"{text}# edited\n")
+        counted[name] = identity(mine) != before
+    assert [name for name, counts in counted.items() if not counts] == [
+        "choosing/unused.py",
+        "presel/selection.py",
+    ]
+
+
+def test_of_an_installed_module_only_its_own_text_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "installed_helper.py").write_text("SCALE = 1\n")
+    (folder / "installed_mine.py").write_text(
+        "from dataclasses import dataclass\nimport installed_helper\n@dataclass\nclass Mine:\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    mine = importlib.import_module("installed_mine").Mine()
+    assert set(identity(mine)["class"]["source"]) == {"installed_mine"}
+
+
 POOL = PoolStage(source=DigitScenes(split="pool", size=4), workers=0)
 PROMPTS = Prompts(kinds={"any": Prompt(request="Ask.")}, default="any")
 SUBCLASS = """

@@ -6,7 +6,7 @@ A key is a hash of the stage's name, class and fields, each reduced to JSON by `
 - A component counts by its class and its fields, except those with `compare=False` and, of a strategy,
   its `unused_settings`. One that reads files defines a method `identity`, which adds digests of them.
 - A class of this package counts by its name and `version`, which is raised when its code gives other
-  results; a class from elsewhere also by the text of its module.
+  results; a class from elsewhere also by the text of its module and of those of its folder that this imports.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from presel.errors import PreselError
-from presel.storage.files import sha256
+from presel.storage.own_code import is_versioned, module_digests
 
 if TYPE_CHECKING:
     from presel.storage.store import Store
@@ -34,8 +34,6 @@ T_co = TypeVar("T_co", covariant=True)
 
 # What `key_of` gives, and so the name of a result's folder.
 KEY = re.compile("[0-9a-f]{16}")
-# Packages whose text is not part of a key: `version` stands for it.
-_VERSIONED = {"presel", *sys.stdlib_module_names}
 
 
 def key_of(text: str) -> str:
@@ -75,20 +73,24 @@ def fields_identity(value: Any) -> dict[str, Any]:
 
 
 def _class_identity(kind: type) -> dict[str, Any]:
-    outside = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _VERSIONED]
+    source: dict[str, str] = {}
+    for base in kind.__mro__:
+        if not is_versioned(base.__module__):
+            source |= _source(base)
     return {
         "name": kind.__qualname__,
         "version": getattr(kind, "version", 1),
-        "source": {base.__module__: _module_digest(base) for base in outside},
+        "source": source,
     }
 
 
-def _module_digest(kind: type) -> str:
+def _source(kind: type) -> dict[str, str]:
+    """Digests of what a class from outside is made of, by the names of modules."""
     file = getattr(sys.modules[kind.__module__], "__file__", None)
     if file:
-        return sha256(Path(file))
+        return module_digests(kind.__module__, Path(file))
     try:  # a class that was defined in a notebook
-        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
+        return {kind.__module__: hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()}
     except (OSError, TypeError) as error:
         raise PreselError(
             f"class {kind.__qualname__} was defined in no file, so that a change of it would go unnoticed; "
