@@ -147,7 +147,7 @@ def test_without_the_library_the_remedy_is_named(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(PreselError, match=r"needs the package datasets; .*presel\[sources\]"):
+    with pytest.raises(PreselError, match=r"needs the package datasets; .*'\.\[sources\]'"):
         HfDataset(path=tmp_path).files(store)
 
 
