@@ -374,9 +374,10 @@ class RunRecord:
 
     @cached_property
     def code(self) -> dict[str, Any]:
-        """What two runs of one strategy must share besides, to be seeds of one setting."""
+        """What seeds of one setting must share besides, as far as their results are there."""
         strategy = self._stage("selection").manifest["settings"]["strategy"]["class"]
-        return self._versions(*self.stages) | {f"version of strategy '{self.strategy}'": strategy}
+        present = [role for role, stage in self.stages.items() if _is_there(stage.folder)]
+        return self._versions(*present) | {f"version of strategy '{self.strategy}'": strategy}
 
     def _versions(self, *roles: str) -> dict[str, int]:
         return {f"version of stage '{role}'": self._stage(role).manifest["version"] for role in roles}

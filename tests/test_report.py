@@ -200,9 +200,7 @@ def test_the_report_of_a_sweep(program: Program, in_process: Program, tmp_path: 
     assert "Fewer than 5 seeds: full (1), random (2), presel (2)." in shown
     assert "Compared with random on common seeds only: full" not in shown
     # Models this small may learn nothing from more samples.
-    assert re.search(
-        r"The spread of random over seeds is [\d.]+(, .* third|; the full pool scores no)", shown
-    )
+    assert re.search(r"spread of random over seeds is [\d.]+(, .* third|; the full pool scores no)", shown)
     assert re.search(r"Left out: 1 that did not finish, such as outputs/runs/.*\.\n", shown)
     assert re.search(r"Left out: 1 that ended before the evaluation, such as outputs/runs/.*\.\n", shown)
     costs = (folder / "costs.md").read_text().splitlines()
