@@ -10,7 +10,7 @@ from rich.table import Table
 
 from presel.console import ArgumentParser, console
 from presel.errors import PreselError
-from presel.storage.files import temporary_files
+from presel.storage.files import delete_temporary_files
 from presel.storage.integrity import MANIFEST, DamagedResult, faults, read_manifest, remedy, result_files
 from presel.storage.stage import KEY
 
@@ -103,15 +103,8 @@ def _clean(store: Path) -> int:
                     unfinished += 1
                     console.print(f"deleted {folder}")
                 else:
-                    temporary += _delete_temporary_files(folder)
+                    temporary += delete_temporary_files(folder)
         except Timeout:
             console.print(f"kept {folder}, which a run is computing")
     console.print(f"{unfinished} unfinished results deleted, {temporary} temporary files deleted")
     return 0
-
-
-def _delete_temporary_files(folder: Path) -> int:
-    files = list(temporary_files(folder))
-    for file in files:
-        file.unlink()
-    return len(files)

@@ -135,9 +135,16 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
-def temporary_files(folder: Path) -> list[Path]:
-    """Temporary files of `atomic`, anywhere in a folder, whose process was killed."""
-    return [path for path in folder.rglob(".*.tmp") if path.is_file()]
+def delete_temporary_files(folder: Path) -> int:
+    """Deletes the temporary files of `atomic`, anywhere in a folder, whose process was killed.
+
+    Returns:
+        How many there were.
+    """
+    files = [path for path in folder.rglob(".*.tmp") if path.is_file()]
+    for file in files:
+        file.unlink()
+    return len(files)
 
 
 def sync(path: Path) -> None:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from presel.errors import PreselError
 from presel.storage.executor import Executor
-from presel.storage.files import sync_tree, temporary_files
+from presel.storage.files import delete_temporary_files, sync_tree
 from presel.storage.integrity import MANIFEST, check_result, measurements, read_manifest, write_manifest
 from presel.storage.provenance import git_commit, versions
 from presel.storage.stage import Stage, T_co, upstream
@@ -165,8 +165,7 @@ class Store:
         returned = stage.compute(self, folder)
         measured = measurements(returned, f"{stage.label}: {type(stage).__qualname__}.compute")
         seconds = time.time() - started
-        for left_over in temporary_files(folder):
-            left_over.unlink()
+        delete_temporary_files(folder)
         # Files that libraries wrote too, before the manifest declares them complete.
         sync_tree(folder)
         write_manifest(folder, _manifest(stage, seconds, measured))
