@@ -119,6 +119,7 @@ def fine_tune(
 
 def _planned(samples: "_Measured", settings: Tune, seed: int, by_length: bool) -> list[list[Step]]:
     """The optimizer steps of each epoch."""
+    text_only = [not example.images for example in samples.examples]
     return [
         plan_epoch(
             samples.ids,
@@ -128,7 +129,7 @@ def _planned(samples: "_Measured", settings: Tune, seed: int, by_length: bool) -
             settings.micro_batch_size,
             seed,
             epoch,
-            text_only=[not example.images for example in samples.examples],
+            text_only=text_only,
             by_length=by_length,
         )
         for epoch in range(settings.epochs)
